@@ -1,0 +1,1 @@
+"""What learns: Batch and features, TPM, CPM and A-CTR, transfer, optimisers, the trainer."""

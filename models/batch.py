@@ -1,0 +1,88 @@
+"""``Batch``: the one type that travels through the house."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.positions import Part
+
+__all__ = ["AD", "DOMAIN_NAMES", "NATURAL", "Batch"]
+
+NATURAL = 0
+AD = 1
+DOMAIN_NAMES = ("natural", "ad")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """``n`` impressions as numpy columns.
+
+    Rows that were cut from Kafka stand in canonical order (topic, partition, offset), so that ``parts``
+    names the batch fully.
+
+    Attributes
+    ----------
+    ts
+        Event time of the impression, milliseconds since the epoch, int64, shape ``(n,)``.
+    domain
+        0 natural, 1 ad; uint8, shape ``(n,)``.
+    user, item
+        Stable 64-bit hashes of the ids, uint64, shape ``(n,)``.
+    features
+        Hashed ids local to their feature, int32, shape ``(n, F)``. 0 means missing (or, in a bag, padding);
+        a feature with ``buckets = b`` uses 1..b. A bag takes ``max_length`` columns.
+    dense
+        Numeric features after their transform, float32, shape ``(n, D)``; a missing value is 0.
+    label
+        1 click, 0 no click; float32, shape ``(n,)``.
+    list_id
+        Hash of the impression list (slate) the row was shown in, uint64, or None. Never a feature.
+    oracle
+        True click probability where a simulator knows it, float64, or None. Never a feature.
+    parts
+        Offset ranges the rows came from; empty for rows that did not come from Kafka.
+    """
+
+    ts: NDArray[np.int64]
+    domain: NDArray[np.uint8]
+    user: NDArray[np.uint64]
+    item: NDArray[np.uint64]
+    features: NDArray[np.int32]
+    dense: NDArray[np.float32]
+    label: NDArray[np.float32]
+    list_id: NDArray[np.uint64] | None = None
+    oracle: NDArray[np.float64] | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Batch:
+        """Rows by index, mask or slice; ``parts`` is dropped (the ranges no longer name the rows)."""
+        picked = {
+            f.name: (None if getattr(self, f.name) is None else getattr(self, f.name)[rows])
+            for f in fields(self)
+            if f.name != "parts"
+        }
+        return Batch(**picked)
+
+    def with_parts(self, parts: Sequence[Part]) -> Batch:
+        """The same rows with another origin."""
+        return replace(self, parts=tuple(parts))
+
+    @staticmethod
+    def concat(batches: Sequence[Batch], parts: Sequence[Part] = ()) -> Batch:
+        """Rows of all batches, in the order given; optional columns must be present in all or none."""
+        if not batches:
+            raise ValueError("Batch.concat needs at least one batch")
+        columns: dict[str, NDArray[np.generic] | None] = {}
+        for f in fields(Batch):
+            if f.name == "parts":
+                continue
+            values = [getattr(b, f.name) for b in batches]
+            columns[f.name] = None if values[0] is None else np.concatenate(values)
+        return Batch(**columns, parts=tuple(parts))  # type: ignore[arg-type]

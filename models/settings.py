@@ -1,0 +1,110 @@
+"""Settings of what learns: features, networks, learning rates, and the event-time schedule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["FeatureSpec", "ModelSettings", "ScheduleSettings", "Section", "TpmSettings", "default_features"]
+
+
+class Section(BaseModel):
+    """Base of all configuration sections: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class FeatureSpec(Section):
+    """One input of the models."""
+
+    name: str = Field(min_length=1, description="Name of the feature in reports and drift tables.")
+    field: str = Field(
+        default="",
+        description="Field of the event it is read from (default: the name). '@hour' and '@weekday' are made from ts (UTC).",
+    )
+    kind: Literal["categorical", "numeric", "bag"] = "categorical"
+    buckets: int = Field(default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag).")
+    dim: int | None = Field(default=None, ge=1, le=1024, description="Embedding size; default model.dim.")
+    max_length: int = Field(default=8, ge=1, le=256, description="Ids kept of a bag (the first ones).")
+    transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
+    tpm: bool = Field(default=False, description="Whether the tiny model reads it too.")
+
+    @model_validator(mode="after")
+    def _field_defaults_to_name(self) -> FeatureSpec:
+        if not self.field:
+            object.__setattr__(self, "field", self.name)
+        if self.kind == "numeric" and self.tpm:
+            raise ValueError(f"feature {self.name!r} is numeric: TPM reads categorical features and bags only")
+        return self
+
+
+def default_features() -> tuple[FeatureSpec, ...]:
+    """User, item and hour: the least that any event carries."""
+    return (
+        FeatureSpec(name="user", field="user_id", buckets=1_000_000, tpm=True),
+        FeatureSpec(name="item", field="item_id", buckets=1_000_000, tpm=True),
+        FeatureSpec(name="hour", field="@hour", buckets=24),
+    )
+
+
+class ModelSettings(Section):
+    """CPM, A-CTR and the ads-only control: one network, three sets of parameters."""
+
+    dim: int = Field(default=16, ge=1, le=1024, description="Embedding size of a feature.")
+    interaction: Literal["dcn", "dot", "none"] = Field(default="dcn", description="Feature interaction layer.")
+    cross_layers: int = Field(default=2, ge=0, le=8, description="DCN-V2 cross layers.")
+    hidden: tuple[int, ...] = Field(default=(128, 64), description="Widths of the MLP, each with batch norm.")
+    history: Literal["attention", "mean", "latest", "none"] = Field(
+        default="attention", description="How the K TPM snapshots become one vector; none: TPM is not read."
+    )
+    embedding_init: float = Field(default=0.01, gt=0, description="Standard deviation of new embedding rows.")
+    adagrad_accumulator: float = Field(
+        default=1e-6, gt=0, description="Initial row-wise Adagrad accumulator; 1e-2 is slow SGD (measured)."
+    )
+    lr: float = Field(default=1e-3, gt=0, description="Adam, dense parameters.")
+    natural_embedding_lr: float = Field(default=0.1, gt=0, description="Adagrad of CPM's rows.")
+    ad_embedding_lr: float = Field(default=0.1, gt=0, description="Adagrad of the ads-only control's rows.")
+    transfer_lr: float = Field(default=5e-4, gt=0, description="Adam of A-CTR after its first CPM release.")
+    transfer_embedding_lr: float = Field(default=0.03, gt=0, description="Adagrad of A-CTR's rows after it.")
+    natural_batch: int = Field(default=512, ge=1, description="Natural rows of a step.")
+    ad_batch: int = Field(default=128, ge=1, description="Ad rows of a step, at most.")
+    natural_score_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of natural users whose rows are scored before learning."
+    )
+    batch_norm_momentum: float = Field(default=0.1, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, description="torch threads; 0: all cores. Recorded in checkpoints.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class TpmSettings(Section):
+    """The tiny model over long-term natural clicks."""
+
+    dim: int = Field(default=16, ge=1, le=1024, description="Size of a frozen user or item vector.")
+    hidden: tuple[int, ...] = (32,)
+    lr: float = Field(default=1e-3, gt=0)
+    embedding_lr: float = Field(default=0.1, gt=0)
+    batch: int = Field(default=1024, ge=1)
+    k: int = Field(default=3, ge=1, le=36, description="Latest monthly snapshots that a release reads.")
+    month: str = Field(
+        default="calendar", pattern=r"^(calendar|\d+d)$", description="'calendar' (UTC) or a length, as '30d'."
+    )
+    month_origin: str = Field(
+        default="1970-01-01", description="A month of fixed length starts here plus whole lengths (UTC date)."
+    )
+
+
+class ScheduleSettings(Section):
+    """What happens when, in event time."""
+
+    release_every: str = Field(
+        default="7d", pattern=r"^\d+(m|h|d)$", description="CPM release -> A-CTR: minutes, hours or days."
+    )
+    first_release_after: str = Field(
+        default="1d", pattern=r"^\d+(m|h|d)$", description="Event time of natural clicks before the first release."
+    )
+    ad_window_days: int = Field(default=30, ge=1, description="Event days of ad rows a release is fine-tuned on.")
+    fine_tune: bool = Field(default=True, description="One pass over the ad window at each release.")
+    releases: Literal["every", "once", "never"] = "every"
+    reset_batch_norm: bool = Field(default=True, description="The paper's policy; False keeps CPM's batch norm.")

@@ -1,0 +1,1 @@
+"""What watches: counters and the /metrics endpoint of a running worker."""

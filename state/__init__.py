@@ -1,0 +1,1 @@
+"""What is kept: TPM snapshots (RocksDB), checkpoints, the journal, the ad window, the score log."""

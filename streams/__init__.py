@@ -1,0 +1,1 @@
+"""What comes in: topics, the Faust app and its agents, dead letters, producers, the embedded broker."""
