@@ -1,0 +1,216 @@
+"""``FeatureSchema``: the configured features as columns of ``Batch.features`` and ``Batch.dense``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.settings import FeatureSpec
+from state.errors import ConfigError
+
+__all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn", "mix64"]
+
+DERIVED_FIELDS = {"@hour": 24, "@weekday": 7}
+"""Fields made from ``ts`` (UTC), with the number of values each takes; Monday is weekday 0."""
+
+OUTCOME_FIELDS = frozenset({"label", "oracle"})
+"""What is to be predicted. A feature that reads one of these would teach the model the answer."""
+
+_HASHING = 1
+"""Raised whenever the way from an id to its bucket changes: tables trained before no longer fit."""
+
+
+class NumericColumn(NamedTuple):
+    """One column of ``Batch.dense``."""
+
+    name: str
+    spec: FeatureSpec
+    col: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnGroup:
+    """The columns of ``Batch.features`` that belong to one feature: one, or ``max_length`` for a bag.
+
+    Attributes
+    ----------
+    first_col, width
+        The feature's columns are ``features[:, first_col : first_col + width]``.
+    buckets
+        Values run from 1 to ``buckets``; 0 is missing (in a bag: padding).
+    dim
+        Embedding size, with the model's default filled in.
+    salt
+        Makes two features that read the same field collide independently.
+    """
+
+    name: str
+    spec: FeatureSpec
+    first_col: int
+    width: int
+    buckets: int
+    dim: int
+    is_bag: bool
+    tpm: bool
+    salt: int
+
+    @property
+    def columns(self) -> slice:
+        """The feature's columns as a slice."""
+        return slice(self.first_col, self.first_col + self.width)
+
+    def encode(self, ids: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Bucket of each 64-bit id, 1 .. ``buckets``, same shape.
+
+        The ids of a derived field are its values themselves (hour 0..23): they keep apart when there
+        are buckets enough.
+        """
+        hashed = ids if self.spec.field in DERIVED_FIELDS else mix64(ids ^ np.uint64(self.salt))
+        return (hashed % np.uint64(self.buckets)).astype(np.int32) + np.int32(1)
+
+
+class FeatureSchema:
+    """Feature specifications compiled to column numbers.
+
+    Categorical features and bags take columns of ``Batch.features`` in the order given, numeric ones
+    columns of ``Batch.dense``.
+
+    Parameters
+    ----------
+    specs
+        The features.
+    dim
+        Embedding size of a feature that names none.
+
+    Raises
+    ------
+    ConfigError
+        No feature at all, a name used twice, an unknown derived field, a feature that reads the label.
+
+    Examples
+    --------
+    >>> from models.settings import FeatureSpec
+    >>> schema = FeatureSchema(
+    ...     [
+    ...         FeatureSpec(name="user", field="user_id", buckets=1000, tpm=True),
+    ...         FeatureSpec(name="price", kind="numeric", transform="log1p"),
+    ...         FeatureSpec(name="tags", kind="bag", max_length=3, dim=4),
+    ...     ],
+    ...     dim=16,
+    ... )
+    >>> [(g.name, g.columns, g.dim) for g in schema.categorical]
+    [('user', slice(0, 1, None), 16), ('tags', slice(1, 4, None), 4)]
+    >>> schema.n_features, schema.n_dense
+    (4, 1)
+    """
+
+    def __init__(self, specs: Sequence[FeatureSpec], dim: int) -> None:
+        _check(specs)
+        self.specs = tuple(specs)
+        categorical: list[ColumnGroup] = []
+        numeric: list[NumericColumn] = []
+        col = 0
+        for spec in self.specs:
+            if spec.kind == "numeric":
+                numeric.append(NumericColumn(spec.name, spec, len(numeric)))
+                continue
+            is_bag = spec.kind == "bag"
+            width = spec.max_length if is_bag else 1
+            categorical.append(
+                ColumnGroup(
+                    name=spec.name,
+                    spec=spec,
+                    first_col=col,
+                    width=width,
+                    buckets=spec.buckets,
+                    dim=dim if spec.dim is None else spec.dim,
+                    is_bag=is_bag,
+                    tpm=spec.tpm,
+                    salt=_salt(spec.name),
+                )
+            )
+            col += width
+        self.categorical = tuple(categorical)
+        self.numeric = tuple(numeric)
+        self.n_features = col
+        self.n_dense = len(numeric)
+
+    def __repr__(self) -> str:
+        return f"FeatureSchema({[s.name for s in self.specs]}, F={self.n_features}, D={self.n_dense})"
+
+    def group(self, name: str) -> ColumnGroup:
+        """The columns of one categorical feature or bag, by feature name."""
+        for group in self.categorical:
+            if group.name == name:
+                return group
+        raise ConfigError(
+            f'no categorical feature or bag is named "{name}"; there are {[g.name for g in self.categorical]}'
+        )
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that differ when a stored table or row no longer fits these features.
+
+        Kept in checkpoints, ad windows and snapshots. Descriptions and defaults do not enter: two
+        configurations that resolve to the same columns have the same fingerprint.
+        """
+        resolved = {
+            "hashing": _HASHING,
+            "categorical": [
+                [g.name, g.spec.field, g.first_col, g.width, g.buckets, g.dim, g.is_bag, g.tpm]
+                for g in self.categorical
+            ],
+            "numeric": [[n.name, n.spec.field, n.spec.transform] for n in self.numeric],
+        }
+        text = json.dumps(resolved, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def mix64(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread the bits of 64-bit ids: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), a bijection.
+
+    The first output of SplitMix64 seeded with 0:
+
+    >>> hex(mix64(np.array([0x9E3779B97F4A7C15], dtype=np.uint64))[0])
+    '0xe220a8397b1dcdaf'
+    """
+    x = ids.astype(np.uint64, copy=True)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _salt(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _check(specs: Sequence[FeatureSpec]) -> None:
+    if not specs:
+        raise ConfigError("the feature list is empty: name at least one feature")
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.name in seen:
+            raise ConfigError(f'two features are named "{spec.name}": give each its own name')
+        seen.add(spec.name)
+        if spec.field in OUTCOME_FIELDS:
+            raise ConfigError(
+                f'feature "{spec.name}" reads "{spec.field}", which is the outcome to predict: remove it'
+            )
+        if spec.field.startswith("@"):
+            if spec.field not in DERIVED_FIELDS:
+                raise ConfigError(
+                    f'feature "{spec.name}" reads the unknown derived field "{spec.field}"; '
+                    f"known: {sorted(DERIVED_FIELDS)}"
+                )
+            if spec.kind != "categorical":
+                raise ConfigError(
+                    f'feature "{spec.name}": the derived field "{spec.field}" is categorical, not {spec.kind}'
+                )
