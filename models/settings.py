@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["FeatureSpec", "ModelSettings", "ScheduleSettings", "Section", "TpmSettings", "default_features"]
+__all__ = [
+    "EventSettings",
+    "FeatureSpec",
+    "ModelSettings",
+    "ScheduleSettings",
+    "Section",
+    "TpmSettings",
+    "default_features",
+]
 
 
 class Section(BaseModel):
@@ -108,3 +116,17 @@ class ScheduleSettings(Section):
     fine_tune: bool = Field(default=True, description="One pass over the ad window at each release.")
     releases: Literal["every", "once", "never"] = "every"
     reset_batch_norm: bool = Field(default=True, description="The paper's policy; False keeps CPM's batch norm.")
+
+
+class EventSettings(Section):
+    """What an event may look like beyond its features."""
+
+    list_field: str | None = Field(
+        default=None, description="Field that names the impression list (slate), for per-list AUC; never a feature."
+    )
+    oracle_field: str | None = Field(
+        default=None, description="Field with the true click probability, where a simulator knows it."
+    )
+    max_string: int = Field(default=512, ge=1, description="Longer strings are dead letters (characters).")
+    ts_min: str = Field(default="2000-01-01", description="Earlier events are dead letters (UTC date).")
+    ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")

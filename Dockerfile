@@ -1,0 +1,22 @@
+# One image for worker, producer and tools; the registry's build of torch runs on the CPU and on CUDA.
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY state state
+COPY models models
+COPY replay replay
+COPY monitor monitor
+COPY streams streams
+COPY ecdctr ecdctr
+RUN pip install --constraint constraints.txt . \
+ && useradd --create-home --uid 10001 ecdctr \
+ && mkdir /state && chown ecdctr /state
+
+USER ecdctr
+VOLUME /state
+ENV ECDCTR_STATE__FOLDER=/state
+ENTRYPOINT ["ecdctr"]
+CMD ["worker"]

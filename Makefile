@@ -1,0 +1,47 @@
+# The same verbs for people and for CI. Each does its own set-up: a fresh clone needs nothing before it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test chaos check bench clean help
+
+help:
+	@echo "make install  virtual environment with everything ($(VENV))"
+	@echo "make demo     embedded broker, two click streams, training, kill -9, replay: one table, one report"
+	@echo "make test     checks and all tests (what CI runs)"
+	@echo "make chaos    the long form of the kill -9 test"
+	@echo "make check    ruff, mypy --strict, import-linter"
+	@echo "make bench    the benchmarks, short form"
+	@echo "make clean    remove what the verbs above made"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/ecdctr demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --kills 25 --rows 500000
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,258 @@
+"""The one configuration object: every key typed, documented, and printable with where its value came from."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from models.settings import (
+    EventSettings,
+    FeatureSpec,
+    ModelSettings,
+    ScheduleSettings,
+    TpmSettings,
+    default_features,
+)
+from replay.connection import KafkaSettings
+from state.errors import ConfigError
+from state.settings import StateSettings
+from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+
+__all__ = ["ENV_PREFIX", "Loaded", "Settings", "dump_toml", "load_settings", "settings_table"]
+
+ENV_PREFIX = "ECDCTR_"
+# Variables that are not configuration keys: the file to read, and where tests find real logs.
+OTHER_VARIABLES = frozenset({"ECDCTR_CONFIG", "ECDCTR_DATA"})
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="Brokers and security.")
+    topics: TopicSettings = Field(default_factory=TopicSettings, description="The two click streams.")
+    worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The stream worker.")
+    events: EventSettings = Field(default_factory=EventSettings, description="What an event may look like.")
+    features: tuple[FeatureSpec, ...] = Field(
+        default_factory=default_features, min_length=1, description="Inputs of the models."
+    )
+    model: ModelSettings = Field(default_factory=ModelSettings, description="CPM, A-CTR, ads-only control.")
+    tpm: TpmSettings = Field(default_factory=TpmSettings, description="The tiny model of long-term clicks.")
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="What happens when (event time).")
+    state: StateSettings = Field(default_factory=StateSettings, description="What is kept on disk.")
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Metrics endpoint.")
+
+    @model_validator(mode="after")
+    def _features_have_their_own_names(self) -> Settings:
+        names = [f.name for f in self.features]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"features {', '.join(twice)} are named twice")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load_settings() merges the layers itself, so that the origin of each value is known.
+        return (init_settings,)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The configuration and, for every key that is not a default, where its value came from."""
+
+    settings: Settings
+    origin: dict[str, str]
+
+
+def load_settings(
+    path: Path | None = None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Loaded:
+    """Read the configuration: defaults, then a TOML file, then the environment, then ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path
+        TOML file; default: ``$ECDCTR_CONFIG``, then ``./ecdctr.toml`` if it exists.
+    overrides
+        ``"model.lr=0.001"``; the value is read as TOML, or as a string where that fails.
+    environ
+        Environment; default ``os.environ``. ``ECDCTR_MODEL__LR=0.001`` sets ``model.lr``.
+
+    Raises
+    ------
+    ConfigError
+        An unknown key or a bad value: each is named, with where it stands.
+    """
+    environ = os.environ if environ is None else environ
+    layers: list[tuple[str, dict[str, Any]]] = []
+    file = _config_file(path, environ)
+    if file is not None:
+        layers.append((str(file), _read_toml(file)))
+    layers.append(("environment", _read_environment(environ)))
+    layers.append(("--set", _read_overrides(overrides)))
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, layer in layers:
+        _merge(merged, layer, origin, name)
+    try:
+        return Loaded(Settings(**merged), origin)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, origin))) from None
+
+
+def _config_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is None and environ.get("ECDCTR_CONFIG"):
+        path = Path(environ["ECDCTR_CONFIG"])
+    if path is not None:
+        if not path.is_file():
+            raise ConfigError(f"configuration file {path} does not exist")
+        return path
+    default = Path("ecdctr.toml")
+    return default if default.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    known = set(Settings.model_fields)
+    for name in environ:
+        if not name.startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        section = name[len(ENV_PREFIX) :].lower().split("__")[0]
+        if section not in known:
+            raise ConfigError(
+                f"environment variable {name} names no configuration section; known: {', '.join(sorted(known))}"
+            )
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {k.lower(): v for k, v in environ.items() if k.startswith(ENV_PREFIX)}
+    try:
+        return dict(source())
+    except Exception as error:
+        raise ConfigError(f"environment: {error}") from error
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for text in overrides:
+        key, sep, value = text.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f'--set {text!r}: write it as section.key=value, as in "model.lr=0.001"')
+        try:
+            parsed = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        node = out
+        *path, last = key.strip().split(".")
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = parsed
+    return out
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any], origin: dict[str, str], name: str, at: str = "") -> None:
+    for key, value in layer.items():
+        path = f"{at}{key}"
+        if isinstance(value, Mapping) and isinstance(into.setdefault(key, {}), dict):
+            _merge(into[key], value, origin, name, path + ".")
+        else:
+            into[key] = value
+            origin[path] = name
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> Iterator[str]:
+    for item in error.errors():
+        path = ".".join(str(p) for p in item["loc"])
+        where = origin.get(path) or next((o for p, o in origin.items() if path.startswith(p + ".")), None)
+        source = f" (from {where})" if where else ""
+        if item["type"] == "extra_forbidden":
+            yield f"unknown key {path}{source}; {_neighbours(path)}"
+        else:
+            secret = any(word in path for word in ("password", "secret"))
+            shown = "" if secret or isinstance(item["input"], dict) else f" = {item['input']!r}"
+            yield f"{path or 'configuration'}{shown}{source}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _neighbours(path: str) -> str:
+    node: type[BaseModel] = Settings
+    for name in path.split(".")[:-1]:
+        found = node.model_fields.get(name)
+        if found is None or not isinstance(found.annotation, type) or not issubclass(found.annotation, BaseModel):
+            return "see `ecdctr config show` for the known ones"
+        node = found.annotation
+    return f"known here: {', '.join(sorted(node.model_fields))}"
+
+
+def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
+    """Every key with its value, where the value came from, and what it is for."""
+
+    def walk(model: BaseModel, at: str) -> Iterator[tuple[str, Any, str, str]]:
+        for name, info in type(model).model_fields.items():
+            value, path = getattr(model, name), f"{at}{name}"
+            if isinstance(value, BaseModel):
+                yield from walk(value, path + ".")
+            elif path == "features":
+                source = loaded.origin.get(path, "default")
+                for spec in value:
+                    shown = spec.model_dump(exclude_defaults=True, exclude={"name"})
+                    yield f"features[{spec.name}]", shown, source, ""
+            else:
+                yield path, value, loaded.origin.get(path, "default"), info.description or ""
+
+    yield from walk(loaded.settings, "")
+
+
+def dump_toml(settings: Settings) -> str:
+    """The configuration as a TOML file that reads back to the same; secrets are left out."""
+    lines: list[str] = []
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if name == "features":
+            continue
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml(v)}" for key, v in _plain(value)]
+        lines.append("")
+    for spec in settings.features:
+        lines.append("[[features]]")
+        lines += [f"{key} = {_toml(v)}" for key, v in _plain(spec)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(model: BaseModel) -> Iterator[tuple[str, Any]]:
+    for key in type(model).model_fields:
+        value = getattr(model, key)
+        if value is not None and not isinstance(value, SecretStr):
+            yield key, value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

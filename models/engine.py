@@ -1,0 +1,369 @@
+"""The engine: one trainer, its journal and its checkpoints, so that each row is counted exactly once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.batch import Batch
+from models.trainer import ReleaseReport, StepResult, Trainer
+from state.ad_window import AdWindow
+from state.checkpoint import Capture, CheckpointInfo, CheckpointStoreLike
+from state.errors import JournalDamagedError, StateError
+from state.journal import JournalEntry, JournalLike
+from state.positions import Positions
+from state.score_log import ScoreLog
+from state.settings import StateSettings
+
+__all__ = ["Engine", "Progress", "audit"]
+
+log = logging.getLogger("ecdctr.engine")
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Progress:
+    """Counters of a running engine; those in ``durable()`` are part of the checkpoint."""
+
+    rows: dict[str, int] = field(default_factory=lambda: {"natural": 0, "ad": 0})
+    skipped_rows: int = 0
+    releases: int = 0
+    redone_steps: int = 0
+    checkpoints: int = 0
+    checkpoint_failures: int = 0
+    last_error: str | None = None
+    stall_s_max: float = 0.0
+    last_step_at: float = field(default_factory=time.monotonic)
+
+    def durable(self) -> dict[str, Any]:
+        return {"rows": dict(self.rows), "skipped_rows": self.skipped_rows, "releases": self.releases}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.rows = {k: int(v) for k, v in saved["rows"].items()}
+        self.skipped_rows = int(saved["skipped_rows"])
+        self.releases = int(saved["releases"])
+
+
+class Engine:
+    """Runs steps under the journal and takes checkpoints beside them.
+
+    Not thread-safe: one thread owns it. Saving happens in a thread of its own, on a captured copy.
+
+    Parameters
+    ----------
+    trainer, journal, checkpoints, scores, ad_window
+        What learns and what is kept.
+    settings
+        How often to checkpoint, what to keep.
+    fingerprint
+        Names the features and networks; a checkpoint of another fingerprint is refused.
+    on_checkpoint
+        Called with the checkpoint's positions once it is durable, from the saving thread.
+    on_skipped
+        Called with a batch whose step was rolled back, and the reason; only live, not while redoing.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        journal: JournalLike,
+        checkpoints: CheckpointStoreLike,
+        scores: ScoreLog,
+        ad_window: AdWindow,
+        settings: StateSettings,
+        fingerprint: str,
+        on_checkpoint: Callable[[Positions], None] | None = None,
+        on_skipped: Callable[[Batch, str], None] | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.journal = journal
+        self.checkpoints = checkpoints
+        self.scores = scores
+        self.ad_window = ad_window
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.on_checkpoint = on_checkpoint
+        self.on_skipped = on_skipped
+        self.step = -1
+        self.clock = 0
+        self.positions = Positions()
+        self.progress = Progress()
+        self.releases: list[ReleaseReport] = []
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[CheckpointInfo] | None = None
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._kept: dict[int, int] = {}  # step of a kept checkpoint -> first score day it names
+
+    # -- protocol 3: recovery
+
+    def recover(self) -> Iterator[JournalEntry]:
+        """Return to the newest whole checkpoint and give the journal entries that must be redone.
+
+        1. Load the newest checkpoint whose checksums hold; damaged ones are named and skipped.
+        2. Cut the score log and the ad window back to the sizes that it names.
+        3. Yield the journal's entries past it, in order; the caller fetches their rows and calls :meth:`redo`.
+        4. When they are exhausted the state equals that before the crash: go live from :attr:`positions`.
+        """
+        loaded = self.checkpoints.newest()
+        for name, reason in self.checkpoints.damaged:
+            log.error("checkpoint %s is damaged (%s): skipped and kept; an older one is used", name, reason)
+        if loaded is None:
+            first = self.journal.first_step()
+            if first not in (None, 0):
+                raise StateError(
+                    f"no whole checkpoint in {self.settings.folder}, and the journal begins at step {first}, not 0: "
+                    "restore a checkpoint folder, or move the state folder aside to begin anew"
+                )
+            self.scores.truncate({})
+            self.ad_window.truncate({})
+        else:
+            meta = loaded.meta
+            if meta["fingerprint"] != self.fingerprint:
+                raise StateError(
+                    f"checkpoint {loaded.name} was made with other features or networks (fingerprint "
+                    f"{meta['fingerprint']}, configured {self.fingerprint}): restore the configuration it was made "
+                    "with, or set state.folder to a new folder"
+                )
+            self.trainer.restore(loaded)
+            self.scores.truncate({int(k): v for k, v in meta["scores"].items()})
+            self.ad_window.truncate({int(k): v for k, v in meta["ad_window"].items()})
+            self.step, self.clock = int(meta["step"]), int(meta["clock"])
+            self.positions = Positions.from_json(meta["positions"])
+            self.progress.restore(meta["progress"])
+            self._saved_step = self.step
+            log.info("checkpoint %s: step %d", loaded.name, self.step)
+        return self.journal.entries(after_step=self.step)
+
+    def redo(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
+        """Do a journaled step again, with the same rows."""
+        if entry.step != self.step + 1:
+            raise JournalDamagedError(
+                f"journal: step {entry.step} follows step {self.step}; steps between them are missing"
+            )
+        result = self._apply(entry, batch, live=False)
+        self.progress.redone_steps += 1
+        return result
+
+    # -- protocol 1: a step
+
+    def run(self, kind: str, batch: Batch, clock: int) -> StepResult:
+        """One live step.
+
+        1. Journal: the plan is on disk before anything learns.
+        2. Predict. 3. Score: the predictions go to the score log. 4. Learn.
+        5. Advance the offsets in memory.
+
+        Then whatever event time made due (new snapshots, a CPM release) and, if due, a checkpoint.
+        """
+        entry = JournalEntry(self.step + 1, kind, batch.parts, clock, {})
+        self._append(entry)
+        result = self._apply(entry, batch, live=True)
+        assert result is not None
+        self._run_due()
+        if self._checkpoint_due():
+            self.checkpoint()
+        return result
+
+    def _run_due(self) -> None:
+        months = self.trainer.months_due(self.clock)
+        if months is not None:
+            entry = JournalEntry(self.step + 1, "month", (), self.clock, {"months": list(months)})
+            self._append(entry)
+            self._apply(entry, None, live=True)
+        if self.trainer.release_due(self.clock):
+            entry = JournalEntry(self.step + 1, "release", (), self.clock, {})
+            self._append(entry)
+            self._apply(entry, None, live=True)
+
+    def _append(self, entry: JournalEntry) -> None:
+        """Journal an entry; a full disk stops training until there is room, and loses nothing."""
+        wait = 0.1
+        while True:
+            try:
+                self.journal.append(entry)
+                return
+            except OSError as error:
+                self.progress.last_error = f"journal: {error}"
+                log.error("journal: step %d cannot be written (%s): waiting for room", entry.step, error)
+                time.sleep(wait)
+                wait = min(2 * wait, 5.0)
+
+    def _apply(self, entry: JournalEntry, batch: Batch | None, *, live: bool) -> StepResult | None:
+        result: StepResult | None = None
+        if entry.kind == "release":
+            report = self.trainer.release(entry.clock)
+            self.releases.append(report)
+            self.progress.releases += 1
+            log.info("CPM release %s", report)
+        elif entry.kind == "month":
+            self.trainer.use_months(tuple(entry.extra["months"]))
+        elif batch is None:
+            raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
+        else:
+            result = self.trainer.step(batch)
+            if result.skipped is None:
+                self._record(batch, result)
+                self.progress.rows[entry.kind] += result.n
+            else:
+                self.progress.skipped_rows += len(batch)
+                log.error("step %d rolled back: %s", entry.step, result.skipped)
+                if live and self.on_skipped is not None:
+                    self.on_skipped(batch, result.skipped)
+        self.step = entry.step
+        self.clock = max(self.clock, entry.clock)
+        self.positions.advance(entry.parts)
+        self.progress.last_step_at = time.monotonic()
+        return result
+
+    def _record(self, batch: Batch, result: StepResult) -> None:
+        if not len(result.scored):
+            return
+        rows = batch.take(result.scored)
+        nothing = np.zeros(len(rows), np.uint64)
+        self.scores.append(
+            {
+                "ts": rows.ts,
+                "user": rows.user,
+                "item": rows.item,
+                "domain": rows.domain,
+                "label": rows.label.astype(np.uint8),
+                "list_id": nothing if rows.list_id is None else rows.list_id,
+                "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
+                **{f"p_{arm}": p for arm, p in result.scores.items()},
+            }
+        )
+
+    def idle(self) -> None:
+        """Called while no step waits: what was learned last still becomes durable in time."""
+        if self._checkpoint_due():
+            self.checkpoint()
+
+    # -- protocol 2: a checkpoint
+
+    def _checkpoint_due(self) -> bool:
+        steps = self.step - self._saved_step
+        return steps >= self.settings.checkpoint_every_steps or (
+            steps > 0 and time.monotonic() - self._saved_at >= self.settings.checkpoint_every_s
+        )
+
+    def checkpoint(self, *, wait: bool = False) -> None:
+        """Capture the state between two steps, and write it beside training.
+
+        1. The previous save has ended (if not, this one is put off; with ``wait`` it is waited for).
+        2. Capture: rows touched since the last capture and dense tensors are copied. This is the whole stall.
+        3. In the saving thread: score log and ad window to disk, then the store's own protocol (write aside,
+           fsync, rename, fsync the folder).
+        4. Publish the offsets; begin a new journal file; drop what no kept checkpoint needs.
+
+        A save that fails (a full disk) is reported and tried again at the next turn; its rows are not lost, the
+        store keeps them.
+        """
+        if self._saving is not None and not self._saving.done() and not wait:
+            return
+        self._finish_save()
+        if self.step == self._saved_step:
+            return
+        began = time.perf_counter()
+        capture = self.trainer.capture()
+        scores, window = self.scores.sizes(), self.ad_window.sizes()
+        capture.meta.update(
+            step=self.step,
+            clock=self.clock,
+            positions=self.positions.to_json(),
+            fingerprint=self.fingerprint,
+            scores={str(k): v for k, v in scores.items()},
+            ad_window={str(k): v for k, v in window.items()},
+            progress=self.progress.durable(),
+        )
+        self.journal.rotate()
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+        self.progress.stall_s_max = max(self.progress.stall_s_max, time.perf_counter() - began)
+        self._saving = self._saver.submit(self._save, capture, Positions(self.positions))
+        if wait:
+            self._finish_save()
+
+    def _save(self, capture: Capture, positions: Positions) -> CheckpointInfo:
+        self.scores.flush(fsync=True)
+        self.ad_window.flush(fsync=True)
+        info = self.checkpoints.save(capture)
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(positions)
+        return info
+
+    def _finish_save(self) -> None:
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        try:
+            saving.result()
+        except (StateError, OSError) as error:
+            self.progress.checkpoint_failures += 1
+            self.progress.last_error = f"checkpoint: {error}"
+            log.error("checkpoint not written (%s): training goes on, the next one includes its rows", error)
+            return
+        self.progress.checkpoints += 1
+        if self.progress.last_error and self.progress.last_error.startswith("checkpoint"):
+            self.progress.last_error = None
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        kept = self.checkpoints.list()
+        if not kept:
+            return
+        oldest = min(info.step for info in kept)
+        keep_from = self.clock - int(self.settings.journal_keep_days * DAY_MS)
+        self.journal.drop_before(oldest, keep_from)
+        # A kept checkpoint may name days that newer ones no longer do: drop only behind the oldest one's clock.
+        day = min(info.clock for info in kept) // DAY_MS
+        self.scores.drop_before(day - self.settings.score_days)
+        self.ad_window.drop_before(day - self.ad_window.days)
+
+    def close(self, *, checkpoint: bool = True) -> None:
+        """Write a last checkpoint (unless told not to) and let go of all files."""
+        try:
+            if checkpoint:
+                self.checkpoint(wait=True)
+            self._finish_save()
+        finally:
+            self._saver.shutdown(wait=True)
+            self.journal.close()
+            self.scores.close()
+            self.ad_window.close()
+
+
+def audit(entries: Iterator[JournalEntry], ends: dict[tuple[str, int], int]) -> tuple[int, int]:
+    """Offsets that the journal's steps left out, and offsets that they counted twice.
+
+    Parameters
+    ----------
+    entries
+        The whole journal, from step 0.
+    ends
+        True end offset of every partition; partitions are taken to begin at 0.
+
+    Returns
+    -------
+    tuple of int
+        ``(lost, doubled)``; both 0 when every offset belongs to exactly one step.
+    """
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = {key: [] for key in ends}
+    for entry in entries:
+        for part in entry.parts:
+            spans.setdefault((part.topic, part.partition), []).append((part.first, part.end))
+    lost = doubled = 0
+    for key, ranges in spans.items():
+        reached = 0
+        for first, end in sorted(ranges):
+            lost += max(0, first - reached)
+            doubled += max(0, min(reached, end) - first)
+            reached = max(reached, end)
+        lost += max(0, ends.get(key, reached) - reached)
+    return lost, doubled

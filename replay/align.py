@@ -1,0 +1,346 @@
+"""Event-time alignment: rows of many partitions become one ordered sequence of steps.
+
+Catching up on a backlog, the sparse ad topic would otherwise run days ahead of the natural one, and the
+future would teach the past. Live and replay use this one class, so both cut the same log into the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from state.positions import Part
+
+__all__ = ["Aligner", "Chunk", "Step"]
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Decoded rows of one partition: offsets ``first <= o < end`` were read, ``offset[i]`` gave row ``i``.
+
+    Several rows may share an offset (a packed message); an offset may have given none (a dead letter).
+    """
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    offset: NDArray[np.int64]
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Rows of one domain that are learned together, in canonical order (topic, partition, offset)."""
+
+    kind: str
+    batch: Batch
+    clock: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.batch.parts
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A chunk in a partition's buffer, with its merge times, from the row that comes next."""
+
+    chunk: Chunk
+    time: NDArray[np.int64]
+    arrived: float
+    start: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The buffer of one partition."""
+
+    topic: str
+    partition: int
+    domain: int
+    next_in: int
+    next_out: int
+    touched: float
+    segments: deque[_Segment] = field(default_factory=deque)
+    rows: int = 0
+    last_time: int = -(2**62)
+    end: int | None = None
+    closed: bool = False
+
+    def units(self) -> NDArray[np.int64]:
+        return (
+            np.concatenate([s.time[s.start :] for s in self.segments])
+            if self.segments
+            else np.empty(0, np.int64)
+        )
+
+
+class Aligner:
+    """Merges partitions by event time and cuts the merged sequence into steps.
+
+    The rule, a function of the merged sequence alone (never of when rows arrived):
+
+    1. Rows are ordered by (merge time, topic, partition, offset). A row's merge time is the running maximum of
+       ``ts`` over its partition; the rows of one packed message share the message's largest.
+    2. Natural rows collect until there are ``natural_batch``; then first the ad rows that stand before the last
+       of them become ad steps, then the natural rows become one step. So no ad row ever meets natural
+       rows younger than itself.
+    3. Ad rows that reach ``ad_batch`` become a step at once.
+
+    A row may be cut once no partition can still deliver an older one. An empty partition is waited for while the
+    log is known to hold more of it, and ``max_idle_s`` beyond that; then the others go on (rows that come
+    late are counted, and still trained). Rows older than ``max_wait_s`` do not wait for a full batch.
+
+    Parameters
+    ----------
+    lanes
+        ``{(topic, partition): domain}``.
+    positions
+        Next offset of each partition; 0 where absent.
+    natural_batch, ad_batch
+        Rows of a step.
+    max_idle_s, max_wait_s
+        Wall seconds; ``inf`` (offline) waits for ever.
+    now
+        Reading of the caller's monotonic clock, seconds; the class reads no clock itself.
+
+    Examples
+    --------
+    >>> a = Aligner({("n", 0): 0, ("a", 0): 1}, natural_batch=2, ad_batch=8)
+    >>> from replay.align import Chunk
+    >>> def rows(topic, domain, ts):
+    ...     n = len(ts); z = np.zeros(n, np.uint64)
+    ...     b = Batch(np.array(ts), np.full(n, domain, np.uint8), z, z, np.zeros((n, 1), np.int32),
+    ...               np.zeros((n, 0), np.float32), np.zeros(n, np.float32))
+    ...     return Chunk(topic, 0, 0, n, np.arange(n), b)
+    >>> a.add(rows("a", 1, [15, 35])); a.add(rows("n", 0, [10, 20, 30, 40]))
+    >>> [(s.kind, s.batch.ts.tolist()) for s in a.cut(final=True)]
+    [('ad', [15]), ('natural', [10, 20]), ('ad', [35]), ('natural', [30, 40])]
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[Key, int],
+        *,
+        natural_batch: int,
+        ad_batch: int,
+        positions: Mapping[Key, int] | None = None,
+        max_idle_s: float = math.inf,
+        max_wait_s: float = math.inf,
+        now: float = 0.0,
+    ) -> None:
+        self.batch_rows = (natural_batch, ad_batch)
+        self.max_idle_s = max_idle_s
+        self.max_wait_s = max_wait_s
+        self.clock = -(2**62)
+        self.late_rows = 0
+        self._lanes: dict[Key, _Lane] = {}
+        for (topic, partition), domain in sorted(lanes.items()):
+            self.open_lane(topic, partition, domain, (positions or {}).get((topic, partition), 0), now)
+
+    # -- what comes in
+
+    def open_lane(self, topic: str, partition: int, domain: int, position: int, now: float = 0.0) -> None:
+        """Begin to merge one more partition, from ``position`` on."""
+        self._lanes[(topic, partition)] = _Lane(topic, partition, domain, position, position, now)
+        self._lanes = dict(sorted(self._lanes.items()))
+
+    def add(self, chunk: Chunk, now: float = 0.0) -> None:
+        """Buffer decoded rows. A chunk must begin where the previous one of its partition ended."""
+        lane = self._lanes[(chunk.topic, chunk.partition)]
+        if chunk.first != lane.next_in:
+            raise ValueError(
+                f"{chunk.topic}[{chunk.partition}]: rows from offset {chunk.first} handed in, {lane.next_in} expected"
+            )
+        lane.next_in = chunk.end
+        lane.touched = now
+        ts = chunk.batch.ts
+        if len(ts):
+            self.late_rows += int((ts < self.clock).sum())
+            time = np.maximum(np.maximum.accumulate(ts), lane.last_time)
+            # Rows of one message travel together: all take the message's last (largest) merge time.
+            last_of_offset = np.searchsorted(chunk.offset, chunk.offset, side="right") - 1
+            time = time[last_of_offset]
+            lane.last_time = int(time[-1])
+            lane.rows += len(ts)
+        else:
+            time = np.empty(0, np.int64)
+        lane.segments.append(_Segment(chunk, time, now))
+
+    def set_end(self, topic: str, partition: int, end: int) -> None:
+        """The log is known to hold offsets up to ``end`` of this partition."""
+        self._lanes[(topic, partition)].end = end
+
+    def advance(self, time: int) -> None:
+        """No partition will deliver a row with ``ts < time`` any more (sources that are globally ordered)."""
+        for lane in self._lanes.values():
+            lane.last_time = max(lane.last_time, time)
+
+    def close(self, topic: str, partition: int) -> None:
+        """This partition delivers nothing more: nobody waits for it."""
+        self._lanes[(topic, partition)].closed = True
+
+    # -- what is known
+
+    def position(self, topic: str, partition: int) -> int | None:
+        """Next offset to be handed in, or None for a partition that is not merged here."""
+        lane = self._lanes.get((topic, partition))
+        return None if lane is None else lane.next_in
+
+    def buffered(self, topic: str, partition: int) -> int:
+        """Rows in the buffer of one partition."""
+        return self._lanes[(topic, partition)].rows
+
+    @property
+    def buffered_rows(self) -> int:
+        """Rows in all buffers."""
+        return sum(lane.rows for lane in self._lanes.values())
+
+    # -- what goes out
+
+    def cut(self, now: float = 0.0, *, final: bool = False) -> list[Step]:
+        """Every step that may be cut by now, in order; ``final`` empties the buffers."""
+        watermark = math.inf if final else self._watermark(now)
+        lanes = list(self._lanes.values())
+        times, counts = [], []
+        for lane in lanes:
+            t = lane.units()
+            safe = len(t) if watermark == math.inf else int(np.searchsorted(t, watermark, side="left"))
+            times.append(t[:safe])
+            counts.append(safe)
+        overdue = final or self._overdue(now, counts)
+        natural = sum(c for c, lane in zip(counts, lanes, strict=True) if lane.domain == NATURAL)
+        ads = sum(counts) - natural
+        if not overdue and natural < self.batch_rows[NATURAL] and ads < self.batch_rows[AD]:
+            return []
+        order_lane, order_time = self._merge(lanes, times, counts)
+        steps = self._cut_merged(lanes, order_lane, order_time, flush=overdue)
+        if overdue:
+            steps += self._empty_ranges(lanes)
+        return steps
+
+    def _watermark(self, now: float) -> float:
+        bound = math.inf
+        for lane in self._lanes.values():
+            behind = lane.end is not None and lane.next_in < lane.end
+            if lane.closed or (not behind and now - lane.touched > self.max_idle_s):
+                continue
+            bound = min(bound, lane.last_time)
+        return bound
+
+    def _overdue(self, now: float, counts: Sequence[int]) -> bool:
+        return any(
+            (count or not lane.rows) and lane.segments and now - lane.segments[0].arrived > self.max_wait_s
+            for lane, count in zip(self._lanes.values(), counts, strict=True)
+        )
+
+    @staticmethod
+    def _merge(
+        lanes: Sequence[_Lane], times: Sequence[NDArray[np.int64]], counts: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        lane_of = np.repeat(np.arange(len(lanes)), counts)
+        time = np.concatenate(times) if times else np.empty(0, np.int64)
+        # Stable: lanes are concatenated in (topic, partition) order and each is in offset order.
+        order = np.argsort(time, kind="stable")
+        return lane_of[order], time[order]
+
+    def _cut_merged(
+        self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64], time: NDArray[np.int64], *, flush: bool
+    ) -> list[Step]:
+        is_ad = np.array([lane.domain == AD for lane in lanes], dtype=bool)[lane_of]
+        ad_at, natural_at = np.flatnonzero(is_ad), np.flatnonzero(~is_ad)
+        steps: list[Step] = []
+        ads_done = natural_done = 0
+        natural_rows, ad_rows = self.batch_rows
+
+        def emit(at: NDArray[np.int64]) -> int:
+            step, taken = self._take(lanes, lane_of[at])
+            steps.append(step)
+            return taken
+
+        def emit_ads(until: int, *, rest: bool) -> None:
+            nonlocal ads_done
+            while ads_done < until and (rest or until - ads_done >= ad_rows):
+                ads_done += emit(ad_at[ads_done : min(ads_done + ad_rows, until)])
+
+        while natural_done + natural_rows <= len(natural_at):
+            last = natural_at[natural_done + natural_rows - 1]
+            emit_ads(int(np.searchsorted(ad_at, last)), rest=True)
+            natural_done += emit(natural_at[natural_done : natural_done + natural_rows])
+        emit_ads(len(ad_at), rest=flush)
+        if flush and natural_done < len(natural_at):
+            emit(natural_at[natural_done:])
+        if len(time):
+            taken = np.concatenate(
+                [ad_at[:ads_done], natural_at[: len(natural_at) if flush else natural_done]]
+            )
+            if len(taken):
+                self.clock = max(self.clock, int(time[taken].max()))
+        return steps
+
+    def _take(self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64]) -> tuple[Step, int]:
+        """Cut the next rows of each lane, as many as ``lane_of`` names it; whole messages only.
+
+        Returns the step and how many of the merged rows it took: a packed message that reaches over the
+        batch's edge is taken whole, and its further rows stand next in the merged order of its lane.
+        """
+        slices: list[Batch] = []
+        parts: list[Part] = []
+        total = 0
+        counts = np.bincount(lane_of, minlength=len(lanes))
+        for lane, wanted in zip(lanes, counts.tolist(), strict=True):
+            if not wanted:
+                continue
+            first = lane.next_out
+            taken = _cut_rows(lane, wanted, slices)
+            total += taken
+            parts.append(Part(lane.topic, lane.partition, first, lane.next_out))
+        batch = Batch.concat(slices, parts)
+        kind = DOMAIN_NAMES[int(batch.domain[0])]
+        return Step(kind, batch, int(batch.ts.max())), total
+
+    def _empty_ranges(self, lanes: Iterable[_Lane]) -> list[Step]:
+        """Offsets that gave no row (dead letters only) still have to be counted: a step without rows."""
+        steps = []
+        for lane in lanes:
+            if lane.rows or not lane.segments:
+                continue
+            chunk = lane.segments[-1].chunk
+            part = Part(lane.topic, lane.partition, lane.next_out, lane.next_in)
+            lane.segments.clear()
+            lane.next_out = lane.next_in
+            empty = chunk.batch.take(slice(0, 0)).with_parts([part])
+            steps.append(Step(DOMAIN_NAMES[lane.domain], empty, self.clock))
+        return steps
+
+
+def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
+    """Move ``wanted`` rows (more where a packed message ends later) from the lane's buffer to ``out``."""
+    taken = 0
+    while taken < wanted:
+        segment = lane.segments[0]
+        chunk, start = segment.chunk, segment.start
+        n = len(chunk.batch)
+        stop = min(n, start + wanted - taken)
+        if stop and stop < n:
+            stop = int(np.searchsorted(chunk.offset, chunk.offset[stop - 1], side="right"))
+        if stop > start:
+            out.append(chunk.batch.take(slice(start, stop)))
+            taken += stop - start
+        if stop == n:
+            lane.segments.popleft()
+            lane.next_out = chunk.end
+        else:
+            segment.start = stop
+            lane.next_out = int(chunk.offset[stop - 1]) + 1
+    lane.rows -= taken
+    return taken

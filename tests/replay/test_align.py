@@ -1,0 +1,185 @@
+"""The aligner against a plain, row-by-row statement of its own rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.batch import AD, NATURAL, Batch
+from replay.align import Aligner, Chunk, Step
+from state.positions import Positions
+
+LANES = {
+    ("ad-clicks", 0): AD,
+    ("ad-clicks", 1): AD,
+    ("natural-clicks", 0): NATURAL,
+    ("natural-clicks", 1): NATURAL,
+}
+
+
+def make_batch(ts: list[int], domain: int, tag: int = 0) -> Batch:
+    n = len(ts)
+    return Batch(
+        ts=np.array(ts, np.int64),
+        domain=np.full(n, domain, np.uint8),
+        user=np.arange(tag, tag + n, dtype=np.uint64),
+        item=np.zeros(n, np.uint64),
+        features=np.zeros((n, 1), np.int32),
+        dense=np.zeros((n, 0), np.float32),
+        label=np.zeros(n, np.float32),
+    )
+
+
+def make_chunk(
+    key: tuple[str, int],
+    ts: list[int],
+    first: int = 0,
+    offsets: list[int] | None = None,
+    end: int | None = None,
+) -> Chunk:
+    offset = np.array(offsets if offsets is not None else range(first, first + len(ts)), np.int64)
+    stop = end if end is not None else first + len(ts)
+    return Chunk(*key, first, stop, offset, make_batch(ts, LANES[key]))
+
+
+def reference_steps(
+    rows: dict[tuple[str, int], list[int]], natural_batch: int, ad_batch: int
+) -> list[tuple[str, list[int]]]:
+    """The rule of the docstring, one row at a time (sorted partitions, so merge time = ts)."""
+    merged = sorted((t, key, i) for key, ts in rows.items() for i, t in enumerate(ts))
+    natural: list[tuple[tuple[str, int], int, int]] = []
+    ads: list[tuple[tuple[str, int], int, int]] = []
+    out: list[tuple[str, list[int]]] = []
+
+    def flush(kind: str, pending: list[tuple[tuple[str, int], int, int]]) -> None:
+        if pending:
+            out.append((kind, [t for _, _, t in sorted(pending)]))
+            pending.clear()
+
+    for t, key, i in merged:
+        if LANES[key] == AD:
+            ads.append((key, i, t))
+            if len(ads) == ad_batch:
+                flush("ad", ads)
+        else:
+            natural.append((key, i, t))
+            if len(natural) == natural_batch:
+                flush("ad", ads)
+                flush("natural", natural)
+    flush("ad", ads)
+    flush("natural", natural)
+    return out
+
+
+def shape(steps: list[Step]) -> list[tuple[str, list[int]]]:
+    return [(s.kind, s.batch.ts.tolist()) for s in steps]
+
+
+row_lists = st.lists(st.integers(0, 60), max_size=30).map(sorted)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.fixed_dictionaries({key: row_lists for key in LANES}),
+    natural_batch=st.integers(1, 7),
+    ad_batch=st.integers(1, 5),
+    pieces=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+)
+def test_steps_follow_the_rule_whatever_the_order_of_arrival(rows, natural_batch, ad_batch, pieces, seed):
+    aligner = Aligner(LANES, natural_batch=natural_batch, ad_batch=ad_batch)
+    rng = np.random.default_rng(seed)
+    cuts = {
+        k: sorted(rng.integers(0, len(ts) + 1, pieces - 1).tolist() + [0, len(ts)]) for k, ts in rows.items()
+    }
+    arrivals = [(k, a, b) for k in rows for a, b in zip(cuts[k], cuts[k][1:], strict=False)]
+    by_lane = {k: [x for x in arrivals if x[0] == k] for k in rows}
+    steps: list[Step] = []
+    while any(by_lane.values()):
+        key = list(rows)[int(rng.integers(len(rows)))]
+        if by_lane[key]:
+            _, a, b = by_lane[key].pop(0)
+            aligner.add(make_chunk(key, rows[key][a:b], first=a))
+            steps += aligner.cut()
+    steps += aligner.cut(final=True)
+    assert shape([s for s in steps if len(s.batch)]) == reference_steps(rows, natural_batch, ad_batch)
+    positions = Positions()
+    for step in steps:
+        for part in step.parts:
+            assert part.first == positions.get((part.topic, part.partition), 0), "a gap or an overlap"
+        positions.advance(step.parts)
+    assert {k: positions.get(k, 0) for k in rows} == {k: len(ts) for k, ts in rows.items()}
+    assert aligner.buffered_rows == 0
+
+
+def test_no_ad_row_meets_younger_natural_rows_when_the_ad_topic_is_filled_first():
+    month = 30 * 86_400_000
+    rng = np.random.default_rng(3)
+    aligner = Aligner(LANES, natural_batch=64, ad_batch=16)
+    for p in (0, 1):
+        ts = np.sort(rng.integers(0, month, 400)).tolist()
+        aligner.add(make_chunk(("ad-clicks", p), ts))
+    assert aligner.cut() == [], "ads must wait: natural rows of the same time may still come"
+    steps = []
+    for p in (0, 1):
+        ts = np.sort(rng.integers(0, month, 8_000)).tolist()
+        for first in range(0, 8_000, 500):
+            aligner.add(make_chunk(("natural-clicks", p), ts[first : first + 500], first=first))
+            steps += aligner.cut()
+    steps += aligner.cut(final=True)
+    learned = -1
+    ads = 0
+    for step in steps:
+        if step.kind == "natural":
+            learned = max(learned, int(step.batch.ts.max()))
+        else:
+            assert int(step.batch.ts.min()) >= learned
+            ads += len(step.batch)
+    assert ads == 800
+    assert aligner.late_rows == 0
+
+
+def test_an_empty_partition_is_waited_for_while_the_log_holds_more_then_for_max_idle():
+    aligner = Aligner(LANES, natural_batch=2, ad_batch=2, max_idle_s=5, max_wait_s=1)
+    for key in LANES:
+        if key != ("natural-clicks", 1):
+            aligner.add(make_chunk(key, [10, 20, 30, 40]), now=0.0)
+    aligner.set_end("natural-clicks", 1, 7)
+    assert aligner.cut(now=100.0) == [], "the log is known to hold seven more records of it"
+    aligner.set_end("natural-clicks", 1, 0)
+    aligner.close("ad-clicks", 0)
+    assert aligner.cut(now=4.0) == [], "caught up, but not yet idle for five seconds"
+    steps = aligner.cut(now=6.0)
+    assert sum(len(s.batch) for s in steps) == 12
+    aligner.add(make_chunk(("natural-clicks", 1), [15]), now=7.0)
+    assert aligner.late_rows == 1
+    late = aligner.cut(now=50.0)
+    assert shape(late) == [("natural", [15])], "a late row is counted and still trained"
+
+
+def test_offsets_without_rows_are_counted_too():
+    aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=4, ad_batch=2)
+    aligner.add(make_chunk(("natural-clicks", 0), [1, 2], offsets=[1, 4], end=9))
+    aligner.add(make_chunk(("natural-clicks", 0), [], first=9, end=12))
+    steps = aligner.cut(final=True)
+    assert sum(len(s.batch) for s in steps) == 2
+    assert [(p.first, p.end) for s in steps for p in s.parts] == [(0, 9), (9, 12)]
+
+
+def test_a_packed_message_is_never_split():
+    aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
+    aligner.add(
+        make_chunk(("natural-clicks", 0), [5, 1, 2, 3, 7, 8, 9], offsets=[0, 0, 0, 0, 1, 1, 2], end=3)
+    )
+    steps = aligner.cut(final=True)
+    assert [[(p.first, p.end) for p in s.parts] for s in steps] == [[(0, 1)], [(1, 3)]]
+    assert shape(steps) == [("natural", [5, 1, 2, 3]), ("natural", [7, 8, 9])]
+
+
+def test_a_chunk_that_does_not_continue_its_partition_is_refused():
+    aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
+    aligner.add(make_chunk(("natural-clicks", 0), [1]))
+    with pytest.raises(ValueError, match=r"natural-clicks\[0\]: rows from offset 3 handed in, 1 expected"):
+        aligner.add(make_chunk(("natural-clicks", 0), [1], first=3))
