@@ -284,5 +284,6 @@ def _draw(rng: np.random.Generator, n: int, weight: Floats, allowed: NDArray[np.
         sums = np.cumsum(weight)
     # Rounding may put a draw on the very end of the sums, behind the last index that has weight.
     last = int(np.searchsorted(sums, sums[-1]))
-    found = np.searchsorted(sums, rng.random(n) * sums[-1], side="right")
-    return np.minimum(found, last)
+    found: NDArray[np.int64] = np.searchsorted(sums, rng.random(n) * sums[-1], side="right")
+    found[found > last] = last
+    return found
