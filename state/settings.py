@@ -16,13 +16,20 @@ class StateSettings(BaseModel):
 
     folder: Path = Field(default=Path("state-dir"), description="One trainer owns it; locked while it runs.")
     checkpoint_every_s: float = Field(default=30.0, gt=0, description="Wall seconds between checkpoints.")
-    checkpoint_every_steps: int = Field(default=2_000, ge=1, description="... or steps, whichever comes first.")
+    checkpoint_every_steps: int = Field(
+        default=2_000, ge=1, description="... or steps, whichever comes first."
+    )
     keep_checkpoints: int = Field(default=3, ge=1, description="Newest whole checkpoints that are kept.")
     journal_keep_days: float = Field(
         default=30.0, gt=0, description="Event days of journal kept for audit behind the oldest checkpoint."
     )
     fsync_journal: bool = Field(
-        default=False, description="fsync each journal line: survives power loss, costs ~1 ms a step. kill -9 is survived without."
+        default=False,
+        description="fsync each journal line: survives power loss, costs ~1 ms a step. kill -9 is survived without.",
     )
-    score_days: int = Field(default=30, ge=1, description="Event days of scored rows kept for windows and reports.")
-    cache_rows: int = Field(default=1 << 18, ge=1024, description="TPM rows cached in memory, per kind and snapshot set.")
+    score_days: int = Field(
+        default=30, ge=1, description="Event days of scored rows kept for windows and reports."
+    )
+    cache_rows: int = Field(
+        default=1 << 18, ge=1024, description="TPM rows cached in memory, per kind and snapshot set."
+    )

@@ -1,0 +1,117 @@
+"""Files that are either whole or not there: write aside, fsync, rename; and checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import crc32c as _crc32c
+
+__all__ = [
+    "checksum",
+    "checksum_bytes",
+    "fsync_dir",
+    "fsync_file",
+    "read_json",
+    "write_all",
+    "write_atomic",
+    "write_json",
+]
+
+_CHUNK = 1 << 22
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write every byte: one ``write(2)`` in the usual case, more where the system takes less at a time."""
+    written = os.write(fd, data)
+    if written == len(data):
+        return
+    rest = memoryview(data)[written:]
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: a reader, also after power loss, sees the old bytes or the new ones.
+
+    1. Write a temporary file in the same folder, fsync it.
+    2. Rename it over ``path``.
+    3. fsync the folder.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, content: Any) -> int:
+    """Write ``{"checksum": .., "content": ..}`` so that a flipped bit is seen by :func:`read_json`.
+
+    Returns the number of bytes written. Not atomic and not synced: for files in a folder that is still aside.
+    """
+    body = json.dumps(content, separators=(",", ":"))
+    data = f'{{"checksum":"{checksum_bytes(body.encode())}","content":{body}}}\n'.encode()
+    path.write_bytes(data)
+    return len(data)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a file that :func:`write_json` wrote; ValueError when a byte of it has changed."""
+    try:
+        data = json.loads(path.read_bytes())
+        stored, content = data["checksum"], data["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} is not readable ({type(error).__name__}: {error})") from None
+    found = checksum_bytes(json.dumps(content, separators=(",", ":")).encode())
+    if found != stored:
+        raise ValueError(f"{path.name} has checksum {found}, its own record says {stored}")
+    return content
+
+
+def fsync_file(path: Path) -> None:
+    """Ask the disk to keep the content of ``path``."""
+    _fsync(path, os.O_RDONLY)
+
+
+def fsync_dir(path: Path) -> None:
+    """Ask the disk to keep the names in folder ``path``: without it a rename may be lost with the power."""
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def checksum_bytes(data: bytes) -> str:
+    """CRC-32C of ``data``.
+
+    >>> checksum_bytes(b"123456789")
+    'crc32c:e3069283'
+    """
+    return f"crc32c:{_crc32c.crc32c(data):08x}"
+
+
+def checksum(path: Path) -> str:
+    """CRC-32C of a file's bytes, read in bounded pieces; it is meant for damage, not for malice."""
+    value = 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            value = _crc32c.crc32c(chunk, value)
+    return f"crc32c:{value:08x}"

@@ -1,0 +1,257 @@
+"""``Journal``: the append-only plan of steps, one checksummed text line a step, written before the step."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from state.errors import JournalDamagedError, StateError
+from state.files import fsync_dir, write_all
+from state.journal_entry import JournalEntry, decode_line, encode_line
+from state.journal_memory import MemoryJournal
+
+__all__ = ["Journal", "JournalEntry", "JournalLike", "MemoryJournal"]
+
+_log = logging.getLogger(__name__)
+
+
+class JournalLike(Protocol):
+    """What the trainer's loop needs of a journal."""
+
+    def append(self, entry: JournalEntry) -> None: ...
+    def entries(self, after_step: int = -1) -> Iterator[JournalEntry]: ...
+    def first_step(self) -> int | None: ...
+    def last_step(self) -> int | None: ...
+    def sync(self) -> None: ...
+    def rotate(self) -> None: ...
+    def drop_before(self, step: int, clock: int | None = None) -> None: ...
+    def truncate_after(self, step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Journal:
+    """Files ``journal-<first step>.log`` in one folder; only the newest is written to.
+
+    An append is a single ``write(2)``: it survives ``kill -9`` of the process as soon as it returns. Power loss
+    may take the last lines unless ``fsync`` is set.
+
+    Parameters
+    ----------
+    folder
+        Made if absent. One writer at a time: the state folder's lock guards it.
+    fsync
+        Sync every line.
+    read_only
+        For a reader beside a living writer: nothing is made or cut, a torn last line is passed over.
+
+    Attributes
+    ----------
+    cut_bytes
+        Length of the torn or damaged last line that was cut when the folder was opened; 0 if it was whole.
+    """
+
+    def __init__(self, folder: Path, fsync: bool = False, read_only: bool = False) -> None:
+        self.folder = Path(folder)
+        self.cut_bytes = 0
+        self._fsync = fsync
+        self._read_only = read_only
+        self._fd: int | None = None
+        self._size = 0
+        self._last: int | None = None
+        self._max_clocks: dict[Path, int] = {}  # of files that are no longer written to
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._open_newest()
+
+    def append(self, entry: JournalEntry) -> None:
+        """Write one line; ValueError unless its step follows the last one.
+
+        Raises
+        ------
+        StateError
+            The line could not be written whole (disk full); the file is as it was before.
+        """
+        if self._last is not None and entry.step != self._last + 1:
+            raise ValueError(f"step {entry.step} does not follow step {self._last} in journal {self.folder}")
+        if self._fd is None:
+            self._create(entry.step)
+        assert self._fd is not None
+        line = encode_line(entry)
+        try:
+            write_all(self._fd, line)
+            if self._fsync:
+                os.fdatasync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)
+            raise StateError(
+                f"journal {self.folder} cannot take step {entry.step}: {error.strerror}; free some space, nothing is lost"
+            ) from error
+        self._size += len(line)
+        self._last = entry.step
+
+    def entries(self, after_step: int = -1) -> Iterator[JournalEntry]:
+        """Entries with ``step > after_step``, in order; every line read is checked.
+
+        Raises
+        ------
+        JournalDamagedError
+            A line that is not the last one is damaged, or steps are missing; names the file and the line.
+        """
+        files = self._files()
+        expected: int | None = None
+        for i, path in enumerate(files):
+            newest = i == len(files) - 1
+            if not newest and _first_step(files[i + 1]) - 1 <= after_step:
+                continue
+            first = _first_step(path)
+            if expected is not None and first != expected:
+                raise JournalDamagedError(f"journal {self.folder} has no steps {expected} to {first - 1}")
+            expected = first
+            for entry, _ in _read_file(path, tolerate_last=newest):
+                expected = entry.step + 1
+                if entry.step > after_step:
+                    yield entry
+
+    def first_step(self) -> int | None:
+        """Oldest step that is kept, or None."""
+        if not self._read_only:
+            files = self._files()
+            return _first_step(files[0]) if files and self._last is not None else None
+        return next((entry.step for entry in self.entries()), None)
+
+    def last_step(self) -> int | None:
+        """Newest step, or None."""
+        if not self._read_only:
+            return self._last
+        files = self._files()
+        last = None
+        for entry, _ in _read_file(files[-1], tolerate_last=True) if files else ():
+            last = entry.step
+        return last if last is not None or not files else _first_step(files[-1]) - 1
+
+    def sync(self) -> None:
+        """Ask the disk to keep all lines: before a checkpoint that builds on them is made durable."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+            fsync_dir(self.folder)
+
+    def rotate(self) -> None:
+        """The next entry starts a new file (called at checkpoints)."""
+        self.sync()
+        self._close_file()
+
+    def drop_before(self, step: int, clock: int | None = None) -> None:
+        """Remove the oldest files all of whose entries have a smaller step (and, if given, an older clock).
+
+        Whole files only, so that somewhat more than asked for stays; the newest file always stays.
+        """
+        files = self._files()
+        for path, following in itertools.pairwise(files):
+            if _first_step(following) > step or (clock is not None and self._max_clock(path) >= clock):
+                return
+            path.unlink()
+            self._max_clocks.pop(path, None)
+
+    def truncate_after(self, step: int) -> None:
+        """Remove every entry with a larger step: history that is given up on purpose."""
+        self._close_file()
+        for path in reversed(self._files()):
+            if _first_step(path) > step:
+                path.unlink()
+                continue
+            keep = 0
+            for entry, end in _read_file(path, tolerate_last=True):
+                if entry.step <= step:
+                    keep = end
+            os.truncate(path, keep)
+            break
+        self._max_clocks.clear()
+        self._open_newest()
+
+    def close(self) -> None:
+        """Close the file; appending again opens a new one."""
+        self._close_file()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("journal-*.log"))
+
+    def _create(self, step: int) -> None:
+        path = self.folder / f"journal-{step:012d}.log"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._fd = os.open(path, flags, 0o644)
+        except OSError as error:
+            raise StateError(f"journal file {path} cannot be made: {error.strerror}") from error
+        self._size = 0
+        if self._fsync:
+            fsync_dir(self.folder)
+
+    def _open_newest(self) -> None:
+        """Open the newest file for appending, and cut what a crash left of its last line."""
+        self._last = None
+        while files := self._files():
+            path = files[-1]
+            good = 0
+            for entry, end in _read_file(path, tolerate_last=True):
+                good, self._last = end, entry.step
+            torn = path.stat().st_size - good
+            if torn:
+                self.cut_bytes += torn
+                _log.warning("journal %s: cut a torn last line of %d bytes", path, torn)
+                os.truncate(path, good)
+            if good:
+                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                self._size = good
+                return
+            path.unlink()  # a crash between making the file and its first line
+
+    def _close_file(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _max_clock(self, path: Path) -> int:
+        if path not in self._max_clocks:
+            newest = 0
+            try:
+                for entry, _ in _read_file(path, tolerate_last=False):
+                    newest = max(newest, entry.clock)
+            except JournalDamagedError as error:  # tidying up an audit file is no reason to stop training
+                _log.warning("%s", error)
+            self._max_clocks[path] = newest
+        return self._max_clocks[path]
+
+
+def _first_step(path: Path) -> int:
+    return int(path.stem.removeprefix("journal-"))
+
+
+def _read_file(path: Path, tolerate_last: bool) -> Iterator[tuple[JournalEntry, int]]:
+    """Entries of one file, each with the byte where its line ends."""
+    expected, end = _first_step(path), 0
+    with path.open("rb") as file:
+        lines = iter(file)
+        line = next(lines, b"")
+        number = 1
+        while line:
+            following = next(lines, b"")
+            try:
+                entry = decode_line(line)
+            except (ValueError, KeyError, TypeError) as error:
+                if tolerate_last and not following:
+                    return
+                raise JournalDamagedError(
+                    f"journal {path}, line {number}: {error}; steps from {expected} on cannot be redone. Restore the "
+                    "file, or move the journal folder aside to go on from the newest checkpoint without it"
+                ) from None
+            if entry.step != expected:
+                raise JournalDamagedError(
+                    f"journal {path}, line {number}: step {entry.step} stands where step {expected} belongs"
+                )
+            end += len(line)
+            yield entry, end
+            line, number, expected = following, number + 1, expected + 1

@@ -1,0 +1,81 @@
+"""``JournalEntry`` and the text line it becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import crc32c as _crc32c
+
+from state.positions import Part
+
+__all__ = ["JournalEntry", "decode_line", "encode_line"]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """The plan of one step, written before the step is done.
+
+    Attributes
+    ----------
+    step
+        Number of the step; rises by exactly 1.
+    kind
+        What the step does: ``natural``, ``ad``, ``release``, ``month``, ...
+    parts
+        Offset ranges whose rows the step learns from, in canonical order.
+    clock
+        Event clock before the step, milliseconds since the epoch.
+    extra
+        Whatever else is needed to redo the step; plain JSON.
+    """
+
+    step: int
+    kind: str
+    parts: tuple[Part, ...] = ()
+    clock: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def encode_line(entry: JournalEntry) -> bytes:
+    """CRC-32C in hex, a space, compact JSON, a newline.
+
+    >>> encode_line(JournalEntry(7, "ad", (Part("ad-clicks", 0, 3, 5),), 1000))
+    b'86a015d5 {"step":7,"kind":"ad","parts":[["ad-clicks",0,3,5]],"clock":1000}\\n'
+    """
+    content: dict[str, Any] = {
+        "step": entry.step,
+        "kind": entry.kind,
+        "parts": entry.parts,
+        "clock": entry.clock,
+    }
+    if entry.extra:
+        content["extra"] = entry.extra
+    body = _encode(content).encode()
+    return b"%08x %b\n" % (_crc32c.crc32c(body), body)
+
+
+def decode_line(line: bytes) -> JournalEntry:
+    """Inverse of :func:`encode_line`; ValueError says what is wrong with the line.
+
+    >>> decode_line(b'86a015d5 {"step":7,"kind":"ad","parts":[["ad-clicks",0,3,5]],"clock":1000}\\n').parts
+    (Part(topic='ad-clicks', partition=0, first=3, end=5),)
+    """
+    if not line.endswith(b"\n"):
+        raise ValueError("no end of line")
+    body = line[9:-1]
+    found = b"%08x " % _crc32c.crc32c(body)
+    if found != line[:9]:
+        raise ValueError(f"checksum {found[:8].decode()} where {line[:8]!r} is written")
+    content = json.loads(body)
+    return JournalEntry(
+        step=content["step"],
+        kind=content["kind"],
+        parts=tuple(Part(*part) for part in content["parts"]),
+        clock=content["clock"],
+        extra=content.get("extra", {}),
+    )

@@ -1,0 +1,123 @@
+"""``FolderLock``: one trainer owns one state folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from state.errors import StateLockedError
+from state.files import write_all
+
+__all__ = ["FolderLock"]
+
+
+class FolderLock:
+    """An exclusive ``flock`` on ``<folder>/LOCK``; it ends with the process, however the process ends.
+
+    The file says who holds it (``host``, ``pid``, ``since``); the content alone locks nothing, so a file that a
+    dead process left behind is no obstacle.
+
+    Parameters
+    ----------
+    folder
+        The state folder; made if absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder) / "LOCK"
+        self._fd: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(
+        self, wait: bool = False, poll_s: float = 0.2, should_stop: Callable[[], bool] | None = None
+    ) -> None:
+        """Take the lock.
+
+        Parameters
+        ----------
+        wait
+            False: raise at once when another process holds it. True: try again every ``poll_s`` seconds (standby).
+        poll_s
+            Seconds between two tries.
+        should_stop
+            Asked between two tries; True ends the waiting with the error.
+
+        Raises
+        ------
+        StateLockedError
+            Another process holds the lock; names its host and process.
+        """
+        if self._fd is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            while not _try_lock(fd):
+                if not wait or (should_stop is not None and should_stop()):
+                    raise StateLockedError(self._message())
+                time.sleep(poll_s)
+            owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+            os.ftruncate(fd, 0)
+            write_all(fd, json.dumps(owner).encode())
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def owner(self) -> dict[str, Any]:
+        """Who holds (or last held) the lock: ``host``, ``pid``, ``since``; empty when nobody wrote it yet."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.path.read_bytes())
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens when it is not held."""
+        if self._fd is not None:
+            os.close(
+                self._fd
+            )  # the file stays: unlinking it would let two processes lock two files of one name
+            self._fd = None
+
+    def _message(self) -> str:
+        owner = self.owner()
+        return (
+            f"state folder {self.path.parent} is owned by process {owner.get('pid', 'unknown')} on host "
+            f"{owner.get('host', 'unknown')} since {owner.get('since', 'unknown')}; stop that process, "
+            "name another folder (state.folder), or start with --standby to take over when it ends"
+        )
+
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
