@@ -1,0 +1,161 @@
+"""Which fields of an event are read, as what, and how they are taken from JSON objects and from frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.features import OUTCOME_FIELDS, FeatureSchema
+from state.errors import ConfigError
+
+__all__ = ["IDS", "REQUIRED", "EventFields", "FrameReader", "bag_of_lists", "strings"]
+
+IDS = ("event_id", "user_id", "item_id")
+REQUIRED = ("event_id", "ts", "user_id", "item_id", "label")
+
+
+class EventFields:
+    """Which fields of an event are read, and as what."""
+
+    def __init__(self, schema: FeatureSchema, list_field: str | None, oracle_field: str | None) -> None:
+        kinds: dict[str, tuple[str, str]] = dict.fromkeys(IDS, ("categorical", "ids"))
+        self.bags: dict[str, int] = {}
+        for spec in schema.specs:
+            if spec.field.startswith("@"):
+                continue
+            if spec.field in (list_field, oracle_field, "ts", *OUTCOME_FIELDS):
+                raise ConfigError(f'feature "{spec.name}" reads "{spec.field}", which is never a feature')
+            kind, by = kinds.setdefault(spec.field, (spec.kind, spec.name))
+            if kind != spec.kind:
+                raise ConfigError(
+                    f'field "{spec.field}" is read as {kind} ({by}) and as {spec.kind} ({spec.name}): choose one'
+                )
+            if spec.kind == "bag":
+                self.bags[spec.field] = max(self.bags.get(spec.field, 0), spec.max_length)
+        self.optional = [name for name in (list_field, oracle_field) if name is not None]
+        self.text = [name for name, (kind, _) in kinds.items() if kind == "categorical"]
+        self.numbers = [name for name, (kind, _) in kinds.items() if kind == "numeric"]
+        if list_field is not None:
+            self.text.append(list_field)
+        if oracle_field is not None:
+            self.numbers.append(oracle_field)
+        self.names = ["ts", "label", *self.text, *self.numbers, *self.bags]
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(
+                f"list_field {list_field!r} or oracle_field {oracle_field!r} is read as something else too"
+            )
+
+    def python_names(self) -> list[tuple[str, str]]:
+        """Attribute of the struct and field of the event; those that may be absent come last."""
+        return [
+            (f"f{i}", name) for i, name in enumerate(sorted(self.names, key=lambda n: n in self.optional))
+        ]
+
+    def struct(self) -> type[msgspec.Struct]:
+        """The type that a JSON event is decoded to; JSON numbers beyond 64 bits are caught here."""
+        bits64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+        types: dict[str, Any] = dict.fromkeys(self.text, str | int | None)
+        types.update(dict.fromkeys(self.numbers, float | None))
+        types.update(dict.fromkeys(self.bags, list[str | int] | None))
+        types.update(dict.fromkeys(IDS, str | int), ts=bits64, label=float)
+        fields = [
+            (python, types[name], None) if name in self.optional else (python, types[name])
+            for python, name in self.python_names()
+        ]
+        return msgspec.defstruct("Event", fields, rename=dict(self.python_names()), gc=False)
+
+
+class FrameReader:
+    """Typed columns of a frame; what does not fit is noted in ``faults`` and read as null."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame.rechunk()
+        self.names = frozenset(frame.columns)
+        self.faults: list[tuple[NDArray[np.bool_], str, str]] = []
+
+    def text(self, name: str, *, optional: bool = False) -> pl.Series:
+        column = self._column(name, _is_text, "a string or an integer", optional)
+        return self._required(name, column if column.dtype == pl.String else column.cast(pl.String))
+
+    def numbers(self, name: str, *, optional: bool = False) -> pl.Series:
+        column = self._column(name, _is_number, "a number", optional)
+        return self._required(name, column if column.dtype == pl.Float64 else column.cast(pl.Float64))
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        column = self._required(name, self._column(name, _is_integer, "an integer", optional=False))
+        return column.cast(pl.Int64, strict=False).fill_null(-(2**63)).to_numpy()
+
+    def bag(self, name: str, width: int) -> tuple[NDArray[np.int64], pl.Series]:
+        column = self._column(name, _is_bag, "a list of strings or integers", optional=False)
+        if column.dtype == pl.Null:
+            return np.zeros(len(column), dtype=np.int64), pl.Series([], dtype=pl.String)
+        if isinstance(column.dtype, pl.Array):
+            column = column.arr.to_list()
+        column = column.list.head(width)
+        lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
+        flat = column.filter(pl.Series(lengths > 0)).explode()
+        return lengths, flat.cast(pl.String)
+
+    def _column(
+        self, name: str, fits: Callable[[pl.DataType], bool], wanted: str, optional: bool
+    ) -> pl.Series:
+        n = len(self.frame)
+        nothing = pl.Series(name, [None] * n, dtype=pl.Null)
+        if name not in self.names:
+            if not optional:
+                self._fault(np.ones(n, dtype=np.bool_), "missing", f"there is no field {name}")
+            return nothing
+        column = self.frame[name]
+        if column.dtype == pl.Null or fits(column.dtype):
+            return column
+        self._fault(column.is_not_null().to_numpy(), "type", f"{name} is {column.dtype}, expected {wanted}")
+        return nothing
+
+    def _required(self, name: str, column: pl.Series) -> pl.Series:
+        if name in REQUIRED and column.null_count():
+            self._fault(column.is_null().to_numpy(), "missing", f"{name} is null")
+        return column
+
+    def _fault(self, bad: NDArray[np.bool_], reason: str, detail: str) -> None:
+        self.faults.append((bad, reason, detail))
+
+
+def _is_text(dtype: pl.DataType) -> bool:
+    return dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
+
+
+def _is_integer(dtype: pl.DataType) -> bool:
+    return dtype.is_integer()
+
+
+def _is_number(dtype: pl.DataType) -> bool:
+    return dtype.is_numeric()
+
+
+def _is_bag(dtype: pl.DataType) -> bool:
+    if not isinstance(dtype, pl.List | pl.Array):
+        return False
+    inner = dtype.inner
+    return isinstance(inner, pl.DataType) and (isinstance(inner, pl.Null) or _is_text(inner))
+
+
+def strings(values: list[Any]) -> pl.Series:
+    """Strings, integers and None as one String column; all of one type is the fast way."""
+    for dtype in (pl.String, pl.Int64):
+        try:
+            column = pl.Series(values, dtype=dtype)
+            return column if dtype == pl.String else column.cast(pl.String)
+        except TypeError:
+            continue
+    return pl.Series([None if v is None else str(v) for v in values], dtype=pl.String)
+
+
+def bag_of_lists(values: Iterable[list[Any] | None], width: int) -> tuple[NDArray[np.int64], pl.Series]:
+    kept = [v[:width] if v else () for v in values]
+    lengths = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
+    return lengths, strings([v for bag in kept for v in bag])

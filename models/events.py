@@ -1,0 +1,331 @@
+"""``EventDecoder``: raw events -> ``Batch`` and rejects, many at a time.
+
+An event is ``event_id, ts, user_id, item_id, label`` and the configured feature fields. It comes as one
+JSON object, as a row of a packed Arrow message, or as a row of a frame; the same events give the same
+batch, bit for bit, whichever way they come.
+
+=================  ==========================================================================
+field              what it holds
+=================  ==========================================================================
+event_id           string or integer; named in dead letters, not used otherwise
+ts                 integer, milliseconds since the epoch
+user_id, item_id   string or integer; an integer is the same id as its decimal digits
+label              0 or 1
+categorical        string, integer, or null (missing)
+numeric            number, or null (missing)
+bag                list of strings or integers, or null (missing)
+list_id            string or integer, optional: the list (slate) the impression was shown in
+=================  ==========================================================================
+
+A configured feature field must be there; null says that its value is missing. Other fields are ignored.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.batch import DOMAIN_NAMES, Batch
+from models.encode import Columns, Limits, encode
+from models.event_fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
+from models.features import FeatureSchema
+from models.packed import PackedError, Unpacked, pack, unpack, unpack_many
+from models.settings import FeatureSpec
+from state.errors import DataError
+
+__all__ = ["REASONS", "Decoded", "EventDecoder", "Reject", "to_arrow_message", "to_json_messages"]
+
+REASONS = {
+    "json": "not one JSON object in UTF-8",
+    "arrow": "not an Arrow IPC stream",
+    "missing": "a field is not there, or a required one is null",
+    "type": "a field holds something of another type",
+    "ts": "the event time is out of bounds",
+    "label": "the label is neither 0 nor 1",
+    "nan": "a number is not finite",
+    "long": "a string is too long",
+}
+"""Why an event is a dead letter."""
+
+_DETAIL = 200  # characters kept of a detail: it quotes what others wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An event that does not fit.
+
+    Attributes
+    ----------
+    index
+        Position of the message (of the row, for :meth:`EventDecoder.from_arrow` and ``from_frame``).
+    reason
+        A key of ``REASONS``.
+    detail
+        Which field and why, for people.
+    row
+        Row within a packed message; -1 when the whole message is meant.
+    """
+
+    index: int
+    reason: str
+    detail: str
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Rows that fit and events that do not.
+
+    Attributes
+    ----------
+    batch
+        The good rows, in the order of the input.
+    index
+        For each of them its position in the input, ascending, int64 ``(n,)``. Rows of one packed
+        message share it.
+    rejects
+        The others, ascending.
+    """
+
+    batch: Batch
+    index: NDArray[np.int64]
+    rejects: list[Reject] = field(default_factory=list)
+
+
+class EventDecoder:
+    """Decodes events for one list of features.
+
+    Parameters
+    ----------
+    specs
+        The features, or their schema.
+    max_string
+        Longest id or category, bytes of UTF-8.
+    ts_min_ms, ts_max_ms
+        Bounds of the event time. The defaults, years 2000 to 2100, catch seconds sent as milliseconds.
+    list_field
+        Optional field with the impression list; None: ``Batch.list_id`` is None.
+    oracle_field
+        Optional field with the true click probability; None: ``Batch.oracle`` is None.
+
+    Examples
+    --------
+    >>> from models.settings import FeatureSpec
+    >>> decoder = EventDecoder([FeatureSpec(name="site")])
+    >>> good = b'{"event_id":1,"ts":1700000000000,"user_id":"u","item_id":7,"label":1,"site":"a"}'
+    >>> decoded = decoder.from_json([good, b"{", good.replace(b":1,", b":3,")], domain=0)
+    >>> decoded.batch.label, decoded.index
+    (array([1.], dtype=float32), array([0]))
+    >>> [(r.index, r.reason) for r in decoded.rejects]
+    [(1, 'json'), (2, 'label')]
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[FeatureSpec] | FeatureSchema,
+        *,
+        max_string: int = 1024,
+        ts_min_ms: int = 946_684_800_000,
+        ts_max_ms: int = 4_102_444_800_000,
+        list_field: str | None = "list_id",
+        oracle_field: str | None = None,
+    ) -> None:
+        self.schema = specs if isinstance(specs, FeatureSchema) else FeatureSchema(specs, dim=1)
+        self.limits = Limits(max_string, ts_min_ms, ts_max_ms)
+        self.list_field = list_field
+        self.oracle_field = oracle_field
+        fields = EventFields(self.schema, list_field, oracle_field)
+        self._fields = fields
+        self._struct = fields.struct()
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
+        self._get = {name: attrgetter(python_name) for python_name, name in fields.python_names()}
+
+    def from_json(self, values: Sequence[bytes | None], domain: int) -> Decoded:
+        """One JSON object a message; ``index`` and ``Reject.index`` are positions in ``values``.
+
+        Each message is decoded alone, so that what it gives cannot depend on its neighbours.
+        """
+        decode = self._decode
+        events: list[Any] = []
+        index: list[int] = []
+        rejects: list[Reject] = []
+        for i, value in enumerate(values):
+            try:
+                events.append(decode(value))  # type: ignore[arg-type]
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
+                rejects.append(Reject(i, *_explain(value, error)))
+            else:
+                index.append(i)
+        fields = self._fields
+        get = self._get
+        columns = Columns(
+            n=len(events),
+            domain=np.full(len(events), domain, dtype=np.uint8),
+            ts=np.fromiter(map(get["ts"], events), dtype=np.int64, count=len(events)),
+            label=np.fromiter(map(get["label"], events), dtype=np.float64, count=len(events)),
+            text={name: strings(list(map(get[name], events))) for name in fields.text},
+            numbers={
+                name: pl.Series(list(map(get[name], events)), dtype=pl.Float64) for name in fields.numbers
+            },
+            bags={name: bag_of_lists(map(get[name], events), width) for name, width in fields.bags.items()},
+        )
+        return self._finish(columns, np.array(index, dtype=np.int64), rejects)
+
+    def from_arrow(self, value: bytes, domain: int) -> Decoded:
+        """One packed message; ``index`` and ``Reject.index`` are row numbers within it.
+
+        A bad row is a reject of that row; a message that cannot be read is one reject, at index 0.
+        """
+        try:
+            frame = unpack(value)
+        except PackedError as error:
+            return Decoded(
+                self.empty(), np.empty(0, dtype=np.int64), [Reject(0, "arrow", str(error)[:_DETAIL])]
+            )
+        return self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
+
+    def from_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
+        """Many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.
+
+        Messages of one schema are decoded together: the cost of a message of 64 rows is otherwise
+        that of setting up its columns.
+        """
+        unpacked, bad = unpack_many(values)
+        rejects = [Reject(i, "arrow", why[:_DETAIL]) for i, why in bad]
+        parts = [self._from_unpacked(group, domain, rejects) for group in unpacked]
+        rejects.sort(key=lambda r: (r.index, r.row))
+        if not parts:
+            return Decoded(self.empty(), np.empty(0, dtype=np.int64), rejects)
+        return Decoded(*(parts[0] if len(parts) == 1 else merge(parts)), rejects)
+
+    def from_frame(self, frame: pl.DataFrame) -> Decoded:
+        """Rows of a frame with a column ``domain``: "natural", "ad", or their numbers 0 and 1."""
+        if "domain" not in frame.columns:
+            raise DataError(f'events need a column "domain" ("natural" or "ad"); there are {frame.columns}')
+        column = frame["domain"]
+        if column.dtype.is_integer():
+            domain = column.cast(pl.Int64)
+        else:
+            names = column.cast(pl.String, strict=False)
+            domain = names.replace_strict(
+                dict(zip(DOMAIN_NAMES, (0, 1), strict=True)), default=None, return_dtype=pl.Int64
+            )
+        known = domain.is_in([0, 1]).fill_null(False).to_numpy()
+        return self._from_columns(frame, domain.fill_null(0).to_numpy(), ~known)
+
+    def empty(self) -> Batch:
+        """A batch without rows, with all columns that this decoder fills."""
+        return self.from_json([], 0).batch
+
+    def _from_unpacked(
+        self, group: Unpacked, domain: int, rejects: list[Reject]
+    ) -> tuple[Batch, NDArray[np.int64]]:
+        lengths = np.array(group.lengths, dtype=np.int64)
+        index = np.repeat(np.array(group.positions, dtype=np.int64), lengths)
+        within = np.arange(len(index)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        frame = group.frame
+        decoded = self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
+        rejects.extend(
+            Reject(int(index[r.index]), r.reason, r.detail, int(within[r.index])) for r in decoded.rejects
+        )
+        return decoded.batch, index[decoded.index]
+
+    def _from_columns(
+        self, frame: pl.DataFrame, domain: NDArray[Any], unknown_domain: NDArray[np.bool_] | None = None
+    ) -> Decoded:
+        reader = FrameReader(frame)
+        fields = self._fields
+        bags = {name: reader.bag(name, width) for name, width in fields.bags.items()}
+        columns = Columns(
+            n=len(frame),
+            ts=reader.integers("ts"),
+            label=reader.numbers("label").fill_null(float("nan")).to_numpy(),
+            domain=domain.astype(np.uint8),
+            text={name: reader.text(name, optional=name == self.list_field) for name in fields.text},
+            numbers={
+                name: reader.numbers(name, optional=name == self.oracle_field) for name in fields.numbers
+            },
+            bags=bags,
+        )
+        if unknown_domain is not None:
+            columns.faults.mark(unknown_domain, "type", 'domain is neither "natural" nor "ad"')
+        for bad, reason, detail in reader.faults:
+            columns.faults.mark(bad, reason, detail)
+        return self._finish(columns, np.arange(len(frame), dtype=np.int64), [])
+
+    def _finish(self, columns: Columns, index: NDArray[np.int64], rejects: list[Reject]) -> Decoded:
+        batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field)
+        faults = columns.faults.items()
+        if faults:
+            rejects.extend(Reject(int(index[row]), reason, detail) for row, reason, detail in faults)
+            rejects.sort(key=lambda r: r.index)
+            index = index[columns.faults.good()]
+        return Decoded(batch, index, rejects)
+
+
+def merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDArray[np.int64]]:
+    """Batches whose rows interleave, put in the order of their index (stable)."""
+    batch = Batch.concat([b for b, _ in parts])
+    index = np.concatenate([i for _, i in parts])
+    order = np.argsort(index, kind="stable")
+    return batch.take(order), index[order]
+
+
+def to_json_messages(frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:
+    """``(key, value)`` of each row: the user's id and one JSON object; the column ``domain`` is left out.
+
+    Raises
+    ------
+    DataError
+        A number is NaN or infinite: JSON has no word for it, and null would mean "missing".
+    """
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    for name in floats:
+        if not frame[name].is_finite().fill_null(True).all():
+            raise DataError(
+                f'column "{name}" holds NaN or infinity, which JSON cannot say: fill it with null'
+            )
+    plain = frame.drop("domain", strict=False).with_columns(pl.col(floats).cast(pl.Float64))
+    out = io.BytesIO()
+    plain.write_ndjson(out)
+    values = out.getvalue().split(b"\n")[: len(frame)]
+    keys = [str(key).encode() for key in frame["user_id"].to_list()]
+    return list(zip(keys, values, strict=True))
+
+
+def to_arrow_message(frame: pl.DataFrame) -> bytes:
+    """All rows as one packed message; the column ``domain`` is left out."""
+    return pack(frame.drop("domain", strict=False))
+
+
+def _explain(value: bytes | None, error: Exception) -> tuple[str, str]:
+    """Reason and detail of a message that did not decode."""
+    said = str(error)[:_DETAIL]
+    if not value:
+        return "json", "the message is empty"
+    if not isinstance(error, msgspec.ValidationError):
+        return "json", said
+    try:  # the typed decoder stops at the first wrong field: is what follows JSON at all?
+        msgspec.json.decode(value)
+    except msgspec.ValidationError:
+        pass
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
+        return "json", str(broken)[:_DETAIL]
+    if said.startswith("Object missing required field"):
+        return "missing", said
+    at = said.rpartition("`$.")[2].rstrip("`")
+    if at in REQUIRED and said.endswith(f"got `null` - at `$.{at}`"):
+        return "missing", f"{at} is null"
+    if at == "ts" and said.startswith(("Expected `int` >=", "Expected `int` <=")):
+        return "ts", said
+    if said.startswith("Number out of range"):
+        return "label" if at == "label" else "nan", said
+    return "type", said
