@@ -1,0 +1,122 @@
+"""``AdWindow``: the encoded ad rows of the last event days, which a new release is fine-tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.errors import StateError
+from state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
+
+__all__ = ["AdWindow"]
+
+
+class AdWindow:
+    """Encoded ad rows whose event day is among the last ``days`` days seen.
+
+    The window follows the newest event day that was appended, so that a run and its redo hold the same rows.
+    A day that leaves the window stays on disk until :meth:`drop_unused`: an older checkpoint may still need it.
+
+    Parameters
+    ----------
+    folder
+        Where the rows are kept; None keeps them in memory.
+    n_features, n_dense
+        Columns of ``features`` (int32) and of ``dense`` (float32).
+    days
+        Length of the window in event days (UTC), the newest one included.
+    """
+
+    def __init__(self, folder: Path | None, n_features: int, n_dense: int, days: int) -> None:
+        if days < 1:
+            raise ValueError(f"an ad window of {days} days holds nothing")
+        self.days = days
+        dtype = np.dtype(
+            [
+                ("ts", "<i8"),
+                ("user", "<u8"),
+                ("item", "<u8"),
+                ("features", "<i4", (n_features,)),
+                ("dense", "<f4", (n_dense,)),
+                ("label", "<f4"),
+            ]
+        )
+        self._dtype = dtype
+        self._log: RowLogLike = MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype)
+        self._newest = max(self._log.sizes(), default=-1)
+
+    @property
+    def first_day(self) -> int:
+        """Oldest event day that the window takes (days since the epoch)."""
+        return self._newest - self.days + 1
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add ad rows: ``ts`` (ms), ``user``, ``item``, ``features`` (n, F), ``dense`` (n, D), ``label``.
+
+        Rows older than the window are left out.
+        """
+        ts = np.asarray(columns["ts"], np.int64)
+        if len(ts) == 0:
+            return
+        days = ts // DAY_MS
+        rows = np.empty(len(ts), self._dtype)
+        for name in self._dtype.names or ():
+            rows[name] = columns[name]
+        newest = max(self._newest, int(days.max()))
+        young = days > newest - self.days
+        if not young.all():
+            rows, days = rows[young], days[young]
+        self._log.append(rows, days)
+        self._newest = newest
+
+    def chunks(self, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """The window's rows in pieces of ``rows`` (the last one may be smaller): by event day, then as appended."""
+        for chunk in self._log.iter_chunks(rows, first_day=self.first_day):
+            yield {name: np.ascontiguousarray(chunk[name]) for name in self._dtype.names or ()}
+
+    def __len__(self) -> int:
+        return sum(self.sizes().values())
+
+    def sizes(self) -> dict[int, int]:
+        """Rows of each event day of the window: what a checkpoint records."""
+        return {day: count for day, count in self._log.sizes().items() if day >= self.first_day}
+
+    def truncate(self, sizes: Mapping[int, int]) -> None:
+        """Return to the rows that a checkpoint recorded by :meth:`sizes`.
+
+        Days that had left the window then are kept: an even older checkpoint may name them.
+
+        Raises
+        ------
+        StateError
+            Rows that are named are missing.
+        """
+        newest = max((day for day, count in sizes.items() if count), default=-1)
+        first = newest - self.days + 1
+        gone = [day for day, count in sizes.items() if count and day < self._log.first_day()]
+        if gone:
+            raise StateError(
+                f"the ad window's days {min(gone)} to {max(gone)} were dropped; start from a newer checkpoint"
+            )
+        older = {day: count for day, count in self._log.sizes().items() if newest >= 0 and day < first}
+        self._log.truncate({**older, **sizes})
+        self._newest = newest
+
+    def drop_unused(self, kept: Iterable[Mapping[int, int]]) -> None:
+        """Remove for good the days that neither the window nor any of the recorded sizes ``kept`` needs."""
+        oldest = self.first_day
+        for sizes in kept:
+            oldest = min([oldest, *sizes])
+        self._log.drop_before(oldest)
+
+    def flush(self, fsync: bool = False) -> None:
+        """See :meth:`RowLog.flush`."""
+        self._log.flush(fsync)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close()

@@ -1,0 +1,257 @@
+"""``RowLog``: append-only fixed-width rows in one file an event day; what is kept is settled by the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.errors import StateError
+from state.files import fsync_dir, write_all, write_atomic
+from state.row_log_memory import MemoryRowLog, runs_by_day
+
+__all__ = ["DAY_MS", "MemoryRowLog", "RowLog", "RowLogLike"]
+
+DAY_MS = 86_400_000
+_OPEN_FILES = 8  # rows of a batch lie in one or two event days; late ones in a few more
+
+_log = logging.getLogger(__name__)
+
+
+class RowLogLike(Protocol):
+    """What the ad window and the score log need of a row log."""
+
+    def append(self, rows: NDArray[Any], days: NDArray[np.int64]) -> None: ...
+    def sizes(self) -> dict[int, int]: ...
+    def truncate(self, sizes: Mapping[int, int]) -> None: ...
+    def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]: ...
+    def iter_chunks(
+        self, rows: int, first_day: int | None = None, last_day: int | None = None
+    ) -> Iterator[NDArray[Any]]: ...
+    def drop_before(self, day: int) -> None: ...
+    def first_day(self) -> int: ...
+    def flush(self, fsync: bool = False) -> None: ...
+    def close(self) -> None: ...
+
+
+class RowLog:
+    """Rows of a structured dtype, in files ``day-<day>.rows`` of plain little-endian records.
+
+    Nothing is buffered in the process: what :meth:`append` returned from survives ``kill -9``. Rows that were
+    appended after the last checkpoint are cut by :meth:`truncate` at recovery and come again with the redone steps.
+
+    Parameters
+    ----------
+    folder
+        Made if absent; its ``schema.json`` must agree with ``dtype``.
+    dtype
+        Structured dtype of a row.
+    read_only
+        For a reader beside a living writer: nothing is made or cut, sizes are looked up anew at each call.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], read_only: bool = False) -> None:
+        self.folder = Path(folder)
+        self.dtype = np.dtype(dtype)
+        self._read_only = read_only
+        self._fds: OrderedDict[int, int] = OrderedDict()
+        self._dirty: set[int] = set()
+        self._new_names = False
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_schema()
+        self._first_day = self._read_first_day()
+        self._rows = self._find_segments()
+
+    def append(self, rows: NDArray[Any], days: NDArray[np.int64]) -> None:
+        """Add rows, each to its event day (``ts_ms // 86_400_000``); the order within a day is kept.
+
+        Raises
+        ------
+        StateError
+            The rows could not be written whole (disk full); the log is as it was before.
+        """
+        before: dict[int, int] = {}
+        try:
+            for day, run in runs_by_day(np.ascontiguousarray(rows, self.dtype), days):
+                before[day] = self._rows.get(day, 0)
+                write_all(self._fd(day), run.view(np.uint8).data)
+                self._rows[day] = before[day] + len(run)
+                self._dirty.add(day)
+        except OSError as error:
+            for day, count in before.items():
+                self._cut(day, count)
+            raise StateError(
+                f"row log {self.folder} cannot take {len(rows)} rows: {error.strerror}; free some space"
+            ) from error
+
+    def sizes(self) -> dict[int, int]:
+        """Rows of each event day, oldest first."""
+        if self._read_only:
+            self._rows = self._find_segments()
+        return dict(sorted(self._rows.items()))
+
+    def truncate(self, sizes: Mapping[int, int]) -> None:
+        """Cut every day to the rows named; days that are not named are removed.
+
+        Days before :meth:`first_day` may be named and gone: they were dropped on purpose after the sizes were taken.
+
+        Raises
+        ------
+        StateError
+            A day has fewer rows than named; nothing is cut then.
+        """
+        for day, named in sizes.items():
+            found = self._rows.get(day, 0)
+            if found < named and day >= self._first_day:
+                raise StateError(
+                    f"row log {self._path(day)} has {found} rows, the checkpoint knows {named}; restore the file "
+                    "or start from an older checkpoint"
+                )
+        for day in list(self._rows):
+            if day not in sizes:
+                self._remove(day)
+            elif self._rows[day] > sizes[day]:
+                self._cut(day, sizes[day])
+
+    def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]:
+        """All rows of the days ``first_day..last_day`` (both included), by day, then in the order appended."""
+        chosen = self._chosen(first_day, last_day)
+        out = np.empty(sum(count for _, count in chosen), self.dtype)
+        at = 0
+        for day, count in chosen:
+            self._read_into(out[at : at + count], day, 0)
+            at += count
+        return out
+
+    def iter_chunks(
+        self, rows: int, first_day: int | None = None, last_day: int | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """The rows of :meth:`read` in pieces of ``rows`` rows across days; the last piece may be smaller."""
+        chosen = self._chosen(first_day, last_day)
+        left = sum(count for _, count in chosen)
+        day_at, row_at = 0, 0
+        while left:
+            out = np.empty(min(rows, left), self.dtype)
+            filled = 0
+            while filled < len(out):
+                day, count = chosen[day_at]
+                take = min(count - row_at, len(out) - filled)
+                self._read_into(out[filled : filled + take], day, row_at)
+                filled, row_at = filled + take, row_at + take
+                if row_at == count:
+                    day_at, row_at = day_at + 1, 0
+            left -= len(out)
+            yield out
+
+    def drop_before(self, day: int) -> None:
+        """Remove all days before ``day`` for good."""
+        if (
+            day > self._first_day
+        ):  # the mark comes first: a crash in between leaves days that the next call removes
+            write_atomic(self.folder / "first-day.json", json.dumps({"first_day": day}).encode())
+            self._first_day = day
+        for old in [d for d in self._rows if d < day]:
+            self._remove(old)
+
+    def first_day(self) -> int:
+        """Days before this one were dropped."""
+        return self._first_day
+
+    def flush(self, fsync: bool = False) -> None:
+        """With ``fsync``, ask the disk to keep all rows: before a checkpoint records :meth:`sizes`."""
+        if not fsync:
+            return  # nothing waits in the process
+        for day in sorted(self._dirty):
+            os.fsync(self._fd(day))
+        if self._new_names:
+            fsync_dir(self.folder)
+        self._dirty.clear()
+        self._new_names = False
+
+    def close(self) -> None:
+        """Close the open files."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def _path(self, day: int) -> Path:
+        return self.folder / f"day-{day:07d}.rows"
+
+    def _fd(self, day: int) -> int:
+        fd = self._fds.pop(day, None)
+        if fd is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(self._path(day), flags, 0o644)
+            self._new_names |= day not in self._rows
+        self._fds[day] = fd
+        while len(self._fds) > _OPEN_FILES:
+            os.close(self._fds.popitem(last=False)[1])
+        return fd
+
+    def _cut(self, day: int, rows: int) -> None:
+        if rows == 0:
+            self._remove(day)
+            return
+        os.truncate(self._path(day), rows * self.dtype.itemsize)
+        self._rows[day] = rows
+        self._dirty.add(day)
+
+    def _remove(self, day: int) -> None:
+        fd = self._fds.pop(day, None)
+        if fd is not None:
+            os.close(fd)
+        self._path(day).unlink(missing_ok=True)
+        self._rows.pop(day, None)
+        self._dirty.discard(day)
+        self._new_names = True
+
+    def _chosen(self, first_day: int | None, last_day: int | None) -> list[tuple[int, int]]:
+        return [
+            (day, count)
+            for day, count in self.sizes().items()
+            if (first_day is None or day >= first_day) and (last_day is None or day <= last_day)
+        ]
+
+    def _read_into(self, out: NDArray[Any], day: int, row: int) -> None:
+        width = self.dtype.itemsize
+        with self._path(day).open("rb") as file:
+            file.seek(row * width)
+            found = file.readinto(out.view(np.uint8).data)
+        if found != len(out) * width:
+            raise StateError(f"row log {self._path(day)} ends before row {row + len(out)}; restore the file")
+
+    def _find_segments(self) -> dict[int, int]:
+        rows: dict[int, int] = {}
+        for path in self.folder.glob("day-*.rows"):
+            day = int(path.stem.removeprefix("day-"))
+            rows[day], torn = divmod(path.stat().st_size, self.dtype.itemsize)
+            if torn and not self._read_only:
+                _log.warning("row log %s: cut a torn last row of %d bytes", path, torn)
+                os.truncate(path, rows[day] * self.dtype.itemsize)
+        return {day: count for day, count in rows.items() if count}
+
+    def _check_schema(self) -> None:
+        path = self.folder / "schema.json"
+        wanted = json.loads(json.dumps(np.lib.format.dtype_to_descr(self.dtype)))
+        if not path.exists():
+            if self._read_only:
+                raise StateError(f"there is no row log in {self.folder}")
+            write_atomic(path, json.dumps({"dtype": wanted}).encode())
+            return
+        found = json.loads(path.read_bytes())["dtype"]
+        if found != wanted:
+            raise StateError(
+                f"row log {self.folder} holds rows {found}, the configuration asks for {wanted}; "
+                "restore the old feature list or name another state folder"
+            )
+
+    def _read_first_day(self) -> int:
+        path = self.folder / "first-day.json"
+        return int(json.loads(path.read_bytes())["first_day"]) if path.exists() else 0

@@ -1,0 +1,118 @@
+"""``ScoreLog``: every scored impression with the predictions of each arm, for windows and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.errors import StateError
+from state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
+
+__all__ = ["ScoreLog"]
+
+_DEFAULTS = {"list_id": 0, "oracle": np.nan}
+
+
+class ScoreLog:
+    """Rows ``ts, user, item, domain, label, list_id, oracle, p_<arm>...`` in the order they were scored.
+
+    Parameters
+    ----------
+    folder
+        Where the rows are kept; None keeps them in memory.
+    arms
+        Names of the arms, one column ``p_<arm>`` each. May be left out where the folder exists.
+    read_only
+        For a reader beside a living writer.
+    """
+
+    def __init__(
+        self, folder: Path | None, arms: Sequence[str] | None = None, read_only: bool = False
+    ) -> None:
+        if arms is None:
+            if folder is None:
+                raise ValueError("a score log in memory needs the names of its arms")
+            arms = _arms_of(Path(folder))
+        self.arms = tuple(arms)
+        dtype = np.dtype(
+            [
+                ("ts", "<i8"),
+                ("user", "<u8"),
+                ("item", "<u8"),
+                ("domain", "u1"),
+                ("label", "u1"),
+                ("list_id", "<u8"),
+                ("oracle", "<f8"),
+                *((f"p_{arm}", "<f4") for arm in self.arms),
+            ]
+        )
+        self._dtype = dtype
+        self._log: RowLogLike = (
+            MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, read_only=read_only)
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self._dtype.names or ()
+
+    def append(self, columns: Mapping[str, NDArray[Any] | None]) -> None:
+        """Add rows; ``list_id``, ``oracle`` and any ``p_<arm>`` may be absent or None (0, NaN, NaN)."""
+        unknown = set(columns) - set(self.columns)
+        if unknown:
+            raise ValueError(f"the score log has no columns {sorted(unknown)}; it has {list(self.columns)}")
+        ts = np.asarray(columns["ts"], np.int64)
+        rows = np.empty(len(ts), self._dtype)
+        for name in self.columns:
+            value = columns.get(name)
+            if value is None and not (name in _DEFAULTS or name.startswith("p_")):
+                raise ValueError(f"column {name!r} is missing")
+            rows[name] = _DEFAULTS.get(name, np.nan) if value is None else value
+        self._log.append(rows, ts // DAY_MS)
+
+    def read(
+        self, domain: int | None = None, first_day: int | None = None, last_day: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Columns of the rows of one domain (or all) and of some event days, by day, then as scored."""
+        rows = self._log.read(first_day, last_day)
+        if domain is not None:
+            rows = rows[rows["domain"] == domain]
+        return {name: np.ascontiguousarray(rows[name]) for name in self.columns}
+
+    def __len__(self) -> int:
+        return sum(self.sizes().values())
+
+    def sizes(self) -> dict[int, int]:
+        """Rows of each event day: what a checkpoint records."""
+        return self._log.sizes()
+
+    def truncate(self, sizes: Mapping[int, int]) -> None:
+        """See :meth:`RowLog.truncate`."""
+        self._log.truncate(sizes)
+
+    def drop_before(self, day: int) -> None:
+        """See :meth:`RowLog.drop_before`."""
+        self._log.drop_before(day)
+
+    def flush(self, fsync: bool = False) -> None:
+        """See :meth:`RowLog.flush`."""
+        self._log.flush(fsync)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close()
+
+
+def _arms_of(folder: Path) -> list[str]:
+    path = folder / "schema.json"
+    if not path.exists():
+        raise StateError(
+            f"there is no score log in {folder}; name the state folder of a run that has scored rows"
+        )
+    names = [field[0] for field in json.loads(path.read_bytes())["dtype"]]
+    return [name.removeprefix("p_") for name in names if name.startswith("p_")]
