@@ -41,7 +41,20 @@ from models.packed import PackedError, Unpacked, pack, unpack, unpack_many
 from models.settings import FeatureSpec
 from state.errors import DataError
 
-__all__ = ["REASONS", "Decoded", "EventDecoder", "Reject", "to_arrow_message", "to_json_messages"]
+__all__ = [
+    "ARROW_CONTENT_TYPE",
+    "CONTENT_TYPE_HEADER",
+    "REASONS",
+    "Decoded",
+    "EventDecoder",
+    "Reject",
+    "to_arrow_message",
+    "to_json_messages",
+]
+
+CONTENT_TYPE_HEADER = "content-type"
+ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
+"""A message with this header value is packed; any other is JSON. The name is IANA's."""
 
 REASONS = {
     "json": "not one JSON object in UTF-8",
