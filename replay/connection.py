@@ -1,0 +1,128 @@
+"""Where Kafka is and how to be let in: one section for every client that the project uses."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from models.settings import Section
+from state.errors import ConfigError
+
+__all__ = ["KafkaSettings"]
+
+
+class KafkaSettings(Section):
+    """Brokers and security.
+
+    >>> KafkaSettings(brokers="kafka-1:9092, kafka-2:9092").brokers
+    ('kafka-1:9092', 'kafka-2:9092')
+    """
+
+    brokers: tuple[str, ...] | str = Field(
+        default=("127.0.0.1:9092",),
+        validate_default=True,
+        description="host:port of one or more brokers; a list, or one text with commas.",
+    )
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        default="plaintext", description="How to connect; sasl_* also needs mechanism, username and password."
+    )
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="SASL mechanism."
+    )
+    username: str | None = Field(default=None, description="SASL user.")
+    password: SecretStr | None = Field(
+        default=None,
+        description="SASL password; better from the environment or password_file. Never printed.",
+    )
+    password_file: Path | None = Field(
+        default=None, description="File whose first line is the SASL password."
+    )
+    ca_file: Path | None = Field(default=None, description="PEM of the authority; default: the system's.")
+    cert_file: Path | None = Field(default=None, description="PEM of the client certificate (mutual TLS).")
+    key_file: Path | None = Field(default=None, description="PEM of the client certificate's key.")
+
+    @field_validator("brokers")
+    @classmethod
+    def _brokers_are_host_and_port(cls, value: tuple[str, ...] | str) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        brokers = tuple(part.strip() for part in parts if part.strip())
+        if not brokers:
+            raise ValueError("name at least one broker as host:port")
+        for broker in brokers:
+            host, _, port = broker.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"{broker!r} is not host:port, as in kafka-1:9092")
+        return brokers
+
+    @model_validator(mode="after")
+    def _sasl_is_whole(self) -> KafkaSettings:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give password or password_file, not both")
+        if self.uses_sasl and (
+            self.username is None or (self.password is None and self.password_file is None)
+        ):
+            raise ValueError(f"security {self.security!r} needs username, and password or password_file")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file is given without cert_file")
+        return self
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether a user and a password are sent."""
+        return self.security.startswith("sasl")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.security.endswith("ssl")
+
+    @property
+    def addresses(self) -> list[str]:
+        """The brokers as a list of ``host:port``."""
+        return list(self.brokers)
+
+    def secret(self) -> str | None:
+        """The SASL password, read from ``password_file`` where that is set."""
+        if self.password_file is not None:
+            try:
+                text = self.password_file.read_text(encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"kafka.password_file {self.password_file}: {error.strerror}") from error
+            return text.splitlines()[0] if text else ""
+        return None if self.password is None else self.password.get_secret_value()
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Certificates as configured; None where TLS is not used."""
+        if not self.uses_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            files = [str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f is not None]
+            raise ConfigError(
+                f"kafka: the certificates {', '.join(files)} cannot be used: {error}"
+            ) from error
+        return context
+
+    def kafka_python(self) -> dict[str, Any]:
+        """Keyword arguments of every kafka-python client."""
+        return {"bootstrap_servers": self.addresses, **self._security()}
+
+    def aiokafka(self) -> dict[str, Any]:
+        """Keyword arguments of every aiokafka client."""
+        return {"bootstrap_servers": self.addresses, **self._security()}
+
+    def _security(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"security_protocol": self.security.upper()}
+        if self.uses_tls:
+            out["ssl_context"] = self.tls_context()
+        if self.uses_sasl:
+            out["sasl_mechanism"] = self.mechanism
+            out["sasl_plain_username"] = self.username
+            out["sasl_plain_password"] = self.secret()
+        return out

