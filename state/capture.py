@@ -1,0 +1,114 @@
+"""What goes into a checkpoint and comes out of one, and how row deltas add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Capture", "CheckpointInfo", "Loaded", "Rows", "merge_rows"]
+
+Rows: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
+"""Of each table: row indices, shape ``(m,)``, and what stands in these rows, shape ``(m, width)``."""
+
+
+@dataclass
+class Capture:
+    """A trainer's state between two steps.
+
+    Attributes
+    ----------
+    dense
+        Small tensors, whole: weights, optimiser moments, buffers.
+    rows
+        Of each embedding table the rows *touched since the previous capture* with their payload (embedding,
+        accumulator); a row never captured has the value that the trainer derives from its seed.
+    meta
+        Plain JSON with at least ``step``; usually ``positions``, ``clock``, ``versions``, RNG and counters.
+    """
+
+    dense: dict[str, NDArray[Any]]
+    rows: Rows
+    meta: dict[str, Any]
+
+
+@dataclass
+class Loaded:
+    """A whole checkpoint as read back; ``rows`` holds *all* rows ever captured, each index once, ascending."""
+
+    name: str
+    dense: dict[str, NDArray[Any]]
+    rows: Rows
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One checkpoint of a store.
+
+    Attributes
+    ----------
+    name, path
+        Name and folder (None in memory).
+    step
+        Step that the checkpoint was taken after.
+    bytes_written, seconds
+        What its making cost; 0 for one that was found on disk.
+    bytes_total
+        Size of its files, those shared with earlier checkpoints included.
+    segments
+        Names of its row segments, oldest first.
+    meta
+        As captured.
+    """
+
+    name: str
+    path: Path | None
+    step: int
+    bytes_written: int = 0
+    seconds: float = 0.0
+    bytes_total: int = 0
+    segments: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def merge_rows(deltas: Sequence[Rows]) -> Rows:
+    """Rows of all deltas (oldest first), each index once, ascending; the last write of an index wins.
+
+    >>> old = {"user": (np.array([4, 1]), np.array([[40.0], [10.0]]))}
+    >>> new = {"user": (np.array([4, 7]), np.array([[41.0], [70.0]]))}
+    >>> index, values = merge_rows([old, new])["user"]
+    >>> index.tolist(), values.ravel().tolist()
+    ([1, 4, 7], [10.0, 41.0, 70.0])
+    """
+    tables = sorted({table for delta in deltas for table in delta})
+    return {table: _merge([delta[table] for delta in deltas if table in delta], table) for table in tables}
+
+
+def _merge(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[Any]]], table: str
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    parts = [(np.asarray(i, np.int64), np.asarray(v)) for i, v in parts]
+    width, dtype = parts[-1][1].shape[1:], parts[-1][1].dtype
+    for index, values in parts:
+        if values.ndim != 2 or values.shape != (len(index), *width) or values.dtype != dtype:
+            raise ValueError(
+                f"table {table!r}: {len(index)} indices with rows {values.dtype}{values.shape}, "
+                f"where rows of {dtype}{width} belong"
+            )
+    if len(parts) == 1 and (np.diff(parts[0][0]) > 0).all():
+        return parts[0]
+    # Newest first, so that np.unique's first occurrence is the last write.
+    newest_first = [(index[::-1], values[::-1]) for index, values in reversed(parts)]
+    index, first = np.unique(np.concatenate([i for i, _ in newest_first]), return_index=True)
+    out = np.empty((len(index), *width), dtype)
+    start = 0
+    for part_index, values in newest_first:
+        chosen = np.flatnonzero((first >= start) & (first < start + len(part_index)))
+        out[chosen] = values[first[chosen] - start]
+        start += len(part_index)
+    return index, out

@@ -1,0 +1,270 @@
+"""``CheckpointStore``: whole folders, written aside and renamed; the newest whole one wins."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from state.checkpoint_files import (
+    DENSE,
+    FileRecord,
+    Manifest,
+    link,
+    merge_from,
+    read_rows,
+    remove_folder,
+    write_rows,
+    write_tensors,
+)
+from state.checkpoint_memory import MemoryCheckpointStore
+from state.errors import CheckpointDamagedError, StateError
+from state.files import checksum, fsync_dir
+
+__all__ = [
+    "Capture",
+    "CheckpointInfo",
+    "CheckpointStore",
+    "CheckpointStoreLike",
+    "Loaded",
+    "MemoryCheckpointStore",
+]
+
+_PARTIAL = ".partial-"
+_log = logging.getLogger(__name__)
+
+
+class CheckpointStoreLike(Protocol):
+    """What the trainer's loop needs of a checkpoint store."""
+
+    damaged: builtins.list[tuple[str, str]]
+
+    def save(self, capture: Capture) -> CheckpointInfo: ...
+    def newest(self) -> Loaded | None: ...
+    def load(self, name: str) -> Loaded: ...
+    def adopt(self, loaded: Loaded) -> None: ...
+    def list(self) -> builtins.list[CheckpointInfo]: ...
+
+
+class CheckpointStore:
+    """Checkpoints in one folder, each a folder ``<sequence>-step-<step>`` that needs no other.
+
+    Rows are kept as segments: each checkpoint writes the rows touched since the one before and shares the older
+    segments by hard links; :func:`state.checkpoint_files.merge_from` says when segments are merged.
+
+    Parameters
+    ----------
+    folder
+        Made at the first save. One writer at a time (the state folder's lock); readers open a store of their own.
+    keep
+        Newest whole checkpoints that are kept. One more is kept that shares no base segment with them, so that no
+        single damaged file takes all of them.
+    compact_ratio
+        Space against writing, see ``merge_from``.
+
+    Attributes
+    ----------
+    damaged
+        Names and reasons of the checkpoints that :meth:`newest` passed over; they are kept on disk.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3, compact_ratio: float = 2.0) -> None:
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+        self.folder = Path(folder)
+        self.damaged: list[tuple[str, str]] = []
+        self._keep = keep
+        self._ratio = compact_ratio
+        self._parent: Manifest | None = None  # what the next delta adds to
+        self._pending: list[Rows] = []  # deltas that no checkpoint holds yet
+        self._may_merge = True
+        self._busy = threading.Lock()
+
+    def save(self, capture: Capture) -> CheckpointInfo:
+        """Make a checkpoint; may run in a background thread, one at a time.
+
+        1. Add the deltas of failed attempts before this one.
+        2. Write aside, in ``.partial-<name>``: the dense tensors, the touched rows (merged with older segments when
+           due), hard links to the other segments; sync each new file.
+        3. Write the manifest last, with size and checksum of every file; sync it and the folder.
+        4. Rename to the final name; sync the folder above. From here on the checkpoint counts.
+        5. Drop old checkpoints.
+
+        Raises
+        ------
+        StateError
+            The files could not be written (disk full). Earlier checkpoints stand, and the rows of this capture are
+            kept in memory and become part of the next attempt.
+        """
+        with self._busy:
+            start = time.perf_counter()
+            delta = merge_rows([*self._pending, capture.rows])  # 1
+            self._pending = [delta]
+            name = f"{self._next_sequence():08d}-step-{int(capture.meta['step'])}"
+            partial, final = self.folder / (_PARTIAL + name), self.folder / name
+            try:
+                self._make_partial(partial)
+                manifest, written = self._write(partial, name, delta, capture)  # 2, 3
+                partial.rename(final)  # 4
+                fsync_dir(self.folder)
+            except (OSError, SafetensorError) as error:
+                self._may_merge = False  # merging needs more room than the delta alone
+                remove_folder(partial)
+                raise StateError(
+                    f"checkpoint {final} could not be written: {error}; free some space. Earlier checkpoints stand, "
+                    "and the next attempt includes these rows"
+                ) from error
+            except BaseException:
+                remove_folder(partial)
+                raise
+            self._pending, self._parent, self._may_merge = [], manifest, True
+            self._drop_old()  # 5
+            return _info(self.folder, manifest, written, time.perf_counter() - start)
+
+    def newest(self) -> Loaded | None:
+        """The newest whole checkpoint, every byte checked; the next :meth:`save` adds to it.
+
+        Damaged ones are named in :attr:`damaged`, passed over and kept. None if there is no whole one: then
+        ``damaged`` tells an empty store from one in which all are damaged.
+        """
+        self.damaged = []
+        for name in reversed(self._names()):
+            try:
+                loaded = self.load(name)
+            except CheckpointDamagedError as error:
+                self.damaged.append((name, str(error)))
+                _log.warning("%s; passed over and kept", error)
+                continue
+            self.adopt(loaded)
+            return loaded
+        return None
+
+    def load(self, name: str) -> Loaded:
+        """One checkpoint by name, every byte checked; what the next :meth:`save` adds to does not change.
+
+        Raises
+        ------
+        CheckpointDamagedError
+            A file is missing or not as it was written.
+        StateError
+            There is no checkpoint of that name.
+        """
+        folder = self.folder / name
+        if not folder.is_dir():
+            known = ", ".join(self._names()) or "none"
+            raise StateError(f"there is no checkpoint {name!r} in {self.folder}; there are: {known}")
+        manifest = Manifest.read(folder)
+        dense = load_file(folder / manifest.dense.name)
+        rows = merge_rows([read_rows(folder / segment.name) for segment in manifest.segments])
+        for table, (dtype, width) in manifest.tables.items():
+            rows.setdefault(table, (np.empty(0, np.int64), np.empty((0, width), dtype)))
+        return Loaded(
+            name, {k: np.require(v, requirements="W") for k, v in dense.items()}, rows, manifest.meta
+        )
+
+    def adopt(self, loaded: Loaded) -> None:
+        """Go on from a checkpoint that :meth:`load` gave: the next :meth:`save` adds to it."""
+        self._parent = Manifest.read(self.folder / loaded.name, deep=False)
+        self._pending = []
+
+    def list(self) -> builtins.list[CheckpointInfo]:
+        """Checkpoints whose manifest is readable and whose files have the right sizes, oldest first."""
+        return [_info(self.folder, manifest) for manifest in self._manifests()]
+
+    def _names(self) -> builtins.list[str]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and _sequence(p.name) is not None)
+
+    def _next_sequence(self) -> int:
+        names = self._names()  # damaged ones count: their names stay taken
+        return 1 + (_sequence(names[-1]) or 0) if names else 1
+
+    def _make_partial(self, partial: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(_PARTIAL + "*"):
+            remove_folder(left)
+        partial.mkdir()
+
+    def _write(self, partial: Path, name: str, delta: Rows, capture: Capture) -> tuple[Manifest, int]:
+        dense = write_tensors(partial / DENSE, capture.dense)
+        parent = self._parent
+        segments = parent.segments if parent else ()
+        tables = dict(parent.tables) if parent else {}
+        for table, (_, values) in delta.items():
+            found = (str(values.dtype), int(values.shape[1]))
+            if tables.setdefault(table, found) != found:
+                raise ValueError(f"table {table!r} has rows {found}, earlier checkpoints {tables[table]}")
+        new: tuple[FileRecord, ...] = ()
+        if any(len(index) for index, _ in delta.values()):
+            segment = partial / f"rows-{name}.safetensors"
+            new_bytes = sum(index.nbytes + values.nbytes for index, values in delta.values())
+            first = merge_from([*(s.bytes for s in segments), new_bytes], self._ratio)
+            if self._may_merge and first < len(segments):
+                delta = merge_rows([*map(self._read_parent, segments[first:]), delta])
+                segments = segments[:first]
+            new = (write_rows(segment, delta),)
+        for record in segments:
+            assert parent is not None
+            link(self.folder / parent.name / record.name, partial / record.name)
+        meta = json.loads(json.dumps(capture.meta))
+        manifest = Manifest(name, int(meta["step"]), meta, dense, (*segments, *new), tables)
+        size = manifest.write(partial)
+        fsync_dir(partial)
+        return manifest, size + sum(record.bytes for record in (dense, *new))
+
+    def _read_parent(self, record: FileRecord) -> Rows:
+        assert self._parent is not None
+        path = self.folder / self._parent.name / record.name
+        if checksum(path) != record.checksum:
+            raise CheckpointDamagedError(
+                f"{path} is damaged, so that no checkpoint can build on it; restart to recover from an older one"
+            )
+        return read_rows(path)
+
+    def _manifests(self) -> builtins.list[Manifest]:
+        found = []
+        for name in self._names():
+            try:
+                found.append(Manifest.read(self.folder / name, deep=False))
+            except CheckpointDamagedError:
+                continue
+        return found
+
+    def _drop_old(self) -> None:
+        damaged = {name for name, _ in self.damaged}
+        whole = [manifest for manifest in self._manifests() if manifest.name not in damaged]
+        kept, older = whole[-self._keep :], whole[: -self._keep]
+        bases = {manifest.segments[:1] for manifest in kept}
+        apart = next((m for m in reversed(older) if m.segments and m.segments[:1] not in bases), None)
+        for manifest in older:
+            if manifest is not apart:
+                remove_folder(self.folder / manifest.name)
+
+
+def _sequence(name: str) -> int | None:
+    head, found, _ = name.partition("-step-")
+    return int(head) if found and head.isdigit() else None
+
+
+def _info(folder: Path, manifest: Manifest, written: int = 0, seconds: float = 0.0) -> CheckpointInfo:
+    meta: dict[str, Any] = manifest.meta
+    return CheckpointInfo(
+        name=manifest.name,
+        path=folder / manifest.name,
+        step=manifest.step,
+        bytes_written=written,
+        seconds=seconds,
+        bytes_total=sum(record.bytes for record in manifest.files),
+        segments=tuple(record.name for record in manifest.segments),
+        meta=meta,
+    )
