@@ -1,0 +1,47 @@
+"""``BatchNorm``: torch's, with a rule for chunks of very few rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["MIN_ROWS", "BatchNorm"]
+
+MIN_ROWS = 8
+"""Chunks below this are normalised with the running statistics.
+
+A live stream ends its buffers with whatever came in: with one row the batch variance is 0 and the row vanishes,
+with a handful it is mostly noise. The rule looks at the number of rows alone, so that the same chunk is always
+treated the same way.
+"""
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm (Ioffe and Szegedy, 2015) over ``(n, width)``.
+
+    Training with at least :data:`MIN_ROWS` rows normalises by the batch and moves the running statistics, as usual.
+    With fewer, it normalises by the running statistics, and moves them by the share of a full chunk that the rows
+    are: a stream of nothing but tiny batches still gets its statistics.
+    """
+
+    def run(self, x: Tensor, training: bool) -> Tensor:
+        """Normalise; ``training`` is an argument because predicting and learning alternate at every step."""
+        mean, variance = self.running_mean, self.running_var
+        assert mean is not None and variance is not None and self.num_batches_tracked is not None
+        if not training:
+            return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        assert momentum is not None
+        if len(x) >= MIN_ROWS:
+            return functional.batch_norm(x, mean, variance, self.weight, self.bias, True, momentum, self.eps)
+        out = functional.batch_norm(
+            x, mean.clone(), variance.clone(), self.weight, self.bias, False, 0.0, self.eps
+        )
+        with torch.no_grad():
+            share = momentum * len(x) / MIN_ROWS
+            off = x.detach() - mean
+            mean.add_(off.mean(0), alpha=share)
+            variance.lerp_(off.square().mean(0), share)
+        return out

@@ -1,0 +1,175 @@
+"""``InputEncoder``: rows of a ``Batch`` as tensors, with the distinct embedding rows that they need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.batch import AD, Batch
+from models.features import FeatureSchema
+
+__all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableLayout:
+    """Which columns of ``Batch.features`` one fused table serves. All features of one width share a table.
+
+    Attributes
+    ----------
+    dim, rows
+        Width and number of rows. Feature ``f`` owns ``buckets_f + 1`` of them, its row for "missing" first.
+    columns, offsets
+        Column numbers, single-valued features first, then bags; and the row where each column's feature begins.
+    n_single
+        How many of the columns are single-valued features.
+    bags
+        ``(first, width)`` of each bag among the columns.
+    """
+
+    dim: int
+    rows: int
+    columns: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    n_single: int
+    bags: tuple[tuple[int, int], ...]
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors that a row of a batch gets from this table."""
+        return self.n_single + len(self.bags)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableRows:
+    """The distinct rows of one table that a batch needs.
+
+    Attributes
+    ----------
+    index
+        Distinct row numbers, ascending, int64, on the host.
+    at
+        The same on the device.
+    inverse
+        Position within ``index`` of each (row, column) of the batch, ``(n, C)``.
+    bag_mask
+        1 where a bag's column holds an id, 0 where it is padding; ``(n, C - n_single)``; None without bags.
+    """
+
+    index: NDArray[np.int64]
+    at: Tensor
+    inverse: Tensor
+    bag_mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A batch as the networks read it. Arms of one schema share it: only the parameters differ.
+
+    Attributes
+    ----------
+    n
+        Rows.
+    tables
+        Distinct rows of each table, in the order of :attr:`InputEncoder.layouts`.
+    dense, label, domain
+        Float32, ``(n, D)``, ``(n,)``, ``(n,)``; domain 1 is an ad.
+    """
+
+    n: int
+    tables: tuple[TableRows, ...]
+    dense: Tensor
+    label: Tensor
+    domain: Tensor
+
+
+def layouts_of(schema: FeatureSchema) -> tuple[TableLayout, ...]:
+    """One fused table for each embedding width, widths ascending."""
+    layouts = []
+    for dim in sorted({g.dim for g in schema.categorical}):
+        groups = [g for g in schema.categorical if g.dim == dim]
+        groups.sort(key=lambda g: g.is_bag)  # stable: singles first, each kind in schema order
+        columns: list[int] = []
+        offsets: list[int] = []
+        bags: list[tuple[int, int]] = []
+        rows = 0
+        for group in groups:
+            if group.is_bag:
+                bags.append((len(columns), group.width))
+            columns.extend(range(group.first_col, group.first_col + group.width))
+            offsets.extend([rows] * group.width)
+            rows += group.buckets + 1
+        layouts.append(
+            TableLayout(
+                dim=dim,
+                rows=rows,
+                columns=np.array(columns, np.int64),
+                offsets=np.array(offsets, np.int64),
+                n_single=sum(not g.is_bag for g in groups),
+                bags=tuple(bags),
+            )
+        )
+    return tuple(layouts)
+
+
+class InputEncoder:
+    """Makes :class:`Encoded` from rows of a batch.
+
+    Distinct rows come from a sort, and the way back from a scratch array as long as the table that is written and
+    read at the batch's rows only. (``torch.unique`` and ``numpy.unique`` sort an index along: several times slower.)
+
+    Parameters
+    ----------
+    schema
+        The features.
+    device
+        Where the tensors go.
+    """
+
+    def __init__(self, schema: FeatureSchema, device: torch.device) -> None:
+        self.schema = schema
+        self.device = device
+        self.layouts = layouts_of(schema)
+        # Uninitialised on purpose: entries are read only after they were written in the same call.
+        self._scratch = [np.empty(layout.rows, np.int32) for layout in self.layouts]
+        self._in_order = [
+            np.array_equal(layout.columns, np.arange(schema.n_features)) for layout in self.layouts
+        ]
+        self._narrow = [layout.rows < 2**31 for layout in self.layouts]
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Tensors of a batch of any size, 0 rows included."""
+        return Encoded(
+            n=len(batch),
+            tables=tuple(self._rows(i, batch.features) for i in range(len(self.layouts))),
+            dense=self._tensor(np.array(batch.dense, np.float32)),  # a copy: columns may be read-only
+            label=self._tensor(np.array(batch.label, np.float32)),
+            domain=self._tensor((batch.domain == AD).astype(np.float32)),
+        )
+
+    def _rows(self, i: int, features: NDArray[np.int32]) -> TableRows:
+        layout, scratch = self.layouts[i], self._scratch[i]
+        ids = features if self._in_order[i] else features[:, layout.columns]
+        # 32-bit keys sort twice as fast.
+        flat = (ids + layout.offsets.astype(np.int32 if self._narrow[i] else np.int64)).ravel()
+        order = np.sort(flat)
+        distinct = np.empty(len(order), np.bool_)
+        distinct[:1] = True
+        np.not_equal(order[1:], order[:-1], out=distinct[1:])
+        index = order[distinct].astype(np.int64)
+        scratch[index] = np.arange(len(index), dtype=np.int32)
+        inverse = scratch[flat].reshape(ids.shape)
+        mask = None
+        if layout.bags:
+            mask = self._tensor((ids[:, layout.n_single :] != 0).astype(np.float32))
+        return TableRows(index, self._tensor(index), self._tensor(inverse), mask)
+
+    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
+        host = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return host
+        return host.pin_memory().to(self.device, non_blocking=True)

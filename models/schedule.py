@@ -1,0 +1,77 @@
+"""When a CPM release is due, in event time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.settings import ScheduleSettings
+
+__all__ = ["ReleaseSchedule", "duration_ms"]
+
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration_ms(text: str) -> int:
+    """Milliseconds of ``<number>m|h|d``.
+
+    >>> duration_ms("12h")
+    43200000
+    """
+    return int(text[:-1]) * _UNIT_MS[text[-1]]
+
+
+class ReleaseSchedule:
+    """Boundaries of event time at which CPM is released.
+
+    The first stands ``first_release_after`` behind the first natural row, the others ``release_every`` apart. A
+    boundary is crossed by natural rows, since they are what a release hands on; of several crossed at once (a gap in
+    the stream) only the last counts.
+
+    Examples
+    --------
+    >>> schedule = ReleaseSchedule(ScheduleSettings(release_every="2d", first_release_after="1d"))
+    >>> day = 86_400_000
+    >>> schedule.observe(0, 0); schedule.due(day - 1)
+    >>> schedule.observe(0, day); schedule.due(day) == day
+    True
+    >>> schedule.done(day); schedule.due(2 * day)
+    >>> schedule.observe(day, 8 * day); schedule.due(8 * day) == 7 * day
+    True
+    """
+
+    def __init__(self, settings: ScheduleSettings) -> None:
+        self._mode = settings.releases
+        self._every = duration_ms(settings.release_every)
+        self._after = duration_ms(settings.first_release_after)
+        self._first: int | None = None
+        self._clock: int | None = None
+        self._last: int | None = None
+
+    def observe(self, first_ts: int, last_ts: int) -> None:
+        """Natural rows of this range of event times were learned."""
+        if self._first is None or self._clock is None:
+            self._first, self._clock = first_ts, last_ts
+        self._clock = max(self._clock, last_ts)
+
+    def due(self, clock_ms: int) -> int | None:
+        """The boundary that was crossed and not yet acted upon."""
+        if self._mode == "never" or (self._mode == "once" and self._last is not None):
+            return None
+        if self._first is None or self._clock is None:
+            return None
+        reached = min(self._clock, clock_ms)
+        boundary = self._first + self._after if self._last is None else self._last + self._every
+        if reached < boundary:
+            return None
+        return boundary + (reached - boundary) // self._every * self._every
+
+    def done(self, boundary_ms: int) -> None:
+        """A release was made for this boundary."""
+        self._last = boundary_ms
+
+    def to_json(self) -> dict[str, Any]:
+        return {"first": self._first, "clock": self._clock, "last": self._last}
+
+    def load(self, data: dict[str, Any]) -> None:
+        """Inverse of :meth:`to_json`."""
+        self._first, self._clock, self._last = data["first"], data["clock"], data["last"]

@@ -1,0 +1,442 @@
+"""``Trainer``: predict, score, learn; the one step that live training and replay share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
+from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from models.device import choose_device
+from models.features import FeatureSchema, mix64
+from models.lookup import InputEncoder
+from models.schedule import ReleaseSchedule
+from models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from models.snapshots import MergedHistory, SnapshotHistory
+from models.transfer import ReleaseReport, Transfer
+from state.capture import Capture, Loaded, Rows
+
+if TYPE_CHECKING:
+    from state.embedding_store import EmbeddingStore
+
+    from state.ad_window import AdWindow
+
+__all__ = ["ReleaseReport", "StepResult", "Trainer"]
+
+log = logging.getLogger("ecdctr.trainer")
+
+HOUR_MS = 3_600_000
+MIN_WINDOW_ROWS = 128
+"""Ad rows that a scheduled release waits for."""
+
+_SCORE_SALT = np.uint64(0xA5C35C6E0F2B9D17)
+"""So that the sample of scored users has nothing to do with any feature's buckets."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step did.
+
+    Attributes
+    ----------
+    kind
+        ``natural`` or ``ad``.
+    n
+        Rows.
+    loss
+        Mean binary cross-entropy of each arm that learned, before its update. Empty when skipped.
+    scored
+        Which rows were predicted before learning.
+    scores
+        Their click probabilities by arm, float32, aligned with ``scored``.
+    skipped
+        Why the step was taken back as a whole; None: it stands.
+    """
+
+    kind: str
+    n: int
+    loss: dict[str, float]
+    scored: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float32]]
+    skipped: str | None = None
+
+
+class Trainer:
+    """CPM, A-CTR and the ads-only control, taught by one stream of one-domain batches.
+
+    =========  ==================  ===========================  ==========================================
+    arm        learns from         TPM history                  begins as
+    =========  ==================  ===========================  ==========================================
+    cpm        natural rows        attention, learned           its initial values
+    actr       ad rows             merged, frozen at a release  CPM at each release (see :meth:`release`)
+    ads_only   ad rows             none                         its initial values
+    =========  ==================  ===========================  ==========================================
+
+    Until the first release there is no A-CTR: its scores are the control's, and it learns nothing (the release
+    shows it the ad window). So it cannot be worse than ads alone for want of natural clicks.
+
+    No step draws a random number: the state is a function of the settings and of the batches in their order, for a
+    given number of torch threads.
+
+    Parameters
+    ----------
+    schema
+        The features.
+    model, schedule, tpm
+        Settings.
+    store
+        TPM snapshots; None: nobody has a history.
+    ad_window
+        Keeps learned ad rows for releases; this trainer appends to it.
+    device
+        Overrides ``model.device``.
+    score_ads_with_cpm
+        Predict ad rows with CPM too, for comparison: a forward pass more.
+
+    Attributes
+    ----------
+    arms
+        By name.
+    clock
+        Youngest event time met, ms.
+    releases
+        CPM releases made.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        model: ModelSettings,
+        schedule: ScheduleSettings,
+        tpm: TpmSettings,
+        store: EmbeddingStore | None,
+        ad_window: AdWindow,
+        device: str | None = None,
+        *,
+        score_ads_with_cpm: bool = False,
+    ) -> None:
+        if model.threads:
+            torch.set_num_threads(model.threads)
+        self.device = choose_device(device or model.device)
+        self.model, self.tpm = model, tpm
+        self.ad_window = ad_window
+        self.store = None if model.history == "none" else store
+        self.score_ads_with_cpm = score_ads_with_cpm
+        self.encoder = InputEncoder(schema, self.device)
+        self._schema = schema
+        self.schedule = ReleaseSchedule(schedule)
+        learned: History = "none" if model.history == "none" else "learned"
+        merged: History = "none" if model.history == "none" else "merged"
+        natural, ad = model.natural_batch, model.ad_batch
+        cpm = self._arm(
+            ArmSpec("cpm", (NATURAL,), learned, model.lr, model.natural_embedding_lr, natural), None
+        )
+        self.arms: dict[str, Arm] = {
+            "cpm": cpm,
+            "actr": self._arm(
+                ArmSpec("actr", (AD,), merged, model.transfer_lr, model.transfer_embedding_lr, ad), cpm
+            ),
+            "ads_only": self._arm(
+                ArmSpec("ads_only", (AD,), "none", model.lr, model.ad_embedding_lr, ad), cpm
+            ),
+        }
+        self.transfer = Transfer(
+            cpm,
+            self.arms["actr"],
+            self.encoder,
+            ad_window,
+            reset_batch_norm=schedule.reset_batch_norm,
+            fine_tune=schedule.fine_tune,
+        )
+        self.clock = 0
+        self.releases = 0
+        self._asked_hour = -1
+        self.cpm_months: tuple[str, ...] = ()
+        self.actr_months: tuple[str, ...] = ()
+        self._set_cpm_months(())
+
+    def _arm(self, spec: ArmSpec, like: Arm | None) -> Arm:
+        return Arm(spec, self.encoder, self._schema.n_dense, self.model, self.tpm.dim, self.device, like)
+
+    # -- step
+
+    def step(self, batch: Batch) -> StepResult:
+        """One step.
+
+        1. Predict with the parameters as they are: all ad rows, natural rows of a fixed sample of users.
+        2. Learn, in chunks of at most the configured size, every row once: natural rows teach CPM, ad rows A-CTR
+           (once there is one) and the control. A loss or gradient that is not finite, or a loss that explodes,
+           takes the whole step back in all arms.
+        3. Ad rows join the ad window.
+
+        Parameters
+        ----------
+        batch
+            Rows of one domain, any number.
+        """
+        kind = _kind(batch)
+        if not len(batch):
+            return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
+        learners = self._learners(kind)
+        size = learners[0].spec.batch
+        chunks = (
+            [batch]
+            if len(batch) <= size
+            else [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
+        )
+        encoded = [self.encoder.encode(chunk) for chunk in chunks]
+        prepared = {
+            arm.spec.name: [arm.prepare(e, c) for e, c in zip(encoded, chunks, strict=True)]
+            for arm in learners
+        }
+        if kind == DOMAIN_NAMES[NATURAL]:
+            scored = self._sample(batch)
+            everyone = len(scored) == len(batch)
+            scores = {
+                "cpm": _predict(self.arms["cpm"], prepared["cpm"])
+                if everyone
+                else self.predict(batch.take(scored), "cpm")
+            }
+        else:
+            scored = np.arange(len(batch))
+            scores = {name: _predict(self.arms[name], parts) for name, parts in prepared.items()}
+            scores.setdefault("actr", scores["ads_only"])
+            if self.score_ads_with_cpm:
+                scores["cpm"] = self.predict(batch, "cpm")
+        self.clock = max(self.clock, int(batch.ts.max()))
+        loss, skipped = _learn(learners, prepared)
+        if skipped is not None:
+            return StepResult(kind, len(batch), {}, scored, scores, skipped)
+        if kind == DOMAIN_NAMES[NATURAL]:
+            self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
+        else:
+            self.ad_window.append(
+                {name: getattr(batch, name) for name in ("ts", "user", "item", "features", "dense", "label")}
+            )
+        return StepResult(kind, len(batch), loss, scored, scores)
+
+    def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
+        """Click probabilities of any rows by one arm; nothing is learned. Before the first release ``actr`` answers
+        as ``ads_only``."""
+        model = self.arms["ads_only" if arm == "actr" and not self.releases else arm]
+        parts = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, len(batch), PREDICT_ROWS)]
+        return _predict(model, [model.prepare(self.encoder.encode(part), part) for part in parts])
+
+    def _learners(self, kind: str) -> list[Arm]:
+        if kind == DOMAIN_NAMES[NATURAL]:
+            return [self.arms["cpm"]]
+        return [self.arms["ads_only"]] + ([self.arms["actr"]] if self.releases else [])
+
+    def _sample(self, batch: Batch) -> NDArray[np.intp]:
+        share = self.model.natural_score_share
+        if share >= 1.0:
+            return np.arange(len(batch))
+        bound = np.uint64(int(share * 2.0**64))
+        return np.flatnonzero(mix64(batch.user ^ _SCORE_SALT) < bound)
+
+    # -- months and releases
+
+    def months_due(self, clock_ms: int) -> tuple[str, ...] | None:
+        """The snapshots that CPM should read from now on; None: those that it reads. Asked of the store once an
+        hour of event time; the answer takes effect through :meth:`use_months`."""
+        hour = clock_ms // HOUR_MS
+        if self.store is None or hour == self._asked_hour:
+            return None
+        self._asked_hour = hour
+        months = tuple(self.store.select(min(clock_ms, self.clock), self.tpm.k))
+        return months if months and months != self.cpm_months else None
+
+    def use_months(self, months: tuple[str, ...]) -> None:
+        """CPM reads these snapshots from now on; A-CTR from the next release on, with CPM's attention of then.
+
+        Raises
+        ------
+        PointInTimeError
+            One of them is not older than the event clock.
+        """
+        self._set_cpm_months(months)
+
+    def _set_cpm_months(self, months: tuple[str, ...]) -> None:
+        cpm = self.arms["cpm"]
+        if cpm.reads_history:
+            cpm.reader = SnapshotHistory(self.store, months, self.tpm.dim, self.clock, self.device)
+        self.cpm_months = months
+
+    def _set_actr_months(self, months: tuple[str, ...]) -> None:
+        actr = self.arms["actr"]
+        if actr.net.history_user is not None and actr.net.history_item is not None:
+            actr.reader = MergedHistory(
+                self.store, months, actr.net.history_user, actr.net.history_item, self.clock, self.device
+            )
+        self.actr_months = months
+
+    def release_due(self, clock_ms: int) -> int | None:
+        """The scheduled event time (ms) of a release that should happen now; None: not yet.
+
+        A release waits for :data:`MIN_WINDOW_ROWS` ad rows: batch norm and output bias are estimated on them.
+        """
+        if len(self.ad_window) < MIN_WINDOW_ROWS:
+            return None
+        return self.schedule.due(clock_ms)
+
+    def release(self, clock_ms: int) -> ReleaseReport:
+        """Hand CPM on to A-CTR.
+
+        1. A-CTR becomes CPM in everything but batch norm.
+        2. The snapshots that CPM reads are merged through A-CTR's copy of its attention, which learns no more.
+        3. Batch norm's statistics and the output bias are estimated on the ad window.
+        4. The ad window is learned once, at gentle rates.
+        5. The gate belongs here: whether the new version may serve. Every version is accepted so far.
+        6. The versions (TPM months, CPM release, A-CTR) change together.
+        """
+        boundary = self.schedule.due(clock_ms)
+        copied = self.transfer.load()
+        self._set_actr_months(self.cpm_months)
+        report = self.transfer.adapt(
+            ReleaseReport(
+                number=self.releases + 1,
+                clock_ms=clock_ms,
+                boundary_ms=clock_ms if boundary is None else boundary,
+                months=self.cpm_months,
+                rows_copied=copied,
+            )
+        )
+        self.schedule.done(report.boundary_ms)
+        self.releases += 1
+        return report
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """The triple that serves: TPM months, CPM release, A-CTR version (its release number; 0: the control)."""
+        return {"tpm": list(self.actr_months), "cpm": self.releases, "actr": self.releases}
+
+    # -- keep
+
+    def capture(self) -> Capture:
+        """Copies of the dense tensors, and of the rows changed since the last capture.
+
+        The caller adds what it knows: step, positions, event clock.
+        """
+        dense: dict[str, NDArray[Any]] = {}
+        rows: Rows = {}
+        for arm in self.arms.values():
+            dense.update(arm.dense_state())
+            rows.update(arm.take_rows())
+        return Capture(dense=dense, rows=rows, meta={"versions": self.versions, "trainer": self._meta()})
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "clock": self.clock,
+            "releases": self.releases,
+            "cpm_months": list(self.cpm_months),
+            "actr_months": list(self.actr_months),
+            "schedule": self.schedule.to_json(),
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "torch": torch.__version__,
+        }
+
+    def restore(self, loaded: Loaded) -> None:
+        """Become what was captured; going on from here gives the same bits as never having stopped."""
+        meta = loaded.meta["trainer"]
+        here = self._meta()
+        for key in ("threads", "device", "torch"):
+            if meta[key] != here[key]:
+                log.warning(
+                    "the checkpoint was made with %s %s, here it is %s: results agree up to rounding, not to the last bit",
+                    key, meta[key], here[key],
+                )  # fmt: skip
+        if self.clock:
+            for arm in self.arms.values():
+                arm.reset()
+        for arm in self.arms.values():
+            arm.load(loaded.dense, loaded.rows)
+        self.clock, self.releases = int(meta["clock"]), int(meta["releases"])
+        self.schedule.load(meta["schedule"])
+        self._asked_hour = -1
+        self._set_cpm_months(tuple(meta["cpm_months"]))
+        self._set_actr_months(tuple(meta["actr_months"]))
+        self._find_unreleased(loaded.rows)
+
+    def _find_unreleased(self, rows: Rows) -> None:
+        """Which rows the next release must copy: those in which A-CTR is not what a release would make of it."""
+        cpm, actr = self.arms["cpm"], self.arms["actr"]
+        names = zip(cpm.table_names(), actr.table_names(), strict=True)
+        for pair, ours, theirs in zip(names, cpm.tables, actr.tables, strict=True):
+            parts = [rows[name][0] for name in pair if name in rows]
+            if not parts:
+                continue
+            index = np.unique(np.concatenate(parts))
+            at = torch.from_numpy(index).to(self.device)
+            differs = (ours.gather(at) != theirs.gather(at)).any(1)
+            differs |= theirs.accumulator.index_select(0, at) != theirs.initial_accumulator
+            ours.unreleased.mark(index[differs.cpu().numpy()])
+
+    def state_hash(self) -> str:
+        """Hash of every parameter, optimiser state and buffer, and of the counters. Reads whole tables."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, arm in sorted(self.arms.items()):
+            for key, value in sorted(arm.dense_state().items()):
+                digest.update(f"{key}{value.shape}".encode())
+                digest.update(np.ascontiguousarray(value).tobytes())
+            for table in arm.tables:
+                digest.update(f"{name}{table.dim}".encode())
+                digest.update(table.weight.cpu().numpy().data)
+                digest.update(table.accumulator.cpu().numpy().data)
+        counters = self._meta()
+        digest.update(
+            repr(
+                [counters[k] for k in ("clock", "releases", "cpm_months", "actr_months", "schedule")]
+            ).encode()
+        )
+        return digest.hexdigest()
+
+
+def _kind(batch: Batch) -> str:
+    if not len(batch):
+        return DOMAIN_NAMES[AD]
+    domain = int(batch.domain[0])
+    if (batch.domain != domain).any():
+        raise ValueError("a step takes rows of one domain; split the batch by its column domain")
+    return DOMAIN_NAMES[domain]
+
+
+def _predict(arm: Arm, parts: list[Prepared]) -> NDArray[np.float32]:
+    if len(parts) == 1:
+        return arm.predict(parts[0])
+    return np.concatenate([np.empty(0, np.float32), *(arm.predict(part) for part in parts)])
+
+
+def _learn(arms: list[Arm], prepared: Mapping[str, list[Prepared]]) -> tuple[dict[str, float], str | None]:
+    """All chunks in all arms, or none in any."""
+    chunks = len(prepared[arms[0].spec.name])
+    total = {arm.spec.name: 0.0 for arm in arms}
+    rows = 0
+    for arm in arms:
+        arm.begin(chunks)
+    for i in range(chunks):
+        n = prepared[arms[0].spec.name][i].encoded.n
+        for arm in arms:
+            loss = arm.compute(prepared[arm.spec.name][i])
+            if math.isnan(loss):
+                for other in arms:
+                    other.rollback()
+                return (
+                    {},
+                    f"loss or gradient of {arm.spec.name} is not finite, or its loss is above {MAX_LOSS:g}",
+                )
+            total[arm.spec.name] += loss * n
+        for arm in arms:
+            arm.apply()
+        rows += n
+    for arm in arms:
+        arm.commit()
+    return {name: value / rows for name, value in total.items()}, None

@@ -1,0 +1,264 @@
+"""CPM release: how what natural clicks taught becomes the new A-CTR."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.arm import PREDICT_ROWS, Arm, Prepared
+from models.batch import AD, Batch
+from models.batch_norm import BatchNorm
+from models.lookup import InputEncoder
+
+if TYPE_CHECKING:
+    from state.ad_window import AdWindow
+
+__all__ = ["ReleaseReport", "Transfer"]
+
+ESTIMATE_ROWS = 1024
+"""Rows of a chunk when batch norm is re-estimated: enough that a chunk's own statistics are near the domain's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseReport:
+    """What a release did.
+
+    Attributes
+    ----------
+    number
+        1 for the first.
+    clock_ms, boundary_ms
+        Event clock at the release, and the scheduled time that it stands for.
+    months
+        TPM snapshots that the new A-CTR reads.
+    rows_copied
+        Embedding rows that CPM or A-CTR had touched since the last release.
+    window_rows
+        Ad rows in the window.
+    bias_shift
+        What re-calibration added to the output bias (log-odds).
+    loss_before, loss_after
+        Mean loss over the window: of the re-calibrated model before fine-tuning, and while fine-tuning, each row
+        before it was learned. NaN with an empty window.
+    skipped_rows
+        Window rows whose fine-tuning step was taken back (loss not finite or exploded).
+    accepted
+        Whether the new version serves.
+    figures
+        What decided it: name -> value.
+    seconds
+        Wall time.
+    """
+
+    number: int
+    clock_ms: int
+    boundary_ms: int
+    months: tuple[str, ...]
+    rows_copied: int = 0
+    window_rows: int = 0
+    bias_shift: float = 0.0
+    loss_before: float = math.nan
+    loss_after: float = math.nan
+    skipped_rows: int = 0
+    accepted: bool = True
+    figures: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Transfer:
+    """The steps of a release, from ``source`` (CPM) to ``target`` (A-CTR).
+
+    Parameters
+    ----------
+    source, target
+        Arms with equal networks; outside the rows that either touched since the last release they are equal.
+    encoder
+        Of their features.
+    window
+        Ad rows to estimate, calibrate and fine-tune on.
+    reset_batch_norm
+        Batch norm begins anew (the paper) instead of with CPM's.
+    fine_tune
+        Whether to learn the window.
+    """
+
+    def __init__(
+        self,
+        source: Arm,
+        target: Arm,
+        encoder: InputEncoder,
+        window: AdWindow,
+        *,
+        reset_batch_norm: bool,
+        fine_tune: bool,
+    ) -> None:
+        self.source, self.target = source, target
+        self._encoder, self._window = encoder, window
+        self._reset, self._fine_tune = reset_batch_norm, fine_tune
+
+    def adapt(self, report: ReleaseReport) -> ReleaseReport:
+        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as switched on."""
+        began = time.perf_counter()
+        rows = len(self._window)
+        shift, before, after, skipped = 0.0, math.nan, math.nan, 0
+        if rows:
+            if self._reset:
+                self.estimate_batch_norm()
+            shift, before = self.calibrate()
+            if self._fine_tune:
+                after, skipped = self.fine_tune()
+        elif self._reset:
+            # Nothing to estimate from, and a network whose batch norm stands at its default is worthless.
+            self.target.flat.values.data.copy_(self.source.flat.values.data)
+            self._copy_buffers()
+        return replace(
+            report,
+            window_rows=rows,
+            bias_shift=shift,
+            loss_before=before,
+            loss_after=after,
+            skipped_rows=skipped,
+            seconds=time.perf_counter() - began,
+        )
+
+    def load(self) -> int:
+        """Make the target equal to the source in everything but batch norm, which stands at its default.
+
+        Batch norm: weight 1, bias 0, running mean 0, running variance 1, counter 0. Only rows that either side
+        touched since the last release are copied: the others are equal already. The target's optimiser begins anew,
+        Adam as well as the rows' accumulators: they measured gradients of parameters that are gone, and a row
+        that CPM has seen often must still be able to move towards what ads say about it.
+
+        Returns
+        -------
+        int
+            Rows copied.
+        """
+        source, target = self.source, self.target
+        copied = 0
+        for ours, theirs in zip(source.tables, target.tables, strict=True):
+            index = np.union1d(ours.unreleased.take(), theirs.unreleased.take())
+            at = torch.from_numpy(index).to(target.device)
+            theirs.weight.index_copy_(0, at, ours.weight.index_select(0, at))
+            theirs.accumulator.index_fill_(0, at, theirs.initial_accumulator)
+            theirs.unsaved.mark(index)
+            copied += len(index)
+        n = source.flat.n_first
+        target.flat.values.data[:n].copy_(source.flat.values.data[:n])
+        target.flat.reset_adam()
+        if self._reset:
+            for module in target.net.modules():
+                if isinstance(module, BatchNorm):
+                    module.reset_parameters()  # affine part and running statistics
+        else:
+            target.flat.values.data[n:].copy_(source.flat.values.data[n:])
+            self._copy_buffers()
+        return copied
+
+    def _copy_buffers(self) -> None:
+        self.target.flat.buffers.copy_(self.source.flat.buffers)
+        theirs = dict(self.source.net.named_buffers())
+        for name, buffer in self.target.net.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.copy_(theirs[name])
+
+    def estimate_batch_norm(self) -> None:
+        """Running statistics as the average over the window's chunks, each weighing as its rows."""
+        norms = [m for m in self.target.net.modules() if isinstance(m, BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        seen = 0
+        with torch.no_grad():
+            for prepared in self._chunks(ESTIMATE_ROWS):
+                seen += prepared.encoded.n
+                for norm in norms:
+                    norm.momentum = prepared.encoded.n / seen
+                rows = [
+                    t.gather(r.at) for t, r in zip(self.target.tables, prepared.encoded.tables, strict=True)
+                ]
+                self.target.net(rows, prepared.encoded, prepared.history, training=True)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def calibrate(self) -> tuple[float, float]:
+        """Shift the output bias until the window's mean prediction is its click rate.
+
+        Natural content is clicked more often than ads; this takes that prior out before the first score.
+
+        Returns
+        -------
+        tuple of float
+            The shift, and the mean loss after it.
+        """
+        logits, labels = [], []
+        for prepared in self._chunks(PREDICT_ROWS):
+            logits.append(self.target.logits(prepared).double().cpu().numpy())
+            labels.append(prepared.encoded.label.double().cpu().numpy())
+        z, y = np.concatenate(logits), np.concatenate(labels)
+        shift = solve_shift(z, y)
+        with torch.no_grad():
+            self.target.net.out.bias.add_(shift)
+        z = z + np.float64(np.float32(shift))
+        return shift, float(np.mean(np.logaddexp(0.0, z) - y * z))
+
+    def fine_tune(self) -> tuple[float, int]:
+        """Learn the window once, oldest rows first, no remainder dropped.
+
+        Returns
+        -------
+        tuple
+            Mean loss of the rows, each before it was learned, and how many rows were left out because their step
+            had to be taken back.
+        """
+        total, learned, skipped = 0.0, 0, 0
+        for prepared in self._chunks(self.target.spec.batch):
+            loss = self.target.learn([prepared])
+            if math.isnan(loss):
+                skipped += prepared.encoded.n
+                continue
+            total += loss * prepared.encoded.n
+            learned += prepared.encoded.n
+        return (total / learned if learned else math.nan), skipped
+
+    def _chunks(self, rows: int) -> Iterator[Prepared]:
+        for columns in self._window.chunks(rows):
+            batch = Batch(
+                ts=columns["ts"],
+                domain=np.full(len(columns["ts"]), AD, np.uint8),
+                user=columns["user"],
+                item=columns["item"],
+                features=columns["features"],
+                dense=columns["dense"],
+                label=columns["label"],
+            )
+            yield self.target.prepare(self._encoder.encode(batch), batch)
+
+
+def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The ``b`` for which ``mean(sigmoid(z + b))`` is the rate of clicks, by Newton's method.
+
+    Half a click and half a non-click are added, so that a window without either has a finite answer.
+
+    >>> z = np.array([-1.0, 0.5, 2.0, 0.0])
+    >>> b = solve_shift(z, np.array([0.0, 0.0, 1.0, 0.0]))
+    >>> round(float(np.mean(1 / (1 + np.exp(-z - b)))), 6)
+    0.3
+    """
+    target = (y.sum() + 0.5) / (len(y) + 1.0)
+    b = 0.0
+    for _ in range(50):
+        p = 0.5 * (1.0 + np.tanh(0.5 * (z + b)))
+        gap = float(np.mean(p) - target)
+        slope = float(np.mean(p * (1.0 - p)))
+        # Far out the slope vanishes: bounded steps always come back.
+        step = float(np.clip(gap / max(slope, 1e-12), -2.0, 2.0))
+        b -= step
+        if abs(step) < 1e-10:
+            break
+    return b
