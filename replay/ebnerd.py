@@ -79,6 +79,11 @@ class EbNerd:
             *context,
         )
 
+    @property
+    def extra_fields(self) -> tuple[str, ...]:
+        """Columns beside the features."""
+        return ("list_id",)
+
     def count(self) -> int:
         """Rows that :meth:`frames` gives."""
         rows = [self._scan(f"{s}/behaviors.parquet", ["article_ids_inview"]) for s in _SPLITS]

@@ -148,7 +148,7 @@ def summary(
     Returns
     -------
     dict
-        ``n, clicks, ctr, gauc, auc, log_loss, ne, pcoc``, the coverage of GAUC as ``users, users_total,
+        ``n, clicks, ctr, gauc, auc, log_loss, normalized_entropy, pcoc``, the coverage of GAUC as ``users, users_total,
         impressions, impressions_total, user_coverage, impression_coverage``, and what was asked for.
     """
     labels, scores = check_rows(y, p)
@@ -161,7 +161,7 @@ def summary(
         "gauc": ranked.value,
         "auc": auc(labels, scores),
         "log_loss": log_loss(labels, scores),
-        "ne": normalized_entropy(labels, scores),
+        "normalized_entropy": normalized_entropy(labels, scores),
         "pcoc": pcoc(labels, scores),
         "users": ranked.users,
         "users_total": ranked.users_total,

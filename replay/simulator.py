@@ -165,6 +165,11 @@ class Simulator:
             FeatureSpec(name="x", kind="numeric"),
         )
 
+    @property
+    def extra_fields(self) -> tuple[str, ...]:
+        """Columns beside the features."""
+        return ("oracle",)
+
     def count(self) -> int:
         """Rows that :meth:`frames` gives."""
         return (self.days - self.live_from) * (self.natural_per_day + self.ads_per_day)

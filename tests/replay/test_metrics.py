@@ -97,7 +97,7 @@ def test_summary_agrees_with_the_single_functions():
     assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p))
     assert got["gauc"] == metrics.gauc(y, p, user).value
     assert got["list_auc"] == metrics.gauc(y, p, lists).value
-    assert got["ne"] == metrics.normalized_entropy(y, p)
+    assert got["normalized_entropy"] == metrics.normalized_entropy(y, p)
     assert got["pcoc"] == metrics.pcoc(y, p)
     assert got["field_ece"] == metrics.field_ece(y, p, user % 7)
     assert got["user_coverage"] == got["users"] / 100
@@ -107,7 +107,17 @@ def test_summary_of_no_rows_is_nan_and_zero():
     none = np.empty(0)
     got = metrics.summary(none, none, none.astype(np.int64), list_id=none.astype(np.int64), field=none)
     assert got["n"] == got["clicks"] == got["users_total"] == 0
-    for name in ("ctr", "gauc", "auc", "log_loss", "ne", "pcoc", "list_auc", "field_ece", "user_coverage"):
+    for name in (
+        "ctr",
+        "gauc",
+        "auc",
+        "log_loss",
+        "normalized_entropy",
+        "pcoc",
+        "list_auc",
+        "field_ece",
+        "user_coverage",
+    ):
         assert math.isnan(got[name]), name
 
 
