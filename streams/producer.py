@@ -1,0 +1,232 @@
+"""``produce``: event frames -> the click topics, keyed by user, in event order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.partitioner.default import murmur2
+
+from models.batch import DOMAIN_NAMES
+from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
+from replay.connection import KafkaSettings
+from state.errors import BrokerUnavailableError, DataError, StreamError
+from streams.settings import TopicSettings
+from streams.topics import partition_counts
+
+__all__ = ["partition_of", "produce"]
+
+_SLICE_ROWS = 8_192
+_SLICES_UNDER_WAY = 4  # bounds the memory of a producer that is faster than the broker
+_PACED_SLICES_PER_S = 20
+_HEADERS = [(CONTENT_TYPE_HEADER, ARROW_CONTENT_TYPE)]
+
+
+def produce(
+    frames: Iterable[pl.DataFrame],
+    connection: KafkaSettings,
+    topics: TopicSettings,
+    *,
+    packed: int = 0,
+    rows_per_s: float | None = None,
+    speedup: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
+    """Send events to the two click topics and return when the brokers have acknowledged all of them.
+
+    The user decides the partition, as Kafka's own partitioner would have it: one user's rows keep their
+    order. Within a partition rows stand in the order of the frames.
+
+    Parameters
+    ----------
+    frames
+        Event frames in event order, with a column ``domain`` ("natural" or "ad", or 0 and 1).
+    connection, topics
+        Where to. The topics must exist.
+    packed
+        Rows of one packed Arrow message; 0 sends one JSON object a message.
+    rows_per_s
+        Rows a second at most.
+    speedup
+        Seconds of event time a second at most; 60 plays an hour in a minute.
+    progress
+        Called with (rows sent so far, event time in ms).
+
+    Returns
+    -------
+    dict
+        Rows sent to each topic.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        No broker answers, or it stopped answering.
+    StreamError
+        A topic does not exist; a message is larger than the broker takes.
+    """
+    names = dict(zip(DOMAIN_NAMES, (topics.natural, topics.ad), strict=True))
+    counts = partition_counts(connection, list(names.values()))
+    for topic in names.values():
+        if topic not in counts:
+            raise StreamError(f'topic "{topic}" does not exist: create it with `ecdctr topics --create`')
+    sent = dict.fromkeys(names.values(), 0)
+    pace = _Pace(rows_per_s, speedup)
+    try:
+        with _Sender(connection) as sender:
+            for frame in frames:
+                for part in _slices(frame, rows_per_s, speedup):
+                    pace.wait(sum(sent.values()), int(part["ts"][0]))
+                    for domain, rows in _by_domain(part):
+                        topic = names[domain]
+                        if packed:
+                            _send_packed(sender, topic, counts[topic], rows, packed)
+                        else:
+                            _send_json(sender, topic, counts[topic], rows)
+                        sent[topic] += len(rows)
+                    sender.end_slice()
+                    if progress is not None:
+                        progress(sum(sent.values()), int(part["ts"][-1]))
+    except MessageSizeTooLargeError as error:
+        way_out = "send fewer rows a message (--packed)" if packed else "raise the topic's max.message.bytes"
+        raise StreamError(f"a message is larger than the broker takes: {error}; {way_out}") from error
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"sending to {', '.join(connection.addresses)} failed after {sum(sent.values()):,} rows: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return sent
+
+
+@lru_cache(maxsize=1 << 18)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key, as Kafka's default partitioner has it (murmur2).
+
+    >>> partition_of(b"user-17", 4)
+    1
+    """
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+class _Sender:
+    """A kafka-python producer whose failures surface and whose memory is bounded."""
+
+    def __init__(self, connection: KafkaSettings) -> None:
+        self._producer = KafkaProducer(
+            **connection.kafka_python(),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=20,
+            batch_size=256 * 1024,
+            max_request_size=64 * 1024 * 1024,
+            metrics_enabled=False,
+        )
+        self._under_way: deque[list[Any]] = deque()
+        self._current: list[Any] = []
+
+    def __enter__(self) -> _Sender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.end_slice()
+                while self._under_way:
+                    self._settle()
+        finally:
+            self._producer.close(timeout=None if kind is None else 0)
+
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        self._current.append(
+            self._producer.send(topic, value=value, key=key, headers=headers, partition=partition)
+        )
+
+    def end_slice(self) -> None:
+        """Wait for an earlier slice when enough of them are under way."""
+        self._under_way.append(self._current)
+        self._current = []
+        if len(self._under_way) >= _SLICES_UNDER_WAY:
+            self._settle()
+
+    def _settle(self) -> None:
+        for future in self._under_way.popleft():
+            if not future.is_done or future.failed():
+                future.get(timeout=180)
+
+
+class _Pace:
+    """Holds back so that no more than so many rows, or so much event time, pass in a second."""
+
+    def __init__(self, rows_per_s: float | None, speedup: float | None) -> None:
+        self.rows_per_s, self.speedup = rows_per_s, speedup
+        self._began = time.monotonic()
+        self._first_ts: int | None = None
+
+    def wait(self, rows: int, ts: int) -> None:
+        """Return when ``rows`` rows may have been sent and the event clock may stand at ``ts``."""
+        if self._first_ts is None:
+            self._first_ts = ts
+        due = 0.0
+        if self.rows_per_s:
+            due = rows / self.rows_per_s
+        if self.speedup:
+            due = max(due, (ts - self._first_ts) / 1000 / self.speedup)
+        ahead = due - (time.monotonic() - self._began)
+        if ahead > 0:
+            time.sleep(ahead)
+
+
+def _slices(frame: pl.DataFrame, rows_per_s: float | None, speedup: float | None) -> Iterator[pl.DataFrame]:
+    rows = _SLICE_ROWS
+    if rows_per_s:
+        rows = max(1, min(rows, int(rows_per_s / _PACED_SLICES_PER_S)))
+    elif speedup:
+        rows = 256
+    return frame.iter_slices(rows)
+
+
+def _by_domain(frame: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Rows of each domain, in their order."""
+    column = frame["domain"]
+    numbers: Mapping[Any, str] = dict(enumerate(DOMAIN_NAMES))
+    named = (
+        column.replace_strict(numbers, default=None, return_dtype=pl.String)
+        if column.dtype.is_integer()
+        else column.cast(pl.String)
+    )
+    unknown = frame.filter(~named.is_in(DOMAIN_NAMES).fill_null(False))
+    if len(unknown):
+        raise DataError(f'domain {unknown["domain"][0]!r} is neither "natural" nor "ad"')
+    for domain in DOMAIN_NAMES:
+        rows = frame.filter(named == domain)
+        if len(rows):
+            yield domain, rows
+
+
+def _send_json(sender: _Sender, topic: str, partitions: int, rows: pl.DataFrame) -> None:
+    for key, value in to_json_messages(rows):
+        sender.send(topic, partition_of(key, partitions), key, value)
+
+
+def _send_packed(sender: _Sender, topic: str, partitions: int, rows: pl.DataFrame, size: int) -> None:
+    users = rows["user_id"].cast(pl.String)
+    unique = users.unique()
+    where = users.replace_strict(
+        unique, pl.Series([partition_of(key.encode(), partitions) for key in unique]), return_dtype=pl.Int64
+    )
+    for partition in range(partitions):
+        for message in rows.filter(where == partition).iter_slices(size):
+            if len(message):
+                sender.send(topic, partition, None, to_arrow_message(message), _HEADERS)

@@ -1,0 +1,164 @@
+"""The click topics and their dead-letter topics: made if absent, and described."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from replay.connection import KafkaSettings
+from replay.offsets import true_ends
+from state.errors import BrokerUnavailableError, StreamError
+from streams.settings import TopicSettings
+
+__all__ = ["PartitionState", "describe_topics", "ensure_topics", "partition_counts"]
+
+log = logging.getLogger("ecdctr.topics")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """One partition as the broker has it.
+
+    Attributes
+    ----------
+    beginning, end
+        First offset still there, and the next one to be written.
+    committed
+        Next offset of the worker's last checkpoint, None before the first.
+    """
+
+    topic: str
+    partition: int
+    beginning: int
+    end: int
+    committed: int | None
+
+    @property
+    def lag(self) -> int:
+        """Records that no checkpoint covers yet."""
+        return self.end - (self.beginning if self.committed is None else max(self.committed, self.beginning))
+
+
+def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str, int]:
+    """Create the click topics and their dead-letter topics where they are absent.
+
+    Topics that exist are kept as they are, with however many partitions they have. A dead-letter topic
+    that is made here has one partition, so that its records have one order.
+
+    Returns
+    -------
+    dict
+        Partitions of each of the four topics.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        No broker answers.
+    StreamError
+        The broker refuses to create a topic.
+    """
+    wanted = dict.fromkeys(topics.domains, topics.partitions) | {
+        topics.dead_letter(name): 1 for name in topics.domains
+    }
+    with _admin(connection) as admin:
+        there = _counts(admin, list(wanted))
+        for name, partitions in wanted.items():
+            if name not in there:
+                _create(admin, name, partitions, topics.replication)
+                there[name] = partitions
+            elif name in topics.domains and there[name] != partitions:
+                log.warning(
+                    'topic "%s" exists with %d partitions; topics.partitions = %d is for new topics only',
+                    name,
+                    there[name],
+                    partitions,
+                )
+    return {name: there[name] for name in wanted}
+
+
+def partition_counts(connection: KafkaSettings, names: list[str]) -> dict[str, int]:
+    """Partitions of those of the topics that exist."""
+    with _admin(connection) as admin:
+        return _counts(admin, names)
+
+
+def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str) -> list[PartitionState]:
+    """Every partition of the click and dead-letter topics that exist, with the group's lag."""
+    names = [*topics.domains, *(topics.dead_letter(name) for name in topics.domains)]
+    tps = [
+        TopicPartition(name, p)
+        for name, count in partition_counts(connection, names).items()
+        for p in range(count)
+    ]
+    with _unavailable(connection):
+        consumer = KafkaConsumer(
+            **connection.kafka_python(),
+            group_id=group,  # to ask what it committed; nothing is subscribed, so the group is not joined
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+        )
+        try:
+            beginning = consumer.beginning_offsets(tps)
+            committed = {tp: consumer.committed(tp) if tp.topic in topics.domains else None for tp in tps}
+            end = true_ends(consumer, tps)
+        finally:
+            consumer.close(autocommit=False)
+    return [
+        PartitionState(tp.topic, tp.partition, int(beginning[tp]), end[tp], _offset(committed[tp]))
+        for tp in tps
+    ]
+
+
+def _offset(committed: Any) -> int | None:
+    found = getattr(committed, "offset", committed)
+    return None if found is None or found < 0 else int(found)
+
+
+def _counts(admin: Any, names: list[str]) -> dict[str, int]:
+    there = set(admin.list_topics())
+    known = [name for name in names if name in there]
+    if not known:
+        return {}
+    return {t["name"]: len(t["partitions"]) for t in admin.describe_topics(known)}
+
+
+def _create(admin: Any, name: str, partitions: int, replication: int) -> None:
+    try:
+        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=replication)])
+    except TopicAlreadyExistsError:
+        return  # another process was quicker
+    except KafkaError as error:
+        raise StreamError(
+            f'topic "{name}" ({partitions} partitions, {replication} replicas) cannot be created: {error}; '
+            "create it yourself, or change topics.replication"
+        ) from error
+    log.info('created topic "%s" with %d partitions', name, partitions)
+
+
+@contextmanager
+def _unavailable(connection: KafkaSettings) -> Iterator[None]:
+    try:
+        yield
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"no broker answers at {', '.join(connection.addresses)} ({type(error).__name__}: {error}): "
+            "start one (`ecdctr broker`), or set kafka.brokers"
+        ) from error
+
+
+@contextmanager
+def _admin(connection: KafkaSettings) -> Iterator[Any]:
+    with _unavailable(connection):
+        admin = KafkaAdminClient(**connection.kafka_python(), bootstrap_timeout_ms=10_000)
+        try:
+            yield admin
+        finally:
+            admin.close()
