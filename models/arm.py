@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.batch import Batch
-from models.embedding import EmbeddingTable, RowUndo
+from models.embedding import EmbeddingTable, RowUndo, gradient_of
 from models.flat import FlatModule, FlatUndo, initialise
 from models.lookup import Encoded, InputEncoder
 from models.network import CtrNet, HistoryInput, is_batch_norm
@@ -196,7 +196,7 @@ class Arm:
         total = functional.binary_cross_entropy_with_logits(logit, encoded.label, reduction="sum")
         torch.autograd.backward([total / self.spec.batch])
         loss = float(total.detach()) / encoded.n
-        squares = [_gradient(leaf).square().mean(1) for leaf in leaves]
+        squares = [gradient_of(leaf).square().mean(1) for leaf in leaves]
         self._pending = _Pending(encoded, leaves, squares)
         if not math.isfinite(loss) or loss > MAX_LOSS or not self._finite(squares):
             self._pending = None
@@ -221,7 +221,7 @@ class Arm:
             values = leaf.detach()
             if undo.flat is not None:
                 undo.rows.append((table, table.undo(rows.at)))
-            table.update(rows.at, values, _gradient(leaf), square, self.embedding_lr)
+            table.update(rows.at, values, gradient_of(leaf), square, self.embedding_lr)
             table.mark(rows.index)
 
     def commit(self) -> None:
@@ -298,8 +298,3 @@ class Arm:
         """Back to the initial tables (the dense state is set by ``load``)."""
         for table in self.tables:
             table.reset()
-
-
-def _gradient(leaf: Tensor) -> Tensor:
-    assert leaf.grad is not None
-    return leaf.grad

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EmbeddingTable", "RowUndo", "TouchedRows", "initial_rows"]
+__all__ = ["EmbeddingTable", "RowUndo", "TouchedRows", "gradient_of", "initial_rows"]
 
 _CHUNK = 4096
 """Rows that share one counter block. Part of the definition of a row's first value: never change it."""
@@ -75,6 +75,10 @@ class TouchedRows:
     def __init__(self, rows: int) -> None:
         self._flag = np.zeros(rows, np.bool_)
         self._parts: list[NDArray[np.int64]] = []
+
+    def grow(self, rows: int) -> None:
+        """Make room for row numbers below ``rows``."""
+        self._flag = np.concatenate([self._flag, np.zeros(rows - len(self._flag), np.bool_)])
 
     def mark(self, index: NDArray[np.int64]) -> None:
         """Add rows; each at most once in ``index``."""
@@ -224,6 +228,17 @@ class EmbeddingTable:
         self.weight.index_copy_(0, at, values[:, : self.dim])
         self.accumulator.index_copy_(0, at, values[:, self.dim])
 
+    def grow(self, rows: int) -> None:
+        """Add rows with their initial values, up to ``rows`` in all."""
+        seed, stream, sd = self._name
+        more = torch.from_numpy(initial_rows(seed, stream, self.rows, rows - self.rows, self.dim, sd))
+        self.weight = torch.cat([self.weight, more.to(self.device)])
+        filled = torch.full((rows - self.rows,), self.initial_accumulator, device=self.device)
+        self.accumulator = torch.cat([self.accumulator, filled])
+        self.unsaved.grow(rows)
+        self.unreleased.grow(rows)
+        self.rows = rows
+
     def reset(self) -> None:
         """Back to the initial values."""
         seed, stream, sd = self._name
@@ -233,3 +248,9 @@ class EmbeddingTable:
         self.accumulator.fill_(self.initial_accumulator)
         self.unsaved.take()
         self.unreleased.take()
+
+
+def gradient_of(leaf: Tensor) -> Tensor:
+    """The gradient that a backward pass left at gathered rows."""
+    assert leaf.grad is not None
+    return leaf.grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.batch import AD, Batch
-from models.features import FeatureSchema
+from models.features import ColumnGroup, FeatureSchema
 
 __all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
 
@@ -87,11 +88,11 @@ class Encoded:
     domain: Tensor
 
 
-def layouts_of(schema: FeatureSchema) -> tuple[TableLayout, ...]:
+def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
     """One fused table for each embedding width, widths ascending."""
     layouts = []
-    for dim in sorted({g.dim for g in schema.categorical}):
-        groups = [g for g in schema.categorical if g.dim == dim]
+    for dim in sorted({g.dim for g in features}):
+        groups = [g for g in features if g.dim == dim]
         groups.sort(key=lambda g: g.is_bag)  # stable: singles first, each kind in schema order
         columns: list[int] = []
         offsets: list[int] = []
@@ -128,12 +129,16 @@ class InputEncoder:
         The features.
     device
         Where the tensors go.
+    features
+        Those to read; default: all categorical features and bags.
     """
 
-    def __init__(self, schema: FeatureSchema, device: torch.device) -> None:
+    def __init__(
+        self, schema: FeatureSchema, device: torch.device, features: Sequence[ColumnGroup] | None = None
+    ) -> None:
         self.schema = schema
         self.device = device
-        self.layouts = layouts_of(schema)
+        self.layouts = layouts_of(schema.categorical if features is None else features)
         # Uninitialised on purpose: entries are read only after they were written in the same call.
         self._scratch = [np.empty(layout.rows, np.int32) for layout in self.layouts]
         self._in_order = [

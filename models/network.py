@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from models.batch_norm import BatchNorm
 from models.history import HistoricalAttention
-from models.lookup import Encoded, TableLayout
+from models.lookup import Encoded, TableLayout, TableRows
 from models.settings import ModelSettings
 
-__all__ = ["CtrNet", "HistoryInput", "is_batch_norm", "is_history"]
+__all__ = ["CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +150,7 @@ class CtrNet(nn.Module):
         parts: list[Tensor] = []
         vectors: list[Tensor] = []
         for layout, table, values in zip(self.layouts, encoded.tables, rows, strict=True):
-            embedded = self._embed(layout, values, table.inverse, table.bag_mask)
+            embedded = embed(layout, table, values)
             parts.append(embedded.flatten(1))
             if layout.dim == self.vector_dim:
                 vectors.append(embedded)
@@ -167,18 +167,6 @@ class CtrNet(nn.Module):
                     vectors.append(self._as_vector(vector).unsqueeze(1))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return self._logit(x, vectors, training)
-
-    def _embed(self, layout: TableLayout, values: Tensor, inverse: Tensor, bag_mask: Tensor | None) -> Tensor:
-        """Vectors ``(n, n_vectors, dim)``: single-valued features, then the mean of each bag (empty: 0)."""
-        embedded = functional.embedding(inverse, values)
-        if bag_mask is None:
-            return embedded
-        pieces = [embedded[:, : layout.n_single]]
-        for first, width in layout.bags:
-            mask = bag_mask[:, first - layout.n_single : first - layout.n_single + width]
-            total = (embedded[:, first : first + width] * mask.unsqueeze(2)).sum(1)
-            pieces.append((total / mask.sum(1, keepdim=True).clamp(min=1.0)).unsqueeze(1))
-        return torch.cat(pieces, dim=1)
 
     def _as_vector(self, history: Tensor) -> Tensor:
         if history.shape[1] == self.vector_dim:
@@ -203,6 +191,22 @@ class CtrNet(nn.Module):
                 crossed = torch.addcmul(crossed, x, layer(crossed))
             logit = logit + self.out_cross(crossed)
         return logit.squeeze(1)
+
+
+def embed(layout: TableLayout, table: TableRows, values: Tensor) -> Tensor:
+    """Vectors of a batch from one table's distinct rows, ``(n, n_vectors, dim)``.
+
+    Single-valued features first, then the mean of each bag (an empty one: 0).
+    """
+    embedded = functional.embedding(table.inverse, values)
+    if table.bag_mask is None:
+        return embedded
+    pieces = [embedded[:, : layout.n_single]]
+    for first, width in layout.bags:
+        mask = table.bag_mask[:, first - layout.n_single : first - layout.n_single + width]
+        total = (embedded[:, first : first + width] * mask.unsqueeze(2)).sum(1)
+        pieces.append((total / mask.sum(1, keepdim=True).clamp(min=1.0)).unsqueeze(1))
+    return torch.cat(pieces, dim=1)
 
 
 def _read(attention: HistoricalAttention, given: HistoryInput) -> tuple[Tensor, Tensor]:
