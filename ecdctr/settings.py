@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     )
     model: ModelSettings = Field(default_factory=ModelSettings, description="CPM, A-CTR, ads-only control.")
     tpm: TpmSettings = Field(default_factory=TpmSettings, description="The tiny model of long-term clicks.")
-    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description="What happens when (event time).")
+    schedule: ScheduleSettings = Field(
+        default_factory=ScheduleSettings, description="What happens when (event time)."
+    )
     state: StateSettings = Field(default_factory=StateSettings, description="What is kept on disk.")
     monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Metrics endpoint.")
 
@@ -171,7 +173,9 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def _merge(into: dict[str, Any], layer: Mapping[str, Any], origin: dict[str, str], name: str, at: str = "") -> None:
+def _merge(
+    into: dict[str, Any], layer: Mapping[str, Any], origin: dict[str, str], name: str, at: str = ""
+) -> None:
     for key, value in layer.items():
         path = f"{at}{key}"
         if isinstance(value, Mapping) and isinstance(into.setdefault(key, {}), dict):
@@ -198,7 +202,11 @@ def _neighbours(path: str) -> str:
     node: type[BaseModel] = Settings
     for name in path.split(".")[:-1]:
         found = node.model_fields.get(name)
-        if found is None or not isinstance(found.annotation, type) or not issubclass(found.annotation, BaseModel):
+        if (
+            found is None
+            or not isinstance(found.annotation, type)
+            or not issubclass(found.annotation, BaseModel)
+        ):
             return "see `ecdctr config show` for the known ones"
         node = found.annotation
     return f"known here: {', '.join(sorted(node.model_fields))}"

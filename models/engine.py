@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from crc32c import crc32c
 
 from models.batch import Batch
 from models.trainer import ReleaseReport, StepResult, Trainer
 from state.ad_window import AdWindow
-from state.checkpoint import Capture, CheckpointInfo, CheckpointStoreLike
+from state.capture import Capture, CheckpointInfo
+from state.checkpoint import CheckpointStoreLike
 from state.errors import JournalDamagedError, StateError
 from state.journal import JournalEntry, JournalLike
-from state.positions import Positions
+from state.positions import Part, Positions
 from state.score_log import ScoreLog
 from state.settings import StateSettings
 
@@ -96,11 +99,12 @@ class Engine:
         self.positions = Positions()
         self.progress = Progress()
         self.releases: list[ReleaseReport] = []
+        self.first_difference: int | None = None
+        self._digest: str | None = None
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._kept: dict[int, int] = {}  # step of a kept checkpoint -> first score day it names
 
     # -- protocol 3: recovery
 
@@ -143,10 +147,20 @@ class Engine:
         return self.journal.entries(after_step=self.step)
 
     def redo(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
-        """Do a journaled step again, with the same rows."""
+        """Do a journaled step again, with the same rows.
+
+        Each entry carries a digest of what the step before it predicted. Where it is not met, the machine did not
+        compute the same: :attr:`first_difference` keeps the first such step.
+        """
         if entry.step != self.step + 1:
             raise JournalDamagedError(
                 f"journal: step {entry.step} follows step {self.step}; steps between them are missing"
+            )
+        told = entry.extra.get("before")
+        if None not in (told, self._digest) and told != self._digest and self.first_difference is None:
+            self.first_difference = self.step
+            log.error(
+                "step %d, done again, predicts otherwise than it did: see docs/guarantees.md", self.step
             )
         result = self._apply(entry, batch, live=False)
         self.progress.redone_steps += 1
@@ -163,7 +177,7 @@ class Engine:
 
         Then whatever event time made due (new snapshots, a CPM release) and, if due, a checkpoint.
         """
-        entry = JournalEntry(self.step + 1, kind, batch.parts, clock, {})
+        entry = self._entry(kind, batch.parts, clock)
         self._append(entry)
         result = self._apply(entry, batch, live=True)
         assert result is not None
@@ -175,13 +189,18 @@ class Engine:
     def _run_due(self) -> None:
         months = self.trainer.months_due(self.clock)
         if months is not None:
-            entry = JournalEntry(self.step + 1, "month", (), self.clock, {"months": list(months)})
+            entry = self._entry("month", (), self.clock, months=list(months))
             self._append(entry)
             self._apply(entry, None, live=True)
-        if self.trainer.release_due(self.clock):
-            entry = JournalEntry(self.step + 1, "release", (), self.clock, {})
+        if self.trainer.release_due(self.clock) is not None:
+            entry = self._entry("release", (), self.clock)
             self._append(entry)
             self._apply(entry, None, live=True)
+
+    def _entry(self, kind: str, parts: tuple[Part, ...], clock: int, **extra: Any) -> JournalEntry:
+        if self._digest is not None:
+            extra["before"] = self._digest
+        return JournalEntry(self.step + 1, kind, parts, clock, extra)
 
     def _append(self, entry: JournalEntry) -> None:
         """Journal an entry; a full disk stops training until there is room, and loses nothing."""
@@ -190,7 +209,7 @@ class Engine:
             try:
                 self.journal.append(entry)
                 return
-            except OSError as error:
+            except (OSError, StateError) as error:
                 self.progress.last_error = f"journal: {error}"
                 log.error("journal: step %d cannot be written (%s): waiting for room", entry.step, error)
                 time.sleep(wait)
@@ -209,6 +228,7 @@ class Engine:
             raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
         else:
             result = self.trainer.step(batch)
+            self._digest = _digest(result)
             if result.skipped is None:
                 self._record(batch, result)
                 self.progress.rows[entry.kind] += result.n
@@ -322,7 +342,7 @@ class Engine:
         keep_from = self.clock - int(self.settings.journal_keep_days * DAY_MS)
         self.journal.drop_before(oldest, keep_from)
         # A kept checkpoint may name days that newer ones no longer do: drop only behind the oldest one's clock.
-        day = min(info.clock for info in kept) // DAY_MS
+        day = min(int(info.meta["clock"]) for info in kept) // DAY_MS
         self.scores.drop_before(day - self.settings.score_days)
         self.ad_window.drop_before(day - self.ad_window.days)
 
@@ -337,6 +357,16 @@ class Engine:
             self.journal.close()
             self.scores.close()
             self.ad_window.close()
+
+
+def _digest(result: StepResult) -> str:
+    """Eight hex digits of everything that a step predicted and lost, to the last bit."""
+    crc = 0
+    for name in sorted(result.loss):
+        crc = crc32c(struct.pack("<d", result.loss[name]), crc)
+    for name in sorted(result.scores):
+        crc = crc32c(np.ascontiguousarray(result.scores[name]).tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def audit(entries: Iterator[JournalEntry], ends: dict[tuple[str, int], int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from models.batch import Batch
 from models.events import EventDecoder
 from replay.align import Chunk
 from replay.connection import KafkaSettings
+from replay.offsets import true_ends
 from replay.records import decode_records
 from state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 from state.positions import Part
@@ -40,7 +41,12 @@ class KafkaLog:
     """
 
     def __init__(
-        self, connection: KafkaSettings, decoder: EventDecoder, topics: Mapping[str, int], *, timeout_s: float = 60.0
+        self,
+        connection: KafkaSettings,
+        decoder: EventDecoder,
+        topics: Mapping[str, int],
+        *,
+        timeout_s: float = 60.0,
     ) -> None:
         self.decoder = decoder
         self.topics = dict(topics)
@@ -92,37 +98,17 @@ class KafkaLog:
         return {(tp.topic, tp.partition): int(offset) for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
-        """True end of each partition.
-
-        ``end_offsets`` is a lower bound on some brokers (it names the last batch, not its last record), so one
-        record is fetched from there and the high watermark that came with it is read.
-        """
-        tps = [TopicPartition(*k) for k in keys]
-        begin = self._consumer.beginning_offsets(tps)
-        bound = {tp: int(offset) for tp, offset in self._consumer.end_offsets(tps).items()}
-        filled = [tp for tp in tps if bound[tp] > int(begin[tp])]
-        missing = set(filled)
-        ends = dict(bound)
-        if filled:
-            self._consumer.assign(filled)
-            for tp in filled:
-                self._consumer.seek(tp, bound[tp] - 1)
-        deadline = time.monotonic() + self.timeout_s
-        while missing:
-            got = self._consumer.poll(timeout_ms=500, max_records=500)
-            for tp, records in got.items():
-                mark = self._consumer.highwater(tp)
-                ends[tp] = max(ends[tp], records[-1].offset + 1, mark or 0)
-                missing.discard(tp)
-            if missing and time.monotonic() > deadline:
-                raise BrokerUnavailableError(f"no answer for {self.timeout_s:.0f} s while asking for the end of {missing}")
+        """True end of each partition; see :func:`replay.offsets.true_ends`."""
+        ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], self.timeout_s)
         self._pending.clear()
         self._next.clear()
-        return {(tp.topic, tp.partition): ends[tp] for tp in tps}
+        return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     # -- reading
 
-    def chunks(self, first: Mapping[Key, int], end: Mapping[Key, int], *, wants: Any = None) -> Iterator[Chunk]:
+    def chunks(
+        self, first: Mapping[Key, int], end: Mapping[Key, int], *, wants: Any = None
+    ) -> Iterator[Chunk]:
         """Decoded chunks of all partitions, each in offset order, until every partition is at its end.
 
         Parameters
@@ -166,7 +152,9 @@ class KafkaLog:
             if len(paused) == len(todo):
                 deadline = time.monotonic() + self.timeout_s
             if time.monotonic() > deadline:
-                waiting = ", ".join(f"{tp.topic}[{tp.partition}] at {position[tp]} of {todo[tp][1]}" for tp in todo)
+                waiting = ", ".join(
+                    f"{tp.topic}[{tp.partition}] at {position[tp]} of {todo[tp][1]}" for tp in todo
+                )
                 raise BrokerUnavailableError(f"no record for {self.timeout_s:.0f} s: {waiting}")
 
     def fetch(self, parts: Sequence[Part]) -> Batch:
@@ -225,7 +213,11 @@ class KafkaLog:
                 return
         assigned = self._consumer.assignment()
         if tp not in assigned:
-            positions = {t: self._next[(t.topic, t.partition)] for t in assigned if (t.topic, t.partition) in self._next}
+            positions = {
+                t: self._next[(t.topic, t.partition)]
+                for t in assigned
+                if (t.topic, t.partition) in self._next
+            }
             self._consumer.assign([*positions, tp])
             for t, offset in positions.items():
                 self._consumer.seek(t, offset)
@@ -261,6 +253,8 @@ class KafkaLog:
         return got
 
     def _decode(self, tp: Any, first: int, records: list[Any]) -> Chunk:
-        chunk, rejects = decode_records(self.decoder, tp.topic, tp.partition, first, records, self.topics[tp.topic])
+        chunk, rejects = decode_records(
+            self.decoder, tp.topic, tp.partition, first, records, self.topics[tp.topic]
+        )
         self.dead_rows += len(rejects)
         return chunk

@@ -9,10 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.batch import Batch
-from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, EventDecoder, Reject
+from models.events import EventDecoder
 from replay.align import Chunk
 
-__all__ = ["KafkaRecord", "RecordReject", "decode_records"]
+__all__ = ["ARROW_CONTENT_TYPE", "CONTENT_TYPE_HEADER", "KafkaRecord", "RecordReject", "decode_records"]
+
+CONTENT_TYPE_HEADER = "content-type"
+ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
+"""A record with this header is packed: many rows as one Arrow IPC stream. Any other is one JSON object."""
 
 
 class KafkaRecord(Protocol):
@@ -63,28 +67,23 @@ def decode_records(
     offsets: list[Any] = []
     rejects: list[RecordReject] = []
     for packed, run in _runs(records):
-        if packed:
-            for record in run:
-                decoded = decoder.from_arrow(record.value or b"", domain)
-                batches.append(decoded.batch)
-                offsets.append(np.full(len(decoded.batch), record.offset, np.int64))
-                rejects += [_reject(record, r, r.index) for r in decoded.rejects]
-        else:
-            decoded = decoder.from_json([r.value or b"" for r in run], domain)
-            batches.append(decoded.batch)
-            offsets.append(np.array([r.offset for r in run], np.int64)[decoded.index])
-            rejects += [_reject(run[r.index], r, None) for r in decoded.rejects]
+        decode = decoder.from_packed if packed else decoder.from_json
+        decoded = decode([r.value for r in run], domain)
+        batches.append(decoded.batch)
+        offsets.append(np.array([r.offset for r in run], np.int64)[decoded.index])
+        rejects += [
+            RecordReject(run[r.index], r.reason, r.detail, r.row if packed and r.row >= 0 else None)
+            for r in decoded.rejects
+        ]
     batch = batches[0] if len(batches) == 1 else Batch.concat(batches)
     offset = offsets[0] if len(offsets) == 1 else np.concatenate(offsets)
     return Chunk(topic, partition, first, records[-1].offset + 1, offset, batch), rejects
 
 
-def _reject(record: KafkaRecord, reject: Reject, row: int | None) -> RecordReject:
-    return RecordReject(record, reject.reason, reject.detail, row)
-
-
 def _is_packed(record: KafkaRecord) -> bool:
-    return any(key == CONTENT_TYPE_HEADER and value == ARROW_CONTENT_TYPE for key, value in record.headers or ())
+    return any(
+        key == CONTENT_TYPE_HEADER and value == ARROW_CONTENT_TYPE for key, value in record.headers or ()
+    )
 
 
 def _runs(records: Sequence[KafkaRecord]) -> Iterable[tuple[bool, Sequence[KafkaRecord]]]:

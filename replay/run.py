@@ -77,7 +77,10 @@ def steps_from_log(
 ) -> Iterator[Step]:
     """Steps of offset ranges of the click topics, as a live worker catching up would cut them."""
     aligner = Aligner(
-        {key: log.topics[key[0]] for key in end}, natural_batch=natural_batch, ad_batch=ad_batch, positions=first
+        {key: log.topics[key[0]] for key in end},
+        natural_batch=natural_batch,
+        ad_batch=ad_batch,
+        positions=first,
     )
     left = {key for key in end if first[key] < end[key]}
     for key in end:

@@ -150,4 +150,3 @@ class AlignedIntake:
     def waiting_rows(self) -> int:
         """Rows buffered here and in the queue's hands but not yet learned."""
         return self.aligner.buffered_rows + sum(len(s.batch) for s in self._ready)
-

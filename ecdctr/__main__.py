@@ -1,0 +1,5 @@
+"""``python -m ecdctr``."""
+
+from ecdctr.cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""Rebuilding a model from the log alone, and saying whether it is the same to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.progress import progress_bar
+from ecdctr.settings import Settings
+from models.engine import Engine
+from replay.run import redo
+from state.checkpoint import CheckpointStore, Loaded
+from state.errors import StateError
+from state.journal import Journal, JournalEntry
+
+__all__ = ["Rebuilt", "first_difference", "rebuild"]
+
+
+@dataclass
+class Rebuilt:
+    """A model rebuilt from journal and log, beside the checkpoint it should equal."""
+
+    engine: Engine
+    checkpoint: str
+    steps: int
+    rows: int
+    difference: str | None
+
+    @property
+    def identical(self) -> bool:
+        return self.difference is None
+
+    @property
+    def verdict(self) -> str:
+        what = f"checkpoint {self.checkpoint}, {self.steps:,} steps, {self.rows:,} rows"
+        return f"identical ({what})" if self.difference is None else f"DIFFERENT ({what}): {self.difference}"
+
+    @property
+    def trained(self) -> int:
+        """Rows learned from, both domains."""
+        return sum(self.engine.progress.rows.values())
+
+    @property
+    def release_clocks(self) -> list[int]:
+        """Event times of the CPM releases, milliseconds."""
+        return [r.clock_ms for r in self.engine.releases]
+
+
+def rebuild(
+    err: Console, settings: Settings, checkpoint: str | None = None, *, compare: bool = True
+) -> Rebuilt:
+    """Redo the state folder's journal from the Kafka log with a fresh model.
+
+    1. Name the checkpoint to be met (the newest whole one, or the one asked for).
+    2. From step 0, fetch each journaled step's rows from the log and do it again.
+    3. At the checkpoint's step, compare every tensor bit by bit, and the digests of all predictions on the way.
+
+    Parameters
+    ----------
+    err
+        Where the progress bar goes.
+    settings
+        With other learning rates and the like this is a counterfactual: same rows, same order.
+    checkpoint
+        Name of a checkpoint; default the newest whole one.
+    compare
+        False for a counterfactual.
+    """
+    folders = build.Folders(settings.state.folder)
+    store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
+    loaded = store.load(checkpoint) if checkpoint else store.newest()
+    if loaded is None:
+        raise StateError(f"{folders.checkpoints} holds no whole checkpoint: let a worker write one first")
+    journal = Journal(folders.journal, read_only=True)
+    if journal.first_step() != 0:
+        raise StateError(
+            f"the journal in {folders.journal} begins at step {journal.first_step()}, not 0: what came before was dropped "
+            "(state.journal_keep_days), so the model cannot be rebuilt from nothing"
+        )
+    last = int(loaded.meta["step"])
+    engine = build.memory_engine(settings)
+    with (
+        build.kafka_log(settings, build.decoder(settings)) as log,
+        progress_bar(err, "redo the journal", None) as update,
+    ):
+        done = redo(engine, log, _until(journal.entries(), last), update)
+    difference = _compare(engine, loaded) if compare else None
+    return Rebuilt(engine, loaded.name, done.steps, done.rows, difference)
+
+
+def _until(entries: Iterator[JournalEntry], last: int) -> Iterator[JournalEntry]:
+    for entry in entries:
+        if entry.step > last:
+            return
+        yield entry
+
+
+def _compare(engine: Engine, loaded: Loaded) -> str | None:
+    where = (
+        f"first step that predicts otherwise: {engine.first_difference}; "
+        if engine.first_difference is not None
+        else ""
+    )
+    tensor = first_difference(engine, loaded)
+    if tensor is not None:
+        return f"{where}first tensor that differs: {tensor}"
+    return where.rstrip("; ") or None
+
+
+def first_difference(engine: Engine, loaded: Loaded) -> str | None:
+    """Name of the first tensor of a checkpoint that a fresh engine's state does not equal bit for bit, or None."""
+    mine = engine.trainer.capture()
+    for name in sorted(set(mine.dense) | set(loaded.dense)):
+        a, b = mine.dense.get(name), loaded.dense.get(name)
+        if a is None or b is None:
+            return f"{name} (only in the {'checkpoint' if a is None else 'rebuilt model'})"
+        if a.shape != b.shape or a.dtype != b.dtype or a.tobytes() != b.tobytes():
+            return name
+    for table in sorted(set(mine.rows) | set(loaded.rows)):
+        if table not in mine.rows or table not in loaded.rows:
+            return f"table {table} (only in one of them)"
+        (ai, av), (bi, bv) = mine.rows[table], loaded.rows[table]
+        ao, bo = np.argsort(ai, kind="stable"), np.argsort(bi, kind="stable")
+        if not np.array_equal(ai[ao], bi[bo]):
+            return f"table {table}: rows touched ({len(ai)} rebuilt, {len(bi)} in the checkpoint)"
+        same = (av[ao].view(np.uint32) == bv[bo].view(np.uint32)).all(axis=1)
+        if not same.all():
+            return f"table {table} row {int(ai[ao][~same][0])}"
+    return None

@@ -1,0 +1,148 @@
+"""From the configuration to the working parts: decoder, trainer, engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ecdctr.settings import Settings
+from models.batch import AD, NATURAL, Batch
+from models.engine import Engine
+from models.events import EventDecoder
+from models.features import FeatureSchema
+from models.settings import FeatureSpec
+from models.trainer import Trainer
+from replay.kafka_log import KafkaLog
+from state.ad_window import AdWindow
+from state.checkpoint import CheckpointStore, MemoryCheckpointStore
+from state.embedding_store import EmbeddingStore, RocksEmbeddingStore
+from state.errors import ConfigError
+from state.journal import Journal, MemoryJournal
+from state.positions import Positions
+from state.score_log import ScoreLog
+from state.settings import StateSettings
+
+__all__ = [
+    "ARMS",
+    "Folders",
+    "decoder",
+    "kafka_log",
+    "live_engine",
+    "memory_engine",
+    "snapshot_store",
+    "use_features",
+]
+
+ARMS = ("actr", "ads_only", "cpm")
+
+
+class Folders:
+    """Where in the state folder each thing is kept."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.journal = root / "journal"
+        self.snapshots = root / "snapshots"
+        self.ad_window = root / "ad-window"
+        self.scores = root / "scores"
+
+
+def use_features(settings: Settings, specs: Sequence[FeatureSpec], *, configured: bool) -> Settings:
+    """The settings with a source's own features, unless the user configured some."""
+    return settings if configured else settings.model_copy(update={"features": tuple(specs)})
+
+
+def decoder(settings: Settings) -> EventDecoder:
+    """The decoder of events as configured."""
+    events = settings.events
+    return EventDecoder(
+        settings.features,
+        max_string=events.max_string,
+        ts_min_ms=_millis("events.ts_min", events.ts_min),
+        ts_max_ms=_millis("events.ts_max", events.ts_max),
+        list_field=events.list_field,
+        oracle_field=events.oracle_field,
+    )
+
+
+def _millis(key: str, date: str) -> int:
+    try:
+        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
+
+
+def snapshot_store(settings: Settings) -> EmbeddingStore | None:
+    """The TPM snapshots of the state folder; None when the models do not read any."""
+    if settings.model.history == "none":
+        return None
+    return RocksEmbeddingStore(Folders(settings.state.folder).snapshots, cache_rows=settings.state.cache_rows)
+
+
+def kafka_log(settings: Settings, events: EventDecoder) -> KafkaLog:
+    """The two click topics, read by offset."""
+    return KafkaLog(settings.kafka, events, {settings.topics.natural: NATURAL, settings.topics.ad: AD})
+
+
+def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
+    """Changes when parameters of one configuration would not fit the other."""
+    shape = settings.model.model_dump(
+        include={"dim", "interaction", "cross_layers", "hidden", "history", "seed", "embedding_init"}
+    )
+    text = json.dumps(
+        [schema.fingerprint(), shape, settings.tpm.dim, settings.tpm.k], sort_keys=True, default=str
+    )
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def live_engine(
+    settings: Settings,
+    *,
+    on_checkpoint: Callable[[Positions], None] | None = None,
+    on_skipped: Callable[[Batch, str], None] | None = None,
+) -> Engine:
+    """An engine on the state folder; the caller holds the folder's lock."""
+    folders = Folders(settings.state.folder)
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
+    trainer = Trainer(
+        schema, settings.model, settings.schedule, settings.tpm, snapshot_store(settings), window
+    )
+    return Engine(
+        trainer,
+        journal=Journal(folders.journal, fsync=settings.state.fsync_journal),
+        checkpoints=CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints),
+        scores=ScoreLog(folders.scores, ARMS),
+        ad_window=window,
+        settings=settings.state,
+        fingerprint=_fingerprint(schema, settings),
+        on_checkpoint=on_checkpoint,
+        on_skipped=on_skipped,
+    )
+
+
+def memory_engine(settings: Settings, store: EmbeddingStore | None = None) -> Engine:
+    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read."""
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
+    store = snapshot_store(settings) if store is None else store
+    trainer = Trainer(schema, settings.model, settings.schedule, settings.tpm, store, window)
+    never = StateSettings(
+        folder=settings.state.folder,
+        checkpoint_every_s=10**9,
+        checkpoint_every_steps=10**15,
+        score_days=36_500,
+    )
+    return Engine(
+        trainer,
+        journal=MemoryJournal(),
+        checkpoints=MemoryCheckpointStore(),
+        scores=ScoreLog(None, ARMS),
+        ad_window=window,
+        settings=never,
+        fingerprint=_fingerprint(schema, settings),
+    )

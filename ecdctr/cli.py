@@ -1,0 +1,281 @@
+"""The command line: ``ecdctr --help``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from state.errors import EcdctrError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Keep an ads CTR model fresh: train continuously from a natural and an ad click stream, "
+    "replay historical logs, watch for drift.\n\n"
+    "Begin with `ecdctr demo`. Every key of the configuration: `ecdctr config show`.",
+)
+tpm_app = typer.Typer(no_args_is_help=True, help="The tiny model over long-term natural clicks.")
+config_app = typer.Typer(no_args_is_help=True, help="The configuration.")
+inspect_app = typer.Typer(no_args_is_help=True, help="Look into what is kept on disk.")
+app.add_typer(tpm_app, name="tpm")
+app.add_typer(config_app, name="config")
+app.add_typer(inspect_app, name="inspect")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file (default: $ECDCTR_CONFIG, then ./ecdctr.toml)."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override one key: `--set model.lr=0.0005`. Repeatable."),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="`sim`, `sim:days=40,users=2000`, `ebnerd:FOLDER?mapping=A`, a JSONL / Parquet / CSV file or glob of events"
+    ),
+]
+
+
+def _load(config: Path | None, overrides: list[str] | None) -> Any:
+    from ecdctr.settings import load_settings
+
+    return load_settings(config, overrides or ())
+
+
+def _logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        datefmt="[%X]",
+        handlers=[RichHandler(console=err, show_path=False)],
+        force=True,
+    )
+    logging.getLogger("ecdctr").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        out.print(installed("ecdctr"))
+        raise typer.Exit
+    _logging(verbose)
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Where the summary, the report and the state go.")
+    ] = Path("demo-out"),
+    data: Annotated[Path | None, typer.Option(help="EB-NeRD folder; default: the simulator.")] = None,
+    mapping: Annotated[
+        str, typer.Option(help="EB-NeRD: A premium articles as ads, B in-article slots as ads.")
+    ] = "A",
+    seed: Annotated[int, typer.Option(help="Seed of the simulator and the models.")] = 0,
+) -> None:
+    """The whole way in three minutes: broker, streams, training, a kill -9, recovery, replay, one table."""
+    from ecdctr.demo import run_demo
+
+    raise typer.Exit(run_demo(out, out_dir, data=data, mapping=mapping, seed=seed))
+
+
+@app.command()
+def broker(
+    port: Annotated[int, typer.Option(help="Port on loopback.")] = 9092,
+) -> None:
+    """Run the embedded broker (development only: it keeps everything in memory)."""
+    from streams.broker import EmbeddedBroker
+
+    with EmbeddedBroker(port=port) as running:
+        out.print(f"Kafka protocol on {running.address}; Ctrl-C ends it and forgets every record")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@app.command()
+def produce(
+    source: SourceArgument,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    packed: Annotated[
+        int, typer.Option(help="Rows a packed Arrow message; 0: one JSON object a message.", min=0)
+    ] = 0,
+    rate: Annotated[float, typer.Option(help="Rows a second at most; 0: as fast as it goes.", min=0)] = 0,
+) -> None:
+    """Send a source's events to the two click topics, keyed by user, in event order."""
+    from ecdctr.commands import produce_source
+
+    produce_source(out, err, _load(config, overrides), source, packed=packed, rate=rate)
+
+
+@app.command()
+def worker(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait for the state folder's lock, then take over.")
+    ] = False,
+    reset_offsets: Annotated[
+        str | None,
+        typer.Option(
+            help="When the log no longer holds what the checkpoint needs: earliest, latest or checkpoint."
+        ),
+    ] = None,
+) -> None:
+    """Train continuously from Kafka. SIGTERM or Ctrl-C: checkpoint, then exit 0."""
+    from ecdctr.commands import run_worker
+
+    raise typer.Exit(run_worker(_load(config, overrides), standby=standby, reset_offsets=reset_offsets))
+
+
+@tpm_app.command("train")
+def tpm_train(
+    source: SourceArgument,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    until: Annotated[str | None, typer.Option(help="Leave out rows from this UTC date on.")] = None,
+) -> None:
+    """Train TPM month by month on a source's natural clicks; one frozen snapshot a month."""
+    from ecdctr.commands import train_tpm
+
+    train_tpm(out, err, _load(config, overrides), source, until=until)
+
+
+@app.command()
+def replay(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="`kafka` (both click topics), `sim`, `sim:days=40,users=2000`, `ebnerd:FOLDER?mapping=A`, or event files"
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    journal: Annotated[
+        bool,
+        typer.Option(
+            "--journal", help="Redo the state folder's journal from the Kafka log and compare bit for bit."
+        ),
+    ] = False,
+    out_dir: Annotated[Path, typer.Option("--out", help="Report folder.")] = Path("replay-out"),
+    until: Annotated[str | None, typer.Option(help="Leave out rows from this UTC date on.")] = None,
+) -> None:
+    """Play a log back through the trainer: predict, score, learn; figures per day and a report."""
+    from ecdctr.commands import replay_journal, replay_source
+    from state.errors import ConfigError
+
+    loaded = _load(config, overrides)
+    if journal:
+        raise typer.Exit(replay_journal(out, err, loaded, out_dir))
+    if source is None:
+        raise ConfigError("replay needs a SOURCE (see `ecdctr replay --help`) or --journal")
+    replay_source(out, err, loaded, source, out_dir, until=until)
+
+
+@app.command()
+def topics(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    create: Annotated[bool, typer.Option("--create", help="Create what is missing.")] = False,
+) -> None:
+    """Show the click and dead-letter topics: partitions, offsets, lag."""
+    from ecdctr.commands import show_topics
+
+    show_topics(out, _load(config, overrides), create=create)
+
+
+@inspect_app.command("checkpoint")
+def inspect_checkpoint(
+    path: Annotated[
+        Path | None, typer.Argument(help="A checkpoint folder; default: all of the state folder.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Checkpoints: whole or damaged, step, event clock, offsets, size."""
+    from ecdctr.commands import show_checkpoints
+
+    raise typer.Exit(show_checkpoints(out, _load(config, overrides), path))
+
+
+@inspect_app.command("snapshot")
+def inspect_snapshot(
+    month: Annotated[str | None, typer.Argument(help="One month; default: all.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """TPM snapshots: months, rows, youngest training row; checks the checksum."""
+    from ecdctr.commands import show_snapshots
+
+    raise typer.Exit(show_snapshots(out, _load(config, overrides), month))
+
+
+@config_app.command("show")
+def config_show(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    toml: Annotated[bool, typer.Option("--toml", help="As a TOML file that reads back to the same.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the default.")] = False,
+) -> None:
+    """Every key, its value, where the value came from, and what it is for."""
+    from ecdctr.settings import dump_toml, settings_table
+
+    loaded = _load(config, overrides)
+    if toml:
+        out.print(dump_toml(loaded.settings), markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table("key", "value", "from", "what it is for", box=None, pad_edge=False)
+    for key, value, origin, text in settings_table(loaded):
+        if not changed or origin != "default":
+            table.add_row(key, str(value), origin, text, style=None if origin == "default" else "bold")
+    out.print(table)
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one line and their exit code."""
+    try:
+        # Outside of standalone mode click returns the exit code instead of exiting.
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except EcdctrError as error:
+        err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        click_error = getattr(error, "format_message", None)
+        if click_error is None:
+            raise
+        err.print(f"[bold red]error:[/] {_escape(click_error())}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,296 @@
+"""``ecdctr demo``: the whole way, with a kill -9 in the middle, ending with one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ecdctr import build
+from ecdctr.audit import rebuild
+from ecdctr.commands import open_with_features, replay_source, train_tpm
+from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
+from models.engine import audit
+from state.errors import EcdctrError, StreamError
+from state.journal import Journal
+from state.positions import Positions
+
+__all__ = ["run_demo"]
+
+# A marketplace small enough for two cores and three minutes; `replay sim` without options is the full-sized one.
+SIMULATOR = "sim:seed={seed},days=74,live_from=60,history_per_day=8000,natural_per_day=32000,ads_per_day=1600"
+EBNERD = "ebnerd:{data}?mapping={mapping}"
+PATIENCE_S = 240.0
+
+
+@dataclass
+class Plan:
+    """What differs between the simulator and real logs."""
+
+    source: str
+    overrides: tuple[str, ...]
+    title: str
+
+
+def _plan(data: Path | None, mapping: str, seed: int) -> Plan:
+    common = (f"model.seed={seed}", "topics.partitions=4")
+    if data is None:
+        return Plan(
+            SIMULATOR.format(seed=seed),
+            (*common, 'tpm.month="30d"', 'tpm.month_origin="2026-01-01"', 'schedule.release_every="4d"'),
+            "simulator",
+        )
+    return Plan(
+        EBNERD.format(data=data, mapping=mapping),
+        (
+            *common,
+            'tpm.month="7d"',
+            'tpm.month_origin="2023-04-27"',
+            'schedule.release_every="2d"',
+            "model.natural_batch=256",
+        ),
+        f"EB-NeRD, mapping {mapping} (a proxy: paid or in-article content, not advertising)",
+    )
+
+
+def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, seed: int) -> int:
+    """Run it all and write ``summary.json`` and the report into ``folder``.
+
+    1. Embedded broker; topics.
+    2. TPM: months of natural history become snapshots in RocksDB.
+    3. The live month is produced to both topics while a worker trains on it.
+    4. Midway the worker is killed with signal 9 and started again.
+    5. When every row is learned the worker is asked to stop; its journal is audited against the log.
+    6. The journal is redone from the log (bit for bit), and the log is replayed offline.
+
+    Returns
+    -------
+    int
+        0 when nothing was lost or doubled and the rebuilt model is identical, else 1.
+    """
+    from streams.broker import EmbeddedBroker
+
+    if (
+        folder.exists()
+        and any(folder.iterdir())
+        and not (folder / "summary.json").exists()
+        and not (folder / "state").exists()
+    ):
+        raise EcdctrError(f"--out {folder} holds files that no demo made: name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+    plan = _plan(data, mapping, seed)
+    out.print(f"[bold]E-CDCTR demo[/] on {plan.title}; everything it makes is in {folder}/")
+    with EmbeddedBroker(log_file=folder / "broker.log") as broker:
+        loaded, config = _configure(folder, plan, broker.address)
+        settings = loaded.settings
+        out.print(f"1  broker on {broker.address}, configuration in {config}")
+        out.print("2  TPM: long-term natural clicks, one frozen snapshot a month")
+        train_tpm(out, Console(stderr=True), loaded, plan.source)
+        out.print("3  the live month goes to both topics; a worker trains on it")
+        run = _LiveRun(out, folder, config, settings)
+        produced = run.train(plan.source)
+        out.print("4  the worker's journal against the log, and the log replayed offline")
+        summary = _summarise(out, folder, loaded, plan, produced, run)
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _print_table(out, summary, folder)
+    ok = summary["lost"] == summary["doubled"] == 0 and summary["identical"]
+    return 0 if ok else 1
+
+
+def _configure(folder: Path, plan: Plan, address: str) -> tuple[Loaded, Path]:
+    """Write the demo's configuration file, as a user would, and load it."""
+    overrides = [
+        *plan.overrides,
+        f'kafka.brokers=["{address}"]',
+        f'state.folder="{folder / "state"}"',
+        "state.checkpoint_every_s=5",
+        "worker.session_timeout_s=2",
+        "monitor.port=0",
+    ]
+    _, settings = open_with_features(plan.source, load_settings(None, overrides, environ={}))
+    config = folder / "ecdctr.toml"
+    config.write_text(dump_toml(settings), encoding="utf-8")
+    return load_settings(config, environ={}), config
+
+
+class _LiveRun:
+    """Producer and worker as processes of their own, as in production."""
+
+    def __init__(self, out: Console, folder: Path, config: Path, settings: Settings) -> None:
+        self.out, self.folder, self.config, self.settings = out, folder, config, settings
+        self.kills = 0
+        self.seconds = 0.0
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
+
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ecdctr", *arguments, "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
+
+    def train(self, source: str) -> int:
+        """Produce and train until every row of the log is learned; gives the rows in the log."""
+        producer = self._start("producer", "produce", source)
+        worker = self._start("worker", "worker")
+        began = time.monotonic()
+        try:
+            total = open_with_features(source, load_settings(self.config, environ={}))[0].count() or 0
+            self._wait(lambda: self.trained() >= 0.45 * total, worker, "train the first half")
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            self.kills += 1
+            self.out.print(f"   kill -9 after {self.trained():,} rows; the worker starts again")
+            worker = self._start("worker", "worker")
+            if producer.wait(timeout=PATIENCE_S) != 0:
+                raise StreamError(f"the producer failed: see {self.folder / 'producer.log'}")
+            ends = self._ends()
+            produced = sum(ends.values())
+            self._wait(lambda: self.trained() >= produced, worker, "train the rest")
+            self.seconds = time.monotonic() - began
+            worker.send_signal(signal.SIGTERM)
+            code = worker.wait(timeout=30)
+            if code != 0:
+                raise StreamError(f"the worker ended with exit code {code}: see {self.folder / 'worker.log'}")
+        finally:
+            for process in (producer, worker):
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        return produced
+
+    def trained(self) -> int:
+        """Offsets that the journal has planned."""
+        positions = Positions()
+        folder = build.Folders(self.settings.state.folder).journal
+        if not folder.is_dir():
+            return 0
+        for entry in Journal(folder, read_only=True).entries():
+            positions.advance(entry.parts)
+        return sum(positions.values())
+
+    def _ends(self) -> dict[tuple[str, int], int]:
+        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+            return log.end(log.partitions())
+
+    def _wait(self, done: Any, worker: subprocess.Popen[bytes], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not done():
+            if worker.poll() is not None:
+                raise StreamError(
+                    f"the worker ended (exit code {worker.returncode}) before it could {what}: see {self.folder / 'worker.log'}"
+                )
+            if time.monotonic() > deadline:
+                raise StreamError(
+                    f"the worker did not {what} in {PATIENCE_S:.0f} s: see {self.folder / 'worker.log'}"
+                )
+            time.sleep(0.25)
+
+
+def _summarise(
+    out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
+) -> dict[str, Any]:
+    from replay.report import evaluate, write_report
+    from state.score_log import ScoreLog
+
+    settings = loaded.settings
+    folders = build.Folders(settings.state.folder)
+    with build.kafka_log(settings, build.decoder(settings)) as log:
+        keys = log.partitions()
+        ends = log.end(keys)
+    lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
+    rebuilt = rebuild(Console(stderr=True), settings)
+    out.print(f"   journal redone from the log: {rebuilt.verdict}")
+    live_columns = ScoreLog(folders.scores, build.ARMS).read()
+    live = evaluate(live_columns, build.ARMS)
+    again = evaluate(rebuilt.engine.scores.read(), build.ARMS)
+    offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
+    meta = {
+        "source": plan.title,
+        "rows": produced,
+        "seconds": round(run.seconds, 1),
+        "rows_per_s": round(produced / run.seconds),
+        "releases": rebuilt.release_clocks,
+        "settings": dump_toml(settings),
+    }
+    report = write_report(folder, f"E-CDCTR on {plan.title}", live, meta)
+    ads = live["totals"]["ad"]
+    return {
+        "produced": produced,
+        "trained": rebuilt.trained,
+        "lost": lost,
+        "doubled": doubled,
+        "dead_letters": produced - rebuilt.trained,
+        "kills": run.kills,
+        "releases": len(rebuilt.release_clocks),
+        "seconds": 0.0,
+        "rows_per_s": round(produced / run.seconds),
+        "gauc": {
+            "ads_only": ads["ads_only"]["gauc"],
+            "actr": ads["actr"]["gauc"],
+            "oracle": ads.get("oracle", {}).get("gauc"),
+            "actr_replayed": again["totals"]["ad"]["actr"]["gauc"],
+            "actr_offline": offline["result"]["totals"]["ad"]["actr"]["gauc"],
+        },
+        "coverage": {
+            "users": ads["actr"]["user_coverage"],
+            "impressions": ads["actr"]["impression_coverage"],
+        },
+        "identical": rebuilt.identical,
+        "report": str(report),
+    }
+
+
+def _print_table(out: Console, summary: dict[str, Any], folder: Path) -> None:
+    table = Table(
+        title="E-CDCTR, end to end", title_justify="left", show_header=False, box=None, pad_edge=False
+    )
+    gauc = summary["gauc"]
+    rows: Sequence[tuple[str, str]] = (
+        ("rows produced", f"{summary['produced']:,}"),
+        ("rows trained", f"{summary['trained']:,}"),
+        ("rows lost", f"{summary['lost']:,}"),
+        ("rows doubled", f"{summary['doubled']:,}"),
+        ("dead letters", f"{summary['dead_letters']:,}"),
+        ("kill -9", f"{summary['kills']}"),
+        ("CPM releases", f"{summary['releases']}"),
+        ("rows a second", f"{summary['rows_per_s']:,} (kill and restart included)"),
+        ("GAUC ads-only", _figure(gauc["ads_only"])),
+        ("GAUC A-CTR, live", _figure(gauc["actr"])),
+        (
+            "GAUC A-CTR, journal redone",
+            f"{_figure(gauc['actr_replayed'])} ({'identical' if summary['identical'] else 'DIFFERS'})",
+        ),
+        ("GAUC A-CTR, log replayed offline", _figure(gauc["actr_offline"])),
+        ("GAUC oracle", _figure(gauc["oracle"])),
+        (
+            "coverage",
+            f"{summary['coverage']['users']:.1%} of users, {summary['coverage']['impressions']:.1%} of ad impressions",
+        ),
+        ("seconds", f"{summary['seconds']:.0f}"),
+        ("report", str(summary["report"])),
+        ("summary", str(folder / "summary.json")),
+    )
+    for name, value in rows:
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.6f}"

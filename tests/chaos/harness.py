@@ -1,0 +1,235 @@
+"""The tests that try to break it: random kill -9, rebalances and a take-over, then the books are checked.
+
+``make chaos`` runs the long form; ``tests/chaos/test_chaos.py`` a shorter one inside ``make test``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.audit import rebuild
+from ecdctr.settings import dump_toml, load_settings
+from models.engine import audit
+from replay.simulator import Simulator
+from state.journal import Journal
+from streams.broker import EmbeddedBroker
+from streams.producer import produce
+from streams.topics import ensure_topics
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120.0
+
+
+@dataclass
+class Outcome:
+    """What the run was put through, and what is left of it."""
+
+    rows: int
+    kills: int = 0
+    rebalances: int = 0
+    takeover_s: float | None = None
+    steps: int = 0
+    steps_redone: int = 0
+    lost: int = -1
+    doubled: int = -1
+    verdict: str = ""
+    exit_code: int | None = None
+    seconds: float = 0.0
+    log: Path = field(default_factory=Path)
+
+    def __str__(self) -> str:
+        takeover = "none" if self.takeover_s is None else f"{self.takeover_s:.1f} s"
+        return (
+            f"rows {self.rows:,}  kills {self.kills}  rebalances {self.rebalances}  take-over {takeover}  "
+            f"steps {self.steps:,}  steps redone {self.steps_redone:,}  lost {self.lost}  doubled {self.doubled}\n"
+            f"final parameters against an uninterrupted run of the same journal: {self.verdict}  ({self.seconds:.0f} s)"
+        )
+
+
+class Chaos:
+    """One run: ``kills`` kill -9 at seeded points of a log of about ``rows`` rows."""
+
+    def __init__(
+        self, folder: Path, *, rows: int, kills: int, rebalances: int, takeover: bool, seed: int = 0
+    ) -> None:
+        self.folder, self.kills, self.rebalances, self.takeover = folder, kills, rebalances, takeover
+        self.rng = np.random.default_rng(seed)
+        days = 12
+        per_day = rows // days
+        self.simulator = Simulator(
+            seed, days=days, live_from=0, users=500, items=200,
+            natural_per_day=per_day - per_day // 21, ads_per_day=per_day // 21,
+        )  # fmt: skip
+        self.outcome = Outcome(rows=0, log=folder / "worker.log")
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def run(self) -> Outcome:
+        """Do it all; the caller judges the outcome."""
+        began = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with EmbeddedBroker(log_file=self.folder / "broker.log") as broker:
+            self._configure(broker.address)
+            ensure_topics(self.settings.kafka, self.settings.topics)
+            sent = produce(self.simulator.frames(), self.settings.kafka, self.settings.topics)
+            self.outcome.rows = sum(sent.values())
+            try:
+                self._torment()
+            finally:
+                for process in self.processes:
+                    if process.poll() is None:
+                        process.kill()
+                        process.wait()
+            self._check_books()
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    def _configure(self, address: str) -> None:
+        settings = load_settings(
+            None,
+            [
+                f'kafka.brokers=["{address}"]',
+                "topics.partitions=4",
+                f'state.folder="{self.folder / "state"}"',
+                "state.checkpoint_every_s=2",
+                "state.checkpoint_every_steps=150",
+                "worker.session_timeout_s=2",
+                "monitor.port=0",
+                "model.dim=8",
+                "model.hidden=[32, 16]",
+                "model.history=none",
+                "model.threads=1",
+                'schedule.release_every="2d"',
+            ],
+            environ={},
+        ).settings
+        self.settings = build.use_features(settings, self.simulator.feature_specs(), configured=False)
+        self.config = self.folder / "ecdctr.toml"
+        self.config.write_text(dump_toml(self.settings), encoding="utf-8")
+        self.journal = build.Folders(self.settings.state.folder).journal
+
+    # -- the torment
+
+    def _torment(self) -> None:
+        total = self._expected_steps()
+        # Kill points: seeded steps, spread over the run; the last fifth is left for a quiet end.
+        targets = sorted(int(s) for s in self.rng.uniform(0.02, 0.85, self.kills) * total)
+        rebalance_at = set(
+            self.rng.choice(self.kills, size=min(self.rebalances, self.kills), replace=False).tolist()
+        )
+        takeover_at = int(self.rng.integers(self.kills)) if self.takeover else -1
+        worker = self._start()
+        for i, target in enumerate(targets):
+            # At least one new step a life, so that a kill never hits the same point twice.
+            least = self._steps() + 1
+            self._wait_for(lambda t=max(target, least): self._steps() >= t, worker, f"reach step {target}")
+            if i in rebalance_at:
+                self._foreign_member()
+            standby = self._start("--standby") if i == takeover_at else None
+            if standby is not None:
+                self._wait_for(
+                    lambda: "waiting for the state folder" in self._log_text(), standby, "stand by"
+                )
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            self.outcome.kills += 1
+            if standby is None:
+                worker = self._start()
+                continue
+            died, before = time.monotonic(), self._steps()
+            worker = standby
+            self._wait_for(
+                lambda b=before: "took over" in self._log_text() and self._steps() > b, worker, "take over"
+            )
+            self.outcome.takeover_s = time.monotonic() - died
+        self._wait_for(lambda: self._trained() >= self.outcome.rows, worker, "learn every row")
+        worker.send_signal(signal.SIGTERM)
+        self.outcome.exit_code = worker.wait(timeout=10)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
+        with self.outcome.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ecdctr", "worker", "--config", str(self.config), *options],
+                stdout=log, stderr=log, env=environment, cwd=ROOT,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def _foreign_member(self) -> None:
+        """Another process joins the group, takes partitions away for a moment, and leaves."""
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("foreign_member.py")), str(self.config)],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True,
+        )  # fmt: skip
+        self.processes.append(process)  # type: ignore[arg-type]
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if "assigned" in line:
+            self.outcome.rebalances += 1
+        process.send_signal(signal.SIGKILL if self.outcome.rebalances % 2 else signal.SIGTERM)
+        process.wait(timeout=30)
+
+    # -- looking on
+
+    def _expected_steps(self) -> int:
+        return self.outcome.rows // self.settings.model.natural_batch * 2
+
+    def _entries(self) -> list[tuple[int, int]]:
+        """(step, offsets covered) of every journaled step so far."""
+        if not self.journal.is_dir():
+            return []
+        return [
+            (e.step, sum(p.end - p.first for p in e.parts))
+            for e in Journal(self.journal, read_only=True).entries()
+        ]
+
+    def _steps(self) -> int:
+        if not self.journal.is_dir():
+            return 0
+        return (Journal(self.journal, read_only=True).last_step() or 0) + 1
+
+    def _trained(self) -> int:
+        return sum(n for _, n in self._entries())
+
+    def _log_text(self) -> str:
+        return self.outcome.log.read_text(errors="replace")
+
+    def _wait_for(self, done: Callable[[], bool], worker: subprocess.Popen[bytes], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not done():
+            if worker.poll() is not None:
+                raise AssertionError(
+                    f"the worker ended with {worker.returncode} before it could {what}:\n{self._tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the worker did not {what} in {PATIENCE_S:.0f} s:\n{self._tail()}")
+            time.sleep(0.02)
+
+    def _tail(self) -> str:
+        return "\n".join(self._log_text().splitlines()[-40:])
+
+    # -- the books
+
+    def _check_books(self) -> None:
+        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+            ends = log.end(log.partitions())
+        assert sum(ends.values()) == self.outcome.rows
+        self.outcome.steps = len(self._entries())
+        self.outcome.lost, self.outcome.doubled = audit(Journal(self.journal, read_only=True).entries(), ends)
+        self.outcome.steps_redone = sum(
+            int(line.split("journal: ")[1].split()[0])
+            for line in self._log_text().splitlines()
+            if "journal: " in line and "steps redone" in line
+        )
+        self.outcome.verdict = rebuild(Console(stderr=True), self.settings).verdict

@@ -1,0 +1,91 @@
+"""What a person meets who configures the thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecdctr.settings import Settings, dump_toml, load_settings, settings_table
+from state.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "ecdctr.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_need_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = load_settings(environ={})
+    assert loaded.settings == Settings()
+    assert loaded.origin == {}
+
+
+def test_later_layers_win_and_the_source_of_each_value_is_known(tmp_path):
+    path = write(tmp_path, '[model]\nlr = 0.1\ndim = 8\ncross_layers = 1\n[topics]\nad = "a"\n')
+    loaded = load_settings(
+        path, ["model.dim=4"], environ={"ECDCTR_MODEL__LR": "0.2", "ECDCTR_MODEL__DIM": "32"}
+    )
+    settings = loaded.settings
+    assert (settings.model.lr, settings.model.dim, settings.model.cross_layers, settings.topics.ad) == (
+        0.2,
+        4,
+        1,
+        "a",
+    )
+    origins = {key: origin for key, _, origin, _ in settings_table(loaded)}
+    assert origins["model.lr"] == "environment"
+    assert origins["model.dim"] == "--set"
+    assert origins["model.cross_layers"] == str(path)
+    assert origins["model.seed"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[model]\nlearning_rate = 1\n",
+            r"unknown key model\.learning_rate \(from .*ecdctr\.toml\); known here: .*lr",
+        ),
+        ("[model]\nlr = -1\n", r"model\.lr = -1 \(from .*ecdctr\.toml\): Input should be greater than 0"),
+        ("[modle]\nlr = 1\n", r"unknown key modle"),
+        ('[[features]]\nname = "user"\nkind = "text"\n', r"features\.0\.kind = 'text'"),
+        ('[[features]]\nname = "u"\n[[features]]\nname = "u"\n', r"features u are named twice"),
+        ("[model\n", r"is not valid TOML"),
+        ('[schedule]\nrelease_every = "soon"\n', r"schedule\.release_every = 'soon'"),
+    ],
+)
+def test_a_wrong_key_or_value_fails_at_start_and_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(write(tmp_path, text), environ={})
+
+
+def test_wrong_variables_are_named():
+    with pytest.raises(ConfigError, match="ECDCTR_MODLE__LR names no configuration section"):
+        load_settings(environ={"ECDCTR_MODLE__LR": "1"})
+    with pytest.raises(ConfigError, match=r"unknown key model\.lrr \(from environment\)"):
+        load_settings(environ={"ECDCTR_MODEL__LRR": "1"})
+
+
+def test_a_file_that_is_not_there_is_an_error_not_the_defaults(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
+        load_settings(tmp_path / "nowhere.toml", environ={})
+
+
+def test_the_dump_reads_back_to_the_same(tmp_path):
+    first = load_settings(
+        None, ["model.hidden=[32]", 'topics.ad="x"', "state.keep_checkpoints=7"], environ={}
+    ).settings
+    again = load_settings(write(tmp_path, dump_toml(first)), environ={}).settings
+    assert again == first
+
+
+def test_a_password_is_never_shown(tmp_path):
+    loaded = load_settings(environ={"ECDCTR_KAFKA__PASSWORD": "s3cret-word"})
+    shown = "\n".join(f"{k} {v}" for k, v, _, _ in settings_table(loaded)) + dump_toml(loaded.settings)
+    assert "s3cret-word" not in shown
+    with pytest.raises(ConfigError) as failure:
+        load_settings(environ={"ECDCTR_KAFKA__PASSWORD": "s3cret-word", "ECDCTR_KAFKA__SECURITY": "nonsense"})
+    assert "s3cret-word" not in str(failure.value)
