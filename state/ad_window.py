@@ -106,6 +106,13 @@ class AdWindow:
         self._log.truncate({**older, **sizes})
         self._newest = newest
 
+    def drop_before(self, day: int) -> None:
+        """Remove for good the days before ``day`` that have left the window.
+
+        A kept checkpoint may need days that the window no longer holds: :meth:`drop_unused` knows which.
+        """
+        self._log.drop_before(min(day, self.first_day))
+
     def drop_unused(self, kept: Iterable[Mapping[int, int]]) -> None:
         """Remove for good the days that neither the window nor any of the recorded sizes ``kept`` needs."""
         oldest = self.first_day

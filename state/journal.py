@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from state.errors import JournalDamagedError, StateError
-from state.files import fsync_dir, write_all
+from state.files import fsync_dir, fsync_file, write_all
 from state.journal_entry import JournalEntry, decode_line, encode_line
 from state.journal_memory import MemoryJournal
 
@@ -62,6 +63,7 @@ class Journal:
         self._fd: int | None = None
         self._size = 0
         self._last: int | None = None
+        self._unsynced: set[Path] = set()
         self._max_clocks: dict[Path, int] = {}  # of files that are no longer written to
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,14 +136,20 @@ class Journal:
         return last if last is not None or not files else _first_step(files[-1]) - 1
 
     def sync(self) -> None:
-        """Ask the disk to keep all lines: before a checkpoint that builds on them is made durable."""
-        if self._fd is not None:
-            os.fsync(self._fd)
-            fsync_dir(self.folder)
+        """Ask the disk to keep all lines: before a checkpoint that builds on them is made durable.
+
+        May run in another thread than :meth:`append`, and does not hold it up.
+        """
+        waiting, self._unsynced = self._unsynced, set()
+        for path in [*sorted(waiting), *self._files()[-1:]]:
+            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                fsync_file(path)
+        fsync_dir(self.folder)
 
     def rotate(self) -> None:
         """The next entry starts a new file (called at checkpoints)."""
-        self.sync()
+        if self._fd is not None:
+            self._unsynced |= {self._files()[-1]}
         self._close_file()
 
     def drop_before(self, step: int, clock: int | None = None) -> None:

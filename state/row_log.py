@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.errors import StateError
-from state.files import fsync_dir, write_all, write_atomic
+from state.files import fsync_dir, fsync_file, write_all, write_atomic
 from state.row_log_memory import MemoryRowLog, runs_by_day
 
 __all__ = ["DAY_MS", "MemoryRowLog", "RowLog", "RowLogLike"]
@@ -46,6 +48,7 @@ class RowLog:
 
     Nothing is buffered in the process: what :meth:`append` returned from survives ``kill -9``. Rows that were
     appended after the last checkpoint are cut by :meth:`truncate` at recovery and come again with the redone steps.
+    One thread appends; :meth:`flush` may run in another, and does not hold it up.
 
     Parameters
     ----------
@@ -63,6 +66,7 @@ class RowLog:
         self._read_only = read_only
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._dirty: set[int] = set()
+        self._changing = threading.Lock()
         self._new_names = False
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,18 +83,19 @@ class RowLog:
             The rows could not be written whole (disk full); the log is as it was before.
         """
         before: dict[int, int] = {}
-        try:
-            for day, run in runs_by_day(np.ascontiguousarray(rows, self.dtype), days):
-                before[day] = self._rows.get(day, 0)
-                write_all(self._fd(day), run.view(np.uint8).data)
-                self._rows[day] = before[day] + len(run)
-                self._dirty.add(day)
-        except OSError as error:
-            for day, count in before.items():
-                self._cut(day, count)
-            raise StateError(
-                f"row log {self.folder} cannot take {len(rows)} rows: {error.strerror}; free some space"
-            ) from error
+        with self._changing:
+            try:
+                for day, run in runs_by_day(np.ascontiguousarray(rows, self.dtype), days):
+                    before[day] = self._rows.get(day, 0)
+                    write_all(self._fd(day), run.view(np.uint8).data)
+                    self._rows[day] = before[day] + len(run)
+                    self._dirty.add(day)
+            except OSError as error:
+                for day, count in before.items():
+                    self._cut(day, count)
+                raise StateError(
+                    f"row log {self.folder} cannot take {len(rows)} rows: {error.strerror}; free some space"
+                ) from error
 
     def sizes(self) -> dict[int, int]:
         """Rows of each event day, oldest first."""
@@ -115,11 +120,12 @@ class RowLog:
                     f"row log {self._path(day)} has {found} rows, the checkpoint knows {named}; restore the file "
                     "or start from an older checkpoint"
                 )
-        for day in list(self._rows):
-            if day not in sizes:
-                self._remove(day)
-            elif self._rows[day] > sizes[day]:
-                self._cut(day, sizes[day])
+        with self._changing:
+            for day in list(self._rows):
+                if day not in sizes:
+                    self._remove(day)
+                elif self._rows[day] > sizes[day]:
+                    self._cut(day, sizes[day])
 
     def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]:
         """All rows of the days ``first_day..last_day`` (both included), by day, then in the order appended."""
@@ -158,8 +164,9 @@ class RowLog:
         ):  # the mark comes first: a crash in between leaves days that the next call removes
             write_atomic(self.folder / "first-day.json", json.dumps({"first_day": day}).encode())
             self._first_day = day
-        for old in [d for d in self._rows if d < day]:
-            self._remove(old)
+        with self._changing:
+            for old in [d for d in self._rows if d < day]:
+                self._remove(old)
 
     def first_day(self) -> int:
         """Days before this one were dropped."""
@@ -169,12 +176,20 @@ class RowLog:
         """With ``fsync``, ask the disk to keep all rows: before a checkpoint records :meth:`sizes`."""
         if not fsync:
             return  # nothing waits in the process
-        for day in sorted(self._dirty):
-            os.fsync(self._fd(day))
-        if self._new_names:
-            fsync_dir(self.folder)
-        self._dirty.clear()
-        self._new_names = False
+        with self._changing:
+            dirty, self._dirty = sorted(self._dirty), set()
+            new_names, self._new_names = self._new_names, False
+        try:
+            for day in dirty:
+                with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                    fsync_file(self._path(day))
+            if new_names:
+                fsync_dir(self.folder)
+        except OSError:
+            with self._changing:
+                self._dirty.update(dirty)
+                self._new_names |= new_names
+            raise
 
     def close(self) -> None:
         """Close the open files."""

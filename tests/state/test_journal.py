@@ -79,6 +79,7 @@ def test_rotation_does_not_change_what_is_read(journal: JournalLike) -> None:
         if step % 6 == 5:
             journal.rotate()
             journal.rotate()
+            journal.sync()
     assert steps(journal) == list(range(20))
     assert steps(journal, after=11) == list(range(12, 20))
 

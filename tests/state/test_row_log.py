@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,6 +219,31 @@ def test_what_append_returned_survives_kill_9(tmp_path: Path) -> None:
     log = RowLog(tmp_path, np.dtype([("n", "<i8")]), read_only=True)
     assert log.read(20, 20)["n"].tolist() == list(range(100))
     assert log.sizes() == dict.fromkeys(range(20), 5) | {20: 100}
+
+
+def test_flushing_in_another_thread_while_days_come_and_go(tmp_path: Path) -> None:
+    log = RowLog(tmp_path, DTYPE)
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            while not done.is_set():
+                log.flush(fsync=True)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    for i in range(300):
+        log.append(rows(12 * i, 12), np.arange(i, i + 12))  # more days than files are held open
+        log.drop_before(i - 5)
+    done.set()
+    thread.join()
+    assert not failures
+    expected = {day: min(day, 299) - max(day - 11, 0) + 1 for day in range(294, 311)}
+    assert log.sizes() == expected
+    log.close()
 
 
 def test_appending_a_batch_is_quick(tmp_path: Path) -> None:
