@@ -107,8 +107,10 @@ def produce(
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key, as Kafka's default partitioner has it (murmur2).
 
-    >>> partition_of(b"user-17", 4)
-    1
+    Kafka's own test vector, murmur2("21") = -973932308:
+
+    >>> partition_of(b"21", 1000) == (-973932308 & 0x7FFFFFFF) % 1000
+    True
     """
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
