@@ -1,0 +1,86 @@
+"""``MemoryEmbeddingStore``: the embedding store's contract without files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.embedding_base import Monthly, distinct, union_chunks
+from state.errors import StateError
+from state.snapshot import Kind, SnapshotManifest, Vectors, describe, same_or_refuse
+
+__all__ = ["MemoryEmbeddingStore"]
+
+
+class MemoryEmbeddingStore(Monthly):
+    """The same contract in memory, for tests and for runs that keep nothing."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[SnapshotManifest, dict[Kind, Vectors]]] = {}
+        self._in_use: tuple[str, ...] = ()
+
+    def months(self) -> list[str]:
+        return sorted(self._kept, key=lambda month: (self._kept[month][0].last_ts, month))
+
+    def manifest(self, month: str) -> SnapshotManifest:
+        if month not in self._kept:
+            raise StateError(f"there is no snapshot {month!r}")
+        return self._kept[month][0]
+
+    def write(
+        self,
+        month: str,
+        dim: int,
+        last_ts: int,
+        users: Vectors,
+        items: Vectors,
+        *,
+        replace: bool = False,
+        **more: Any,
+    ) -> SnapshotManifest:
+        manifest, tables = describe(month, dim, last_ts, users, items, **more)
+        if month in self._kept and not replace:
+            return same_or_refuse(self._kept[month][0], manifest)
+        self._kept[month] = manifest, {kind: (ids.copy(), v.copy()) for kind, (ids, v) in tables.items()}
+        return manifest
+
+    def use(self, months: Sequence[str]) -> None:
+        self.check_use(months)
+        self._in_use = tuple(months)
+
+    def in_use(self) -> tuple[str, ...]:
+        return self._in_use
+
+    def lookup(
+        self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        unique, inverse = distinct(ids)
+        vectors = np.zeros((len(unique), len(months), self.dim(months)), np.float32)
+        present = np.zeros((len(unique), len(months)), np.bool_)
+        for k, month in enumerate(months):
+            known, rows = self._kept[month][1][kind]
+            if len(known) == 0:
+                continue
+            at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
+            present[:, k] = known[at] == unique
+            vectors[:, k] = np.where(present[:, k, None], rows[at], 0)
+        return (vectors, present) if inverse is None else (vectors[inverse], present[inverse])
+
+    def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
+        self.dim(months)
+        yield from union_chunks([self._kept[month][1][kind][0] for month in months], rows)
+
+    def scan(
+        self, kind: Kind, months: Sequence[str], rows: int = 65_536
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
+        for ids in self.iter_ids(kind, months, rows):
+            yield ids, *self.lookup(kind, ids, months)
+
+    def verify(self, month: str) -> None:
+        self.manifest(month)
+
+    def close(self) -> None:
+        pass
