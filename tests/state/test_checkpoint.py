@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -187,6 +187,7 @@ def test_reading_does_not_change_what_the_next_delta_adds_to(make: Store) -> Non
     assert table(loaded) == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     history=st.lists(
         st.tuples(
@@ -286,6 +287,7 @@ def test_one_more_is_kept_that_shares_no_base(tmp_path: Path) -> None:
     assert seen
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.sampled_from([0.5, 1.0, 2.0, 4.0]))
 def test_merging_keeps_segments_few(deltas: list[int], ratio: float) -> None:
     sizes: list[int] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.checkpoint import Capture, CheckpointStore, Loaded
@@ -92,6 +92,7 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_kept(tmp_path: Path, dama
     ) | dict.fromkeys(range(50, 90), 11.0)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(at=st.integers(0, 10**6), bit=st.integers(0, 7), which=st.integers(0, 3))
 def test_no_flipped_bit_goes_unseen(
     at: int, bit: int, which: int, tmp_path_factory: pytest.TempPathFactory

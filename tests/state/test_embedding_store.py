@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -103,6 +103,7 @@ def test_a_user_is_not_an_item(store: EmbeddingStore) -> None:
     assert not store.lookup("user", u64(8), ["a"])[1].any()
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     months=st.lists(
         st.dictionaries(st.integers(0, 40), st.integers(-99, 99), max_size=20), min_size=1, max_size=3
@@ -397,6 +398,7 @@ def test_more_months_than_stay_open(tmp_path: Path) -> None:
 # --- parts ------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     tables=st.lists(st.sets(st.integers(0, 60)), min_size=1, max_size=4),
     rows=st.integers(1, 10),
@@ -406,6 +408,7 @@ def test_union_in_chunks(tables: list[set[int]], rows: int) -> None:
     assert [int(i) for c in chunks for i in c] == sorted(set().union(*tables))
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     rounds=st.lists(st.lists(st.integers(0, 100), unique=True, max_size=30), max_size=12),
     slots=st.integers(1, 40),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.errors import JournalDamagedError, StateError
@@ -116,6 +116,7 @@ def test_truncate_after_gives_up_history(journal: JournalLike) -> None:
     assert steps(journal) == [100]
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     plan=st.lists(st.sampled_from(["append", "rotate", "drop", "truncate", "reopen"]), max_size=40),
     cuts=st.lists(st.integers(0, 40), min_size=40, max_size=40),
@@ -197,6 +198,7 @@ def test_an_empty_file_of_a_crash_is_no_obstacle(tmp_path: Path) -> None:
     journal.close()
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_named_with_file_and_line(
     where: float, bit: int, tmp_path_factory: pytest.TempPathFactory
@@ -321,6 +323,7 @@ def test_an_append_is_quick(tmp_path: Path) -> None:
     assert sorted(took)[len(took) // 2] < 200e-6  # measured near 10 us; the margin is for busy machines
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.builds(
         JournalEntry,

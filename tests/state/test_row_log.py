@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -107,6 +107,7 @@ def test_a_day_before_1970_is_refused(log: RowLogLike) -> None:
     assert log.sizes() == {}
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     plan=st.lists(
         st.tuples(
