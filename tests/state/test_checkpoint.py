@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,21 @@ def test_earlier_segments_are_shared_by_hard_links(tmp_path: Path) -> None:
     assert small.bytes_total > big.bytes_total
     assert small.path is not None
     assert (small.path / big.segments[0]).stat().st_nlink == 2
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = CheckpointStore(tmp_path)
+    big = store.save(capture(1, dict.fromkeys(range(2_000), 1.0)))
+    small = store.save(capture(2, {1: 2.0}))
+    assert small.path is not None
+    assert (small.path / big.segments[0]).stat().st_nlink == 1
+    loaded = CheckpointStore(tmp_path).newest()
+    assert loaded is not None
+    assert table(loaded) == dict.fromkeys(range(2_000), 1.0) | {1: 2.0}
 
 
 def test_one_more_is_kept_that_shares_no_base(tmp_path: Path) -> None:
