@@ -44,7 +44,8 @@ class FileColumns:
         self, label: str, constants: Mapping[str, str], features: Sequence[FeatureSpec] | None, *, text: bool
     ) -> None:
         self.label, self.constants, self.text = label, dict(constants), text
-        self.kinds: dict[str, str] = {s.field: s.kind for s in features or ()} | {"oracle": "numeric"}
+        self.kinds: dict[str, str] = {s.field: s.kind for s in features or ()}
+        self.kinds["oracle"] = "numeric"
         self._known = features is not None or not text
         self._row = 0
 
