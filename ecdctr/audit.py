@@ -82,7 +82,7 @@ def rebuild(
             "(state.journal_keep_days), so the model cannot be rebuilt from nothing"
         )
     last = int(loaded.meta["step"])
-    engine = build.memory_engine(settings)
+    engine = build.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]))
     with (
         build.kafka_log(settings, build.decoder(settings)) as log,
         progress_bar(err, "redo the journal", None) as update,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ecdctr.settings import Settings
-from models.batch import AD, NATURAL, Batch
+from models.batch import Batch
 from models.engine import Engine
 from models.events import EventDecoder
 from models.features import FeatureSchema
-from models.settings import FeatureSpec
+from models.settings import FeatureSpec, ModelSettings
 from models.trainer import Trainer
 from replay.kafka_log import KafkaLog
 from state.ad_window import AdWindow
@@ -85,7 +86,7 @@ def snapshot_store(settings: Settings) -> EmbeddingStore | None:
 
 def kafka_log(settings: Settings, events: EventDecoder) -> KafkaLog:
     """The two click topics, read by offset."""
-    return KafkaLog(settings.kafka, events, {settings.topics.natural: NATURAL, settings.topics.ad: AD})
+    return KafkaLog(settings.kafka, events, settings.topics.domains)
 
 
 def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
@@ -97,6 +98,23 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
         [schema.fingerprint(), shape, settings.tpm.dim, settings.tpm.k], sort_keys=True, default=str
     )
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _model(settings: Settings, threads: int | None = None) -> ModelSettings:
+    """The model's settings with the number of threads filled in.
+
+    One core is left to the event loop that feeds the trainer: torch's threads wait for each other at every
+    operation, and with no core to spare a step takes up to twenty times as long.
+    """
+    wanted = threads or settings.model.threads or max(1, (os.cpu_count() or 2) - 1)
+    return settings.model.model_copy(update={"threads": wanted})
+
+
+def set_threads(settings: Settings) -> None:
+    """Tell torch how many threads to use."""
+    import torch
+
+    torch.set_num_threads(_model(settings).threads)
 
 
 def live_engine(
@@ -125,12 +143,15 @@ def live_engine(
     )
 
 
-def memory_engine(settings: Settings, store: EmbeddingStore | None = None) -> Engine:
-    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read."""
+def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
+    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read.
+
+    ``threads`` overrides the configured number: to the last bit only the same number gives the same results.
+    """
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    store = snapshot_store(settings) if store is None else store
-    trainer = Trainer(schema, settings.model, settings.schedule, settings.tpm, store, window)
+    model = _model(settings, threads)
+    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
     never = StateSettings(
         folder=settings.state.folder,
         checkpoint_every_s=10**9,

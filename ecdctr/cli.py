@@ -154,11 +154,14 @@ def tpm_train(
     config: ConfigOption = None,
     overrides: SetOption = None,
     until: Annotated[str | None, typer.Option(help="Leave out rows from this UTC date on.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Close the last month even if it is not over.")
+    ] = False,
 ) -> None:
     """Train TPM month by month on a source's natural clicks; one frozen snapshot a month."""
     from ecdctr.commands import train_tpm
 
-    train_tpm(out, err, _load(config, overrides), source, until=until)
+    train_tpm(out, err, _load(config, overrides), source, until=until, partial=partial)
 
 
 @app.command()

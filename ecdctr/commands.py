@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,7 +17,7 @@ from ecdctr import build
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.settings import Loaded, Settings, dump_toml
 from replay.source import Source, open_source
-from state.errors import ConfigError, StateError, StreamError
+from state.errors import ConfigError, DataError, StateError, StreamError
 
 __all__ = [
     "produce_source",
@@ -35,6 +31,7 @@ __all__ = [
 ]
 
 log = logging.getLogger("ecdctr")
+DAY_MS = 86_400_000
 
 
 def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
@@ -123,39 +120,49 @@ def produce_source(
 
 
 def train_tpm(
-    out: Console, err: Console, loaded: Loaded, text: str, *, until: str | None = None
+    out: Console, err: Console, loaded: Loaded, text: str, *, until: str | None = None, partial: bool = False
 ) -> list[str]:
-    """One snapshot a month from a source's natural clicks; gives the months written."""
+    """One snapshot a month from a source's natural clicks; gives the months written.
+
+    The month that the source ends in is closed when its last day is there, or with ``partial``.
+    """
+    from functools import partial as bind
+
     from models.batch import NATURAL
     from models.features import FeatureSchema
     from models.tpm import TpmTrainer
+    from state.embedding_store import write_snapshot
 
     source, settings = open_with_features(text, loaded)
     cut = CutSource(source, limit) if (limit := _until(until)) is not None else source
     decoder = build.decoder(settings)
     schema = FeatureSchema(settings.features, settings.model.dim)
     folder = build.Folders(settings.state.folder).snapshots
-    trainer = TpmTrainer(schema, settings.model, settings.tpm, folder)
-    rows = 0
+    trainer = TpmTrainer(schema, settings.tpm, bind(write_snapshot, folder), seed=settings.model.seed)
+    build.set_threads(settings)
+    written: list[Any] = []
     rejects: Counter[str] = Counter()
+    clock = 0
     with progress_bar(err, f"TPM on {source.name}", None) as update:
         for frame in _history(cut):
             decoded = decoder.from_frame(frame)
             rejects.update(r.reason for r in decoded.rejects)
             batch = decoded.batch.take(decoded.batch.domain == NATURAL)
             if len(batch):
-                trainer.learn(batch)
-                rows += len(batch)
-                update(rows, int(batch.ts[-1]))
-        months = trainer.finish()
+                written += trainer.step(batch)
+                clock = int(batch.ts.max())
+                update(trainer.rows_learned, clock)
+    if trainer.month is not None and (partial or trainer.month.end_ms - clock <= DAY_MS):
+        written += [m for m in (trainer.close_month(),) if m is not None]
     if rejects:
         err.print(f"left out: {dict(rejects)}")
-    out.print(f"{rows:,} natural rows, {len(months)} snapshots: {', '.join(months) or 'none'}")
-    if not months:
-        raise ConfigError(
-            f"{source.name} holds no whole month of natural rows (tpm.month = {settings.tpm.month}): "
-            "give it more rows, or a shorter month as in --set tpm.month=7d"
+    if not written:
+        raise DataError(
+            f"{source.name} holds no whole month of natural rows (tpm.month = {settings.tpm.month}): give it more "
+            "rows, a shorter month (--set tpm.month=7d), or close the last one as it is (--partial)"
         )
+    months = [m.month for m in written]
+    out.print(f"   {trainer.rows_learned:,} natural rows, {len(months)} snapshots: {', '.join(months)}")
     return months
 
 
@@ -194,11 +201,11 @@ def replay_source(
     else:
         source, settings = open_with_features(text, loaded)
         name = source.name
-        total = None if limit else source.count()
+        rows = None if limit else source.count()
         cut = CutSource(source, limit) if limit else source
         engine = build.memory_engine(settings)
         steps = steps_from_source(cut, build.decoder(settings), rejects=rejects, **sizes)
-        with progress_bar(err, f"replay {name}", total) as update:
+        with progress_bar(err, f"replay {name}", rows) as update:
             done = play(engine, steps, update)
     columns = engine.scores.read()
     rejects = Counter({k: v for k, v in rejects.items() if v})
@@ -285,24 +292,22 @@ def print_totals(out: Console, result: dict[str, Any], title: str | None = None)
 
 
 def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
-    """Partitions, offsets and what the newest checkpoint has learned of each."""
-    from state.checkpoint import CheckpointStore
-    from state.positions import Positions
+    """Partitions, offsets and the lag behind the worker's last checkpoint."""
     from streams.topics import describe_topics, ensure_topics
 
     settings = loaded.settings
     if create:
-        for name, partitions, created in ensure_topics(settings.kafka, settings.topics):
-            out.print(f"{name}: {'created' if created else 'exists'}, {partitions} partitions")
-    folders = build.Folders(settings.state.folder)
-    infos = CheckpointStore(folders.checkpoints).list() if folders.checkpoints.is_dir() else []
-    learned = Positions.from_json(infos[-1].meta["positions"]) if infos else Positions()
+        for name, partitions in ensure_topics(settings.kafka, settings.topics).items():
+            out.print(f"{name}: {partitions} partitions")
     table = Table("topic", "partition", "first", "end", "learned", "lag", box=None, pad_edge=False)
-    for topic, partition, first, end in describe_topics(settings.kafka, settings.topics):
-        at = learned.get((topic, partition))
-        known = topic in (settings.topics.natural, settings.topics.ad)
-        lag = f"{end - (first if at is None else at):,}" if known else ""
-        table.add_row(topic, str(partition), f"{first:,}", f"{end:,}", "" if at is None else f"{at:,}", lag)
+    for p in describe_topics(settings.kafka, settings.topics, settings.worker.group):
+        click = p.topic in settings.topics.domains
+        table.add_row(
+            p.topic, str(p.partition), f"{p.beginning:,}", f"{p.end:,}",
+            "" if p.committed is None else f"{p.committed:,}", f"{p.lag:,}" if click else "",
+        )  # fmt: skip
+    if not table.row_count:
+        raise StreamError("none of the topics exists: create them with `ecdctr topics --create`")
     out.print(table)
 
 

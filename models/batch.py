@@ -68,7 +68,7 @@ class Batch:
             for f in fields(self)
             if f.name != "parts"
         }
-        return Batch(**picked)
+        return Batch(**picked)  # type: ignore[arg-type]
 
     def with_parts(self, parts: Sequence[Part]) -> Batch:
         """The same rows with another origin."""

@@ -69,7 +69,8 @@ class Engine:
     on_checkpoint
         Called with the checkpoint's positions once it is durable, from the saving thread.
     on_skipped
-        Called with a batch whose step was rolled back, and the reason; only live, not while redoing.
+        Called with a batch whose step was rolled back, and the reason; while redoing too, since a crash may have
+        come between the step and what was made of it.
     """
 
     def __init__(
@@ -162,9 +163,16 @@ class Engine:
             log.error(
                 "step %d, done again, predicts otherwise than it did: see docs/guarantees.md", self.step
             )
-        result = self._apply(entry, batch, live=False)
+        result = self._apply(entry, batch)
         self.progress.redone_steps += 1
         return result
+
+    def reset_positions(self, positions: Positions, choice: str) -> None:
+        """Give up the journal's tail past the checkpoint and go on elsewhere in the log; the journal says so."""
+        self.journal.truncate_after(self.step)
+        entry = self._entry("reset", (), self.clock, choice=choice, positions=positions.to_json())
+        self._append(entry)
+        self._apply(entry, None)
 
     # -- protocol 1: a step
 
@@ -179,7 +187,7 @@ class Engine:
         """
         entry = self._entry(kind, batch.parts, clock)
         self._append(entry)
-        result = self._apply(entry, batch, live=True)
+        result = self._apply(entry, batch)
         assert result is not None
         self._run_due()
         if self._checkpoint_due():
@@ -191,11 +199,11 @@ class Engine:
         if months is not None:
             entry = self._entry("month", (), self.clock, months=list(months))
             self._append(entry)
-            self._apply(entry, None, live=True)
+            self._apply(entry, None)
         if self.trainer.release_due(self.clock) is not None:
             entry = self._entry("release", (), self.clock)
             self._append(entry)
-            self._apply(entry, None, live=True)
+            self._apply(entry, None)
 
     def _entry(self, kind: str, parts: tuple[Part, ...], clock: int, **extra: Any) -> JournalEntry:
         if self._digest is not None:
@@ -215,13 +223,15 @@ class Engine:
                 time.sleep(wait)
                 wait = min(2 * wait, 5.0)
 
-    def _apply(self, entry: JournalEntry, batch: Batch | None, *, live: bool) -> StepResult | None:
+    def _apply(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
         result: StepResult | None = None
         if entry.kind == "release":
             report = self.trainer.release(entry.clock)
             self.releases.append(report)
             self.progress.releases += 1
             log.info("CPM release %s", report)
+        elif entry.kind == "reset":
+            self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == "month":
             self.trainer.use_months(tuple(entry.extra["months"]))
         elif batch is None:
@@ -235,7 +245,7 @@ class Engine:
             else:
                 self.progress.skipped_rows += len(batch)
                 log.error("step %d rolled back: %s", entry.step, result.skipped)
-                if live and self.on_skipped is not None:
+                if self.on_skipped is not None:
                     self.on_skipped(batch, result.skipped)
         self.step = entry.step
         self.clock = max(self.clock, entry.clock)

@@ -82,7 +82,7 @@ class ModelSettings(Section):
     )
     batch_norm_momentum: float = Field(default=0.1, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0, description="torch threads; 0: all cores. Recorded in checkpoints.")
+    threads: int = Field(default=0, ge=0, description="torch threads; 0: all cores but one (the event loop's). Recorded in checkpoints.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

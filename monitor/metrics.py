@@ -24,7 +24,7 @@ class WorkerMetrics:
         self.rows = Counter("ecdctr_rows_trained", "Rows learned from.", ["domain"], registry=r)
         self.steps = Counter("ecdctr_steps", "Steps done.", ["domain"], registry=r)
         self.dead_letters = Counter(
-            "ecdctr_dead_letters", "Events sent to a dead-letter topic.", ["topic", "reason"], registry=r
+            "ecdctr_dead_letters", "Events sent to a dead-letter topic.", ["reason"], registry=r
         )
         self.late_rows = Gauge(
             "ecdctr_late_rows", "Rows older than the event clock when they came.", registry=r
@@ -56,12 +56,12 @@ class WorkerMetrics:
         self._server: WSGIServer | None = None
 
     def serve(self, host: str, port: int) -> int:
-        """Serve ``/metrics`` from a thread of its own; returns the port (0 picks a free one)."""
+        """Serve ``/metrics`` from a thread of its own; returns the port."""
         try:
             self._server, _ = start_http_server(port, addr=host, registry=self.registry)
         except OSError as error:
             raise ConfigError(
-                f"monitor.port = {port} cannot be bound on {host} ({error.strerror}): choose another, or 0 for a free one"
+                f"monitor.port = {port} cannot be bound on {host} ({error.strerror}): choose another, or 0 for none"
             ) from error
         return int(self._server.server_port)
 

@@ -200,6 +200,14 @@ class Aligner:
         """Rows in the buffer of one partition."""
         return self._lanes[(topic, partition)].rows
 
+    def lag(self, topic: str, learned: Mapping[Key, int]) -> int:
+        """Offsets between what was learned and the known ends of a topic's partitions."""
+        return sum(
+            max(0, max(lane.end or 0, lane.next_in) - learned.get(key, 0))
+            for key, lane in self._lanes.items()
+            if lane.topic == topic
+        )
+
     @property
     def buffered_rows(self) -> int:
         """Rows in all buffers."""

@@ -9,14 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.batch import Batch
-from models.events import EventDecoder
+from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, EventDecoder
 from replay.align import Chunk
 
-__all__ = ["ARROW_CONTENT_TYPE", "CONTENT_TYPE_HEADER", "KafkaRecord", "RecordReject", "decode_records"]
-
-CONTENT_TYPE_HEADER = "content-type"
-ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
-"""A record with this header is packed: many rows as one Arrow IPC stream. Any other is one JSON object."""
+__all__ = ["KafkaRecord", "RecordReject", "decode_records"]
 
 
 class KafkaRecord(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.batch import AD, NATURAL
+from models.batch import AD, DOMAIN_NAMES, NATURAL
 from models.engine import Engine
 from models.events import EventDecoder
 from replay.align import Aligner, Chunk, Step
@@ -48,7 +48,7 @@ def steps_from_source(
 ) -> Iterator[Step]:
     """Steps of a source whose frames come in event order (files, simulator, data sets)."""
     aligner = Aligner(SOURCE_LANES, natural_batch=natural_batch, ad_batch=ad_batch)
-    position = {key: 0 for key in SOURCE_LANES}
+    position = dict.fromkeys(SOURCE_LANES, 0)
     for frame in source.frames():
         decoded = decoder.from_frame(frame)
         rejects.update(r.reason for r in decoded.rejects)
@@ -123,7 +123,7 @@ def redo(
     began = time.perf_counter()
     for entry in entries:
         batch = log.fetch(entry.parts) if entry.parts else None
-        if batch is None and entry.kind not in ("release", "month"):
+        if batch is None and entry.kind in DOMAIN_NAMES:
             raise DataError(f"journal step {entry.step} ({entry.kind}) names no offsets")
         engine.redo(entry, batch)
         done.rows += 0 if batch is None else len(batch)
@@ -132,14 +132,3 @@ def redo(
             progress(done.rows, entry.clock)
     done.seconds = time.perf_counter() - began
     return done
-
-
-def missing_offsets(
-    needed: Mapping[tuple[str, int], int], beginning: Mapping[tuple[str, int], int]
-) -> Sequence[tuple[str, int, int, int]]:
-    """Partitions whose log begins after the offset that is needed: ``(topic, partition, needed, beginning)``."""
-    return [
-        (topic, partition, offset, beginning[(topic, partition)])
-        for (topic, partition), offset in sorted(needed.items())
-        if beginning.get((topic, partition), 0) > offset
-    ]

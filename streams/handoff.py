@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from models.engine import Engine
+from models.trainer import StepResult
 from replay.align import Aligner, Chunk, Step
 
 __all__ = ["AlignedIntake", "TrainerThread"]
@@ -38,7 +40,7 @@ class TrainerThread(threading.Thread):
         length: int,
         on_taken: Callable[[], None],
         on_failure: Callable[[BaseException], None],
-        on_step: Callable[[Step], None] | None = None,
+        on_step: Callable[[Step, StepResult, float], None] | None = None,
     ) -> None:
         super().__init__(name="trainer", daemon=True)
         self.engine = engine
@@ -57,9 +59,10 @@ class TrainerThread(threading.Thread):
                 if step is None:
                     return
                 self._on_taken()
-                self.engine.run(step.kind, step.batch, step.clock)
+                began = time.perf_counter()
+                result = self.engine.run(step.kind, step.batch, step.clock)
                 if self._on_step is not None:
-                    self._on_step(step)
+                    self._on_step(step, result, time.perf_counter() - began)
         except BaseException as error:
             log.exception("training ended")
             self._on_failure(error)
@@ -82,10 +85,13 @@ class AlignedIntake:
         Positions in it are those of the checkpoint or of the redone journal.
     buffer_rows
         Rows of one partition that may wait here; beyond it the partition is paused.
+    domains
+        ``{topic: domain}``.
     """
 
-    def __init__(self, aligner: Aligner, buffer_rows: int) -> None:
+    def __init__(self, aligner: Aligner, buffer_rows: int, domains: Mapping[str, int]) -> None:
         self.aligner = aligner
+        self.domains = dict(domains)
         self.buffer_rows = buffer_rows
         self.trainer: TrainerThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,7 +101,10 @@ class AlignedIntake:
     # -- the agents' side
 
     def position(self, topic: str, partition: int) -> int | None:
-        """Next offset that the agents should hand in."""
+        """Next offset that the agents should hand in; a partition that was added to a topic begins at 0."""
+        if self.aligner.position(topic, partition) is None and topic in self.domains:
+            log.info("%s[%d] is new: read from its beginning", topic, partition)
+            self.aligner.open_lane(topic, partition, self.domains[topic], 0, time.monotonic())
         return self.aligner.position(topic, partition)
 
     def wants(self, topic: str, partition: int) -> bool:
@@ -132,10 +141,8 @@ class AlignedIntake:
         assert self.trainer is not None
         while True:
             # Wakes by itself too: idle partitions and waiting rows become due by the clock.
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout=0.05)
-            except TimeoutError:
-                pass
             self._wake.clear()
             if not self._ready:
                 self._ready = self.aligner.cut(time.monotonic())
@@ -145,6 +152,10 @@ class AlignedIntake:
                 except queue.Full:
                     break
                 self._ready.pop(0)
+
+    def lag(self, topic: str, learned: Mapping[tuple[str, int], int]) -> int:
+        """Records of a topic that the log holds and nobody has learned."""
+        return self.aligner.lag(topic, learned)
 
     @property
     def waiting_rows(self) -> int:

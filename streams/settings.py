@@ -50,6 +50,9 @@ class WorkerSettings(Section):
         gt=0,
         description="A worker unheard of for so long loses its partitions; real brokers refuse less than 6.",
     )
+    connect_timeout_s: float = Field(
+        default=60.0, ge=0, description="A broker that does not answer at start is waited for so long."
+    )
     max_idle_s: float = Field(
         default=5.0, ge=0, description="An empty partition is waited for so long; then the others go on."
     )

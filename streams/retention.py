@@ -1,0 +1,110 @@
+"""Whether the log still holds what training needs next, and what to do where it does not."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+
+from models.engine import Engine
+from state.errors import ConfigError, OffsetsLostError
+from state.journal import JournalEntry
+from state.positions import Positions
+
+__all__ = ["CHOICES", "settle_positions"]
+
+log = logging.getLogger("ecdctr.worker")
+Key = tuple[str, int]
+
+CHOICES = ("earliest", "latest", "checkpoint")
+
+
+def settle_positions(
+    engine: Engine,
+    entries: Iterator[JournalEntry],
+    beginning: Mapping[Key, int],
+    ends: Mapping[Key, int],
+    choice: str | None,
+) -> Iterator[JournalEntry]:
+    """The journal's tail that is to be redone, having made sure that the log holds its rows and what follows.
+
+    1. Where every offset that is needed is there, ``choice`` is not looked at.
+    2. Without a choice: an error that names what is missing, and what each choice would lose or double.
+    3. With one: the journal's tail is given up, and a line in the journal says where reading goes on.
+
+    Parameters
+    ----------
+    engine
+        Just recovered: its positions are the checkpoint's.
+    entries
+        The journal past the checkpoint.
+    beginning, ends
+        What the log holds of each partition.
+    choice
+        ``earliest``, ``latest``, ``checkpoint`` or None.
+
+    Raises
+    ------
+    OffsetsLostError
+        Something is missing and there is no choice.
+    """
+    if choice is not None and choice not in CHOICES:
+        raise ConfigError(f"--reset-offsets {choice!r}: choose one of {', '.join(CHOICES)}")
+    tail = list(entries)
+    at_checkpoint = Positions({key: engine.positions.get(key, beginning[key]) for key in beginning})
+    reached = Positions(at_checkpoint)
+    first = dict(at_checkpoint)
+    for entry in tail:
+        for part in entry.parts:
+            key = (part.topic, part.partition)
+            first[key] = min(first.get(key, part.first), part.first)
+        reached.advance(entry.parts)
+    missing = [
+        (key, first[key], reached[key])
+        for key in sorted(reached)
+        if key not in beginning or first[key] < beginning[key] or reached[key] > ends[key]
+    ]
+    if not missing:
+        return iter(tail)
+    if choice is None:
+        raise OffsetsLostError(_explain(missing, at_checkpoint, beginning, ends))
+    target = _targets(at_checkpoint, beginning, ends)[choice]
+    log.warning("--reset-offsets %s: %s", choice, _cost(target, at_checkpoint))
+    engine.reset_positions(target, choice)
+    return itertools.chain()
+
+
+def _explain(
+    missing: list[tuple[Key, int, int]],
+    at_checkpoint: Positions,
+    beginning: Mapping[Key, int],
+    ends: Mapping[Key, int],
+) -> str:
+    lines = ["the log no longer holds what training needs:"]
+    for (topic, partition), first, reached in missing:
+        key = (topic, partition)
+        if key not in beginning:
+            lines.append(f'  topic "{topic}" has no partition {partition} any more (the checkpoint knows it)')
+        else:
+            lines.append(
+                f'  topic "{topic}" partition {partition}: needed from offset {first} (learned up to {reached}), '
+                f"the log holds {beginning[key]} to {ends[key]}"
+            )
+    lines.append("start again with one of")
+    targets = _targets(at_checkpoint, beginning, ends)
+    lines += [f"  --reset-offsets {name}: {_cost(t, at_checkpoint)}" for name, t in targets.items()]
+    return "\n".join(lines)
+
+
+def _targets(
+    at_checkpoint: Positions, beginning: Mapping[Key, int], ends: Mapping[Key, int]
+) -> dict[str, Positions]:
+    """Where each choice goes on: what the log has, what is still to come, or as near to the checkpoint as it goes."""
+    nearest = {key: min(max(at_checkpoint[key], beginning[key]), ends[key]) for key in beginning}
+    return dict(zip(CHOICES, (Positions(beginning), Positions(ends), Positions(nearest)), strict=True))
+
+
+def _cost(target: Positions, at_checkpoint: Positions) -> str:
+    lost = sum(max(0, offset - at_checkpoint[key]) for key, offset in target.items())
+    doubled = sum(max(0, at_checkpoint[key] - offset) for key, offset in target.items())
+    return f"{lost:,} offsets are lost, {doubled:,} are learned a second time"

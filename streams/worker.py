@@ -1,0 +1,363 @@
+"""The worker process: recovery, then the Faust app beside the trainer's thread, then a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.batch import Batch
+from models.engine import Engine
+from models.events import EventDecoder
+from models.trainer import StepResult
+from monitor.metrics import RunningMean, WorkerMetrics
+from replay.align import Aligner, Step
+from replay.connection import KafkaSettings
+from replay.kafka_log import KafkaLog
+from replay.run import redo
+from state.errors import BrokerUnavailableError, EcdctrError
+from state.lock import FolderLock
+from state.positions import Positions
+from streams.app import StreamApp, run_app
+from streams.dead_letters import DeadLetter, DeadLetters
+from streams.handoff import AlignedIntake, TrainerThread
+from streams.retention import settle_positions
+from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+from streams.topics import ensure_topics
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("ecdctr.worker")
+Key = tuple[str, int]
+
+RETRY_S = (0.5, 1.0, 2.0, 5.0)
+"""Waits between two tries to reach a broker that has gone away; the last one repeats."""
+
+
+class Worker:
+    """One trainer on one state folder.
+
+    Parameters
+    ----------
+    make_engine
+        ``make_engine(on_checkpoint=..., on_skipped=...)``.
+    decoder
+        Knows the features.
+    make_log
+        ``make_log(decoder)``: the click topics, read by offset.
+    kafka, topics, worker, monitor
+        Configuration.
+    state_folder
+        Locked while the worker lives.
+    natural_batch, ad_batch
+        Rows of a step.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_engine: Callable[..., Engine],
+        decoder: EventDecoder,
+        make_log: Callable[[EventDecoder], KafkaLog],
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        worker: WorkerSettings,
+        monitor: MonitorSettings,
+        state_folder: Path,
+        natural_batch: int,
+        ad_batch: int,
+    ) -> None:
+        self._make_engine, self._decoder, self._make_log = make_engine, decoder, make_log
+        self._kafka, self._topics, self._worker, self._monitor = kafka, topics, worker, monitor
+        self._lock = FolderLock(state_folder)
+        self._batches = {"natural_batch": natural_batch, "ad_batch": ad_batch}
+        self._metrics = WorkerMetrics()
+        self._means: dict[str, RunningMean] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._stopped = False
+        self._app: StreamApp | None = None
+        self._letters: DeadLetters | None = None
+        self._failure: BaseException | None = None
+        self._checkpoint_positions = Positions()
+        self._unburied: list[tuple[Batch, str]] = []
+
+    def run(self, *, standby: bool = False, reset_offsets: str | None = None) -> int:
+        """Live until asked to stop.
+
+        1. Own the state folder (as a standby: wait for it).
+        2. Recover: newest whole checkpoint, then the journal's tail with the same rows.
+        3. See that the log still holds what comes next.
+        4. Train: agents hand rows to the aligner, the aligner steps to the trainer's thread.
+        5. Asked to stop: leave the group, end the step in flight, checkpoint, exit code 0.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._own_folder(standby)
+        try:
+            engine = self._make_engine(on_checkpoint=self._publish, on_skipped=self._bury)
+            try:
+                with contextlib.suppress(_StopAskedError):
+                    positions, ends = self._recover(engine, reset_offsets)
+                    asyncio.run(self._train(engine, positions, ends))
+            except BaseException:
+                # What was learned so far is in the journal: no checkpoint is forced from a state in doubt.
+                engine.close(checkpoint=False)
+                raise
+            engine.close()
+            log.info("stopped at step %d; %s", engine.step, _rows(engine))
+        finally:
+            self._metrics.close()
+            self._lock.release()
+        return 0
+
+    # -- 1
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        self._stopped = True
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            loop.call_soon_threadsafe(stop.set)
+        else:
+            log.info("%s: stopping", signal.Signals(number).name)
+
+    def _own_folder(self, standby: bool) -> None:
+        if standby:
+            owner = self._lock.owner()
+            log.info(
+                "standby: waiting for the state folder %s (owner: process %s on %s)",
+                self._lock.path.parent, owner.get("pid", "unknown"), owner.get("host", "unknown"),
+            )  # fmt: skip
+            self._lock.acquire(wait=True, should_stop=lambda: self._stopped)
+            log.info("standby: took over")
+        else:
+            self._lock.acquire()
+
+    # -- 2, 3
+
+    def _recover(self, engine: Engine, reset_offsets: str | None) -> tuple[Positions, dict[Key, int]]:
+        """Give the position and the known end of every partition."""
+        self._patiently(lambda: ensure_topics(self._kafka, self._topics))
+        with self._patiently(lambda: self._make_log(self._decoder)) as kafka:
+            keys = kafka.partitions()
+            beginning, ends = kafka.beginning(keys), kafka.end(keys)
+            entries = engine.recover()
+            self._checkpoint_positions = Positions(engine.positions)
+            tail = settle_positions(engine, entries, beginning, ends, reset_offsets)
+            began = time.monotonic()
+            done = redo(engine, kafka, tail, self._stop_redo)
+            if done.steps:
+                log.info(
+                    "journal: %d steps redone, %d rows in %.1f s",
+                    done.steps,
+                    done.rows,
+                    time.monotonic() - began,
+                )
+        positions = Positions({key: engine.positions.get(key, beginning[key]) for key in keys})
+        behind = sum(ends[key] - positions[key] for key in keys)
+        log.info("live from step %d; %d records behind", engine.step + 1, behind)
+        return positions, ends
+
+    def _stop_redo(self, _rows: int, _clock: int) -> None:
+        if self._stopped:
+            raise _StopAskedError
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """Try for as long as the log timeout; a broker that is just starting is waited for."""
+        deadline = time.monotonic() + self._worker.connect_timeout_s
+        for attempt in range(1_000_000):
+            try:
+                return call()
+            except BrokerUnavailableError as error:
+                if time.monotonic() > deadline or self._stopped:
+                    raise
+                log.warning("%s; trying again", error)
+                time.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+        raise AssertionError("unreachable")
+
+    # -- 4
+
+    async def _train(self, engine: Engine, positions: Positions, ends: dict[Key, int]) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        stop = self._stop = asyncio.Event()
+        if self._stopped:
+            stop.set()
+        now = time.monotonic()
+        domains = self._topics.domains
+        aligner = Aligner(
+            {key: domains[key[0]] for key in positions},
+            positions=positions,
+            max_idle_s=self._worker.max_idle_s,
+            max_wait_s=self._worker.max_wait_s,
+            now=now,
+            **self._batches,
+        )
+        for key, end in ends.items():
+            aligner.set_end(*key, end)
+        intake = AlignedIntake(aligner, self._worker.buffer_rows, domains)
+        trainer = TrainerThread(
+            engine,
+            self._worker.queue_length,
+            on_taken=intake.taken,
+            on_failure=self._trainer_failed,
+            on_step=self._on_step,
+        )
+        intake.attach(trainer)
+        self._letters = DeadLetters(self._kafka, self._topics)
+        await self._letters.start(self._checkpoint_positions)
+        unburied, self._unburied = self._unburied, []
+        for batch, reason in unburied:
+            await self._letters.send(await loop.run_in_executor(None, self._letters_of, batch, reason))
+        if self._monitor.port:
+            port = self._metrics.serve(self._monitor.host, self._monitor.port)
+            log.info("metrics on http://%s:%d/metrics", self._monitor.host, port)
+        trainer.start()
+        helpers = [asyncio.ensure_future(intake.pump()), asyncio.ensure_future(self._watch(engine, intake))]
+        for helper in helpers:
+            helper.add_done_callback(self._helper_ended)
+        try:
+            await self._stream(intake, stop)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            # In a thread: the step in flight may still want this loop, to bury rows that it gave up.
+            await loop.run_in_executor(None, trainer.stop)
+            await self._letters.stop()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _stream(self, intake: AlignedIntake, stop: asyncio.Event) -> None:
+        """Run the Faust app; when the broker goes away, wait for it and go on from our own positions."""
+        attempt = 0
+        while not stop.is_set():
+            assert self._letters is not None
+            self._app = StreamApp(
+                self._kafka, self._topics, self._worker, self._decoder, intake, self._letters
+            )
+            try:
+                await run_app(self._app, stop)
+            except BrokerUnavailableError as error:
+                wait = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+                attempt = 0 if self._app.records else attempt + 1
+                log.warning("%s; training goes on when it answers again", error)
+                try:
+                    await asyncio.wait_for(stop.wait(), wait)
+                except TimeoutError:
+                    continue
+            finally:
+                self._app = None
+
+    def _trainer_failed(self, error: BaseException) -> None:
+        """From the trainer's thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        if self._stop is not None:
+            self._stop.set()
+
+    def _helper_ended(self, helper: asyncio.Future[None]) -> None:
+        if not helper.cancelled() and (error := helper.exception()) is not None:
+            self._fail(error)
+
+    # -- what others call
+
+    def _publish(self, positions: Positions) -> None:
+        """From the saving thread: show lag tools the durable position."""
+        loop, app = self._loop, self._app
+        if loop is not None and app is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_quietly(app.publish(positions)), loop)
+
+    def _bury(self, batch: Batch, reason: str) -> None:
+        """The records of a step that was taken back become dead letters; from the trainer's thread.
+
+        While the journal is redone there is no loop yet: they wait, and those that were sent before the crash are
+        not sent again.
+        """
+        if self._loop is None or self._letters is None:
+            self._unburied.append((batch, reason))
+            return
+        letters = self._letters_of(batch, reason)
+        asyncio.run_coroutine_threadsafe(self._letters.send(letters), self._loop).result()
+
+    def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
+        with self._make_log(self._decoder) as kafka:
+            return [
+                DeadLetter(
+                    part.topic,
+                    part.partition,
+                    r.offset,
+                    "loss",
+                    reason,
+                    r.value,
+                    r.key,
+                    tuple(r.headers or ()),
+                )
+                for part in batch.parts
+                for r in kafka.raw(part)
+            ]
+
+    def _on_step(self, step: Step, result: StepResult, seconds: float) -> None:
+        """From the trainer's thread."""
+        m = self._metrics
+        m.steps.labels(step.kind).inc()
+        m.rows.labels(step.kind).inc(result.n if result.skipped is None else 0)
+        m.step_seconds.labels(step.kind).observe(seconds)
+        label = step.batch.label[result.scored].astype(np.float64)
+        for arm, p in result.scores.items():
+            if not len(p):
+                continue
+            q = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
+            loss = -float(np.sum(label * np.log(q) + (1 - label) * np.log1p(-q)))
+            name = f"{step.kind}/{arm}"
+            for kind, total in (("loss", loss), ("p", float(q.sum())), ("y", float(label.sum()))):
+                self._means.setdefault(f"{name}/{kind}", RunningMean()).add(total, len(p))
+            m.log_loss.labels(arm).set(self._means[f"{name}/loss"].value)
+            clicks = self._means[f"{name}/y"].value
+            if clicks > 0:
+                m.pcoc.labels(arm).set(self._means[f"{name}/p"].value / clicks)
+
+    async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
+        """Gauges once a second."""
+        m = self._metrics
+        buried: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(1.0)
+            progress = engine.progress
+            m.clock.set(engine.clock / 1000)
+            m.releases.set(progress.releases)
+            m.checkpoints.set(progress.checkpoints)
+            m.checkpoint_failures.set(progress.checkpoint_failures)
+            m.stall.set(progress.stall_s_max)
+            m.waiting.set(intake.waiting_rows)
+            m.late_rows.set(intake.aligner.late_rows)
+            for topic in self._topics.domains:
+                m.lag.labels(topic).set(intake.lag(topic, engine.positions))
+            if self._letters is not None:
+                for reason, count in self._letters.counts.items():
+                    m.dead_letters.labels(reason).inc(count - buried.get(reason, 0))
+                    buried[reason] = count
+
+
+class _StopAskedError(EcdctrError):
+    """Asked to stop while the journal was redone."""
+
+
+async def _quietly(call: Any) -> None:
+    try:
+        await call
+    except Exception as error:  # only a display for lag tools hangs on it
+        log.debug("offsets not published: %r", error)
+
+
+def _rows(engine: Engine) -> str:
+    return ", ".join(f"{n:,} {kind} rows" for kind, n in engine.progress.rows.items())
