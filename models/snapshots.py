@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from models.batch import Batch
 from models.features import mix64
 from models.history import FrozenHistory, HistoricalAttention
 from models.network import HistoryInput
+from state.embedding_store import EmbeddingStore
 from state.errors import ConfigError, PointInTimeError
-
-if TYPE_CHECKING:
-    from state.embedding_store import EmbeddingStore
 
 __all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
 
@@ -178,9 +176,14 @@ class MergedHistory:
             cache.put(ids[missing], *merged)
         return vectors, present
 
-    def merge(self, kind: Kind, ids: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The table itself for the ids given: computed, not looked up."""
-        return self._merge(kind, ids, None)
+    def merge(
+        self, kind: Kind, rows: int = 65_536
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
+        """The whole table, in pieces: every id that any month knows, ascending, with its vector."""
+        if self._store is None or not self._months:
+            return
+        for ids, vectors, mask in self._store.scan(kind, self._months, rows):
+            yield ids, self._frozen[kind].merge(vectors, mask)[0]
 
     def _merge(
         self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None

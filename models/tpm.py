@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from models.arm import MAX_LOSS
 from models.batch import Batch
+from models.device import choose_device
 from models.embedding import EmbeddingTable, gradient_of
 from models.features import ColumnGroup, FeatureSchema
 from models.flat import FlatModule, initialise
@@ -23,23 +24,14 @@ from models.id_map import IdMap
 from models.lookup import Encoded, InputEncoder, TableLayout
 from models.months import Month, month_of
 from models.network import embed
-from models.settings import TpmSettings
+from models.settings import ModelSettings, TpmSettings
 from state.capture import Capture, Loaded, Rows
+from state.embedding_store import EmbeddingStore, RocksEmbeddingStore, SnapshotManifest
 
-if TYPE_CHECKING:
-    from state.embedding_store import SnapshotManifest
-
-__all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
-
-SnapshotSink = Callable[..., "SnapshotManifest"]
-"""``sink(month, dim, last_ts, users, items, **extra)``: :func:`state.embedding_store.write_snapshot` without its folder."""
+__all__ = ["IdTable", "TpmModel", "TpmTrainer", "month_of"]
 
 ID_FIELDS = ("user_id", "item_id")
 """Fields whose ids have rows of their own here: a feature that reads one of them is not hashed a second time."""
-
-EMBEDDING_INIT = 0.01
-ADAGRAD_ACCUMULATOR = 1e-6
-"""As :class:`ModelSettings` has them; 1e-2 is slow SGD and costs .07 AUC (measured)."""
 
 
 class IdTable:
@@ -47,21 +39,13 @@ class IdTable:
 
     Parameters
     ----------
-    dim, seed, stream, device
-        As for :class:`EmbeddingTable`.
+    table
+        The rows; it grows.
     """
 
-    def __init__(self, dim: int, seed: int, stream: int, device: torch.device) -> None:
+    def __init__(self, table: EmbeddingTable) -> None:
         self.map = IdMap()
-        self.table = EmbeddingTable(
-            1024,
-            dim,
-            seed=seed,
-            stream=stream,
-            sd=EMBEDDING_INIT,
-            accumulator=ADAGRAD_ACCUMULATOR,
-            device=device,
-        )
+        self.table = table
 
     def rows(self, ids: NDArray[np.uint64], *, add: bool) -> NDArray[np.int64]:
         """Row of each distinct id; unknown ones are added or get row 0."""
@@ -127,18 +111,21 @@ class TpmTrainer:
     ----------
     schema
         Features; TPM reads those marked ``tpm`` beside the ids themselves.
-    settings
-        Of TPM.
-    sink
-        Takes a closed month, usually ``functools.partial(write_snapshot, folder)``; None: months close without a
-        trace.
-    seed, device
-        As for the other models.
+    model
+        Initial values, seed and device are those of the other models.
+    tpm
+        Settings of TPM.
+    snapshots
+        Takes a closed month: a store or its folder. None: months close without a trace.
+    device
+        Overrides ``model.device``.
 
     Attributes
     ----------
     month
         The open one; None before the first row.
+    written
+        Labels of the months closed so far.
     rows_learned, rows_skipped, rows_late
         Since the start: learned; left out because their step was not finite; learned in a later month than their own.
     """
@@ -146,47 +133,48 @@ class TpmTrainer:
     def __init__(
         self,
         schema: FeatureSchema,
-        settings: TpmSettings,
-        sink: SnapshotSink | None = None,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
+        model: ModelSettings,
+        tpm: TpmSettings,
+        snapshots: EmbeddingStore | Path | None = None,
+        device: str | None = None,
     ) -> None:
-        self.settings, self.schema = settings, schema
-        self.device = torch.device(device)
-        self._sink = sink
+        if model.threads:
+            torch.set_num_threads(model.threads)
+        self.settings, self.schema = tpm, schema
+        self.device = choose_device(device or model.device)
+        self._store = RocksEmbeddingStore(snapshots) if isinstance(snapshots, Path) else snapshots
         hashed = [
-            replace(g, dim=settings.dim)
-            for g in schema.categorical
-            if g.tpm and g.spec.field not in ID_FIELDS
+            replace(g, dim=tpm.dim) for g in schema.categorical if g.tpm and g.spec.field not in ID_FIELDS
         ]
         self.encoder = InputEncoder(schema, self.device, hashed)
-        self.model = TpmModel(self.encoder.layouts, settings)
-        initialise(self.model, seed)
-        self.flat = FlatModule(self.model, self.device, settings.lr)
-        self.users = IdTable(settings.dim, seed, 1, self.device)
-        self.items = IdTable(settings.dim, seed, 2, self.device)
-        self.tables = [
-            EmbeddingTable(
-                layout.rows,
-                layout.dim,
-                seed=seed,
-                stream=3,
-                sd=EMBEDDING_INIT,
-                accumulator=ADAGRAD_ACCUMULATOR,
+        self.net = TpmModel(self.encoder.layouts, tpm)
+        initialise(self.net, model.seed)
+        self.flat = FlatModule(self.net, self.device, tpm.lr)
+
+        def table(rows: int, stream: int) -> EmbeddingTable:
+            return EmbeddingTable(
+                rows,
+                tpm.dim,
+                seed=model.seed,
+                stream=stream,
+                sd=model.embedding_init,
+                accumulator=model.adagrad_accumulator,
                 device=self.device,
             )
-            for layout in self.encoder.layouts
-        ]
+
+        # Streams apart from those of the other models, whose tables are named by their width.
+        self.users, self.items = IdTable(table(1024, 1 << 32)), IdTable(table(1024, 2 << 32))
+        self.tables = [table(layout.rows, 3 << 32) for layout in self.encoder.layouts]
         self._features: list[ColumnGroup] = hashed
         self.month: Month | None = None
         self._first_ts = self._last_ts = -1
         self._month_rows = 0
+        self.written: list[str] = []
         self.rows_learned = self.rows_skipped = self.rows_late = 0
 
     # -- learn
 
-    def step(self, batch: Batch) -> list[SnapshotManifest]:
+    def learn(self, batch: Batch) -> list[SnapshotManifest]:
         """Learn natural rows, once each.
 
         1. Rows of the open month are learned, with those that come late for an earlier one.
@@ -222,14 +210,14 @@ class TpmTrainer:
         Returns
         -------
         SnapshotManifest or None
-            None when the month saw no row, or there is no sink.
+            None when the month saw no row, or there is no store.
         """
         month, self.month = self.month, None
         rows, self._month_rows = self._month_rows, 0
         first, self._first_ts = self._first_ts, -1
-        if month is None or not rows or self._sink is None:
+        if month is None or not rows or self._store is None:
             return None
-        return self._sink(
+        manifest = self._store.write(
             month.label,
             self.settings.dim,
             self._last_ts,
@@ -238,6 +226,19 @@ class TpmTrainer:
             first_ts=first,
             features=["user_id", "item_id", *(g.name for g in self._features)],
         )
+        self.written.append(manifest.month)
+        return manifest
+
+    def finish(self) -> list[str]:
+        """The input has ended: the open month is closed with the rows that it has.
+
+        Returns
+        -------
+        list of str
+            All months written since the start, oldest first.
+        """
+        self.close_month()
+        return list(self.written)
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         """Click probabilities; nothing is learned, unknown ids share one row."""
@@ -245,7 +246,7 @@ class TpmTrainer:
             user, item = self._ids(self.users, batch.user, False), self._ids(self.items, batch.item, False)
             encoded = self.encoder.encode(batch)
             rows = [t.gather(r.at) for t, r in zip(self.tables, encoded.tables, strict=True)]
-            logit = self.model(
+            logit = self.net(
                 functional.embedding(user.inverse, self.users.table.gather(user.at)),
                 functional.embedding(item.inverse, self.items.table.gather(item.at)),
                 rows,
@@ -271,7 +272,7 @@ class TpmTrainer:
             table.unsaved.mark(index)  # also if the step fails: a new id is in the map from here on
         leaves = [table.gather(a).requires_grad_() for table, a in zip(targets, at, strict=True)]
         self.flat.zero_gradient()
-        logit = self.model(
+        logit = self.net(
             functional.embedding(ids[0].inverse, leaves[0]),
             functional.embedding(ids[1].inverse, leaves[1]),
             leaves[2:],
@@ -322,6 +323,7 @@ class TpmTrainer:
             "first_ts": self._first_ts,
             "last_ts": self._last_ts,
             "month_rows": self._month_rows,
+            "written": list(self.written),
             "rows": [self.rows_learned, self.rows_skipped, self.rows_late],
         }
 
@@ -341,4 +343,5 @@ class TpmTrainer:
         self.month = None if meta["month"] is None else Month(*meta["month"])
         self._first_ts, self._last_ts = int(meta["first_ts"]), int(meta["last_ts"])
         self._month_rows = int(meta["month_rows"])
+        self.written = list(meta["written"])
         self.rows_learned, self.rows_skipped, self.rows_late = (int(n) for n in meta["rows"])

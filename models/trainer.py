@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,9 @@ from models.snapshots import MergedHistory, SnapshotHistory
 from models.transfer import ReleaseReport, Transfer
 from state.capture import Capture, Loaded, Rows
 
-if TYPE_CHECKING:
-    from state.embedding_store import EmbeddingStore
 
     from state.ad_window import AdWindow
+from state.embedding_store import EmbeddingStore
 
 __all__ = ["ReleaseReport", "StepResult", "Trainer"]
 

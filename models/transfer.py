@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from models.arm import PREDICT_ROWS, Arm, Prepared
 from models.batch import AD, Batch
 from models.batch_norm import BatchNorm
 from models.lookup import InputEncoder
-
-if TYPE_CHECKING:
-    from state.ad_window import AdWindow
+from state.ad_window import AdWindow
 
 __all__ = ["ReleaseReport", "Transfer"]
 
