@@ -22,10 +22,8 @@ from models.schedule import ReleaseSchedule
 from models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from models.snapshots import MergedHistory, SnapshotHistory
 from models.transfer import ReleaseReport, Transfer
+from state.ad_window import AdWindow
 from state.capture import Capture, Loaded, Rows
-
-
-    from state.ad_window import AdWindow
 from state.embedding_store import EmbeddingStore
 
 __all__ = ["ReleaseReport", "StepResult", "Trainer"]
