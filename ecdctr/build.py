@@ -100,7 +100,7 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _model(settings: Settings, threads: int | None = None) -> ModelSettings:
+def model_settings(settings: Settings, threads: int | None = None) -> ModelSettings:
     """The model's settings with the number of threads filled in.
 
     One core is left to the event loop that feeds the trainer: torch's threads wait for each other at every
@@ -108,13 +108,6 @@ def _model(settings: Settings, threads: int | None = None) -> ModelSettings:
     """
     wanted = threads or settings.model.threads or max(1, (os.cpu_count() or 2) - 1)
     return settings.model.model_copy(update={"threads": wanted})
-
-
-def set_threads(settings: Settings) -> None:
-    """Tell torch how many threads to use."""
-    import torch
-
-    torch.set_num_threads(_model(settings).threads)
 
 
 def live_engine(
@@ -150,7 +143,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
     """
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    model = _model(settings, threads)
+    model = model_settings(settings, threads)
     trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
     never = StateSettings(
         folder=settings.state.folder,

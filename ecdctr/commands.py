@@ -126,20 +126,16 @@ def train_tpm(
 
     The month that the source ends in is closed when its last day is there, or with ``partial``.
     """
-    from functools import partial as bind
-
     from models.batch import NATURAL
     from models.features import FeatureSchema
     from models.tpm import TpmTrainer
-    from state.embedding_store import write_snapshot
 
     source, settings = open_with_features(text, loaded)
     cut = CutSource(source, limit) if (limit := _until(until)) is not None else source
     decoder = build.decoder(settings)
     schema = FeatureSchema(settings.features, settings.model.dim)
     folder = build.Folders(settings.state.folder).snapshots
-    trainer = TpmTrainer(schema, settings.tpm, bind(write_snapshot, folder), seed=settings.model.seed)
-    build.set_threads(settings)
+    trainer = TpmTrainer(schema, build.model_settings(settings), settings.tpm, folder)
     written: list[Any] = []
     rejects: Counter[str] = Counter()
     clock = 0
@@ -149,7 +145,7 @@ def train_tpm(
             rejects.update(r.reason for r in decoded.rejects)
             batch = decoded.batch.take(decoded.batch.domain == NATURAL)
             if len(batch):
-                written += trainer.step(batch)
+                written += trainer.learn(batch)
                 clock = int(batch.ts.max())
                 update(trainer.rows_learned, clock)
     if trainer.month is not None and (partial or trainer.month.end_ms - clock <= DAY_MS):

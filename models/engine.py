@@ -144,8 +144,16 @@ class Engine:
             self.positions = Positions.from_json(meta["positions"])
             self.progress.restore(meta["progress"])
             self._saved_step = self.step
+            self._check_journal()
             log.info("checkpoint %s: step %d", loaded.name, self.step)
         return self.journal.entries(after_step=self.step)
+
+    def _check_journal(self) -> None:
+        """A journal that ends before the checkpoint lost its last lines (power loss): it begins anew behind it."""
+        last = self.journal.last_step()
+        if last is not None and last < self.step:
+            log.error("the journal ends at step %d, the checkpoint is at step %d: the audit has a gap", last, self.step)
+            self.journal.truncate_after(-1)
 
     def redo(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
         """Do a journaled step again, with the same rows.
@@ -321,6 +329,7 @@ class Engine:
             self._finish_save()
 
     def _save(self, capture: Capture, positions: Positions) -> CheckpointInfo:
+        self.journal.sync()  # before the checkpoint that builds on it: a journal must never be behind
         self.scores.flush(fsync=True)
         self.ad_window.flush(fsync=True)
         info = self.checkpoints.save(capture)
@@ -354,7 +363,7 @@ class Engine:
         # A kept checkpoint may name days that newer ones no longer do: drop only behind the oldest one's clock.
         day = min(int(info.meta["clock"]) for info in kept) // DAY_MS
         self.scores.drop_before(day - self.settings.score_days)
-        self.ad_window.drop_before(day - self.ad_window.days)
+        self.ad_window.drop_unused({int(d): n for d, n in info.meta["ad_window"].items()} for info in kept)
 
     def close(self, *, checkpoint: bool = True) -> None:
         """Write a last checkpoint (unless told not to) and let go of all files."""

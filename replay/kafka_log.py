@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from models.batch import Batch
 from models.events import EventDecoder
@@ -25,8 +24,14 @@ __all__ = ["KafkaLog"]
 Key = tuple[str, int]
 
 
+MAX_POLL_RECORDS = 10_000
+
+
 class KafkaLog:
     """Reads partitions of the click topics from given offsets, outside any consumer group.
+
+    Each partition is read by a client of its own. One client for all would have to pause the partitions that are
+    not wanted now, and kafka-python 3.0 loses its place in a partition that is paused half-read.
 
     Parameters
     ----------
@@ -38,6 +43,11 @@ class KafkaLog:
         ``{topic: domain}``.
     timeout_s
         How long a read may stay without an answer before :class:`BrokerUnavailableError`.
+
+    Attributes
+    ----------
+    dead_rows
+        Events read that do not fit.
     """
 
     def __init__(
@@ -48,30 +58,19 @@ class KafkaLog:
         *,
         timeout_s: float = 60.0,
     ) -> None:
+        self.connection = connection
         self.decoder = decoder
         self.topics = dict(topics)
         self.timeout_s = timeout_s
         self.dead_rows = 0
-        try:
-            # assign(), never subscribe(): no group is joined, and nothing is committed.
-            self._consumer = KafkaConsumer(
-                **connection.kafka_python(),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                max_poll_records=20_000,
-                fetch_max_wait_ms=50,
-                max_partition_fetch_bytes=4 * 1024 * 1024,
-            )
-        except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"no broker answers at {', '.join(connection.brokers)} ({type(error).__name__}): "
-                "start one, or set kafka.brokers"
-            ) from error
-        self._pending: dict[Key, deque[Chunk]] = {}
-        self._next: dict[Key, int] = {}
+        self._readers: dict[Key, _PartitionReader] = {}
+        self._consumer = self._client()
 
     def close(self) -> None:
+        """Disconnect."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
         self._consumer.close()
 
     def __enter__(self) -> KafkaLog:
@@ -79,6 +78,24 @@ class KafkaLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _client(self) -> Any:
+        try:
+            # assign(), never subscribe(): no group is joined, and nothing is committed.
+            return KafkaConsumer(
+                **self.connection.kafka_python(),
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_poll_records=MAX_POLL_RECORDS,
+                fetch_max_wait_ms=50,
+                max_partition_fetch_bytes=4 * 1024 * 1024,
+            )
+        except KafkaError as error:
+            raise BrokerUnavailableError(
+                f"no broker answers at {', '.join(self.connection.addresses)} ({type(error).__name__}): "
+                "start one (`ecdctr broker`), or set kafka.brokers"
+            ) from error
 
     # -- what the log holds
 
@@ -100,14 +117,16 @@ class KafkaLog:
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
         """True end of each partition; see :func:`replay.offsets.true_ends`."""
         ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], self.timeout_s)
-        self._pending.clear()
-        self._next.clear()
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     # -- reading
 
     def chunks(
-        self, first: Mapping[Key, int], end: Mapping[Key, int], *, wants: Any = None
+        self,
+        first: Mapping[Key, int],
+        end: Mapping[Key, int],
+        *,
+        wants: Callable[[str, int], bool] | None = None,
     ) -> Iterator[Chunk]:
         """Decoded chunks of all partitions, each in offset order, until every partition is at its end.
 
@@ -116,45 +135,28 @@ class KafkaLog:
         first, end
             Offset range of each partition.
         wants
-            ``wants(topic, partition) -> bool``: partitions answered False are paused (bounded memory).
+            ``wants(topic, partition)``: partitions answered False are not read now (bounded memory).
         """
-        todo = {TopicPartition(*k): (first[k], end[k]) for k in end if first[k] < end[k]}
-        if not todo:
-            return
-        self._consumer.assign(list(todo))
-        position = {}
-        for tp, (start, _) in todo.items():
-            self._consumer.seek(tp, start)
-            position[tp] = start
-        paused: set[TopicPartition] = set()
+        todo = {key: first[key] for key in end if first[key] < end[key]}
         deadline = time.monotonic() + self.timeout_s
         while todo:
-            for tp in todo:
-                wanted = wants is None or wants(tp.topic, tp.partition)
-                if wanted and tp in paused:
-                    self._consumer.resume(tp)
-                    paused.discard(tp)
-                elif not wanted and tp not in paused:
-                    self._consumer.pause(tp)
-                    paused.add(tp)
-            for tp, polled in self._poll().items():
-                if tp not in todo:
+            wanted = [key for key in todo if wants is None or wants(*key)]
+            got = False
+            for key in wanted:
+                # The first one that has nothing at hand may wait a little; the others are only looked at.
+                records = self._reader(key, todo[key]).records(end[key], timeout_ms=0 if got else 20)
+                if records is None:
                     continue
-                stop = todo[tp][1]
-                records = [r for r in polled if position[tp] <= r.offset < stop]
-                if records:
-                    yield self._decode(tp, position[tp], records)
-                    position[tp] = records[-1].offset + 1
-                if position[tp] >= stop or polled[-1].offset + 1 >= stop:
-                    del todo[tp]
-                    self._consumer.pause(tp)
+                got = True
+                chunk = self._decode(key, todo[key], records, end[key])
+                todo[key] = chunk.end
+                if chunk.end >= end[key]:
+                    del todo[key]
+                yield chunk
+            if got or not wanted:
                 deadline = time.monotonic() + self.timeout_s
-            if len(paused) == len(todo):
-                deadline = time.monotonic() + self.timeout_s
-            if time.monotonic() > deadline:
-                waiting = ", ".join(
-                    f"{tp.topic}[{tp.partition}] at {position[tp]} of {todo[tp][1]}" for tp in todo
-                )
+            elif time.monotonic() > deadline:
+                waiting = ", ".join(f"{t}[{p}] at {at} of {end[(t, p)]}" for (t, p), at in todo.items())
                 raise BrokerUnavailableError(f"no record for {self.timeout_s:.0f} s: {waiting}")
 
     def fetch(self, parts: Sequence[Part]) -> Batch:
@@ -162,99 +164,113 @@ class KafkaLog:
 
         Parts of successive calls should rise within a partition: then each record is read once.
         """
-        batches = []
+        if not parts:
+            raise ValueError("fetch needs at least one part")
+        batches: list[Batch] = []
         for part in sorted(parts):
             batches += self._fetch_part(part)
-        if not batches:
-            raise StreamError(f"no parts to fetch: {parts}")
         return Batch.concat(batches, sorted(parts))
 
     def raw(self, part: Part) -> list[Any]:
         """The records of one part as they are in the log."""
-        tp = TopicPartition(part.topic, part.partition)
-        self._consumer.assign([tp])
-        self._pending.clear()
-        self._next.clear()
-        self._consumer.seek(tp, part.first)
+        reader = self._reader((part.topic, part.partition), part.first)
         records: list[Any] = []
-        deadline = time.monotonic() + self.timeout_s
-        while not records or records[-1].offset + 1 < part.end:
-            records += self._poll().get(tp, [])
-            if time.monotonic() > deadline:
-                break
-        return [r for r in records if r.offset < part.end]
+        at, deadline = part.first, time.monotonic() + self.timeout_s
+        while at < part.end:
+            found = self._wait_for(reader, at, part.end, deadline)
+            records += found
+            at = found[-1].offset + 1 if found else part.end
+        return records
 
     def _fetch_part(self, part: Part) -> list[Batch]:
         key = (part.topic, part.partition)
-        self._seek_part(key, part)
-        queue = self._pending[key]
+        reader = self._reader(key, part.first)
         out: list[Batch] = []
-        reached = part.first
-        deadline = time.monotonic() + self.timeout_s
-        while reached < part.end:
-            if not queue:
-                self._fill(part, reached, deadline)
-                continue
-            chunk = queue.popleft()
-            lo = int(np.searchsorted(chunk.offset, reached, side="left"))
+        at, deadline = part.first, time.monotonic() + self.timeout_s
+        while at < part.end:
+            if reader.rest is None:
+                records = self._wait_for(reader, at, None, deadline)
+                reader.rest = self._decode(key, at, records, records[-1].offset + 1)
+            chunk = reader.rest
+            lo = int(np.searchsorted(chunk.offset, at, side="left"))
             hi = int(np.searchsorted(chunk.offset, part.end, side="left"))
             out.append(chunk.batch.take(slice(lo, hi)))
-            if chunk.end > part.end:
-                queue.appendleft(chunk)
-            reached = min(chunk.end, part.end)
+            at = min(chunk.end, part.end)
+            if chunk.end <= part.end:
+                reader.rest = None
+        reader.wanted = part.end
         return out
 
-    def _seek_part(self, key: Key, part: Part) -> None:
-        queue = self._pending.get(key)
-        tp = TopicPartition(*key)
-        if queue is not None:
-            begin = queue[0].first if queue else self._next[key]
-            if begin <= part.first and part.first <= self._next[key]:
-                return
-        assigned = self._consumer.assignment()
-        if tp not in assigned:
-            positions = {
-                t: self._next[(t.topic, t.partition)]
-                for t in assigned
-                if (t.topic, t.partition) in self._next
-            }
-            self._consumer.assign([*positions, tp])
-            for t, offset in positions.items():
-                self._consumer.seek(t, offset)
-        self._consumer.seek(tp, part.first)
-        self._pending[key] = deque()
-        self._next[key] = part.first
+    def _wait_for(self, reader: _PartitionReader, at: int, end: int | None, deadline: float) -> list[Any]:
+        while (records := reader.records(end, timeout_ms=500)) is None:
+            if time.monotonic() > deadline:
+                raise OffsetsLostError(
+                    f'the log did not give offset {at} of topic "{reader.tp.topic}" partition {reader.tp.partition} '
+                    f"within {self.timeout_s:.0f} s"
+                )
+        return records
 
-    def _fill(self, part: Part, reached: int, deadline: float) -> None:
-        key = (part.topic, part.partition)
-        # Only the partition that is needed is read: what others deliver would pile up without bound.
-        for tp in self._consumer.assignment():
-            wanted = (tp.topic, tp.partition) == key
-            (self._consumer.resume if wanted else self._consumer.pause)(tp)
-        for tp, records in self._poll().items():
-            at = (tp.topic, tp.partition)
-            fresh = [r for r in records if r.offset >= self._next[at]]
-            if fresh:
-                self._pending[at].append(self._decode(tp, self._next[at], fresh))
-                self._next[at] = fresh[-1].offset + 1
-        if not self._pending[key] and time.monotonic() > deadline:
-            raise OffsetsLostError(
-                f'the log did not give offsets {reached} to {part.end} of topic "{part.topic}" partition '
-                f"{part.partition} within {self.timeout_s:.0f} s"
-            )
+    def _reader(self, key: Key, offset: int) -> _PartitionReader:
+        reader = self._readers.get(key)
+        if reader is None:
+            reader = self._readers[key] = _PartitionReader(self._client(), TopicPartition(*key))
+        reader.go_to(offset)
+        return reader
 
-    def _poll(self) -> dict[Any, list[Any]]:
-        try:
-            got: dict[Any, list[Any]] = self._consumer.poll(timeout_ms=500)
-        except KafkaError as error:
-            if type(error).__name__ == "OffsetOutOfRangeError":
-                raise OffsetsLostError(f"the log no longer holds what is asked for: {error}") from error
-            raise BrokerUnavailableError(f"reading failed: {error}") from error
-        return got
-
-    def _decode(self, tp: Any, first: int, records: list[Any]) -> Chunk:
-        chunk, rejects = decode_records(
-            self.decoder, tp.topic, tp.partition, first, records, self.topics[tp.topic]
-        )
+    def _decode(self, key: Key, first: int, records: list[Any], end: int) -> Chunk:
+        if not records:  # nothing but gaps up to the end
+            empty = self.decoder.empty()
+            return Chunk(*key, first, end, np.empty(0, np.int64), empty)
+        chunk, rejects = decode_records(self.decoder, *key, first, records, self.topics[key[0]])
         self.dead_rows += len(rejects)
         return chunk
+
+
+class _PartitionReader:
+    """One partition, read forward.
+
+    Attributes
+    ----------
+    wanted
+        Offset that is to be read next.
+    rest
+        Rows that were decoded and not all given out.
+    """
+
+    def __init__(self, consumer: Any, tp: Any) -> None:
+        self._consumer = consumer
+        self.tp = tp
+        self.wanted = -1
+        self.rest: Chunk | None = None
+        consumer.assign([tp])
+
+    def go_to(self, offset: int) -> None:
+        """Read on at ``offset``; costs nothing where the reader stands there already."""
+        if offset == self.wanted:
+            return
+        self.rest = None
+        self.wanted = offset
+        self._consumer.seek(self.tp, offset)
+
+    def records(self, end: int | None, timeout_ms: int) -> list[Any] | None:
+        """The next records before ``end``; None: nothing came. Empty: the log has only gaps up to ``end``."""
+        try:
+            found = self._consumer.poll(timeout_ms=timeout_ms).get(self.tp)
+            if found:
+                self.wanted = found[-1].offset + 1
+                return [r for r in found if end is None or r.offset < end]
+            if end is not None and self._consumer.position(self.tp) >= end:
+                self.wanted = end
+                return []
+        except OffsetOutOfRangeError as error:
+            raise OffsetsLostError(
+                f'topic "{self.tp.topic}" partition {self.tp.partition} does not hold offset {self.wanted}: {error}'
+            ) from error
+        except KafkaError as error:
+            raise BrokerUnavailableError(
+                f"reading {self.tp.topic}[{self.tp.partition}] failed: {error}"
+            ) from error
+        return None
+
+    def close(self) -> None:
+        self._consumer.close()

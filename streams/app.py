@@ -120,6 +120,7 @@ class StreamApp:
             web_enabled=False,
             stream_wait_empty=False,
             stream_recovery_delay=0,
+            table_standby_replicas=0,  # no tables: a standard assignor, which any client can join
         )
         app.keeper = self.intake
         app.ours = frozenset(self.topics.domains)

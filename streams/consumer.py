@@ -8,13 +8,15 @@ been counted, not by what the group committed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
@@ -62,6 +64,23 @@ class RecordList:
         return len(self.records)
 
 
+class _Forgetful(dict[Any, Any]):
+    """Stands for Faust's map of read offsets, by which it drops what it takes for a redelivery.
+
+    It counts messages as read that no agent has seen yet, so that after a seek back it drops what was asked for.
+    The app compares with the intake's position, which cannot be wrong.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        return None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 class LogConsumer(Consumer):  # type: ignore[misc]
     """Recipe: seek to our own positions, hand on record lists, fetch only what is wanted.
 
@@ -76,9 +95,11 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._keeper: PositionKeeper = self.app.keeper
         self._ours: frozenset[str] = self.app.ours
-        self._next: dict[TP, int] = {}
         self._handed: dict[TP, RecordList] = {}
-        self._epoch = 0
+        self._read_offset = _Forgetful()
+        # Touched by the consumer's thread alone: where the next list of a partition has to begin.
+        self._chain: dict[TP, int] = {}
+        self._chain_of: object = None
 
     def done(self, records: RecordList) -> None:
         """The agents have dealt with this list: the partition may be read on."""
@@ -100,18 +121,17 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         return positions
 
     async def seek_back(self, positions: Mapping[TP, int]) -> None:
-        """Read on from these offsets; lists fetched before and not yet handed on are forgotten."""
-        self._epoch += 1
-        self._next.update(positions)
+        """Read on from these offsets. A list from elsewhere that is under way shows where it was asked for."""
         for tp in positions:
             self._handed.pop(tp, None)
-        await self.seek_wait(positions)
+        if positions:
+            await self._thread.call_thread(self._seek_in_thread, dict(positions))
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Yield one message for each record list; its value is a :class:`RecordList`."""
-        generation, epoch = self.app.consumer_generation_id, self._epoch
-        records, active = await self._wait_next_records(min(timeout, _POLL_S))
-        if records is None or self.should_stop:
+        generation = self.app.consumer_generation_id
+        lists, active = await self._wait_next_records(min(timeout, _POLL_S))
+        if lists is None or self.should_stop:
             return
         if not self.flow_active:
             try:
@@ -119,38 +139,83 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             except Exception as error:  # as Faust does: the seek after the rebalance follows anyway
                 log.warning("seek while the flow was stopped: %r", error)
             return
-        lists = [self._as_list(tp, found) for tp, found in records.items() if found]
         self._tell_ends()
-        for found in lists:
-            # A list that is dropped here is missed at once: the next one is asked for from beyond it.
-            if not self.flow_active or (generation, epoch) != (self.app.consumer_generation_id, self._epoch):
+        for tp, found in lists.items():
+            # What is dropped from here on is missed at once: the next list is asked for from beyond it.
+            if not self.flow_active or generation != self.app.consumer_generation_id:
                 return
-            tp = found.tp
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            self.app.monitor.track_tp_end_offset(tp, found.records[-1].offset + 1)
             message = self._to_message(tp, found.records[-1])
             message.value = found
             self._handed[tp] = found
             yield tp, message
 
-    def _as_list(self, tp: TP, records: list[Any]) -> RecordList:
-        asked = self._next.get(tp, records[0].offset)
-        self._next[tp] = records[-1].offset + 1
-        return RecordList(tp, asked, records)
-
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, RecordList]:
         wanted = {
             tp
             for tp in active_partitions or ()
-            if tp not in self._handed
-            and tp.topic in self._ours
-            and self._keeper.wants(tp.topic, tp.partition)
+            if tp.topic in self._ours and tp not in self._handed and self._keeper.wants(*tp)
         }
         if not wanted:  # the fetcher takes "none" for "all"
             await self.sleep(_POLL_S / 2)
             return {}
-        return await self._thread.getmany(wanted, timeout)
+        found: dict[TP, RecordList] = await self._thread.call_thread(self._fetch_in_thread, wanted, timeout)
+        return found
+
+    # -- in the consumer's thread
+
+    async def _fetch_in_thread(self, wanted: set[TP], timeout: float) -> dict[TP, RecordList]:
+        """Take what was fetched, together with the offset it was asked for, without a seek in between."""
+        consumer = self._thread._ensure_consumer()
+        fetcher = consumer._fetcher
+        deadline = time.monotonic() + timeout
+        while self.flow_active and not fetcher._subscriptions.reassignment_in_progress:
+            if consumer._closed or fetcher._closed:
+                raise ConsumerStoppedError
+            with fetcher._subscriptions.fetch_context():
+                # Without a timeout it does not wait: what it gives is from where the chain ends.
+                taken = await fetcher.fetched_records(
+                    wanted, timeout=0, max_records=consumer._max_poll_records
+                )
+                if taken:
+                    self._same_assignment(fetcher)
+                    return {TP(*tp): self._as_list(TP(*tp), records) for tp, records in taken.items()}
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                waiter = fetcher._create_fetch_waiter()
+                await asyncio.wait([waiter], timeout=left)
+                if not waiter.done():
+                    waiter.cancel()
+                else:
+                    waiter.result()  # an authorisation error shows here
+        return {}
+
+    def _as_list(self, tp: TP, records: list[Any]) -> RecordList:
+        asked = self._chain.get(tp, records[0].offset)
+        self._chain[tp] = records[-1].offset + 1
+        return RecordList(tp, asked, records)
+
+    async def _seek_in_thread(self, positions: dict[TP, int]) -> None:
+        consumer = self._thread._ensure_consumer()
+        self._same_assignment(consumer._fetcher)
+        for tp, offset in positions.items():
+            try:
+                consumer.seek(TopicPartition(*tp), offset)
+            except IllegalStateError:  # taken away meanwhile; it will be sought when it returns
+                continue
+            self._chain[tp] = offset
+
+    def _same_assignment(self, fetcher: Any) -> None:
+        """A new assignment starts from the group's committed offsets, until it is sought: forget the chain."""
+        assignment = fetcher._subscriptions.subscription.assignment
+        if assignment is not self._chain_of:
+            self._chain_of = assignment
+            self._chain.clear()
+
+    # -- in the app's loop
 
     def _tell_ends(self) -> None:
         for tp in self.assignment():
