@@ -52,10 +52,14 @@ class Step:
 
 @dataclass(slots=True)
 class _Segment:
-    """A chunk in a partition's buffer, with its merge times, from the row that comes next."""
+    """A chunk in a partition's buffer, with its merge times, from the row that comes next.
+
+    ``opens[i]`` is False where row ``i`` belongs to the same moment as the row before it.
+    """
 
     chunk: Chunk
     time: NDArray[np.int64]
+    opens: NDArray[np.bool_]
     arrived: float
     start: int = 0
 
@@ -73,6 +77,7 @@ class _Lane:
     segments: deque[_Segment] = field(default_factory=deque)
     rows: int = 0
     last_time: int = -(2**62)
+    last_ts: int = -(2**62)
     end: int | None = None
     closed: bool = False
 
@@ -90,7 +95,9 @@ class Aligner:
     The rule, a function of the merged sequence alone (never of when rows arrived):
 
     1. Rows are ordered by (merge time, topic, partition, offset). A row's merge time is the running maximum of
-       ``ts`` over its partition; the rows of one packed message share the message's largest.
+       ``ts`` over its partition; the rows of one packed message share the message's largest. Neighbours of one
+       partition with the same ``ts`` (an impression list, say) and rows of one message are never parted: their
+       labels became known together.
     2. Natural rows collect until there are ``natural_batch``; then first the ad rows that stand before the last
        of them become ad steps, then the natural rows become one step. So no ad row ever meets natural
        rows younger than itself.
@@ -170,11 +177,24 @@ class Aligner:
             # Rows of one message travel together: all take the message's last (largest) merge time.
             last_of_offset = np.searchsorted(chunk.offset, chunk.offset, side="right") - 1
             time = time[last_of_offset]
+            opens = self._opens(lane, chunk, time)
+            lane.last_ts = int(ts[-1])
             lane.last_time = int(time[-1])
             lane.rows += len(ts)
         else:
-            time = np.empty(0, np.int64)
-        lane.segments.append(_Segment(chunk, time, now))
+            time, opens = np.empty(0, np.int64), np.empty(0, np.bool_)
+        lane.segments.append(_Segment(chunk, time, opens, now))
+
+    @staticmethod
+    def _opens(lane: _Lane, chunk: Chunk, time: NDArray[np.int64]) -> NDArray[np.bool_]:
+        ts = chunk.batch.ts
+        before_ts, before_time = (
+            np.concatenate([[lane.last_ts], ts[:-1]]),
+            np.concatenate([[lane.last_time], time[:-1]]),
+        )
+        before_offset = np.concatenate([[-1], chunk.offset[:-1]])
+        together = (chunk.offset == before_offset) | ((ts == before_ts) & (time == before_time))
+        return np.asarray(~together)
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
         """The log is known to hold offsets up to ``end`` of this partition."""
@@ -296,10 +316,10 @@ class Aligner:
         return steps
 
     def _take(self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64]) -> tuple[Step, int]:
-        """Cut the next rows of each lane, as many as ``lane_of`` names it; whole messages only.
+        """Cut the next rows of each lane, as many as ``lane_of`` names it; whole moments only.
 
-        Returns the step and how many of the merged rows it took: a packed message that reaches over the
-        batch's edge is taken whole, and its further rows stand next in the merged order of its lane.
+        Returns the step and how many of the merged rows it took: rows that share a moment with the batch's last
+        one are taken too, and they stand next in the merged order (equal times, one lane).
         """
         slices: list[Batch] = []
         parts: list[Part] = []
@@ -332,23 +352,27 @@ class Aligner:
 
 
 def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
-    """Move ``wanted`` rows (more where a packed message ends later) from the lane's buffer to ``out``."""
+    """Move ``wanted`` rows (more where a moment goes on) from the lane's buffer to ``out``."""
     taken = 0
-    while taken < wanted:
+    while lane.segments:
         segment = lane.segments[0]
-        chunk, start = segment.chunk, segment.start
-        n = len(chunk.batch)
-        stop = min(n, start + wanted - taken)
-        if stop and stop < n:
-            stop = int(np.searchsorted(chunk.offset, chunk.offset[stop - 1], side="right"))
+        chunk, start, n = segment.chunk, segment.start, len(segment.chunk.batch)
+        stop = min(n, start + max(0, wanted - taken))
+        # Where enough is taken, only rows that do not open a moment of their own still go along.
+        rest = segment.opens[stop:]
+        stop = n if not rest.any() else stop + int(rest.argmax())
+        if n and stop == start:
+            break
         if stop > start:
             out.append(chunk.batch.take(slice(start, stop)))
             taken += stop - start
-        if stop == n:
-            lane.segments.popleft()
-            lane.next_out = chunk.end
-        else:
+        if stop < n:
             segment.start = stop
             lane.next_out = int(chunk.offset[stop - 1]) + 1
+            break
+        if not n and taken >= wanted:
+            break
+        lane.segments.popleft()
+        lane.next_out = chunk.end
     lane.rows -= taken
     return taken

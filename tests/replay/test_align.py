@@ -58,16 +58,14 @@ def reference_steps(
             out.append((kind, [t for _, _, t in sorted(pending)]))
             pending.clear()
 
-    for t, key, i in merged:
-        if LANES[key] == AD:
-            ads.append((key, i, t))
-            if len(ads) == ad_batch:
-                flush("ad", ads)
-        else:
-            natural.append((key, i, t))
-            if len(natural) == natural_batch:
-                flush("ad", ads)
-                flush("natural", natural)
+    for at, (t, key, i) in enumerate(merged):
+        (ads if LANES[key] == AD else natural).append((key, i, t))
+        same_moment = at + 1 < len(merged) and merged[at + 1][:2] == (t, key)
+        if len(ads) >= ad_batch and LANES[key] == AD and not same_moment:
+            flush("ad", ads)
+        if len(natural) >= natural_batch and LANES[key] == NATURAL and not same_moment:
+            flush("ad", ads)
+            flush("natural", natural)
     flush("ad", ads)
     flush("natural", natural)
     return out
@@ -176,6 +174,14 @@ def test_a_packed_message_is_never_split():
     steps = aligner.cut(final=True)
     assert [[(p.first, p.end) for p in s.parts] for s in steps] == [[(0, 1)], [(1, 3)]]
     assert shape(steps) == [("natural", [5, 1, 2, 3]), ("natural", [7, 8, 9])]
+
+
+def test_an_impression_list_is_never_parted_even_over_two_polls():
+    aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
+    aligner.add(make_chunk(("natural-clicks", 0), [1, 2, 5, 5]))
+    assert aligner.cut() == [], "more rows of time 5 may follow"
+    aligner.add(make_chunk(("natural-clicks", 0), [5, 5, 6, 7, 7, 7, 8], first=4))
+    assert shape(aligner.cut()) == [("natural", [1, 2, 5, 5, 5, 5]), ("natural", [6, 7, 7, 7])]
 
 
 def test_a_chunk_that_does_not_continue_its_partition_is_refused():
