@@ -153,6 +153,7 @@ class StreamApp:
         return time.monotonic() - self._progress
 
     async def _handle(self, records: RecordList, domain: int) -> None:
+        records.begun = True
         try:
             await self._take(records, domain)
         except asyncio.CancelledError:

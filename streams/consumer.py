@@ -27,6 +27,8 @@ log = logging.getLogger("ecdctr.consumer")
 
 # Also how soon a partition that was full is fetched again.
 _POLL_S = 0.1
+_MEND_EVERY_S = 1.0
+_LOST_AFTER_S = 30.0
 
 
 class PositionKeeper(Protocol):
@@ -45,7 +47,7 @@ class PositionKeeper(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RecordList:
     """Consecutive records of one partition, as they were polled.
 
@@ -54,11 +56,17 @@ class RecordList:
     asked
         The offset that the broker was asked for: what lies between it and the first record is no longer
         in the log, or never held a message (transaction markers).
+    handed_at
+        When it was handed on, monotonic seconds.
+    begun
+        Whether an agent has begun with it.
     """
 
     tp: Any
     asked: int
     records: list[Any]
+    handed_at: float = 0.0
+    begun: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
@@ -97,6 +105,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._ours: frozenset[str] = self.app.ours
         self._handed: dict[TP, RecordList] = {}
         self._read_offset = _Forgetful()
+        self._mended_at = 0.0
+        self.mended = 0
         # Touched by the consumer's thread alone: where the next list of a partition has to begin.
         self._chain: dict[TP, int] = {}
         self._chain_of: object = None
@@ -129,7 +139,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Yield one message for each record list; its value is a :class:`RecordList`."""
-        generation = self.app.consumer_generation_id
+        await self._mend()
         lists, active = await self._wait_next_records(min(timeout, _POLL_S))
         if lists is None or self.should_stop:
             return
@@ -141,16 +151,47 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             return
         self._tell_ends()
         for tp, found in lists.items():
-            # What is dropped from here on is missed at once: the next list is asked for from beyond it.
-            if not self.flow_active or generation != self.app.consumer_generation_id:
+            # Only what a seek is sure to follow may be dropped: a list may be the last of its partition. Those
+            # fetched before a rebalance are as good as any other: positions decide, not generations.
+            if not self.flow_active:
                 return
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
             self.app.monitor.track_tp_end_offset(tp, found.records[-1].offset + 1)
             message = self._to_message(tp, found.records[-1])
             message.value = found
+            found.handed_at = time.monotonic()
             self._handed[tp] = found
             yield tp, message
+
+    async def _mend(self) -> None:
+        """Fetch again what was lost between the fetcher and the agents and would not show by itself.
+
+        A list that came after it would show the loss, but the last list of a partition has none after it.
+        Mending too much is harmless: what was counted is skipped.
+        """
+        now = time.monotonic()
+        if now - self._mended_at < _MEND_EVERY_S or not self.flow_active:
+            return
+        self._mended_at = now
+        lost = {}
+        for tp in self.assignment():
+            position = self._keeper.position(tp.topic, tp.partition) if tp.topic in self._ours else None
+            if position is None:
+                continue
+            held = self._handed.get(tp)
+            if held is None:
+                gone = self._chain.get(tp, position) > position
+            else:
+                gone = not held.begun and now - held.handed_at > _LOST_AFTER_S
+            if gone:
+                lost[tp] = position
+        if lost:
+            self.mended += 1
+            log.info(
+                "read again: %s", ", ".join(f"{tp.topic}[{tp.partition}] from {o}" for tp, o in lost.items())
+            )
+            await self.seek_back(lost)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, RecordList]:
         wanted = {

@@ -1,0 +1,353 @@
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
+from state.errors import BrokerUnavailableError, OffsetsLostError
+from streams.app import StreamApp
+from streams.broker import EmbeddedBroker
+from streams.consumer import RecordList
+from streams.dead_letters import DeadLetters, MemoryDeadLetters
+
+pytestmark = pytest.mark.broker
+
+
+def broken(rng: random.Random, event, i: int) -> tuple[str, bytes]:
+    """A random broken message and the reason it has to get."""
+    good = event(i)
+    return rng.choice(
+        [
+            ("json", good[: rng.randrange(1, len(good) - 1)]),
+            ("json", bytes(rng.randrange(128, 256) for _ in range(rng.randrange(1, 40)))),
+            (
+                "missing",
+                event(i, **{rng.choice(["event_id", "ts", "user_id", "item_id", "label", "site"]): ...}),
+            ),
+            (
+                "type",
+                event(i, **{rng.choice(["user_id", "site", "label", "ts"]): rng.choice([[], {}, True])}),
+            ),
+            ("label", event(i, label=rng.choice([2, -1, 0.5, 10**9]))),
+            ("nan", event(i, price=rng.choice([1e300, -1e39]))),
+            ("ts", event(i, ts=rng.choice([0, 1_700_000_000, 10**15, -5]))),
+            ("long", event(i, user_id="x" * rng.randrange(41, 5000))),
+        ]
+    )
+
+
+def test_broken_messages_end_in_the_dead_letter_topic_and_good_ones_arrive(streams, kit):
+    rng = random.Random(20)
+    sent: dict[str, list[tuple[str | None, bytes]]] = {topic: [] for topic in streams.topics.domains}
+    for topic, messages in sent.items():
+        messages += [broken(rng, kit.event, i) for i in range(500)]
+        messages += [(None, kit.event(i)) for i in range(700)]
+        rng.shuffle(messages)
+        streams.send(topic, [value for _, value in messages])
+    intake = kit.MemoryIntake()
+    letters = DeadLetters(streams.connection, streams.topics)
+
+    async def main():
+        await letters.start({})
+        async with kit.running(streams.app(intake, letters)) as until:
+            await until(lambda: sum(intake.positions.values()) == 2400)
+        await letters.stop()
+
+    asyncio.run(main())
+    assert intake.rows == 1400
+    reasons = Counter(reason for messages in sent.values() for reason, _ in messages if reason)
+    assert letters.counts == reasons
+    for topic, messages in sent.items():
+        dead = streams.read(streams.topics.dead_letter(topic))
+        assert Counter(
+            (r.headers_text["ecdctr-reason"], r.value) for r in map(with_headers, dead)
+        ) == Counter((reason, value) for reason, value in messages if reason)
+        origin = {(r.partition, r.offset): r.value for r in streams.read(topic)}
+        for record in map(with_headers, dead):
+            assert record.headers_text["ecdctr-topic"] == topic
+            where = int(record.headers_text["ecdctr-partition"]), int(record.headers_text["ecdctr-offset"])
+            assert origin[where] == record.value
+            assert record.headers_text["ecdctr-detail"]
+
+
+def with_headers(record) -> SimpleNamespace:
+    return SimpleNamespace(value=record.value, headers_text={k: v.decode() for k, v in record.headers})
+
+
+def test_reading_goes_on_from_the_intakes_positions_whatever_the_group_committed(streams, kit):
+    topic = streams.topics.natural
+    streams.send(topic, [kit.event(i) for i in range(600)])
+    first = kit.MemoryIntake({(topic, 0): 100, (topic, 1): 0})
+
+    async def run(intake, publish):
+        async with kit.running(app := streams.app(intake)) as until:
+            await until(lambda: all(intake.positions[(topic, p)] == 300 for p in range(2)))
+            if publish:
+                assert await app.publish(intake.positions)
+
+    asyncio.run(run(first, publish=True))
+    assert first.offsets(topic) == {0: list(range(100, 300)), 1: list(range(300))}
+    # The group has committed 300 and 300; a checkpoint from before still gets everything after it.
+    second = kit.MemoryIntake({(topic, 0): 250, (topic, 1): 299})
+    asyncio.run(run(second, publish=False))
+    assert second.offsets(topic) == {0: list(range(250, 300)), 1: [299]}
+
+
+def test_a_foreign_member_joins_and_leaves_without_gap_or_double(streams, kit):
+    topics = list(streams.topics.domains)
+    intake = kit.MemoryIntake()
+    sent = 0
+
+    def send(n):
+        nonlocal sent
+        for topic in topics:
+            streams.send(topic, [kit.event(i) for i in range(sent, sent + n)])
+        sent += n
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, send, 400)
+        async with kit.running(streams.app(intake)) as until:
+            await until(lambda: sum(intake.positions.values()) == 2 * sent)
+            foreign = AIOKafkaConsumer(
+                *topics,
+                **streams.connection.aiokafka(),
+                group_id=streams.worker.group,
+                partition_assignment_strategy=[RoundRobinPartitionAssignor],
+                session_timeout_ms=1000,
+                heartbeat_interval_ms=200,
+                enable_auto_commit=False,
+            )
+            await foreign.start()
+            try:
+                await until(lambda: 0 < len(foreign.assignment()) < 4)
+                theirs = {(tp.topic, tp.partition) for tp in foreign.assignment()}
+                await loop.run_in_executor(None, send, 400)
+                ours = [key for key in intake.positions if key not in theirs]
+                await until(lambda: all(intake.positions[key] == sent // 2 for key in ours))
+                assert all(intake.positions[key] == 200 for key in theirs)
+            finally:
+                await foreign.stop()
+            await loop.run_in_executor(None, send, 400)
+            await until(lambda: sum(intake.positions.values()) == 2 * sent)
+
+    asyncio.run(main())
+    for topic in topics:
+        assert intake.offsets(topic) == {0: list(range(sent // 2)), 1: list(range(sent // 2))}
+
+
+def test_a_full_partition_is_not_fetched_until_there_is_room(streams, kit):
+    topic = streams.topics.natural
+    streams.send(topic, [kit.event(i) for i in range(4000)])
+    intake = kit.MemoryIntake()
+    limit = 300
+    intake.full = lambda t, p: p == 1 and sum(len(c.batch) for c in intake.chunks[(t, p)]) >= limit
+
+    async def main():
+        nonlocal limit
+        async with kit.running(streams.app(intake)) as until:
+            await until(lambda: intake.positions[(topic, 0)] == 2000)
+            await until(lambda: intake.positions[(topic, 1)] >= 300)
+            # what arrives elsewhere meanwhile shows that the consumer has polled on
+            await asyncio.get_running_loop().run_in_executor(
+                None, lambda: streams.send(topic, [kit.event(i) for i in range(100)], partition=0)
+            )
+            await until(lambda: intake.positions[(topic, 0)] == 2100)
+            assert intake.positions[(topic, 1)] < 300 + streams.worker.poll_records
+            assert intake.ends[(topic, 1)] == 2000  # known to the aligner all the same
+            limit = 10**9
+            await until(lambda: intake.positions[(topic, 1)] == 2000)
+
+    asyncio.run(main())
+    assert intake.offsets(topic) == {0: list(range(2100)), 1: list(range(2000))}
+
+
+def test_json_and_packed_messages_mix_on_one_topic(streams, kit):
+    topic = streams.topics.ad
+    rows = kit.frame(60, ad_every=1)
+    packed = [(CONTENT_TYPE_HEADER, ARROW_CONTENT_TYPE)]
+    streams.send(topic, [kit.event(0), kit.event(1)], partition=0)
+    streams.send(topic, [to_arrow_message(rows[:40])], partition=0, headers=packed)
+    streams.send(topic, [kit.event(2)], partition=0)
+    streams.send(
+        topic,
+        [b"no arrow", to_arrow_message(rows[40:].with_columns(label=rows["label"][40:] * 3))],
+        0,
+        packed,
+    )
+    streams.send(topic, [kit.event(3)], partition=0)
+    intake, dead = kit.MemoryIntake(), MemoryDeadLetters()
+
+    async def main():
+        async with kit.running(streams.app(intake, dead)) as until:
+            await until(lambda: intake.positions[(topic, 0)] == 7)
+
+    asyncio.run(main())
+    kept = [o for o, label in zip([5] * 20, rows["label"][40:], strict=True) if label == 0]
+    assert intake.offsets(topic)[0] == [0, 1, *[2] * 40, 3, *kept, 6]
+    whole, some = sorted(dead.letters, key=lambda letter: letter.offset)
+    assert (whole.offset, whole.reason, whole.rows, whole.events) == (4, "arrow", (), 1)
+    assert (some.offset, some.reason) == (5, "label")
+    assert list(some.rows) == [i for i, label in enumerate(rows["label"][40:]) if label == 1]
+    assert dead.counts == {"arrow": 1, "label": len(some.rows)}
+
+
+def test_dead_letters_are_not_doubled_by_a_restart(streams, kit):
+    topic = streams.topics.natural
+    rng = random.Random(5)
+    streams.send(topic, [broken(rng, kit.event, i)[1] if i % 3 else kit.event(i) for i in range(90)])
+
+    async def run(intake, count):
+        letters = DeadLetters(streams.connection, streams.topics)
+        await letters.start(intake.positions)
+        async with kit.running(streams.app(intake, letters)) as until:
+            await until(lambda: sum(intake.positions.values()) == count)
+        await letters.stop()
+        return letters
+
+    first = asyncio.run(run(kit.MemoryIntake(), 90))
+    assert sum(first.counts.values()) == 60
+    # It died before anything was counted: all comes again, and 30 more messages after it.
+    streams.send(topic, [broken(rng, kit.event, i)[1] for i in range(30)])
+    second = asyncio.run(run(kit.MemoryIntake(), 120))
+    assert (second.already_there, sum(second.counts.values())) == (60, 30)
+    dead = [with_headers(r).headers_text for r in streams.read(streams.topics.dead_letter(topic))]
+    origins = Counter((h["ecdctr-partition"], h["ecdctr-offset"]) for h in dead)
+    assert len(origins) == 90
+    assert set(origins.values()) == {1}
+
+
+class LossyApp(StreamApp):
+    """Loses the second list of each partition on the way to the agent."""
+
+    async def _handle(self, records: RecordList, domain: int) -> None:
+        seen = self.__dict__.setdefault("seen", Counter())
+        seen[records.tp] += 1
+        if seen[records.tp] == 2:
+            self.consumer.done(records)
+            return
+        await super()._handle(records, domain)
+
+
+@pytest.mark.parametrize("messages", [2000, 800], ids=["more after it", "the last one"])
+def test_a_list_lost_on_the_way_is_fetched_again(streams, kit, messages):
+    topic = streams.topics.natural
+    for partition in range(2):
+        streams.send(topic, [kit.event(i) for i in range(messages // 2)], partition)
+    intake = kit.MemoryIntake()
+    app = streams.app(intake, kind=LossyApp)
+
+    async def main():
+        async with kit.running(app) as until:
+            await until(lambda: sum(intake.positions.values()) == messages)
+
+    asyncio.run(main())
+    assert all(seen >= 2 for seen in app.seen.values())
+    assert intake.offsets(topic) == {0: list(range(messages // 2)), 1: list(range(messages // 2))}
+
+
+def test_an_agents_failure_ends_the_app_with_its_own_error(streams, kit):
+    class FullDisk(kit.MemoryIntake):
+        async def put(self, chunk):
+            raise OSError("no space left")
+
+    streams.send(streams.topics.natural, [kit.event(0)])
+
+    async def main():
+        async with kit.running(streams.app(FullDisk())) as until:
+            await until(lambda: False)
+
+    with pytest.raises(OSError, match="no space left"):
+        asyncio.run(main())
+
+
+def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing(kit):
+    with EmbeddedBroker() as own:
+        streams = kit.Streams(own.address)
+        topic = streams.topics.natural
+        streams.send(topic, [kit.event(i) for i in range(1000)])
+        intake = kit.MemoryIntake()
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            async with kit.running(streams.app(intake)) as until:
+                await until(lambda: intake.rows > 0)
+                os.kill(own.pid, signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(2.5)  # beyond the session timeout: that is the fault under test
+                finally:
+                    os.kill(own.pid, signal.SIGCONT)
+                await loop.run_in_executor(
+                    None, lambda: streams.send(topic, [kit.event(i) for i in range(1000)])
+                )
+                await until(lambda: sum(intake.positions.values()) == 2000)
+
+        asyncio.run(main())
+        assert intake.offsets(topic) == {0: list(range(1000)), 1: list(range(1000))}
+
+
+def test_no_broker_at_start_is_said_so(kit, monkeypatch):
+    with EmbeddedBroker() as own:
+        streams = kit.Streams(own.address)
+
+    async def main():
+        async with kit.running(streams.app(kit.MemoryIntake())) as until:
+            await until(lambda: False)
+
+    with pytest.raises(BrokerUnavailableError, match=own.address):
+        asyncio.run(main())
+
+
+# -- gaps, with a stand-in for the consumer: the embedded broker neither compacts nor deletes
+
+
+class StandIn:
+    def __init__(self, beginning: int) -> None:
+        self.beginning = beginning
+
+    async def earliest_offsets(self, tp):
+        return {tp: self.beginning}
+
+
+def take(streams, kit, *, position, asked, offsets, beginning=0):
+    tp = SimpleNamespace(topic=streams.topics.natural, partition=0)
+
+    class Tp(tuple):
+        topic, partition = tp.topic, tp.partition
+
+    key = Tp((tp.topic, tp.partition))
+    intake = kit.MemoryIntake({(tp.topic, 0): position})
+    app = streams.app(intake)
+    app.faust.consumer = StandIn(beginning)
+    records = [SimpleNamespace(offset=o, value=kit.event(o), key=None, headers=()) for o in offsets]
+
+    asyncio.run(app._take(RecordList(key, asked, records), 0))
+    return intake
+
+
+def test_a_gap_the_broker_leaves_is_lawful(streams, kit):
+    intake = take(streams, kit, position=10, asked=10, offsets=[13, 14, 20])
+    assert intake.offsets(streams.topics.natural) == {0: [13, 14, 20]}
+    (chunk,) = intake.chunks[(streams.topics.natural, 0)]
+    assert (chunk.first, chunk.end) == (10, 21)  # the gap is counted
+
+
+def test_records_deleted_unread_are_an_error(streams, kit):
+    with pytest.raises(OffsetsLostError, match=r"begins at offset 13, training needs 10: 3 offsets"):
+        take(streams, kit, position=10, asked=10, offsets=[13, 14], beginning=13)
+
+
+def test_a_log_made_anew_is_an_error(streams, kit):
+    with pytest.raises(OffsetsLostError, match="asked for 10"):
+        take(streams, kit, position=10, asked=10, offsets=[0, 1])
+
+
+def test_a_redelivered_head_is_skipped(streams, kit):
+    intake = take(streams, kit, position=10, asked=5, offsets=list(range(5, 15)))
+    assert intake.offsets(streams.topics.natural) == {0: [10, 11, 12, 13, 14]}
