@@ -120,9 +120,8 @@ def live_engine(
     folders = Folders(settings.state.folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = Trainer(
-        schema, settings.model, settings.schedule, settings.tpm, snapshot_store(settings), window
-    )
+    model = model_settings(settings)
+    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
     return Engine(
         trainer,
         journal=Journal(folders.journal, fsync=settings.state.fsync_journal),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from crc32c import crc32c
 
 from models.batch import Batch
@@ -106,6 +107,11 @@ class Engine:
         self._saving: Future[CheckpointInfo] | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
+
+    def bind_thread(self) -> None:
+        """Call in the thread that is to run the steps: torch keeps its number of threads for each thread apart."""
+        if self.trainer.model.threads:
+            torch.set_num_threads(self.trainer.model.threads)
 
     # -- protocol 3: recovery
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "
 log = logging.getLogger("ecdctr.dead_letters")
 
 TAIL = 100_000  # dead letters read at start, at most, to know which are there already
+_RETRY_S = 1.0
 _ANSWER_S = 150.0  # beyond the producer's own delivery timeout: it answers first
 _TAIL_TIMEOUT_S = 120.0
 _ROWS_NAMED = 200
@@ -196,7 +198,7 @@ class DeadLetters:
         self._there: set[Identity] = set()
         self._producer: KafkaProducer | None = None
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dead-letters")
-        self._stopped = False
+        self._stop_now = threading.Event()
 
     async def start(self, positions: Mapping[Key, int]) -> None:
         """Connect, and learn which letters of offsets that are not yet counted are there already.
@@ -213,7 +215,7 @@ class DeadLetters:
 
     async def stop(self) -> None:
         """Disconnect. Letters still under way fail, and come again with their offsets after a restart."""
-        self._stopped = True
+        self._stop_now.set()
         producer, self._producer = self._producer, None
         if producer is not None:
             await self._in_thread(lambda: producer.close(timeout=0))
@@ -231,7 +233,7 @@ class DeadLetters:
         left = new
         while left:
             left = await self._in_thread(partial(self._try, left))
-            if left and self._stopped:
+            if left and self._stop_now.is_set():
                 raise StreamError(f"{len(left)} dead letters were not acknowledged before the end")
         for letter in new:
             self.counts[letter.reason] += letter.events
@@ -257,9 +259,21 @@ class DeadLetters:
             except KafkaError as error:
                 left.append(letter)
                 failure = error
-        if failure is not None and not self._stopped:
+        if failure is not None and not self._stop_now.is_set():
             log.warning("%d dead letters not acknowledged (%s): trying again", len(left), failure)
+            self._reconnect(producer)
         return left
+
+    def _reconnect(self, failed: KafkaProducer) -> None:
+        """A producer that has given up may be of no more use: take a new one, as soon as one connects."""
+        failed.close(timeout=0)
+        while not self._stop_now.wait(_RETRY_S):
+            try:
+                self._producer = self._connect()
+            except BrokerUnavailableError as error:
+                log.warning("%s", error)
+            else:
+                return
 
     def _enqueue(self, producer: KafkaProducer, letter: DeadLetter) -> Any:
         try:

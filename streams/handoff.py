@@ -50,6 +50,7 @@ class TrainerThread(threading.Thread):
 
     def run(self) -> None:
         try:
+            self.engine.bind_thread()
             while not self._stop_now.is_set():
                 try:
                     step = self.steps.get(timeout=0.2)

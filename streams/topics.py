@@ -21,6 +21,8 @@ __all__ = ["PartitionState", "describe_topics", "ensure_topics", "partition_coun
 
 log = logging.getLogger("ecdctr.topics")
 
+BOOTSTRAP_MS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
@@ -157,7 +159,7 @@ def _unavailable(connection: KafkaSettings) -> Iterator[None]:
 @contextmanager
 def _admin(connection: KafkaSettings) -> Iterator[Any]:
     with _unavailable(connection):
-        admin = KafkaAdminClient(**connection.kafka_python(), bootstrap_timeout_ms=10_000)
+        admin = KafkaAdminClient(**connection.kafka_python(), bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             yield admin
         finally:
