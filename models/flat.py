@@ -24,7 +24,7 @@ def initialise(module: nn.Module, seed: int) -> None:
     for name, parameter in module.named_parameters():
         if parameter.dim() < 2:
             continue
-        if name.endswith(".value"):
+        if name.split(".")[-1] == "value":
             parameter.data.copy_(torch.eye(parameter.shape[0]))
             continue
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
