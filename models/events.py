@@ -65,6 +65,7 @@ REASONS = {
     "label": "the label is neither 0 nor 1",
     "nan": "a number is not finite",
     "long": "a string is too long",
+    "loss": "learning from it gave no finite loss, so the step was taken back",
 }
 """Why an event is a dead letter."""
 

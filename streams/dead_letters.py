@@ -1,17 +1,4 @@
-"""``DeadLetters``: what does not fit goes to ``<topic>.dlq``, once, before its good neighbours go on.
-
-A dead letter's value and key are the original bytes; its headers are the original ones and these:
-
-====================  ==================================================================
-``ecdctr-reason``     one word, a key of ``models.events.REASONS``
-``ecdctr-detail``     which field and why, for people
-``ecdctr-topic``      where it came from
-``ecdctr-partition``
-``ecdctr-offset``
-``ecdctr-crc32``      checksum of the original value
-``ecdctr-rows``       rows of a packed message that are meant, as ``3,17``; absent: all of it
-====================  ==================================================================
-"""
+"""``DeadLetters``: what does not fit goes to ``<topic>.dlq``, once, before its good neighbours go on."""
 
 from __future__ import annotations
 
@@ -20,20 +7,19 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
-from zlib import crc32
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from replay.connection import KafkaSettings
 from replay.offsets import true_ends
-from replay.records import RecordReject
 from state.errors import BrokerUnavailableError, StreamError
+from streams.letters import DeadLetter, Identity, identity_of, letters_of
 from streams.settings import TopicSettings
 from streams.topics import partition_counts
 
@@ -45,95 +31,9 @@ TAIL = 100_000  # dead letters read at start, at most, to know which are there a
 _RETRY_S = 1.0
 _ANSWER_S = 150.0  # beyond the producer's own delivery timeout: it answers first
 _TAIL_TIMEOUT_S = 120.0
-_ROWS_NAMED = 200
-_PREFIX = "ecdctr-"
 
 T = TypeVar("T")
 Key = tuple[str, int]
-Identity = tuple[str, int, int, str, int]  # topic, partition, offset, reason, checksum
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """One message, or some rows of one packed message, with one reason.
-
-    Attributes
-    ----------
-    rows
-        Rows of a packed message that are meant; empty: the whole message.
-    crc
-        CRC-32 of the original value where ``value`` is not it.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    value: bytes | None
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    rows: tuple[int, ...] = ()
-    crc: int | None = None
-
-    @property
-    def checksum(self) -> int:
-        """CRC-32 of the original value, also when that was left out."""
-        return crc32(self.value or b"") if self.crc is None else self.crc
-
-    @property
-    def events(self) -> int:
-        """How many events it stands for."""
-        return max(1, len(self.rows))
-
-    def identity(self) -> Identity:
-        """The same for the same letter after a restart."""
-        return (self.topic, self.partition, self.offset, self.reason, self.checksum)
-
-    def without_value(self) -> DeadLetter:
-        """For a broker that takes no message so large; what is left out can be read at its origin."""
-        if self.value is None:
-            return self
-        dropped = (_PREFIX + "dropped-bytes", str(len(self.value)).encode())
-        return replace(self, value=None, key=None, crc=self.checksum, headers=(*self.headers, dropped))
-
-    def all_headers(self) -> list[tuple[str, bytes]]:
-        """The original headers and those that say why and from where."""
-        own = {
-            "reason": self.reason,
-            "detail": self.detail,
-            "topic": self.topic,
-            "partition": str(self.partition),
-            "offset": str(self.offset),
-            "crc32": str(self.checksum),
-        }
-        if self.rows:
-            more = ",..." if len(self.rows) > _ROWS_NAMED else ""
-            own["rows"] = ",".join(map(str, self.rows[:_ROWS_NAMED])) + more
-        return [*self.headers, *((_PREFIX + name, text.encode()) for name, text in own.items())]
-
-
-def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> list[DeadLetter]:
-    """One letter a message and reason: rows of a packed message that share a reason share a letter."""
-    found: dict[tuple[int, str], tuple[RecordReject, list[int]]] = {}
-    for reject in rejects:
-        _, rows = found.setdefault((reject.record.offset, reject.reason), (reject, []))
-        if reject.row is not None and reject.row >= 0:
-            rows.append(reject.row)
-    return [
-        DeadLetter(
-            topic,
-            partition,
-            offset,
-            reason,
-            reject.detail,
-            reject.record.value,
-            reject.record.key,
-            tuple((name, value) for name, value in reject.record.headers or ()),
-            tuple(rows),
-        )
-        for (offset, reason), (reject, rows) in found.items()
-    ]
 
 
 class DeadLetterSink(Protocol):
@@ -218,7 +118,7 @@ class DeadLetters:
         self._stop_now.set()
         producer, self._producer = self._producer, None
         if producer is not None:
-            await self._in_thread(lambda: producer.close(timeout=0))
+            await self._in_thread(partial(_close, producer))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
@@ -266,7 +166,7 @@ class DeadLetters:
 
     def _reconnect(self, failed: KafkaProducer) -> None:
         """A producer that has given up may be of no more use: take a new one, as soon as one connects."""
-        failed.close(timeout=0)
+        _close(failed)
         while not self._stop_now.wait(_RETRY_S):
             try:
                 self._producer = self._connect()
@@ -339,7 +239,7 @@ def read_identities(
                     f"the end of {', '.join(names)} was not read in {_TAIL_TIMEOUT_S:.0f} s"
                 )
             for records in consumer.poll(timeout_ms=500, max_records=5_000).values():
-                out.update(_identity(record) for record in records)
+                out.update(identity_of(record) for record in records)
             for tp in [tp for tp, end in unread.items() if consumer.position(tp) >= end]:
                 del unread[tp]
     finally:
@@ -347,14 +247,6 @@ def read_identities(
     return {found for found in out if found[2] >= positions.get(found[:2], 0)}
 
 
-def _identity(record: Any) -> Identity:
-    headers: dict[str, bytes] = {name: value for name, value in record.headers or () if value is not None}
-
-    def text(name: str) -> str:
-        return headers.get(_PREFIX + name, b"").decode(errors="replace")
-
-    def number(name: str) -> int:
-        found = text(name)
-        return int(found) if found.isdecimal() else -1
-
-    return text("topic"), number("partition"), number("offset"), text("reason"), number("crc32")
+def _close(producer: KafkaProducer) -> None:
+    with suppress(KafkaError):  # what is under way fails; its senders are told
+        producer.close(timeout=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -141,7 +142,8 @@ class _Sender:
                 while self._under_way:
                     self._settle()
         finally:
-            self._producer.close(timeout=None if kind is None else 0)
+            with suppress(KafkaError):  # all is settled, or the error under way says more
+                self._producer.close(timeout=0)
 
     def send(
         self,
