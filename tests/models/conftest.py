@@ -91,7 +91,7 @@ class World:
         rng = np.random.default_rng([seed, domain, n])
         user, item = rng.integers(0, self.users, n), rng.integers(0, self.items, n)
         features = np.empty((n, self.schema.n_features), np.int32)
-        features[:, 0], features[:, 1] = user + 1, item + 1
+        features[:, 0], features[:, 1] = user % 60 + 1, item % 40 + 1
         features[:, 2] = rng.integers(0, 11, n)
         features[:, 3:] = rng.integers(0, 21, (n, 3))
         dense = rng.normal(size=(n, 2)).astype(np.float32)
