@@ -66,6 +66,8 @@ def _logging(verbose: bool) -> None:
         force=True,
     )
     logging.getLogger("ecdctr").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # What matters of the client's own words is raised and named by us; the rest alarms without need.
+    logging.getLogger("kafka").setLevel(logging.WARNING if verbose else logging.CRITICAL)
 
 
 @app.callback()

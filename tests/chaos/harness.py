@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from rich.console import Console
 
 from ecdctr import build
@@ -73,6 +75,7 @@ class Chaos:
         )  # fmt: skip
         self.outcome = Outcome(rows=0, log=folder / "worker.log")
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.slices: list[pl.DataFrame] = []
 
     def run(self) -> Outcome:
         """Do it all; the caller judges the outcome."""
@@ -81,8 +84,9 @@ class Chaos:
         with EmbeddedBroker(log_file=self.folder / "broker.log") as broker:
             self._configure(broker.address)
             ensure_topics(self.settings.kafka, self.settings.topics)
-            sent = produce(self.simulator.frames(), self.settings.kafka, self.settings.topics)
-            self.outcome.rows = sum(sent.values())
+            frames = list(self.simulator.frames())
+            self.slices = [pl.concat(part) for part in _split(frames, self.kills + 1)]
+            self._produce_slice()
             try:
                 self._torment()
             finally:
@@ -104,11 +108,15 @@ class Chaos:
                 "state.checkpoint_every_s=2",
                 "state.checkpoint_every_steps=150",
                 "worker.session_timeout_s=2",
+                "worker.max_idle_s=1",
+                "worker.max_wait_s=1",
                 "monitor.port=0",
                 "model.dim=8",
                 "model.hidden=[32, 16]",
                 "model.history=none",
                 "model.threads=1",
+                "model.natural_batch=128",
+                "model.ad_batch=32",
                 'schedule.release_every="2d"',
             ],
             environ={},
@@ -120,26 +128,29 @@ class Chaos:
 
     # -- the torment
 
+    def _produce_slice(self) -> None:
+        """Send the next part of the log: every life of the worker finds new rows."""
+        self.outcome.rows += sum(
+            produce([self.slices.pop(0)], self.settings.kafka, self.settings.topics).values()
+        )
+
     def _torment(self) -> None:
-        total = self._expected_steps()
-        # Kill points: seeded steps, spread over the run; the last fifth is left for a quiet end.
-        targets = sorted(int(s) for s in self.rng.uniform(0.02, 0.85, self.kills) * total)
         rebalance_at = set(
             self.rng.choice(self.kills, size=min(self.rebalances, self.kills), replace=False).tolist()
         )
         takeover_at = int(self.rng.integers(self.kills)) if self.takeover else -1
         worker = self._start()
-        for i, target in enumerate(targets):
-            # At least one new step a life, so that a kill never hits the same point twice.
-            least = self._steps() + 1
-            self._wait_for(lambda t=max(target, least): self._steps() >= t, worker, f"reach step {target}")
+        done = 0
+        for i in range(self.kills):
+            target = done + int(self.rng.uniform(0.05, 0.95) * (self.outcome.rows - done))
+            self._wait_for(lambda t=target: self._trained() >= t, worker, f"learn row {target}")
             if i in rebalance_at:
                 self._foreign_member()
             standby = self._start("--standby") if i == takeover_at else None
             if standby is not None:
-                self._wait_for(
-                    lambda: "waiting for the state folder" in self._log_text(), standby, "stand by"
-                )
+                self._wait_for(lambda: "standby: waiting" in self._log_text(), standby, "stand by")
+            done = self.outcome.rows
+            self._produce_slice()
             worker.send_signal(signal.SIGKILL)
             worker.wait()
             self.outcome.kills += 1
@@ -148,9 +159,7 @@ class Chaos:
                 continue
             died, before = time.monotonic(), self._steps()
             worker = standby
-            self._wait_for(
-                lambda b=before: "took over" in self._log_text() and self._steps() > b, worker, "take over"
-            )
+            self._wait_for(lambda b=before: self._steps() > b, worker, "take over")
             self.outcome.takeover_s = time.monotonic() - died
         self._wait_for(lambda: self._trained() >= self.outcome.rows, worker, "learn every row")
         worker.send_signal(signal.SIGTERM)
@@ -181,9 +190,6 @@ class Chaos:
         process.wait(timeout=30)
 
     # -- looking on
-
-    def _expected_steps(self) -> int:
-        return self.outcome.rows // self.settings.model.natural_batch * 2
 
     def _entries(self) -> list[tuple[int, int]]:
         """(step, offsets covered) of every journaled step so far."""
@@ -233,3 +239,10 @@ class Chaos:
             if "journal: " in line and "steps redone" in line
         )
         self.outcome.verdict = rebuild(Console(stderr=True), self.settings).verdict
+
+
+def _split(frames: list[pl.DataFrame], parts: int) -> list[list[pl.DataFrame]]:
+    """The log in ``parts`` runs of rows of about equal length."""
+    whole = pl.concat(frames)
+    edges = np.linspace(0, whole.height, parts + 1).astype(int)
+    return [[whole[a:b]] for a, b in itertools.pairwise(edges.tolist())]
