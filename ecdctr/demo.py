@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from state.positions import Positions
 __all__ = ["run_demo"]
 
 # A marketplace small enough for two cores and three minutes; `replay sim` without options is the full-sized one.
-SIMULATOR = "sim:seed={seed},days=74,live_from=60,history_per_day=8000,natural_per_day=32000,ads_per_day=1600"
+SIMULATOR = "sim:seed={seed},days=108,live_from=90,history_per_day=8000,natural_per_day=30000,ads_per_day=1500"
 EBNERD = "ebnerd:{data}?mapping={mapping}"
 PATIENCE_S = 240.0
 
@@ -214,6 +215,7 @@ def _summarise(
     with build.kafka_log(settings, build.decoder(settings)) as log:
         keys = log.partitions()
         ends = log.end(keys)
+    logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # each release was told of by the worker
     lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
     rebuilt = rebuild(Console(stderr=True), settings)
     out.print(f"   journal redone from the log: {rebuilt.verdict}")

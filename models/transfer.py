@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -67,6 +68,14 @@ class ReleaseReport:
     accepted: bool = True
     figures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.clock_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        return (
+            f"{self.number} at {when} (event time): {self.rows_copied:,} rows copied, TPM months "
+            f"{', '.join(self.months) or 'none'}, {self.window_rows:,} ad rows, bias {self.bias_shift:+.3f}, "
+            f"log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {self.seconds:.2f} s"
+        )
 
 
 class Transfer:
