@@ -16,15 +16,18 @@ __all__ = ["FlatModule", "FlatUndo", "initialise"]
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; vectors keep what their layer gave them.
+    """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; biases begin at 0, other vectors as made.
 
     From raw Philox bits keyed by the parameter's name, like :func:`models.embedding.initial_rows` and for the same
     reason. Square matrices named ``*.value`` begin as the identity (see ``HistoricalAttention``).
     """
     for name, parameter in module.named_parameters():
+        last = name.split(".")[-1]
         if parameter.dim() < 2:
+            if last == "bias":
+                parameter.data.zero_()
             continue
-        if name.split(".")[-1] == "value":
+        if last == "value":
             parameter.data.copy_(torch.eye(parameter.shape[0]))
             continue
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

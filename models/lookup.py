@@ -56,7 +56,9 @@ class TableRows:
     at
         The same on the device.
     inverse
-        Position within ``index`` of each (row, column) of the batch, ``(n, C)``.
+        Position within ``index`` of each place, that is of each (row, column) of the batch, ``(n * C,)``.
+    order, starts
+        Places sorted by the row they read, ``(n * C,)``, and where each row's places begin among them, ``(m,)``.
     bag_mask
         1 where a bag's column holds an id, 0 where it is padding; ``(n, C - n_single)``; None without bags.
     """
@@ -64,6 +66,8 @@ class TableRows:
     index: NDArray[np.int64]
     at: Tensor
     inverse: Tensor
+    order: Tensor
+    starts: Tensor
     bag_mask: Tensor | None
 
 
@@ -120,8 +124,8 @@ def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
 class InputEncoder:
     """Makes :class:`Encoded` from rows of a batch.
 
-    Distinct rows come from a sort, and the way back from a scratch array as long as the table that is written and
-    read at the batch's rows only. (``torch.unique`` and ``numpy.unique`` sort an index along: several times slower.)
+    Distinct rows come from one sort of keys that carry their place along: four times faster than ``torch.unique``
+    and ``numpy.unique``, and the sorted places are what the backward pass needs.
 
     Parameters
     ----------
@@ -139,12 +143,9 @@ class InputEncoder:
         self.schema = schema
         self.device = device
         self.layouts = layouts_of(schema.categorical if features is None else features)
-        # Uninitialised on purpose: entries are read only after they were written in the same call.
-        self._scratch = [np.empty(layout.rows, np.int32) for layout in self.layouts]
         self._in_order = [
             np.array_equal(layout.columns, np.arange(schema.n_features)) for layout in self.layouts
         ]
-        self._narrow = [layout.rows < 2**31 for layout in self.layouts]
 
     def encode(self, batch: Batch) -> Encoded:
         """Tensors of a batch of any size, 0 rows included."""
@@ -157,21 +158,28 @@ class InputEncoder:
         )
 
     def _rows(self, i: int, features: NDArray[np.int32]) -> TableRows:
-        layout, scratch = self.layouts[i], self._scratch[i]
+        layout = self.layouts[i]
         ids = features if self._in_order[i] else features[:, layout.columns]
-        # 32-bit keys sort twice as fast.
-        flat = (ids + layout.offsets.astype(np.int32 if self._narrow[i] else np.int64)).ravel()
-        order = np.sort(flat)
-        distinct = np.empty(len(order), np.bool_)
-        distinct[:1] = True
-        np.not_equal(order[1:], order[:-1], out=distinct[1:])
-        index = order[distinct].astype(np.int64)
-        scratch[index] = np.arange(len(index), dtype=np.int32)
-        inverse = scratch[flat].reshape(ids.shape)
+        keys = (ids + layout.offsets).ravel()
+        bits = len(keys).bit_length()
+        keys <<= bits
+        keys |= np.arange(len(keys))
+        keys.sort()
+        order = keys & ((1 << bits) - 1)
+        keys >>= bits
+        begins = np.empty(len(keys), np.bool_)
+        begins[:1] = True
+        np.not_equal(keys[1:], keys[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)
+        index = keys[starts]
+        inverse = np.empty(len(keys), np.int64)
+        inverse[order] = np.cumsum(begins) - 1
         mask = None
         if layout.bags:
             mask = self._tensor((ids[:, layout.n_single :] != 0).astype(np.float32))
-        return TableRows(index, self._tensor(index), self._tensor(inverse), mask)
+        return TableRows(
+            index, self._tensor(index), self._tensor(inverse), self._tensor(order), self._tensor(starts), mask
+        )
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         host = torch.from_numpy(array)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.batch_norm import BatchNorm
 from models.history import HistoricalAttention
+from models.kernels import cross, gather_rows
 from models.lookup import Encoded, TableLayout, TableRows
 from models.settings import ModelSettings
 
@@ -108,15 +109,12 @@ class CtrNet(nn.Module):
             self.register_buffer("pairs", torch.triu_indices(vectors, vectors, 1), persistent=False)
         if self.interaction == "dcn":
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(model.cross_layers))
-            for layer in self.cross:
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             self.out_cross = nn.Linear(width, 1, bias=False)
         widths = [mlp_width, *model.hidden]
         # No bias before a batch norm: it would be taken away again.
         self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
         self.norm = nn.ModuleList(BatchNorm(b, momentum=momentum) for b in model.hidden)
         self.out = nn.Linear(widths[-1], 1)
-        nn.init.zeros_(self.out.bias)
 
     @property
     def reads_history(self) -> bool:
@@ -188,7 +186,8 @@ class CtrNet(nn.Module):
         if self.interaction == "dcn":
             crossed = x
             for layer in self.cross:
-                crossed = torch.addcmul(crossed, x, layer(crossed))
+                assert isinstance(layer, nn.Linear)
+                crossed = cross(x, crossed, layer.weight, layer.bias)
             logit = logit + self.out_cross(crossed)
         return logit.squeeze(1)
 
@@ -198,7 +197,8 @@ def embed(layout: TableLayout, table: TableRows, values: Tensor) -> Tensor:
 
     Single-valued features first, then the mean of each bag (an empty one: 0).
     """
-    embedded = functional.embedding(table.inverse, values)
+    gathered = gather_rows(values, table.inverse, table.order, table.starts)
+    embedded = gathered.view(-1, len(layout.columns), layout.dim)
     if table.bag_mask is None:
         return embedded
     pieces = [embedded[:, : layout.n_single]]

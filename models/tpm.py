@@ -80,8 +80,6 @@ class TpmModel(nn.Module):
         self.layouts = layouts
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.out = nn.Linear(widths[-1], 1)
-        for layer in [*self.linear, self.out]:
-            nn.init.zeros_(layer.bias)
 
     def forward(self, user: Tensor, item: Tensor, rows: list[Tensor], encoded: Encoded) -> Tensor:
         """Logits ``(n,)`` from user and item vectors ``(n, d)`` and the distinct rows of the other features."""

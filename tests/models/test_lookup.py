@@ -38,9 +38,12 @@ def test_inverse_of_distinct_rows_gives_each_feature_its_own_rows(n: int, seed: 
     expected = np.stack(
         [features[:, 0], features[:, 3] + 6, features[:, 1] + 10, features[:, 2] + 10], axis=1
     )
-    np.testing.assert_array_equal(narrow.index[narrow.inverse.numpy()], expected)
+    np.testing.assert_array_equal(narrow.index[narrow.inverse.numpy()].reshape(n, 4), expected)
     assert narrow.index.tolist() == sorted(set(expected.ravel().tolist()))
-    np.testing.assert_array_equal(wide.index[wide.inverse.numpy()], features[:, 4:])
+    np.testing.assert_array_equal(wide.index[wide.inverse.numpy()], features[:, 4])
+    groups = np.split(narrow.order.numpy(), narrow.starts.numpy()[1:])
+    for row, places in zip(narrow.index, groups, strict=False):
+        assert places.tolist() == np.flatnonzero(expected.ravel() == row).tolist()
     assert narrow.bag_mask is not None
     np.testing.assert_array_equal(narrow.bag_mask.numpy(), features[:, 1:3] != 0)
     assert wide.bag_mask is None
@@ -60,7 +63,7 @@ def test_tables_of_any_size_give_the_same_rows(buckets: int) -> None:
     encoder = InputEncoder(FeatureSchema([FeatureSpec(name="a", buckets=buckets)], dim=1), CPU)
     encoded = encoder.encode(_batch(np.array([[3], [9], [3]], np.int32)))
     assert encoded.tables[0].index.tolist() == [3, 9]
-    assert encoded.tables[0].inverse.tolist() == [[0], [1], [0]]
+    assert encoded.tables[0].inverse.tolist() == [0, 1, 0]
 
 
 def _batch(features: np.ndarray) -> Any:
