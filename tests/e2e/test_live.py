@@ -1,0 +1,191 @@
+"""A worker on a real broker, from a backlog with the ad topic filled first, to an offline replay of the same log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.audit import rebuild
+from ecdctr.commands import replay_source
+from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
+from models.engine import audit
+from replay.gauc import gauc
+from replay.simulator import Simulator
+from state.journal import Journal
+from state.score_log import ScoreLog
+from streams.broker import EmbeddedBroker
+from streams.producer import produce
+from streams.topics import ensure_topics
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+
+SIMULATOR = Simulator(7, days=34, live_from=30, users=600, items=200, natural_per_day=4_000, ads_per_day=400)
+BROKEN = 1_000
+
+
+def broken_messages(rng: np.random.Generator) -> list[tuple[str, bytes]]:
+    """(expected reason, message): one thing wrong with each."""
+    good = {"event_id": "b", "ts": 1_769_900_000_000, "user_id": "u", "item_id": "i", "label": 1, "category": 3, "slot": 1, "x": 0.5, "oracle": 0.5}  # fmt: skip
+    kinds: list[tuple[str, dict[str, object] | bytes]] = [
+        ("json", b"{not json"),
+        ("json", b""),
+        ("json", json.dumps(good).encode()[:-5]),
+        ("missing", {k: v for k, v in good.items() if k != "item_id"}),
+        ("missing", {k: v for k, v in good.items() if k != "slot"}),
+        ("type", good | {"ts": "yesterday"}),
+        ("type", good | {"x": "warm"}),
+        ("label", good | {"label": 2}),
+        ("ts", good | {"ts": 12}),
+        ("long", good | {"user_id": "u" * 100_000}),
+    ]
+    out = []
+    for i in rng.integers(len(kinds), size=BROKEN):
+        reason, body = kinds[int(i)]
+        out.append((reason, body if isinstance(body, bytes) else json.dumps(body).encode()))
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    """Fill the ad topic, then the natural one, then let one worker learn everything."""
+    folder = tmp_path_factory.mktemp("live")
+    with EmbeddedBroker() as broker:
+        settings = load_settings(
+            None,
+            [
+                f'kafka.brokers=["{broker.address}"]', f'state.folder="{folder / "state"}"', "topics.partitions=2",
+                "worker.session_timeout_s=2", "worker.max_idle_s=1", "worker.max_wait_s=1", "monitor.port=0",
+                "model.dim=8", "model.hidden=[16]", "model.threads=1", "model.natural_batch=128", "model.ad_batch=32",
+                'events.oracle_field="oracle"', 'schedule.release_every="1d"', "events.max_string=1000",
+            ],
+            environ={},
+        ).settings  # fmt: skip
+        settings = build.use_features(settings, SIMULATOR.feature_specs(), configured=False)
+        (folder / "ecdctr.toml").write_text(dump_toml(settings), encoding="utf-8")
+        ensure_topics(settings.kafka, settings.topics)
+        frame = pl.concat(SIMULATOR.frames())
+        expected = Counter()
+        producer = KafkaProducer(bootstrap_servers=broker.address)
+        for domain in (1, 0):
+            produce([frame.filter(pl.col("domain") == domain)], settings.kafka, settings.topics)
+            topic = (settings.topics.natural, settings.topics.ad)[domain]
+            for i, (reason, message) in enumerate(
+                broken_messages(np.random.default_rng(domain))[: BROKEN // 2]
+            ):
+                expected[reason] += 1
+                producer.send(topic, message, partition=i % 2)
+        producer.flush()
+        producer.close()
+        rows = frame.height + BROKEN
+        worker_log = folder / "worker.log"
+        train(settings, folder / "ecdctr.toml", worker_log, rows)
+        yield settings, rows, frame, expected
+
+
+def train(settings: Settings, config: Path, log: Path, rows: int) -> None:
+    journal = build.Folders(settings.state.folder).journal
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
+    with log.open("wb") as out:
+        worker = subprocess.Popen([sys.executable, "-m", "ecdctr", "worker", "-c", str(config)], stdout=out, stderr=out, env=environment)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while covered(journal) < rows:
+            assert worker.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=10) == 0, log.read_text()
+    finally:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def covered(journal: Path) -> int:
+    if not journal.is_dir():
+        return 0
+    return sum(p.end - p.first for e in Journal(journal, read_only=True).entries() for p in e.parts)
+
+
+def journal_of(settings: Settings) -> Journal:
+    return Journal(build.Folders(settings.state.folder).journal, read_only=True)
+
+
+def test_every_offset_is_counted_once(run):
+    settings, rows, _, _ = run
+    with build.kafka_log(settings, build.decoder(settings)) as log:
+        ends = log.end(log.partitions())
+    assert sum(ends.values()) == rows
+    assert audit(journal_of(settings).entries(), ends) == (0, 0)
+
+
+def test_no_ad_row_was_learned_with_natural_rows_younger_than_itself(run):
+    settings, _, frame, _ = run
+    learned = -1
+    ads = natural = 0
+    with build.kafka_log(settings, build.decoder(settings)) as log:
+        for entry in journal_of(settings).entries():
+            if entry.kind not in ("natural", "ad"):
+                continue
+            batch = log.fetch(entry.parts)
+            if entry.kind == "natural":
+                natural += len(batch)
+                learned = max(learned, int(batch.ts.max(initial=-1)))
+            elif len(batch):
+                ads += len(batch)
+                assert int(batch.ts.min()) >= learned, f"step {entry.step}"
+    assert ads == int((frame["domain"] == 1).sum())
+    assert natural == int((frame["domain"] == 0).sum())
+
+
+def test_broken_messages_are_dead_letters_with_their_reasons_and_stop_nothing(run):
+    settings, _, _, expected = run
+    consumer = KafkaConsumer(bootstrap_servers=list(settings.kafka.brokers), group_id=None)
+    partitions = [TopicPartition(settings.topics.dead_letter(t), 0) for t in settings.topics.domains]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    found: Counter[str] = Counter()
+    deadline = time.monotonic() + 30
+    while sum(found.values()) < BROKEN and time.monotonic() < deadline:
+        for records in consumer.poll(timeout_ms=500).values():
+            found.update(dict(r.headers)["ecdctr-reason"].decode() for r in records)
+    consumer.close()
+    assert found == expected
+    assert sum(found.values()) == BROKEN
+
+
+def test_the_rebuilt_model_is_identical(run):
+    settings, _, _, _ = run
+    result = rebuild(Console(stderr=True), settings)
+    assert result.identical, result.verdict
+    live = ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS, read_only=True).read(domain=1)
+    again = result.engine.scores.read(domain=1)
+    for arm in ("actr", "ads_only"):
+        assert gauc(live["label"], live[f"p_{arm}"], live["user"]) == gauc(
+            again["label"], again[f"p_{arm}"], again["user"]
+        )
+
+
+def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
+    settings, _, frame, _ = run
+    result = replay_source(
+        Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, quiet=True
+    )
+    live = ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS, read_only=True).read(domain=1)
+    value = gauc(live["label"], live["p_actr"], live["user"])
+    offline = result["result"]["totals"]["ad"]["actr"]
+    assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())
+    assert abs(offline["gauc"] - value.value) < 0.002
