@@ -33,6 +33,8 @@ __all__ = [
     "kafka_log",
     "live_engine",
     "memory_engine",
+    "model_settings",
+    "replay_engine",
     "snapshot_store",
     "use_features",
 ]
@@ -157,5 +159,34 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
         scores=ScoreLog(None, ARMS),
         ad_window=window,
         settings=never,
+        fingerprint=_fingerprint(schema, settings),
+    )
+
+
+def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0) -> Engine:
+    """An engine that keeps what grows with the log on disk, in ``folder``: for replay. Memory stays flat.
+
+    The state folder's TPM snapshots are read; nothing else of it is.
+    """
+    folders = Folders(folder)
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
+    model = model_settings(settings)
+    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
+    kept = StateSettings(
+        folder=folder,
+        checkpoint_every_s=checkpoint_every_s,
+        checkpoint_every_steps=10**15,
+        keep_checkpoints=1,
+        journal_keep_days=1e6,  # it tells a replay that is gone on with when its releases were
+        score_days=36_500,
+    )
+    return Engine(
+        trainer,
+        journal=Journal(folders.journal),
+        checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
+        scores=ScoreLog(folders.scores, ARMS),
+        ad_window=window,
+        settings=kept,
         fingerprint=_fingerprint(schema, settings),
     )

@@ -171,7 +171,8 @@ def replay(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="`kafka` (both click topics), `sim`, `sim:days=40,users=2000`, `ebnerd:FOLDER?mapping=A`, or event files"
+            help="`kafka` (both click topics), `kafka:window=1h,offsets=ad-clicks/0:0-500`, `sim:days=40,users=2000`, "
+            "`ebnerd:FOLDER?mapping=A`, `kuairand:FOLDER`, `digix:FOLDER`, `taobao:FOLDER`, `map:FILE.toml`, or event files"
         ),
     ] = None,
     config: ConfigOption = None,
@@ -183,10 +184,26 @@ def replay(
         ),
     ] = False,
     out_dir: Annotated[Path, typer.Option("--out", help="Report folder.")] = Path("replay-out"),
-    until: Annotated[str | None, typer.Option(help="Leave out rows from this UTC date on.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Rows from this UTC date (and time) on.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Rows before this UTC date (and time).")] = None,
+    last: Annotated[
+        str | None, typer.Option(help="The newest event and this long before it, as 12h or 7d.")
+    ] = None,
+    sample_users: Annotated[
+        float, typer.Option(help="Share of users taken: all rows of a user or none.")
+    ] = 1.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted replay in the report folder.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Figures by day and slice as CSV, too.")] = False,
 ) -> None:
-    """Play a log back through the trainer: predict, score, learn; figures per day and a report."""
-    from ecdctr.commands import replay_journal, replay_source
+    """Play a log back through the trainer: predict, score, learn; figures per day and a report.
+
+    Ctrl-C ends it with a report of what was done; `--resume` goes on from there.
+    """
+    from ecdctr.replaying import ReplayOptions, replay_journal, replay_source
     from state.errors import ConfigError
 
     loaded = _load(config, overrides)
@@ -194,7 +211,10 @@ def replay(
         raise typer.Exit(replay_journal(out, err, loaded, out_dir))
     if source is None:
         raise ConfigError("replay needs a SOURCE (see `ecdctr replay --help`) or --journal")
-    replay_source(out, err, loaded, source, out_dir, until=until)
+    options = ReplayOptions(
+        since=since, until=until, last=last, sample_users=sample_users, resume=resume, csv=csv
+    )
+    replay_source(out, err, loaded, source, out_dir, options)
 
 
 @app.command()

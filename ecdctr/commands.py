@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from ecdctr import build
 from ecdctr.progress import event_day, progress_bar
-from ecdctr.settings import Loaded, Settings, dump_toml
-from replay.source import Source, open_source
-from state.errors import ConfigError, DataError, StateError, StreamError
+from ecdctr.replaying import replay_journal, replay_source
+from ecdctr.settings import Loaded
+from ecdctr.sources import CutSource, history_of, moment, open_with_features
+from state.errors import DataError, StateError, StreamError
 
 __all__ = [
+    "open_with_features",
     "produce_source",
     "replay_journal",
     "replay_source",
@@ -32,63 +31,6 @@ __all__ = [
 
 log = logging.getLogger("ecdctr")
 DAY_MS = 86_400_000
-
-
-def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
-    """The source, and the settings with the source's own features unless the user configured some."""
-    source = open_source(text)
-    settings = loaded.settings
-    specs = getattr(source, "feature_specs", None)
-    if specs is not None:
-        settings = build.use_features(settings, specs(), configured="features" in loaded.origin)
-        events = settings.events
-        extra = {
-            key: name
-            for key, name in (("list_field", "list_id"), ("oracle_field", "oracle"))
-            if getattr(events, key) is None and name in getattr(source, "extra_fields", ())
-        }
-        settings = settings.model_copy(update={"events": events.model_copy(update=extra)})
-    return source, settings
-
-
-def _until(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise ConfigError(f"--until {text!r} is not a date: write it as 2026-01-31") from error
-
-
-class CutSource:
-    """A source without its rows from a moment on."""
-
-    def __init__(self, source: Source, until_ms: int) -> None:
-        self.source, self.until_ms = source, until_ms
-        self.name = source.name
-
-    def frames(self) -> Iterator[pl.DataFrame]:
-        return self._cut(self.source.frames())
-
-    def history(self) -> Iterator[pl.DataFrame]:
-        return self._cut(_history(self.source))
-
-    def count(self) -> int | None:
-        return None
-
-    def _cut(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        for frame in frames:
-            kept = frame.filter(pl.col("ts") < self.until_ms)
-            if kept.height:
-                yield kept
-            if kept.height < frame.height:
-                return  # frames come in event order
-
-
-def _history(source: Source) -> Iterator[pl.DataFrame]:
-    """What TPM learns from: a source's own history where it has one, else all of it."""
-    history: Callable[[], Iterator[pl.DataFrame]] | None = getattr(source, "history", None)
-    return source.frames() if history is None else history()
 
 
 # -- produce
@@ -131,7 +73,7 @@ def train_tpm(
     from models.tpm import TpmTrainer
 
     source, settings = open_with_features(text, loaded)
-    cut = CutSource(source, limit) if (limit := _until(until)) is not None else source
+    cut = CutSource(source, limit) if (limit := moment(until)) is not None else source
     decoder = build.decoder(settings)
     schema = FeatureSchema(settings.features, settings.model.dim)
     folder = build.Folders(settings.state.folder).snapshots
@@ -140,7 +82,7 @@ def train_tpm(
     rejects: Counter[str] = Counter()
     clock = 0
     with progress_bar(err, f"TPM on {source.name}", None) as update:
-        for frame in _history(cut):
+        for frame in history_of(cut):
             decoded = decoder.from_frame(frame)
             rejects.update(r.reason for r in decoded.rejects)
             batch = decoded.batch.take(decoded.batch.domain == NATURAL)
@@ -160,128 +102,6 @@ def train_tpm(
     months = [m.month for m in written]
     out.print(f"   {trainer.rows_learned:,} natural rows, {len(months)} snapshots: {', '.join(months)}")
     return months
-
-
-# -- replay
-
-
-def replay_source(
-    out: Console,
-    err: Console,
-    loaded: Loaded,
-    text: str,
-    out_dir: Path,
-    *,
-    until: str | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Play a source through a fresh trainer; prints and writes the report, gives its totals."""
-    from replay.report import evaluate, write_report
-    from replay.run import play, steps_from_log, steps_from_source
-
-    limit = _until(until)
-    rejects: Counter[str] = Counter()
-    sizes = {"natural_batch": loaded.settings.model.natural_batch, "ad_batch": loaded.settings.model.ad_batch}
-    if text == "kafka":
-        settings = loaded.settings
-        events = build.decoder(settings)
-        with build.kafka_log(settings, events) as kafka:
-            keys = kafka.partitions()
-            first, end = kafka.beginning(keys), kafka.end(keys)
-            engine = build.memory_engine(settings)
-            total = sum(end[k] - first[k] for k in keys)
-            with progress_bar(err, "replay Kafka", total) as update:
-                done = play(engine, steps_from_log(kafka, first, end, **sizes), update)
-            rejects["dead letters"] = kafka.dead_rows
-        name = f"Kafka topics {settings.topics.natural}, {settings.topics.ad}"
-    else:
-        source, settings = open_with_features(text, loaded)
-        name = source.name
-        rows = None if limit else source.count()
-        cut = CutSource(source, limit) if limit else source
-        engine = build.memory_engine(settings)
-        steps = steps_from_source(cut, build.decoder(settings), rejects=rejects, **sizes)
-        with progress_bar(err, f"replay {name}", rows) as update:
-            done = play(engine, steps, update)
-    columns = engine.scores.read()
-    rejects = Counter({k: v for k, v in rejects.items() if v})
-    meta = {
-        "source": name,
-        "rows": done.rows,
-        "seconds": round(done.seconds, 2),
-        "rows_per_s": round(done.rows_per_s),
-        "steps": done.steps,
-        "interrupted": done.interrupted,
-        "rejects": dict(rejects),
-        "releases": [r.clock_ms for r in engine.releases],
-        "settings": dump_toml(settings),
-    }
-    result = evaluate(columns, build.ARMS)
-    path = write_report(out_dir, f"Replay of {name}", result, meta)
-    if not quiet:
-        print_totals(out, result)
-        if rejects:
-            err.print(f"rows left out: {dict(rejects)}")
-        out.print(
-            f"{done.rows:,} rows in {done.seconds:.1f} s ({done.rows_per_s:,.0f} rows/s); report: {path}"
-        )
-    if done.interrupted:
-        err.print("interrupted: the figures cover what was done")
-    return {"result": result, "meta": meta, "report": path, "engine": engine}
-
-
-def replay_journal(out: Console, err: Console, loaded: Loaded, out_dir: Path) -> int:
-    """Redo the journal; with other model settings, score what would have been beside what was."""
-    from ecdctr.audit import rebuild
-    from replay.report import evaluate, write_report
-    from state.score_log import ScoreLog
-
-    settings = loaded.settings
-    changed = sorted(
-        key
-        for key, where in loaded.origin.items()
-        if where == "--set" and key.split(".")[0] in ("model", "schedule", "tpm")
-    )
-    rebuilt = rebuild(err, settings, compare=not changed)
-    if not changed:
-        out.print(rebuilt.verdict)
-        return 0 if rebuilt.identical else 1
-    was = evaluate(ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS).read(), build.ARMS)
-    would = evaluate(rebuilt.engine.scores.read(), build.ARMS)
-    shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)
-    out.print(f"same rows, same order ({rebuilt.steps:,} steps, {rebuilt.rows:,} rows), with {shown}")
-    print_totals(out, was, title="as it was")
-    print_totals(out, would, title="as it would have been")
-    meta = {
-        "source": f"journal of {settings.state.folder} with {shown}",
-        "rows": rebuilt.rows,
-        "settings": dump_toml(settings),
-    }
-    out.print(f"report: {write_report(out_dir, f'Counterfactual: {shown}', would, meta)}")
-    return 0
-
-
-def _value(settings: Settings, key: str) -> Any:
-    node: Any = settings
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
-
-
-def print_totals(out: Console, result: dict[str, Any], title: str | None = None) -> None:
-    """One line an arm: GAUC with its coverage, AUC, log loss, NE, PCOC."""
-    table = Table(
-        "domain", "arm", "rows", "clicks", "GAUC", "users", "rows covered", "AUC", "log loss", "NE", "PCOC",
-        title=title, title_justify="left", box=None, pad_edge=False,
-    )  # fmt: skip
-    for domain, arms in result["totals"].items():
-        for arm, f in arms.items():
-            table.add_row(
-                domain, arm, f"{f['n']:,}", f"{f['clicks']:,}", f"{f['gauc']:.4f}",
-                f"{f['user_coverage']:.1%}", f"{f['impression_coverage']:.1%}", f"{f['auc']:.4f}",
-                f"{f['log_loss']:.4f}", f"{f['normalized_entropy']:.4f}", f"{f['pcoc']:.3f}",
-            )  # fmt: skip
-    out.print(table)
 
 
 # -- looking at what there is

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import numpy as np
-
-from models.batch import AD, DOMAIN_NAMES, NATURAL
+from models.batch import DOMAIN_NAMES
 from models.engine import Engine
-from models.events import EventDecoder
-from replay.align import Aligner, Chunk, Step
+from replay.align import Step
 from replay.kafka_log import KafkaLog
-from replay.source import Source
 from state.errors import DataError
 from state.journal import JournalEntry
+from state.positions import Positions
 
-__all__ = ["Playback", "play", "redo", "steps_from_log", "steps_from_source"]
-
-# Lanes of a source that is not Kafka: one a domain, offsets are row numbers.
-SOURCE_LANES = {("natural", 0): NATURAL, ("ad", 0): AD}
-BUFFER_ROWS = 65_536
+__all__ = ["Playback", "ProgressCallback", "play", "redo"]
 
 ProgressCallback = Callable[[int, int], None]
 """``progress(rows done, event clock in ms)``."""
@@ -30,89 +22,82 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass
 class Playback:
-    """What a replay did."""
+    """What a replay did.
+
+    Attributes
+    ----------
+    rows, steps
+        All of them, those of the run that was gone on with included.
+    skipped
+        Rows that an earlier run had done.
+    interrupted, torn
+        Ended early; ended within a step.
+    """
 
     rows: int = 0
     steps: int = 0
     seconds: float = 0.0
+    skipped: int = 0
     interrupted: bool = False
-    rejects: Counter[str] = field(default_factory=Counter)
+    torn: bool = False
 
     @property
     def rows_per_s(self) -> float:
-        return self.rows / self.seconds if self.seconds else 0.0
+        return (self.rows - self.skipped) / self.seconds if self.seconds else 0.0
 
 
-def steps_from_source(
-    source: Source, decoder: EventDecoder, *, natural_batch: int, ad_batch: int, rejects: Counter[str]
-) -> Iterator[Step]:
-    """Steps of a source whose frames come in event order (files, simulator, data sets)."""
-    aligner = Aligner(SOURCE_LANES, natural_batch=natural_batch, ad_batch=ad_batch)
-    position = dict.fromkeys(SOURCE_LANES, 0)
-    for frame in source.frames():
-        decoded = decoder.from_frame(frame)
-        rejects.update(r.reason for r in decoded.rejects)
-        batch = decoded.batch
-        if not len(batch):
-            continue
-        for key, domain in SOURCE_LANES.items():
-            rows = np.flatnonzero(batch.domain == domain)
-            if len(rows):
-                first = position[key]
-                offsets = np.arange(first, first + len(rows), dtype=np.int64)
-                position[key] += len(rows)
-                aligner.add(Chunk(*key, first, position[key], offsets, batch.take(rows)))
-        aligner.advance(int(batch.ts.max()))
-        yield from aligner.cut()
-    yield from aligner.cut(final=True)
+def play(
+    engine: Engine,
+    steps: Iterator[Step],
+    progress: ProgressCallback | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Playback:
+    """Run every step through the engine; ``stop`` is asked after each, Ctrl-C ends it even within one.
 
+    An engine that has done steps already (:meth:`Engine.recover`) goes on behind them: the steps that lead up to
+    its positions are counted and not run.
 
-def steps_from_log(
-    log: KafkaLog,
-    first: Mapping[tuple[str, int], int],
-    end: Mapping[tuple[str, int], int],
-    *,
-    natural_batch: int,
-    ad_batch: int,
-) -> Iterator[Step]:
-    """Steps of offset ranges of the click topics, as a live worker catching up would cut them."""
-    aligner = Aligner(
-        {key: log.topics[key[0]] for key in end},
-        natural_batch=natural_batch,
-        ad_batch=ad_batch,
-        positions=first,
-    )
-    left = {key for key in end if first[key] < end[key]}
-    for key in end:
-        if key not in left:
-            aligner.close(*key)
-    limit = max(BUFFER_ROWS // max(1, len(end)), 4 * natural_batch)
-    for chunk in log.chunks(first, end, wants=lambda topic, p: aligner.buffered(topic, p) < limit):
-        key = (chunk.topic, chunk.partition)
-        aligner.add(chunk)
-        if chunk.end >= end[key]:
-            left.discard(key)
-            aligner.close(*key)
-        if left:
-            yield from aligner.cut()
-    yield from aligner.cut(final=True)
-
-
-def play(engine: Engine, steps: Iterator[Step], progress: ProgressCallback | None = None) -> Playback:
-    """Run every step through the engine; Ctrl-C ends it early with what was done."""
+    Raises
+    ------
+    DataError
+        The steps do not lead to the engine's positions: the log is not the one that it has learned from.
+    """
     done = Playback()
     began = time.perf_counter()
+    reached, wanted = Positions(), Positions(engine.positions)
     try:
         for step in steps:
-            engine.run(step.kind, step.batch, step.clock)
+            if reached != wanted:
+                reached.advance(step.parts)
+                if any(at > wanted.get(key, -1) for key, at in reached.items()):
+                    raise _other_log(reached, wanted)
+                done.skipped += len(step.batch)
+            else:
+                engine.run(step.kind, step.batch, step.clock)
+                reached.advance(step.parts)
+                wanted = reached
             done.rows += len(step.batch)
             done.steps += 1
             if progress is not None:
                 progress(done.rows, step.clock)
+            if stop is not None and stop():
+                done.interrupted = True
+                break
+        else:
+            if reached != wanted:
+                raise _other_log(reached, wanted)
     except KeyboardInterrupt:
-        done.interrupted = True
+        # Somewhere within a step: its figures stand, its model must not be gone on with.
+        done.interrupted = done.torn = True
     done.seconds = time.perf_counter() - began
     return done
+
+
+def _other_log(reached: Positions, wanted: Positions) -> DataError:
+    return DataError(
+        f"the log does not lead to where the replay was ({dict(wanted)}; it gives {dict(reached)}): it has changed "
+        "since; replay it anew, without --resume"
+    )
 
 
 def redo(

@@ -16,7 +16,7 @@ from replay.files import EventFiles
 from replay.simulator import Simulator
 from state.errors import DataError
 
-__all__ = ["KNOWN_FORMS", "Source", "open_source"]
+__all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]
 
 KNOWN_FORMS = """\
   sim                                   the simulator, full size
@@ -91,6 +91,15 @@ def _split_options(text: str) -> tuple[str, str, str]:
     # A glob may hold a ?, too: options begin at a ? that is followed by name=.
     found = re.search(r"\?(?=[a-z_]+=[^/]*$)", text)
     return (text[: found.start()], "?", text[found.end() :]) if found else (text, "", "")
+
+
+def parse_options(text: str, options: str, separator: str, allowed: Sequence[str]) -> dict[str, str]:
+    """``name=value`` pairs of a source's text, each name one of ``allowed``."""
+    values = dict(_pairs(text, options, separator))
+    for name in values:
+        if name not in allowed:
+            raise _error(text, f"there is no option {name!r}; there are {', '.join(allowed)}")
+    return values
 
 
 def _pairs(text: str, options: str, separator: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,283 @@
+"""``ecdctr replay``: a log through the trainer, its figures as a report; the journal redone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ecdctr import build
+from ecdctr.interrupt import interruptible
+from ecdctr.progress import progress_bar
+from ecdctr.replay_state import ReplayState, asked_for
+from ecdctr.settings import Loaded, Settings, dump_toml
+from ecdctr.sources import moment, open_with_features
+from models.engine import Engine
+from replay.files import milliseconds
+from replay.kafka_source import KafkaSource
+from replay.rows import Log, RowFilter, SourceLog, steps_of
+from replay.run import Playback, play
+from replay.source import parse_options
+from state.errors import ConfigError, DataError
+
+__all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
+
+BAR = "replay {}"
+KAFKA_OPTIONS = ("window", "offsets")
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Which rows, and what happens around them.
+
+    Attributes
+    ----------
+    since, until
+        Dates (UTC) that the rows' ``ts`` lies between; ``until`` itself is left out.
+    last
+        A length of time, as "7d", up to the newest event.
+    sample_users
+        Share of users taken.
+    resume
+        Go on with the replay that the report folder holds, if it was interrupted.
+    csv
+        Figures as CSV, too.
+    quiet
+        Print nothing.
+    checkpoint_every_s
+        Wall seconds between checkpoints.
+    """
+
+    since: str | None = None
+    until: str | None = None
+    last: str | None = None
+    sample_users: float = 1.0
+    resume: bool = False
+    csv: bool = False
+    quiet: bool = False
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_users <= 1:
+            raise ConfigError(f"--sample-users {self.sample_users}: a share above 0 and up to 1 is needed")
+        if self.last is not None and (self.since is not None or self.until is not None):
+            raise ConfigError("--last says which time is taken, and so do --from and --until: choose one")
+
+
+def replay_source(
+    out: Console,
+    err: Console,
+    loaded: Loaded,
+    text: str,
+    out_dir: Path,
+    options: ReplayOptions | None = None,
+    *,
+    until: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Play a source through a fresh trainer; prints and writes the report, gives its figures.
+
+    1. Open the log, and say which rows are taken.
+    2. Take up the model: a new one, or with ``resume`` that of the interrupted replay's last checkpoint.
+    3. Play. Checkpoints are written into ``out_dir/state`` on the way; the first Ctrl-C ends it
+       between two steps, with a checkpoint.
+    4. Figures of everything that was scored so far: page, JSON, Parquet, CSV.
+    """
+    options = options or ReplayOptions(until=until, quiet=quiet)
+    state = ReplayState(out_dir)
+    with state.hold(), _open_log(text, loaded) as (log, settings):
+        asked = asked_for(
+            text,
+            settings,
+            **{"--from": options.since, "--until": options.until, "--last": options.last},
+            **{"--sample-users": options.sample_users},
+        )
+        rows = _take_up(err, state, log, asked, options)
+        before = state.seconds
+        engine = state.engine(settings, checkpoint_every_s=options.checkpoint_every_s)
+        try:
+            done = _play(err, engine, log, rows, settings)
+            done.seconds += before
+            engine.close(checkpoint=done.interrupted and not done.torn)
+        except BaseException:
+            engine.close(checkpoint=False)
+            raise
+        written = _report(out_dir, state, engine, log, done, settings, options)
+        if done.interrupted:
+            state.interrupted(done.seconds)
+        else:
+            state.finished()
+    if not options.quiet:
+        _tell(out, err, log, done, written)
+    return {**written, "engine": engine}
+
+
+@contextmanager
+def _open_log(text: str, loaded: Loaded) -> Iterator[tuple[Log, Settings]]:
+    if text != "kafka" and not text.startswith("kafka:"):
+        source, settings = open_with_features(text, loaded)
+        yield SourceLog(source, build.decoder(settings)), settings
+        return
+    settings = loaded.settings
+    values = parse_options(text, text.partition(":")[2], ",", KAFKA_OPTIONS)
+    with build.kafka_log(settings, build.decoder(settings)) as kafka:
+        yield KafkaSource(kafka, **values), settings
+
+
+def _take_up(
+    err: Console, state: ReplayState, log: Log, asked: dict[str, Any], options: ReplayOptions
+) -> RowFilter:
+    """Begin anew or go on; gives the rows that are taken, the same ones in both cases."""
+    found = state.go_on(asked) if options.resume else None
+    if options.resume and found is None:
+        err.print(f"nothing to go on with in {state.folder}: the replay begins anew", soft_wrap=True)
+    if found is None:
+        found = {"from": moment(options.since, "--from"), "until": moment(options.until)}
+        if options.last is not None:
+            newest = log.newest()
+            if newest is None:
+                raise DataError(f"{log.name} holds no rows, so there is no --last {options.last}")
+            found = {"from": newest - milliseconds(options.last) + 1, "until": newest + 1}
+        if isinstance(log, KafkaSource):
+            for line in log.clamped:
+                err.print(f"offsets: {line}", soft_wrap=True)
+            found["offsets"] = [[*key, log.first[key], end] for key, end in sorted(log.end.items())]
+        state.begin(asked, found)
+    elif isinstance(log, KafkaSource):
+        ranges = {(topic, partition): (low, high) for topic, partition, low, high in found["offsets"]}
+        log.restrict({k: r[0] for k, r in ranges.items()}, {k: r[1] for k, r in ranges.items()})
+    return RowFilter(found["from"], found["until"], options.sample_users)
+
+
+def _play(err: Console, engine: Engine, log: Log, rows: RowFilter, settings: Settings) -> Playback:
+    sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
+    steps = steps_of(rows.apply(log.batches()), **sizes)
+    total = log.count() if rows.takes_all else None
+
+    def told() -> None:
+        err.print("stopping after this step; Ctrl-C again stops at once")
+
+    with progress_bar(err, BAR.format(log.name), total) as update, interruptible(told) as stop:
+        return play(engine, steps, update, stop)
+
+
+def _report(
+    out_dir: Path,
+    state: ReplayState,
+    engine: Engine,
+    log: Log,
+    done: Playback,
+    settings: Settings,
+    options: ReplayOptions,
+) -> dict[str, Any]:
+    from replay.report import evaluate, write_report
+    from replay.slices import slice_figures
+    from replay.tables import write_tables
+
+    columns = engine.scores.read()
+    meta = {
+        "source": log.name,
+        "rows": done.rows,
+        "seconds": round(done.seconds, 2),
+        "rows_per_s": round(done.rows_per_s),
+        "steps": done.steps,
+        "interrupted": done.interrupted,
+        "rejects": {k: v for k, v in log.rejects.items() if v},
+        "stragglers": log.stragglers,
+        "releases": state.release_clocks(),
+        "settings": dump_toml(settings),
+    }
+    result = evaluate(columns, build.ARMS)
+    slices = slice_figures(columns, build.ARMS, result["base"])
+    path = write_report(out_dir, f"Replay of {log.name}", {**result, "slices": slices}, meta)
+    tables = write_tables(out_dir, result, slices, csv=options.csv)
+    return {"result": result, "slices": slices, "meta": meta, "report": path, "tables": tables}
+
+
+def _tell(out: Console, err: Console, log: Log, done: Playback, written: dict[str, Any]) -> None:
+    print_totals(out, written["result"])
+    rejects = written["meta"]["rejects"]
+    if rejects:
+        err.print(f"rows left out: {', '.join(f'{n:,} {why}' for why, n in rejects.items())}", soft_wrap=True)
+    if log.stragglers:
+        err.print(
+            f"{log.stragglers:,} rows came later than the log's window allows and were learned late (?window=1h widens it)",
+            soft_wrap=True,
+        )
+    out.print(
+        f"{done.rows:,} rows in {done.seconds:.1f} s ({done.rows_per_s:,.0f} rows/s); report: {written['report']}",
+        soft_wrap=True,
+    )
+    if done.interrupted:
+        again = "start it anew" if done.torn else "--resume goes on from here"
+        err.print(f"interrupted: the figures cover what was done; {again}", soft_wrap=True)
+
+
+def replay_journal(out: Console, err: Console, loaded: Loaded, out_dir: Path) -> int:
+    """Redo the journal; with other model settings, score what would have been beside what was."""
+    from ecdctr.audit import rebuild
+    from replay.report import evaluate, write_report
+    from state.score_log import ScoreLog
+
+    settings = loaded.settings
+    changed = sorted(
+        key
+        for key, where in loaded.origin.items()
+        if where == "--set" and key.split(".")[0] in ("model", "schedule", "tpm")
+    )
+    rebuilt = rebuild(err, settings, compare=not changed)
+    if not changed:
+        out.print(rebuilt.verdict, soft_wrap=True)
+        return 0 if rebuilt.identical else 1
+    was = evaluate(ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS).read(), build.ARMS)
+    would = evaluate(rebuilt.engine.scores.read(), build.ARMS)
+    shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)
+    out.print(f"same rows, same order ({rebuilt.steps:,} steps, {rebuilt.rows:,} rows), with {shown}")
+    print_totals(out, was, title="as it was")
+    print_totals(out, would, title="as it would have been")
+    meta = {
+        "source": f"journal of {settings.state.folder} with {shown}",
+        "rows": rebuilt.rows,
+        "settings": dump_toml(settings),
+    }
+    out.print(f"report: {write_report(out_dir, f'Counterfactual: {shown}', would, meta)}", soft_wrap=True)
+    return 0
+
+
+def _value(settings: Settings, key: str) -> Any:
+    node: Any = settings
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def print_totals(out: Console, result: dict[str, Any], title: str | None = None) -> None:
+    """One table a domain, one line an arm; fits 80 columns."""
+    if title:
+        out.print(title)
+    for domain, arms in result["totals"].items():
+        f = next(iter(arms.values()))
+        out.print(
+            f"{'ads' if domain == 'ad' else domain}: {f['n']:,} rows, {f['clicks']:,} clicks (CTR {f['ctr']:.2%}); "
+            f"GAUC covers {f['user_coverage']:.1%} of {f['users_total']:,} users, {f['impression_coverage']:.1%} of rows",
+            soft_wrap=True,
+        )
+        figures = {"GAUC": "gauc", "AUC": "auc", "per list": "list_auc", "log loss": "log_loss"}
+        figures |= {"NE": "normalized_entropy", "PCOC": "pcoc"}
+        figures = {head: key for head, key in figures.items() if any(key in f for f in arms.values())}
+        table = Table("", *figures, box=None, pad_edge=False)
+        for arm, f in arms.items():
+            table.add_row(f"  {arm}", *(f"{f.get(key, float('nan')):.4f}" for key in figures.values()))
+        out.print(table)
+        for arm, d in result["differences"][domain].items():
+            out.print(
+                f"  GAUC {arm} - {result['base'][domain]}: {d['value']:+.4f} (95% {d['low']:+.4f} to {d['high']:+.4f})",
+                soft_wrap=True,
+            )
+    if not result["totals"]:
+        out.print("no row was scored: the models had not begun to learn")
