@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from models.arm import MAX_LOSS
 from models.batch import Batch
-from models.device import choose_device
+from models.device import choose_device, use_threads
 from models.embedding import EmbeddingTable, gradient_of
 from models.features import ColumnGroup, FeatureSchema
 from models.flat import FlatModule, initialise
@@ -136,8 +136,7 @@ class TpmTrainer:
         snapshots: EmbeddingStore | Path | None = None,
         device: str | None = None,
     ) -> None:
-        if model.threads:
-            torch.set_num_threads(model.threads)
+        use_threads(model.threads)
         self.settings, self.schema = tpm, schema
         self.device = choose_device(device or model.device)
         self._store = RocksEmbeddingStore(snapshots) if isinstance(snapshots, Path) else snapshots

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from models.device import choose_device
+from models.device import choose_device, use_threads
 from models.features import FeatureSchema, mix64
 from models.lookup import InputEncoder
 from models.schedule import ReleaseSchedule
@@ -120,8 +120,7 @@ class Trainer:
         *,
         score_ads_with_cpm: bool = False,
     ) -> None:
-        if model.threads:
-            torch.set_num_threads(model.threads)
+        use_threads(model.threads)
         self.device = choose_device(device or model.device)
         self.model, self.tpm = model, tpm
         self.ad_window = ad_window
