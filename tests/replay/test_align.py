@@ -80,7 +80,7 @@ row_lists = st.lists(st.integers(0, 60), max_size=30).map(sorted)
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rows=st.fixed_dictionaries({key: row_lists for key in LANES}),
+    rows=st.fixed_dictionaries(dict.fromkeys(LANES, row_lists)),
     natural_batch=st.integers(1, 7),
     ad_batch=st.integers(1, 5),
     pieces=st.integers(1, 6),
@@ -90,7 +90,7 @@ def test_steps_follow_the_rule_whatever_the_order_of_arrival(rows, natural_batch
     aligner = Aligner(LANES, natural_batch=natural_batch, ad_batch=ad_batch)
     rng = np.random.default_rng(seed)
     cuts = {
-        k: sorted(rng.integers(0, len(ts) + 1, pieces - 1).tolist() + [0, len(ts)]) for k, ts in rows.items()
+        k: sorted([*rng.integers(0, len(ts) + 1, pieces - 1).tolist(), 0, len(ts)]) for k, ts in rows.items()
     }
     arrivals = [(k, a, b) for k in rows for a, b in zip(cuts[k], cuts[k][1:], strict=False)]
     by_lane = {k: [x for x in arrivals if x[0] == k] for k in rows}
