@@ -17,7 +17,7 @@ from replay.file_columns import FileColumns
 from replay.file_formats import FORMATS, count_rows, format_of, read_chunks
 from state.errors import DataError
 
-__all__ = ["EventFiles", "milliseconds"]
+__all__ = ["EventFiles", "find_files", "milliseconds"]
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _HEAD_ROWS = 100
@@ -71,7 +71,7 @@ class EventFiles:
             raise DataError(f"{path}: domain={domain!r} is neither natural nor ad")
         self.name = str(path)
         self.window_ms = milliseconds(window)
-        self.root, self.files = _find(str(path))
+        self.root, self.files = find_files(str(path))
         self.domain, self.features = domain, features
         self.stragglers = 0
         self._names: tuple[str, ...] | None = None
@@ -115,7 +115,7 @@ class EventFiles:
             yield columns.events(chunk)
 
 
-def _find(text: str) -> tuple[Path, list[Path]]:
+def find_files(text: str) -> tuple[Path, list[Path]]:
     """The folder that the search begins in, and the files, sorted by name."""
     path = Path(text)
     if path.is_file():

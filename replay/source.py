@@ -11,9 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from models.settings import FeatureSpec
+from replay.digix import Digix
 from replay.ebnerd import EbNerd
 from replay.files import EventFiles
+from replay.kuairand import KuaiRand
+from replay.mapped import MappedTables
 from replay.simulator import Simulator
+from replay.taobao import Taobao
 from state.errors import DataError
 
 __all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]
@@ -22,9 +26,21 @@ KNOWN_FORMS = """\
   sim                                   the simulator, full size
   sim:days=40,users=2000,seed=1         ... with parameters
   ebnerd:DIR?mapping=A                  EB-NeRD, mapping A or B
+  kuairand:DIR  digix:DIR  taobao:DIR   KuaiRand, HUAWEI DIGIX 2022, Taobao display ads
+  map:FILE.toml                         any tables, by a mapping file
   events.jsonl  log.csv.gz  log.parquet a file (.jsonl, .ndjson, .csv, .tsv, .parquet)
   DIR  'DIR/*.parquet'                  event files, merged by time
   FILES?domain=ad&window=1h             ... without a column domain; out of order by up to an hour"""
+
+
+FOLDERS: dict[str, Callable[..., Any]] = {
+    "ebnerd": EbNerd,
+    "kuairand": KuaiRand,
+    "digix": Digix,
+    "taobao": Taobao,
+    "map": MappedTables,
+}
+"""Sources that are named by their kind and a folder (or file)."""
 
 
 @runtime_checkable
@@ -73,12 +89,12 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
     kind, _, rest = text.partition(":")
     if kind == "sim":
         return _build(text, Simulator, (), dict(_pairs(text, rest, ",")))
-    path, found, options = _split_options(rest if kind == "ebnerd" else text)
+    path, found, options = _split_options(rest if kind in FOLDERS else text)
     values = dict(_pairs(text, options, "&")) if found else {}
-    if kind == "ebnerd":
+    if kind in FOLDERS:
         if not path:
-            raise _error(text, "a folder is needed behind ebnerd:")
-        return _build(text, EbNerd, (Path(path).expanduser(),), values)
+            raise _error(text, f"a {'file' if kind == 'map' else 'folder'} is needed behind {kind}:")
+        return _build(text, FOLDERS[kind], (Path(path).expanduser(),), values)
     if not path:
         raise _error(text, "nothing is named")
     try:
@@ -123,7 +139,7 @@ def _build(
     options: dict[str, Any] = {}
     for name, value in values.items():
         if name not in allowed:
-            raise _error(text, f"there is no option {name!r}; there are {', '.join(allowed)}")
+            raise _error(text, f"there is no option {name!r}; there are {', '.join(allowed) or 'none'}")
         whole = "int" in str(parameters[name].annotation)
         if whole and not re.fullmatch(r"-?\d[\d_]*", value):
             raise _error(text, f"{name}={value!r} is no whole number")
