@@ -30,7 +30,7 @@ from state.positions import Positions
 __all__ = ["run_demo"]
 
 # A marketplace small enough for two cores and three minutes; `replay sim` without options is the full-sized one.
-SIMULATOR = "sim:seed={seed},days=108,live_from=90,history_per_day=8000,natural_per_day=30000,ads_per_day=1500"
+SIMULATOR = "sim:seed={seed},days=106,live_from=90,history_per_day=8000,natural_per_day=28000,ads_per_day=1400"
 EBNERD = "ebnerd:{data}?mapping={mapping}"
 PATIENCE_S = 240.0
 
@@ -218,7 +218,7 @@ def _summarise(
     logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # each release was told of by the worker
     lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
     rebuilt = rebuild(Console(stderr=True), settings)
-    out.print(f"   journal redone from the log: {rebuilt.verdict}")
+    out.print(f"   journal redone from the log: {rebuilt.verdict}", soft_wrap=True)
     live_columns = ScoreLog(folders.scores, build.ARMS).read()
     live = evaluate(live_columns, build.ARMS)
     again = evaluate(rebuilt.engine.scores.read(), build.ARMS)
