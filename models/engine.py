@@ -103,6 +103,8 @@ class Engine:
         self.releases: list[ReleaseReport] = []
         self.first_difference: int | None = None
         self._digest: str | None = None
+        self._no_waiting = False
+        trainer.until_room = lambda write: self._until_room("ad window", write)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
         self._saved_step = -1
@@ -158,7 +160,11 @@ class Engine:
         """A journal that ends before the checkpoint lost its last lines (power loss): it begins anew behind it."""
         last = self.journal.last_step()
         if last is not None and last < self.step:
-            log.error("the journal ends at step %d, the checkpoint is at step %d: the audit has a gap", last, self.step)
+            log.error(
+                "the journal ends at step %d, the checkpoint is at step %d: the audit has a gap",
+                last,
+                self.step,
+            )
             self.journal.truncate_after(-1)
 
     def redo(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
@@ -225,17 +231,36 @@ class Engine:
         return JournalEntry(self.step + 1, kind, parts, clock, extra)
 
     def _append(self, entry: JournalEntry) -> None:
-        """Journal an entry; a full disk stops training until there is room, and loses nothing."""
-        wait = 0.1
+        self._until_room(f"journal: step {entry.step}", lambda: self.journal.append(entry))
+
+    def _until_room(self, what: str, write: Callable[[], None]) -> None:
+        """Write something without which no row may be learned or forgotten; a full disk is waited for.
+
+        ``write`` does all or nothing. Only :meth:`stop_waiting` ends the wait, with the error.
+        """
+        wait, waited = 0.1, False
         while True:
             try:
-                self.journal.append(entry)
+                write()
+                if waited:
+                    self.progress.last_error = None
+                    log.info("%s written: training goes on", what)
                 return
             except (OSError, StateError) as error:
-                self.progress.last_error = f"journal: {error}"
-                log.error("journal: step %d cannot be written (%s): waiting for room", entry.step, error)
+                waited = True
+                self.progress.last_error = f"{what}: {error}"
+                log.error("%s cannot be written (%s): waiting for room", what, error)
+                if self._no_waiting:
+                    raise
                 time.sleep(wait)
-                wait = min(2 * wait, 5.0)
+                wait = min(2 * wait, 2.0)
+
+    def stop_waiting(self) -> None:
+        """A write that waits for room on the disk fails, as does every later one that would wait.
+
+        May be called from any thread and from a signal handler.
+        """
+        self._no_waiting = True
 
     def _apply(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
         result: StepResult | None = None
@@ -272,18 +297,17 @@ class Engine:
             return
         rows = batch.take(result.scored)
         nothing = np.zeros(len(rows), np.uint64)
-        self.scores.append(
-            {
-                "ts": rows.ts,
-                "user": rows.user,
-                "item": rows.item,
-                "domain": rows.domain,
-                "label": rows.label.astype(np.uint8),
-                "list_id": nothing if rows.list_id is None else rows.list_id,
-                "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
-                **{f"p_{arm}": p for arm, p in result.scores.items()},
-            }
-        )
+        columns = {
+            "ts": rows.ts,
+            "user": rows.user,
+            "item": rows.item,
+            "domain": rows.domain,
+            "label": rows.label.astype(np.uint8),
+            "list_id": nothing if rows.list_id is None else rows.list_id,
+            "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
+            **{f"p_{arm}": p for arm, p in result.scores.items()},
+        }
+        self._until_room("score log", lambda: self.scores.append(columns))
 
     def idle(self) -> None:
         """Called while no step waits: what was learned last still becomes durable in time."""
@@ -357,7 +381,10 @@ class Engine:
         self.progress.checkpoints += 1
         if self.progress.last_error and self.progress.last_error.startswith("checkpoint"):
             self.progress.last_error = None
-        self._drop_old()
+        try:
+            self._drop_old()
+        except (StateError, OSError) as error:  # what is left is dropped at a later checkpoint
+            log.error("old state was not removed (%s): training goes on", error)
 
     def _drop_old(self) -> None:
         kept = self.checkpoints.list()

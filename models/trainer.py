@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,8 @@ class Trainer:
         Youngest event time met, ms.
     releases
         CPM releases made.
+    until_room
+        Does a write to disk; an owner that can wait for room on a full disk sets another.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Trainer:
             reset_batch_norm=schedule.reset_batch_norm,
             fine_tune=schedule.fine_tune,
         )
+        self.until_room: Callable[[Callable[[], None]], None] = lambda write: write()
         self.clock = 0
         self.releases = 0
         self._asked_hour = -1
@@ -214,9 +217,9 @@ class Trainer:
         if kind == DOMAIN_NAMES[NATURAL]:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
         else:
-            self.ad_window.append(
-                {name: getattr(batch, name) for name in ("ts", "user", "item", "features", "dense", "label")}
-            )
+            names = ("ts", "user", "item", "features", "dense", "label")
+            columns = {name: getattr(batch, name) for name in names}
+            self.until_room(lambda: self.ad_window.append(columns))
         return StepResult(kind, len(batch), loss, scored, scores)
 
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
