@@ -22,7 +22,7 @@ from replay.align import Aligner, Step
 from replay.connection import KafkaSettings
 from replay.kafka_log import KafkaLog
 from replay.run import redo
-from state.errors import BrokerUnavailableError, EcdctrError
+from state.errors import BrokerUnavailableError, EcdctrError, StateLockedError
 from state.lock import FolderLock
 from state.positions import Positions
 from streams.app import StreamApp, run_app
@@ -85,6 +85,7 @@ class Worker:
         self._stopped = False
         self._app: StreamApp | None = None
         self._letters: DeadLetters | None = None
+        self._engine: Engine | None = None
         self._failure: BaseException | None = None
         self._checkpoint_positions = Positions()
         self._unburied: list[tuple[Batch, str]] = []
@@ -100,9 +101,11 @@ class Worker:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._own_folder(standby)
+        if not self._own_folder(standby):
+            log.info("stopped before the state folder became free")
+            return 0
         try:
-            engine = self._make_engine(on_checkpoint=self._publish, on_skipped=self._bury)
+            engine = self._engine = self._make_engine(on_checkpoint=self._publish, on_skipped=self._bury)
             try:
                 with contextlib.suppress(_StopAskedError):
                     positions, ends = self._recover(engine, reset_offsets)
@@ -122,23 +125,32 @@ class Worker:
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._stopped = True
+        if self._engine is not None:
+            self._engine.stop_waiting()
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
             loop.call_soon_threadsafe(stop.set)
         else:
             log.info("%s: stopping", signal.Signals(number).name)
 
-    def _own_folder(self, standby: bool) -> None:
+    def _own_folder(self, standby: bool) -> bool:
+        """False: asked to stop while waiting for it."""
         if standby:
             owner = self._lock.owner()
             log.info(
                 "standby: waiting for the state folder %s (owner: process %s on %s)",
                 self._lock.path.parent, owner.get("pid", "unknown"), owner.get("host", "unknown"),
             )  # fmt: skip
-            self._lock.acquire(wait=True, should_stop=lambda: self._stopped)
+            try:
+                self._lock.acquire(wait=True, should_stop=lambda: self._stopped)
+            except StateLockedError:
+                if not self._stopped:
+                    raise
+                return False
             log.info("standby: took over")
         else:
             self._lock.acquire()
+        return True
 
     # -- 2, 3
 
@@ -150,9 +162,11 @@ class Worker:
             beginning, ends = kafka.beginning(keys), kafka.end(keys)
             entries = engine.recover()
             self._checkpoint_positions = Positions(engine.positions)
-            tail = settle_positions(engine, entries, beginning, ends, reset_offsets)
+            tail = list(settle_positions(engine, entries, beginning, ends, reset_offsets))
+            if tail:
+                log.info("journal: %d steps to redo", len(tail))
             began = time.monotonic()
-            done = redo(engine, kafka, tail, self._stop_redo)
+            done = redo(engine, kafka, iter(tail), self._stop_redo)
             if done.steps:
                 log.info(
                     "journal: %d steps redone, %d rows in %.1f s",
@@ -176,7 +190,9 @@ class Worker:
             try:
                 return call()
             except BrokerUnavailableError as error:
-                if time.monotonic() > deadline or self._stopped:
+                if self._stopped:
+                    raise _StopAskedError from None
+                if time.monotonic() > deadline:
                     raise
                 log.warning("%s; trying again", error)
                 time.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
