@@ -137,6 +137,8 @@ class CheckpointStore:
         ``damaged`` tells an empty store from one in which all are damaged.
         """
         self.damaged = []
+        for left in sorted(self.folder.glob(_PARTIAL + "*")):
+            _log.warning("checkpoint %s was never finished: passed over", left)
         for name in reversed(self._names()):
             try:
                 loaded = self.load(name)
