@@ -1,0 +1,309 @@
+"""A site of its own for a test: topics on a real broker, a state folder, and workers as processes of their own."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.audit import Rebuilt, rebuild
+from ecdctr.settings import Settings, dump_toml, load_settings
+from models.engine import audit
+from models.settings import FeatureSpec
+from replay.offsets import true_ends
+from state.checkpoint import CheckpointStore
+from state.errors import BrokerUnavailableError
+from state.journal import Journal, JournalEntry
+from state.positions import Positions
+from state.snapshot import write_snapshot
+from streams.broker import EmbeddedBroker
+from streams.producer import produce
+from streams.topics import ensure_topics
+
+PATIENCE_S = 60.0
+START_MS = 1_700_000_000_000
+USERS, ITEMS = 60, 40
+SPECS = (
+    FeatureSpec(name="user", field="user_id", buckets=1000),
+    FeatureSpec(name="item", field="item_id", buckets=1000),
+    FeatureSpec(name="price", kind="numeric"),
+)
+_STYLE = re.compile(r"\x1b\[[0-9;]*m| +(?=\n)")  # colours, and the spaces that pad a line
+_names = itertools.count()
+
+for _noisy in ("kafka", "aiokafka", "faust", "mode"):
+    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
+
+
+def frame(rows: int, first: int = 0, ad_every: int = 4) -> pl.DataFrame:
+    """Events ``first .. first + rows`` of an endless seeded log, one a second: any cut gives the same rows."""
+    number = np.arange(first, first + rows)
+    bits = np.random.Generator(np.random.Philox(key=5)).random((first + rows, 4))[first:]
+    user, item = (bits[:, 0] * USERS).astype(int), (bits[:, 1] * ITEMS).astype(int)
+    price = bits[:, 2]
+    p = 1 / (1 + np.exp(-(0.08 * (user % 20) - 0.1 * (item % 15) + price - 0.5)))
+    return pl.DataFrame(
+        {
+            "domain": np.where(number % ad_every == 0, "ad", "natural"),
+            "event_id": number,
+            "ts": START_MS + 1000 * number,
+            "user_id": [f"u{u}" for u in user],
+            "item_id": item,
+            "label": (bits[:, 3] < p).astype(int),
+            "price": price,
+        }
+    )
+
+
+class Site:
+    """Two topics, one state folder, and the workers that a test starts on it."""
+
+    def __init__(self, folder: Path, address: str, *overrides: str, copy_of: Site | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = copy_of.name if copy_of else f"s{next(_names)}"
+        self.log_path = folder / "worker.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        base = load_settings(
+            None,
+            [
+                f'kafka.brokers=["{address}"]',
+                f"topics.natural={self.name}-natural",
+                f"topics.ad={self.name}-ad",
+                "topics.partitions=2",
+                f'state.folder="{folder / "state"}"',
+                "state.checkpoint_every_s=1000",
+                "state.checkpoint_every_steps=20",
+                f"worker.group={self.name}",
+                "worker.session_timeout_s=2",
+                "worker.max_idle_s=0.5",
+                "worker.max_wait_s=0.5",
+                "monitor.port=0",
+                "model.dim=4",
+                "model.hidden=[8]",
+                "model.history=none",
+                "model.threads=1",
+                "model.natural_batch=64",
+                "model.ad_batch=16",
+                "tpm.dim=4",
+                "schedule.first_release_after=10m",
+                "schedule.release_every=20m",
+                *overrides,
+            ],
+            environ={},
+        ).settings
+        self.settings: Settings = build.use_features(base, SPECS, configured=False)
+        self.config = folder / "ecdctr.toml"
+        self.config.write_text(dump_toml(self.settings), encoding="utf-8")
+        self.folders = build.Folders(self.settings.state.folder)
+        if copy_of is None:
+            ensure_topics(self.settings.kafka, self.settings.topics)
+
+    # -- what is done to it
+
+    def produce(self, rows: int | pl.DataFrame, first: int = 0) -> None:
+        """Rows ``first .. first + rows`` of the log, or a frame."""
+        rows = frame(rows, first) if isinstance(rows, int) else rows
+        produce([rows], self.settings.kafka, self.settings.topics)
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """A worker; its words go to the end of the log."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
+        with self.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ecdctr", "worker", "--config", str(self.config), *options],
+                stdout=log, stderr=log, env={**environment, "COLUMNS": "2000"},
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def wait(
+        self,
+        done: Callable[[], object],
+        what: str,
+        worker: subprocess.Popen[bytes] | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> float:
+        """Until something is so; gives the seconds it took. A worker that ends before it is an error."""
+        began = time.monotonic()
+        while not done():
+            if worker is not None and worker.poll() is not None and not done():
+                raise AssertionError(
+                    f"the worker ended with {worker.returncode} before: {what}\n{self.log()}"
+                )
+            if time.monotonic() - began > patience_s:
+                raise AssertionError(f"not in {patience_s:.0f} s: {what}\n{self.log()}")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def train(self, rows: int, worker: subprocess.Popen[bytes], patience_s: float = PATIENCE_S) -> float:
+        """Wait until so many offsets are learned, and the step that learned the last one has ended."""
+        return self.wait(lambda: self.learned() >= rows, f"learn {rows} rows", worker, patience_s)
+
+    def terminate(self, worker: subprocess.Popen[bytes]) -> tuple[int, float]:
+        """SIGTERM; gives the exit code and the seconds it took."""
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        return worker.wait(timeout=PATIENCE_S), time.monotonic() - began
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """kill -9."""
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+
+    def copy(self, folder: Path, *overrides: str) -> Site:
+        """The same topics with a copy of the state folder, hard links resolved: damage stays in the copy."""
+        shutil.copytree(self.folders.root, folder / "state")
+        address = str(self.settings.kafka.addresses[0])
+        return Site(folder, address, *overrides, copy_of=self)
+
+    def end(self) -> None:
+        """No worker outlives its test."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    # -- what is to be seen
+
+    def log(self) -> str:
+        """What all workers have said."""
+        return _STYLE.sub("", self.log_path.read_text(errors="replace")) if self.log_path.exists() else ""
+
+    def says(self, text: str) -> Callable[[], bool]:
+        """Whether the log has this text, as a function for :meth:`wait`."""
+        return lambda: text in self.log()
+
+    def entries(self) -> list[JournalEntry]:
+        return (
+            list(Journal(self.folders.journal, read_only=True).entries())
+            if self.folders.journal.is_dir()
+            else []
+        )
+
+    def learned(self) -> int:
+        """Offsets that the journal has planned, both topics."""
+        positions = Positions()
+        for entry in self.entries():
+            if entry.kind == "reset":
+                positions = Positions.from_json(entry.extra["positions"])
+            positions.advance(entry.parts)
+        return sum(positions.values())
+
+    def checkpoints(self) -> list[str]:
+        """Names, oldest first."""
+        return [info.name for info in CheckpointStore(self.folders.checkpoints).list()]
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+            return log.end(log.partitions())
+
+    def books(self) -> tuple[int, int]:
+        """Offsets lost and doubled."""
+        return audit(iter(self.entries()), self.ends())
+
+    def rebuild(self, settings: Settings | None = None) -> Rebuilt:
+        """The newest checkpoint against the journal redone from the log with a fresh model."""
+        return rebuild(Console(quiet=True), settings or self.settings)
+
+    def read(self, topic: str) -> list:
+        """All records of a topic."""
+        consumer = KafkaConsumer(
+            **self.settings.kafka.kafka_python(), group_id=None, auto_offset_reset="earliest"
+        )
+        try:
+            tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+            ends = true_ends(consumer, tps)
+            consumer.assign(tps)
+            consumer.seek_to_beginning()
+            found: list = []
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
+                for records in consumer.poll(timeout_ms=200).values():
+                    found += records
+            return found
+        finally:
+            consumer.close()
+
+    def snapshots(self, months: dict[str, int]) -> None:
+        """TPM snapshots in RocksDB: ``{month: event second that its last row precedes}``."""
+        decoded = build.decoder(self.settings).from_frame(frame(4000)).batch
+        users, items = np.unique(decoded.user), np.unique(decoded.item)
+        rng = np.random.default_rng(1)
+        for month, second in months.items():
+            write_snapshot(
+                self.folders.snapshots, month, 4, START_MS + 1000 * second - 1,
+                (users, rng.normal(size=(len(users), 4)).astype(np.float32)),
+                (items, rng.normal(size=(len(items), 4)).astype(np.float32)),
+            )  # fmt: skip
+
+
+def _broker(log: Path | None = None) -> EmbeddedBroker:
+    try:
+        return EmbeddedBroker(log_file=log).start()
+    except BrokerUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def shared_broker() -> Iterator[EmbeddedBroker]:
+    """For tests that do nothing to it."""
+    broker = _broker()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def own_broker(tmp_path) -> Iterator[EmbeddedBroker]:
+    """For tests that stop, pause or restart it."""
+    broker = _broker(tmp_path / "broker.log")
+    yield broker
+    os.kill(broker.pid, signal.SIGCONT)
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def killed(shared_broker, tmp_path_factory) -> Iterator[Site]:
+    """A worker was killed with signal 9: several checkpoints, and steps in the journal past the newest one.
+
+    It reads TPM snapshots from RocksDB, one of which came into use midway, and it has made CPM releases.
+    """
+    made = Site(tmp_path_factory.mktemp("killed"), shared_broker.address, "model.history=attention")
+    made.snapshots({"month-1": 0, "month-2": 1500})
+    made.produce(3000)
+    worker = made.start()
+    made.train(3000, worker)
+    made.kill(worker)
+    assert {e.kind for e in made.entries()} == {"natural", "ad", "month", "release"}
+    assert len(made.checkpoints()) >= 3
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def site(shared_broker, tmp_path) -> Iterator[Site]:
+    """A site on the shared broker."""
+    made = Site(tmp_path / "site", shared_broker.address)
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """Helpers for test modules, which cannot import one another."""
+    return SimpleNamespace(Site=Site, frame=frame, START_MS=START_MS)

@@ -1,0 +1,73 @@
+"""The newest checkpoint is damaged: it is named and kept, an older one is used, the journal does the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.broker
+
+
+def flip_a_bit(folder):
+    path = max(folder.glob("rows-*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = folder / "dense.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def lose_a_file(folder):
+    min(folder.glob("rows-*.safetensors")).unlink()
+
+
+def tear_the_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (flip_a_bit, "has checksum"),
+        (truncate, "the manifest says"),
+        (lose_a_file, "No such file"),
+        (tear_the_manifest, "damaged"),
+    ],
+)
+def test_damaged_checkpoint_is_named_and_an_older_one_leads_to_the_same_state(killed, tmp_path, harm, reason):
+    site = killed.copy(tmp_path / "site", "model.history=attention")
+    *_, older, newest = site.checkpoints()
+    harm(site.folders.checkpoints / newest)
+    _recover(site, older)
+    log = site.log()
+    assert f"checkpoint {newest} is damaged" in log
+    assert reason in log
+    assert (site.folders.checkpoints / newest).is_dir(), "a damaged checkpoint is kept"
+
+
+def test_half_renamed_checkpoint_is_named_and_passed_over(killed, tmp_path):
+    site = killed.copy(tmp_path / "site", "model.history=attention")
+    *_, older, newest = site.checkpoints()
+    folder = site.folders.checkpoints
+    (folder / newest).rename(folder / f".partial-{newest}")
+    _recover(site, older)
+    assert f".partial-{newest}" in site.log()
+
+
+def _recover(site, older: str) -> None:
+    """A worker starts from ``older``, redoes all that the journal has past it, and ends well."""
+    last = site.entries()[-1].step
+    step = int(older.split("-step-")[1])
+    worker = site.start()
+    site.wait(site.says("live from step"), "recover", worker)
+    code, seconds = site.terminate(worker)
+    assert (code, seconds < 10) == (0, True), site.log()
+    assert f"checkpoint {older}: step {step}" in site.log()
+    assert f"{last - step} steps redone" in site.log()
+    rebuilt = site.rebuild()
+    assert rebuilt.identical, rebuilt.verdict
+    assert rebuilt.steps == last + 1
+    assert site.books() == (0, 0)

@@ -1,0 +1,99 @@
+"""The disk is full: training goes on or waits, says so, and loses nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import contextmanager, suppress
+
+import pytest
+
+pytestmark = pytest.mark.broker
+PAGE = 4096
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"a file system of a few megabytes cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def full(disk, left: int = 0):
+    """No room but ``left`` bytes."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(PAGE))
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - left)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.fixture
+def small_site(kit, shared_broker, tmp_path, small_disk):
+    # Networks so large, beside the few rows, that a checkpoint alone does not fit where all else does.
+    site = kit.Site(
+        tmp_path / "site", shared_broker.address,
+        f'state.folder="{small_disk / "state"}"', "state.keep_checkpoints=1", "model.hidden=[128, 64]",
+    )  # fmt: skip
+    yield site
+    site.end()
+
+
+def test_a_checkpoint_that_finds_no_room_is_reported_and_the_next_one_holds_its_rows(small_site, small_disk):
+    site = small_site
+    site.produce(1000)
+    worker = site.start()
+    site.train(1000, worker)
+    site.wait(site.checkpoints, "first checkpoint", worker)
+    with full(small_disk, left=64 * PAGE):
+        before = site.checkpoints()
+        site.produce(1000, first=1000)
+        site.train(2000, worker)
+        site.wait(site.says("checkpoint not written"), "report the failure", worker)
+        assert "No space left" in site.log()
+        assert site.checkpoints()[-1] == before[-1]
+    site.produce(1000, first=2000)
+    site.train(3000, worker)
+    site.wait(lambda: site.checkpoints()[-1] > before[-1], "a checkpoint after room was made", worker)
+    assert site.terminate(worker)[0] == 0
+    rebuilt = site.rebuild()
+    assert rebuilt.identical, rebuilt.verdict
+    assert rebuilt.trained == 3000
+    assert site.books() == (0, 0)
+
+
+def test_no_room_for_the_journal_stops_training_until_there_is_room(small_site, small_disk):
+    site = small_site
+    site.produce(1000)
+    worker = site.start()
+    site.train(1000, worker)
+    with full(small_disk):
+        site.produce(1000, first=1000)
+        site.wait(site.says("waiting for room"), "say that the disk is full", worker)
+    site.train(2000, worker)
+    with full(small_disk):
+        site.produce(1000, first=2000)
+        said = site.log().count("waiting for room")
+        site.wait(lambda: site.log().count("waiting for room") > said, "say it again", worker)
+        code, seconds = site.terminate(worker)
+        assert code == 4, "what is in memory could not be made durable: that is no clean end"
+        assert seconds < 10
+    worker = site.start()
+    site.train(3000, worker)
+    assert site.terminate(worker)[0] == 0
+    rebuilt = site.rebuild()
+    assert rebuilt.identical, rebuilt.verdict
+    assert rebuilt.trained == 3000
+    assert site.books() == (0, 0)
