@@ -32,7 +32,9 @@ class FeatureSpec(Section):
         description="Field of the event it is read from (default: the name). '@hour' and '@weekday' are made from ts (UTC).",
     )
     kind: Literal["categorical", "numeric", "bag"] = "categorical"
-    buckets: int = Field(default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag).")
+    buckets: int = Field(
+        default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag)."
+    )
     dim: int | None = Field(default=None, ge=1, le=1024, description="Embedding size; default model.dim.")
     max_length: int = Field(default=8, ge=1, le=256, description="Ids kept of a bag (the first ones).")
     transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
@@ -43,7 +45,9 @@ class FeatureSpec(Section):
         if not self.field:
             object.__setattr__(self, "field", self.name)
         if self.kind == "numeric" and self.tpm:
-            raise ValueError(f"feature {self.name!r} is numeric: TPM reads categorical features and bags only")
+            raise ValueError(
+                f"feature {self.name!r} is numeric: TPM reads categorical features and bags only"
+            )
         return self
 
 
@@ -60,7 +64,9 @@ class ModelSettings(Section):
     """CPM, A-CTR and the ads-only control: one network, three sets of parameters."""
 
     dim: int = Field(default=16, ge=1, le=1024, description="Embedding size of a feature.")
-    interaction: Literal["dcn", "dot", "none"] = Field(default="dcn", description="Feature interaction layer.")
+    interaction: Literal["dcn", "dot", "none"] = Field(
+        default="dcn", description="Feature interaction layer."
+    )
     cross_layers: int = Field(default=2, ge=0, le=8, description="DCN-V2 cross layers.")
     hidden: tuple[int, ...] = Field(default=(128, 64), description="Widths of the MLP, each with batch norm.")
     history: Literal["attention", "mean", "latest", "none"] = Field(
@@ -82,7 +88,11 @@ class ModelSettings(Section):
     )
     batch_norm_momentum: float = Field(default=0.1, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0, description="torch threads; 0: all cores but one (the event loop's). Recorded in checkpoints.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="torch threads; 0: all cores but one (the event loop's). Recorded in checkpoints.",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -96,7 +106,9 @@ class TpmSettings(Section):
     batch: int = Field(default=1024, ge=1)
     k: int = Field(default=3, ge=1, le=36, description="Latest monthly snapshots that a release reads.")
     month: str = Field(
-        default="calendar", pattern=r"^(calendar|\d+d)$", description="'calendar' (UTC) or a length, as '30d'."
+        default="calendar",
+        pattern=r"^(calendar|\d+d)$",
+        description="'calendar' (UTC) or a length, as '30d'.",
     )
     month_origin: str = Field(
         default="1970-01-01", description="A month of fixed length starts here plus whole lengths (UTC date)."
@@ -110,19 +122,26 @@ class ScheduleSettings(Section):
         default="7d", pattern=r"^\d+(m|h|d)$", description="CPM release -> A-CTR: minutes, hours or days."
     )
     first_release_after: str = Field(
-        default="1d", pattern=r"^\d+(m|h|d)$", description="Event time of natural clicks before the first release."
+        default="1d",
+        pattern=r"^\d+(m|h|d)$",
+        description="Event time of natural clicks before the first release.",
     )
-    ad_window_days: int = Field(default=30, ge=1, description="Event days of ad rows a release is fine-tuned on.")
+    ad_window_days: int = Field(
+        default=30, ge=1, description="Event days of ad rows a release is fine-tuned on."
+    )
     fine_tune: bool = Field(default=True, description="One pass over the ad window at each release.")
     releases: Literal["every", "once", "never"] = "every"
-    reset_batch_norm: bool = Field(default=True, description="The paper's policy; False keeps CPM's batch norm.")
+    reset_batch_norm: bool = Field(
+        default=True, description="The paper's policy; False keeps CPM's batch norm."
+    )
 
 
 class EventSettings(Section):
     """What an event may look like beyond its features."""
 
     list_field: str | None = Field(
-        default=None, description="Field that names the impression list (slate), for per-list AUC; never a feature."
+        default=None,
+        description="Field that names the impression list (slate), for per-list AUC; never a feature.",
     )
     oracle_field: str | None = Field(
         default=None, description="Field with the true click probability, where a simulator knows it."
