@@ -49,7 +49,7 @@ def _plan(data: Path | None, mapping: str, seed: int) -> Plan:
     if data is None:
         return Plan(
             SIMULATOR.format(seed=seed),
-            (*common, 'tpm.month="30d"', 'tpm.month_origin="2026-01-01"', 'schedule.release_every="4d"'),
+            (*common, 'tpm.month="30d"', 'tpm.month_origin="2026-01-01"', 'schedule.release_every="2d"'),
             "simulator",
         )
     return Plan(
