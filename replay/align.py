@@ -104,8 +104,8 @@ class Aligner:
     3. Ad rows that reach ``ad_batch`` become a step at once.
 
     A row may be cut once no partition can still deliver an older one. An empty partition is waited for while the
-    log is known to hold more of it, and ``max_idle_s`` beyond that; then the others go on (rows that come
-    late are counted, and still trained). Rows older than ``max_wait_s`` do not wait for a full batch.
+    log is known to hold more of it (``max_behind_s`` at most), and ``max_idle_s`` beyond that; then the others go on
+    (rows that come late are counted, and still trained). Rows older than ``max_wait_s`` do not wait for a full batch.
 
     Parameters
     ----------
@@ -117,6 +117,11 @@ class Aligner:
         Rows of a step.
     max_idle_s, max_wait_s
         Wall seconds; ``inf`` (offline) waits for ever.
+    max_behind_s
+        How long a partition that should hold more may deliver nothing (a leader is elected, another member of the
+        group has it, the log ends in transaction markers) before the others go on without it.
+    buffer_rows
+        Rows at which the caller stops fetching a partition: a full one is not one that delivers nothing.
     now
         Reading of the caller's monotonic clock, seconds; the class reads no clock itself.
 
@@ -143,11 +148,15 @@ class Aligner:
         positions: Mapping[Key, int] | None = None,
         max_idle_s: float = math.inf,
         max_wait_s: float = math.inf,
+        max_behind_s: float = math.inf,
+        buffer_rows: float = math.inf,
         now: float = 0.0,
     ) -> None:
         self.batch_rows = (natural_batch, ad_batch)
         self.max_idle_s = max_idle_s
         self.max_wait_s = max_wait_s
+        self.max_behind_s = max_behind_s
+        self.buffer_rows = buffer_rows
         self.clock = -(2**62)
         self.late_rows = 0
         self._lanes: dict[Key, _Lane] = {}
@@ -260,7 +269,9 @@ class Aligner:
         bound = math.inf
         for lane in self._lanes.values():
             behind = lane.end is not None and lane.next_in < lane.end
-            if lane.closed or (not behind and now - lane.touched > self.max_idle_s):
+            patience = self.max_behind_s if behind else self.max_idle_s
+            silent = lane.rows < self.buffer_rows and now - lane.touched > patience
+            if lane.closed or silent:
                 continue
             bound = min(bound, lane.last_time)
         return bound

@@ -56,6 +56,11 @@ class WorkerSettings(Section):
     max_idle_s: float = Field(
         default=5.0, ge=0, description="An empty partition is waited for so long; then the others go on."
     )
+    max_behind_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A partition that owes rows and delivers none is waited for so long; then the others go on.",
+    )
     max_wait_s: float = Field(
         default=5.0, gt=0, description="A row waits so long at most for its batch to become full."
     )

@@ -212,6 +212,8 @@ class Worker:
             positions=positions,
             max_idle_s=self._worker.max_idle_s,
             max_wait_s=self._worker.max_wait_s,
+            max_behind_s=self._worker.max_behind_s,
+            buffer_rows=self._worker.buffer_rows,
             now=now,
             **self._batches,
         )

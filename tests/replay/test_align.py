@@ -157,6 +157,28 @@ def test_an_empty_partition_is_waited_for_while_the_log_holds_more_then_for_max_
     assert shape(late) == [("natural", [15])], "a late row is counted and still trained"
 
 
+def test_a_partition_that_owes_rows_for_too_long_is_not_waited_for_but_a_full_one_is():
+    def lanes() -> Aligner:
+        aligner = Aligner(
+            {("natural-clicks", 0): NATURAL, ("natural-clicks", 1): NATURAL},
+            natural_batch=2, ad_batch=2, max_idle_s=1, max_behind_s=30, buffer_rows=4,
+        )  # fmt: skip
+        aligner.add(make_chunk(("natural-clicks", 0), [10, 20, 30]), now=0.0)
+        aligner.set_end("natural-clicks", 0, 3)
+        aligner.set_end("natural-clicks", 1, 8)
+        return aligner
+
+    owing = lanes()  # partition 1 ends in offsets that hold no row, or somebody else has it
+    assert owing.cut(now=29.0) == []
+    assert shape(owing.cut(now=31.0)) == [("natural", [10, 20])]
+    full = (
+        lanes()
+    )  # partition 1 is not fetched because its buffer is full: what it holds still bounds the others
+    full.add(make_chunk(("natural-clicks", 1), [11, 12, 13, 14]), now=0.0)
+    steps = full.cut(now=100.0)
+    assert max(int(s.batch.ts.max()) for s in steps) < 14
+
+
 def test_offsets_without_rows_are_counted_too():
     aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=4, ad_batch=2)
     aligner.add(make_chunk(("natural-clicks", 0), [1, 2], offsets=[1, 4], end=9))
