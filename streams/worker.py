@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ __all__ = ["Worker"]
 
 log = logging.getLogger("ecdctr.worker")
 Key = tuple[str, int]
+
+TELL_EVERY_S = 10.0
+"""Seconds between two lines of progress in the log."""
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Waits between two tries to reach a broker that has gone away; the last one repeats."""
@@ -237,7 +241,11 @@ class Worker:
             port = self._metrics.serve(self._monitor.host, self._monitor.port)
             log.info("metrics on http://%s:%d/metrics", self._monitor.host, port)
         trainer.start()
-        helpers = [asyncio.ensure_future(intake.pump()), asyncio.ensure_future(self._watch(engine, intake))]
+        helpers = [
+            asyncio.ensure_future(intake.pump()),
+            asyncio.ensure_future(self._watch(engine, intake)),
+            asyncio.ensure_future(self._tell(engine, intake)),
+        ]
         for helper in helpers:
             helper.add_done_callback(self._helper_ended)
         try:
@@ -364,6 +372,23 @@ class Worker:
                 for reason, count in self._letters.counts.items():
                     m.dead_letters.labels(reason).inc(count - buried.get(reason, 0))
                     buried[reason] = count
+
+    async def _tell(self, engine: Engine, intake: AlignedIntake) -> None:
+        """One line of progress now and then, while there is any."""
+        told = sum(engine.progress.rows.values())
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            rows = sum(engine.progress.rows.values())
+            if rows == told:
+                continue
+            log.info(
+                "step %d: %s rows (%s/s), event time %s, %s records behind, %s dead letters",
+                engine.step, f"{rows:,}", f"{(rows - told) / TELL_EVERY_S:,.0f}",
+                datetime.fromtimestamp(engine.clock / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+                f"{sum(intake.lag(t, engine.positions) for t in self._topics.domains):,}",
+                f"{sum(self._letters.counts.values()) if self._letters else 0:,}",
+            )  # fmt: skip
+            told = rows
 
 
 class _StopAskedError(EcdctrError):
