@@ -52,6 +52,8 @@ class ArmSpec:
         same whether the stream came in full batches or in drops.
     domain_flag
         Whether the network is told a row's domain.
+    ad_batch
+        Ad rows of a step, where an arm learns both domains; None: ``batch``.
     """
 
     name: str
@@ -61,6 +63,11 @@ class ArmSpec:
     embedding_lr: float
     batch: int
     domain_flag: bool = False
+    ad_batch: int | None = None
+
+    def size(self, ad: bool) -> int:
+        """Rows of a step of one domain, at most."""
+        return self.ad_batch if ad and self.ad_batch is not None else self.batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +89,7 @@ class _Undo:
 @dataclass(slots=True)
 class _Pending:
     encoded: Encoded
+    own: list[Tensor]
     leaves: list[Tensor]
     squares: list[Tensor]
 
@@ -163,8 +171,16 @@ class Arm:
     def logits(self, prepared: Prepared) -> Tensor:
         """Logits with the running statistics of batch norm, ``(n,)``."""
         with torch.no_grad():
-            rows = [t.gather(r.at) for t, r in zip(self.tables, prepared.encoded.tables, strict=True)]
+            rows = self._effective(prepared.encoded, self._own(prepared.encoded))
             return self.net(rows, prepared.encoded, prepared.history, training=False)  # type: ignore[no-any-return]
+
+    def _own(self, encoded: Encoded) -> list[Tensor]:
+        """Copies of this arm's own rows for a batch."""
+        return [t.gather(r.at) for t, r in zip(self.tables, encoded.tables, strict=True)]
+
+    def _effective(self, encoded: Encoded, own: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Rows that the network reads; asked for before each forward pass."""
+        return own
 
     def predict(self, prepared: Prepared) -> NDArray[np.float32]:
         """Click probabilities, float32 ``(n,)``."""
@@ -190,14 +206,15 @@ class Arm:
             the step must be rolled back.
         """
         encoded = prepared.encoded
-        leaves = [t.gather(r.at).requires_grad_() for t, r in zip(self.tables, encoded.tables, strict=True)]
+        own = self._own(encoded)
+        leaves = [rows.requires_grad_() for rows in self._effective(encoded, own)]
         self.flat.zero_gradient()
         logit = self.net(leaves, encoded, prepared.history, training=True)
         total = functional.binary_cross_entropy_with_logits(logit, encoded.label, reduction="sum")
-        torch.autograd.backward([total / self.spec.batch])
+        torch.autograd.backward([total / self.spec.size(encoded.ad)])
         loss = float(total.detach()) / encoded.n
         squares = [gradient_of(leaf).square().mean(1) for leaf in leaves]
-        self._pending = _Pending(encoded, leaves, squares)
+        self._pending = _Pending(encoded, own, leaves, squares)
         if not math.isfinite(loss) or loss > MAX_LOSS or not self._finite(squares):
             self._pending = None
             return math.nan
@@ -215,10 +232,10 @@ class Arm:
         undo = self._undo
         assert pending is not None and undo is not None, "apply follows begin and a compute that succeeded"
         self.flat.step()
-        for table, rows, leaf, square in zip(
-            self.tables, pending.encoded.tables, pending.leaves, pending.squares, strict=True
+        for table, rows, own, leaf, square in zip(
+            self.tables, pending.encoded.tables, pending.own, pending.leaves, pending.squares, strict=True
         ):
-            values = leaf.detach()
+            values = own.detach()
             if undo.flat is not None:
                 undo.rows.append((table, table.undo(rows.at)))
             table.update(rows.at, values, gradient_of(leaf), square, self.embedding_lr)

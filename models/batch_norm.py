@@ -1,4 +1,4 @@
-"""``BatchNorm``: torch's, with a rule for chunks of very few rows."""
+"""``BatchNorm``: torch's, with a rule for chunks of very few rows, and running statistics of each domain."""
 
 from __future__ import annotations
 
@@ -23,11 +23,41 @@ class BatchNorm(nn.BatchNorm1d):
     Training with at least :data:`MIN_ROWS` rows normalises by the batch and moves the running statistics, as usual.
     With fewer, it normalises by the running statistics, and moves them by the share of a full chunk that the rows
     are: a stream of nothing but tiny batches still gets its statistics.
+
+    Parameters
+    ----------
+    width
+        Numbers that are normalised.
+    momentum, affine
+        As torch's.
+    apart
+        Ads have running statistics of their own. A network that learns both domains in chunks of one domain each
+        needs that: what it learned with a chunk's own statistics must be predicted with that domain's.
     """
 
-    def run(self, x: Tensor, training: bool) -> Tensor:
-        """Normalise; ``training`` is an argument because predicting and learning alternate at every step."""
+    def __init__(
+        self, width: int, *, momentum: float = 0.1, affine: bool = True, apart: bool = False
+    ) -> None:
+        super().__init__(width, momentum=momentum, affine=affine)
+        self.apart = apart
+        if apart:
+            self.register_buffer("ad_mean", torch.zeros(width))
+            self.register_buffer("ad_var", torch.ones(width))
+
+    def reset_running_stats(self) -> None:
+        super().reset_running_stats()
+        if getattr(self, "apart", False):  # torch resets before there is anything of ours
+            self.get_buffer("ad_mean").zero_()
+            self.get_buffer("ad_var").fill_(1.0)
+
+    def run(self, x: Tensor, training: bool, ad: bool = False) -> Tensor:
+        """Normalise; ``training`` is an argument because predicting and learning alternate at every step.
+
+        ``ad`` says of which domain all rows are; it matters only with statistics apart.
+        """
         mean, variance = self.running_mean, self.running_var
+        if ad and self.apart:
+            mean, variance = self.get_buffer("ad_mean"), self.get_buffer("ad_var")
         assert mean is not None and variance is not None and self.num_batches_tracked is not None
         if not training:
             return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)

@@ -35,7 +35,7 @@ def initial_rows(
     first, n, dim
         Row range and width.
     sd
-        Standard deviation.
+        Standard deviation; 0: the rows begin at 0.
     out
         Where to write, float32 ``(n, dim)``, C order.
 
@@ -46,6 +46,9 @@ def initial_rows(
     True
     """
     rows = np.empty((n, dim), np.float32) if out is None else out
+    if not sd:
+        rows[:] = 0.0
+        return rows
     scale = np.float32(2.0 * math.sqrt(3.0) * sd)
     end = first + n
     for chunk in range(first // _CHUNK, -(-end // _CHUNK)):

@@ -115,6 +115,25 @@ class FlatModule:
         # Given at once, not at the first step: a restored optimiser is then no special case.
         self.adam.state[self.values] = {"step": self.steps, "exp_avg": self.mean, "exp_avg_sq": self.square}
 
+    def bind(self, twin: nn.Module, values: Tensor) -> None:
+        """Make another module of the same shape read ``values`` and share the rest.
+
+        Parameters
+        ----------
+        twin
+            Its parameters become views of ``values``; its gradients and buffers are this module's.
+        values
+            Float32 vector as long as :attr:`values`, in the same order.
+        """
+        twin.to(values.device)
+        for name, parameter in twin.named_parameters():
+            where, shape = self._where[name]
+            parameter.data = values[where].view(shape)
+            parameter.grad = self.gradient[where].view(shape)
+        ours = dict(self.module.named_buffers())
+        for name, buffer in twin.named_buffers():
+            buffer.set_(ours[name])  # type: ignore[call-overload]
+
     def zero_gradient(self) -> None:
         """Before a backward pass, which adds to the gradient."""
         self.gradient.zero_()

@@ -83,6 +83,8 @@ class Encoded:
         Distinct rows of each table, in the order of :attr:`InputEncoder.layouts`.
     dense, label, domain
         Float32, ``(n, D)``, ``(n,)``, ``(n,)``; domain 1 is an ad.
+    ad
+        Whether the rows are ads (a batch that is learned is of one domain).
     """
 
     n: int
@@ -90,6 +92,7 @@ class Encoded:
     dense: Tensor
     label: Tensor
     domain: Tensor
+    ad: bool
 
 
 def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
@@ -155,6 +158,7 @@ class InputEncoder:
             dense=self._tensor(np.array(batch.dense, np.float32)),  # a copy: columns may be read-only
             label=self._tensor(np.array(batch.label, np.float32)),
             domain=self._tensor((batch.domain == AD).astype(np.float32)),
+            ad=bool(len(batch) and batch.domain[0] == AD),
         )
 
     def _rows(self, i: int, features: NDArray[np.int32]) -> TableRows:

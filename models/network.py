@@ -70,7 +70,8 @@ class CtrNet(nn.Module):
     history_dim
         Size of a TPM vector; None: the network does not read TPM.
     domain_flag
-        Whether the network is told which domain a row is of (one that learns from both).
+        Whether the network is told which domain a row is of (one that learns from both); it then keeps batch
+        norm's running statistics of the domains apart.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class CtrNet(nn.Module):
         width = sum(layout.n_vectors * layout.dim for layout in layouts) + n_dense + domain_flag
         vectors = sum(layout.n_vectors for layout in layouts if layout.dim == model.dim)
         if n_dense:
-            self.dense_norm = BatchNorm(n_dense, momentum=momentum, affine=False)
+            self.dense_norm = BatchNorm(n_dense, momentum=momentum, affine=False, apart=domain_flag)
         self.history_user: HistoricalAttention | None = None
         self.history_item: HistoricalAttention | None = None
         if history_dim is not None:
@@ -113,7 +114,7 @@ class CtrNet(nn.Module):
         widths = [mlp_width, *model.hidden]
         # No bias before a batch norm: it would be taken away again.
         self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
-        self.norm = nn.ModuleList(BatchNorm(b, momentum=momentum) for b in model.hidden)
+        self.norm = nn.ModuleList(BatchNorm(b, momentum=momentum, apart=domain_flag) for b in model.hidden)
         self.out = nn.Linear(widths[-1], 1)
 
     @property
@@ -153,7 +154,7 @@ class CtrNet(nn.Module):
             if layout.dim == self.vector_dim:
                 vectors.append(embedded)
         if self.n_dense:
-            parts.append(self.dense_norm.run(encoded.dense, training))
+            parts.append(self.dense_norm.run(encoded.dense, training, encoded.ad))
         if self.domain_flag:
             parts.append(encoded.domain.unsqueeze(1))
         if self.history_user is not None and self.history_item is not None:
@@ -164,7 +165,7 @@ class CtrNet(nn.Module):
                 if self.interaction == "dot":
                     vectors.append(self._as_vector(vector).unsqueeze(1))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return self._logit(x, vectors, training)
+        return self._logit(x, vectors, training, encoded.ad)
 
     def _as_vector(self, history: Tensor) -> Tensor:
         if history.shape[1] == self.vector_dim:
@@ -172,7 +173,7 @@ class CtrNet(nn.Module):
         projected: Tensor = self.history_projection(history)
         return projected
 
-    def _logit(self, x: Tensor, vectors: list[Tensor], training: bool) -> Tensor:
+    def _logit(self, x: Tensor, vectors: list[Tensor], training: bool, ad: bool) -> Tensor:
         hidden = x
         if self.interaction == "dot":
             stacked = vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
@@ -181,7 +182,7 @@ class CtrNet(nn.Module):
             hidden = torch.cat([x, products[:, pairs[0], pairs[1]]], dim=1)
         for linear, norm in zip(self.linear, self.norm, strict=True):
             assert isinstance(norm, BatchNorm)
-            hidden = torch.relu_(norm.run(linear(hidden), training))
+            hidden = torch.relu_(norm.run(linear(hidden), training, ad))
         logit: Tensor = self.out(hidden)
         if self.interaction == "dcn":
             crossed = x
