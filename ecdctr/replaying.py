@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from ecdctr.interrupt import interruptible
 from ecdctr.progress import progress_bar
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
+from ecdctr.tables import print_days
 from ecdctr.sources import moment, open_with_features
 from models.engine import Engine
 from replay.files import milliseconds
@@ -102,12 +105,13 @@ def replay_source(
         engine = state.engine(settings, checkpoint_every_s=options.checkpoint_every_s)
         try:
             done = _play(err, engine, log, rows, settings)
+            peak = peak_mib()
             done.seconds += before
             engine.close(checkpoint=done.interrupted and not done.torn)
         except BaseException:
             engine.close(checkpoint=False)
             raise
-        written = _report(out_dir, state, engine, log, done, settings, options)
+        written = _report(out_dir, state, engine, log, done, settings, options, peak)
         if done.interrupted:
             state.interrupted(done.seconds)
         else:
@@ -115,6 +119,13 @@ def replay_source(
     if not options.quiet:
         _tell(out, err, log, done, written)
     return {**written, "engine": engine}
+
+
+def peak_mib() -> float:
+    """Most memory that this process has held so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform != "darwin" else 1024**2
+    )
 
 
 @contextmanager
@@ -174,6 +185,7 @@ def _report(
     done: Playback,
     settings: Settings,
     options: ReplayOptions,
+    peak: float,
 ) -> dict[str, Any]:
     from replay.report import evaluate, write_report
     from replay.slices import slice_figures
@@ -190,6 +202,7 @@ def _report(
         "rejects": {k: v for k, v in log.rejects.items() if v},
         "stragglers": log.stragglers,
         "releases": state.release_clocks(),
+        "peak_mib": round(peak),
         "settings": dump_toml(settings),
     }
     result = evaluate(columns, build.ARMS)
@@ -200,6 +213,7 @@ def _report(
 
 
 def _tell(out: Console, err: Console, log: Log, done: Playback, written: dict[str, Any]) -> None:
+    print_days(out, written["result"])
     print_totals(out, written["result"])
     rejects = written["meta"]["rejects"]
     if rejects:
