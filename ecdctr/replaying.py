@@ -18,8 +18,8 @@ from ecdctr.interrupt import interruptible
 from ecdctr.progress import progress_bar
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
-from ecdctr.tables import print_days
 from ecdctr.sources import moment, open_with_features
+from ecdctr.tables import print_days
 from models.engine import Engine
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
