@@ -40,7 +40,7 @@ chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --kills 25 --rows 500000
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --write
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
