@@ -1,0 +1,151 @@
+"""A reference: what streams looked like over some time, kept as sketches. Saved as JSON and npz; never rescanned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasketches import kll_floats_sketch
+
+from models.features import FeatureSchema
+from monitor.cells import BEHAVIOUR, Cells
+from monitor.sketches import Sketch
+from state.errors import ConfigError, DataError
+from state.files import write_atomic
+
+__all__ = ["HOURS", "Reference"]
+
+HOURS = 24
+_VERSION = 1
+
+
+@dataclass(slots=True, eq=False)
+class Reference:
+    """Sketches by domain, and the daily course of click rate and loss.
+
+    Attributes
+    ----------
+    name
+        Where it came from, for reports.
+    sketches
+        By domain name.
+    from_ms, until_ms
+        Event time that it covers.
+    fingerprint
+        Of the features.
+    hours
+        By domain: clicks and rows by hour of the day (UTC), ``(2, 24)``.
+    """
+
+    name: str
+    fingerprint: str
+    from_ms: int
+    until_ms: int
+    sketches: dict[str, Sketch] = field(default_factory=dict)
+    hours: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``reference.json`` and ``reference.npz``, the JSON last: with it the reference is whole."""
+        folder = Path(folder)
+        arrays: dict[str, Any] = {}
+        about: dict[str, Any] = {
+            "version": _VERSION,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "from_ms": self.from_ms,
+            "until_ms": self.until_ms,
+            "domains": {},
+        }
+        for domain, sketch in self.sketches.items():
+            cells = sketch.cells
+            about["domains"][domain] = {
+                "rows": sketch.rows,
+                "first_ms": sketch.first_ms,
+                "last_ms": sketch.last_ms,
+                "cells": cells.cells,
+                "groups": sketch.groups,
+                "centre": cells.centre,
+                "edges": [e.tolist() for e in cells.edges],
+            }
+            arrays[f"{domain}.counts"] = sketch.counts
+            arrays[f"{domain}.behaviour"] = sketch.behaviour
+            arrays[f"{domain}.hours"] = self.hours.get(domain, np.zeros((2, HOURS)))
+            for i, q in enumerate(sketch.quantiles):
+                arrays[f"{domain}.kll{i}"] = np.frombuffer(q.serialize(), np.uint8)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "reference.npz").open("wb") as f:
+                np.savez_compressed(f, **arrays)
+            write_atomic(folder / "reference.json", json.dumps(about, indent=1).encode())
+        except OSError as e:
+            raise DataError(f"the reference cannot be written to {folder}: {e.strerror}") from e
+
+    @staticmethod
+    def load(folder: str | Path, schema: FeatureSchema) -> Reference:
+        """Read a saved reference.
+
+        Raises
+        ------
+        DataError
+            There is none, or it is damaged.
+        ConfigError
+            It was made with other features.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+            if about["fingerprint"] != schema.fingerprint():
+                raise ConfigError(
+                    f"the drift reference in {folder} was made with other features (fingerprint {about['fingerprint']}, "
+                    f"configured {schema.fingerprint()}): make it anew, or configure the features it was made with"
+                )
+            out = Reference(
+                about["name"], about["fingerprint"], int(about["from_ms"]), int(about["until_ms"])
+            )
+            with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
+                for domain, d in about["domains"].items():
+                    edges = [np.asarray(e, np.float64) for e in d["edges"]]
+                    cells = Cells(schema, int(d["cells"]), edges, float(d["centre"]))
+                    counts, behaviour = arrays[f"{domain}.counts"], arrays[f"{domain}.behaviour"]
+                    wanted = (2, int(d["groups"]), cells.total)
+                    if counts.shape != wanted or behaviour.shape != (2, BEHAVIOUR, *wanted[1:]):
+                        raise DataError(
+                            f"{folder}/reference.npz: {domain} has shape {counts.shape}, not {wanted}: damaged"
+                        )
+                    kll = [
+                        kll_floats_sketch.deserialize(arrays[f"{domain}.kll{i}"].tobytes())
+                        for i in range(len(edges))
+                    ]
+                    out.sketches[domain] = Sketch(
+                        cells,
+                        wanted[1],
+                        counts,
+                        behaviour,
+                        kll,
+                        int(d["rows"]),
+                        int(d["first_ms"]),
+                        int(d["last_ms"]),
+                    )
+                    out.hours[domain] = arrays[f"{domain}.hours"]
+        except FileNotFoundError as e:
+            raise DataError(
+                f"no drift reference in {folder} ({e.filename} is missing): make one with ecdctr drift --save, or "
+                "leave monitor.watch.drift.reference empty"
+            ) from e
+        except (KeyError, ValueError, OSError, EOFError) as e:
+            raise DataError(f"the drift reference in {folder} is damaged ({e}): make it anew") from e
+        return out
+
+    def about(self, *, ready: bool) -> dict[str, Any]:
+        """For the snapshot."""
+        rows = {d: self.sketches[d].rows if d in self.sketches else 0 for d in ("natural", "ad")}
+        return {
+            "name": self.name,
+            "from": self.from_ms,
+            "until": self.until_ms,
+            "rows": rows,
+            "ready": ready,
+        }
