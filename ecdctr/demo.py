@@ -30,7 +30,9 @@ from state.positions import Positions
 __all__ = ["run_demo"]
 
 # A marketplace small enough for two cores and three minutes; `replay sim` without options is the full-sized one.
-SIMULATOR = "sim:seed={seed},days=106,live_from=90,history_per_day=8000,natural_per_day=28000,ads_per_day=1400"
+SIMULATOR = (
+    "sim:seed={seed},days=106,live_from=90,history_per_day=8000,natural_per_day=28000,ads_per_day=1400"
+)
 EBNERD = "ebnerd:{data}?mapping={mapping}"
 PATIENCE_S = 240.0
 
