@@ -202,8 +202,8 @@ class Arm:
         Returns
         -------
         float
-            Mean binary cross-entropy, or NaN when loss or gradients are not finite or the loss has exploded: then
-            the step must be rolled back.
+            Mean binary cross-entropy, or NaN when loss, gradients or batch norm's statistics are not finite or the loss
+            has exploded: then the step must be rolled back.
         """
         encoded = prepared.encoded
         own = self._own(encoded)
@@ -221,7 +221,9 @@ class Arm:
         return loss
 
     def _finite(self, squares: Sequence[Tensor]) -> bool:
-        total = self.flat.gradient.sum()
+        # Batch norm's running variance overflows before any gradient does: a whole batch is then normalised to 0, its
+        # loss looks harmless, and every later prediction would be the same.
+        total = self.flat.gradient.sum() + self.flat.buffers.sum()
         for square in squares:
             total = total + square.sum()
         return bool(torch.isfinite(total))

@@ -1,0 +1,53 @@
+"""Rows whose loss or gradient is not finite, or explodes: their step is taken back, they become dead letters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+pytestmark = pytest.mark.broker
+
+
+def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_letters(site, kit):
+    rows = 1500
+    frame = kit.frame(rows).with_columns(
+        price=pl.when(pl.col("event_id").is_in([700, 701, 703])).then(1e30).otherwise(pl.col("price"))
+    )
+    site.produce(frame)
+    worker = site.start()
+    site.train(rows, worker)
+    site.wait(site.says("rolled back"), "take a step back", worker)
+    site.kill(worker)  # what follows the checkpoint is done again, and must not be buried again
+    worker = site.start()
+    site.wait(lambda: site.log().count("live from step") == 2, "recover", worker)
+    site.produce(300, first=rows)
+    site.train(rows + 300, worker)
+    code, _ = site.terminate(worker)
+    assert code == 0
+
+    letters = [r for t in ("natural", "ad") for r in site.read(f"{site.name}-{t}.dlq")]
+    headers = [dict(letter.headers) for letter in letters]
+    assert {h["ecdctr-reason"] for h in headers} == {b"loss"}
+    assert all(b"finite" in h["ecdctr-detail"] for h in headers)
+    origins = [(h["ecdctr-topic"], h["ecdctr-partition"], h["ecdctr-offset"]) for h in headers]
+    assert len(set(origins)) == len(origins), "a letter was sent twice"
+    buried = {json.loads(letter.value)["event_id"] for letter in letters}
+    assert {700, 701, 703} <= buried
+    assert len(buried) < 300, "only the rows of the steps that hold a bad row"
+
+    rebuilt = site.rebuild()
+    assert rebuilt.identical, rebuilt.verdict
+    assert rebuilt.trained == rows + 300 - len(buried), "each row was learned or buried"
+    assert rebuilt.engine.progress.skipped_rows == len(buried)
+    assert site.books() == (0, 0)
+    said = subprocess.run(
+        [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(site.config), "--out", str(site.folder / "replayed")],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "500"},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert "identical" in said.stdout
