@@ -67,7 +67,8 @@ def _logging(verbose: bool) -> None:
     )
     logging.getLogger("ecdctr").setLevel(logging.DEBUG if verbose else logging.INFO)
     # What matters of the client's own words is raised and named by us; the rest alarms without need.
-    logging.getLogger("kafka").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    for client in ("kafka", "aiokafka"):
+        logging.getLogger(client).setLevel(logging.WARNING if verbose else logging.CRITICAL)
 
 
 def _print_version(wanted: bool) -> None:

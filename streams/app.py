@@ -26,6 +26,9 @@ __all__ = ["Intake", "StreamApp", "run_app"]
 
 log = logging.getLogger("ecdctr.streams")
 
+_LEAVE_S = 4.0
+"""A clean end is promised within ten seconds, with or without a broker."""
+
 
 class Intake(PositionKeeper, Protocol):
     """Where rows are handed in. Its positions decide what is read."""
@@ -246,7 +249,10 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
             end.cancel()
         starting.cancel()
         await asyncio.gather(starting, *ends, return_exceptions=True)
-        await service.stop()
+        try:
+            await asyncio.wait_for(service.stop(), _LEAVE_S)
+        except TimeoutError:  # no broker to say goodbye to; the group notices by the session timeout
+            log.warning("the group was not left in %.0f s: no broker answers", _LEAVE_S)
 
 
 def _credentials(connection: KafkaSettings) -> Any:

@@ -23,10 +23,11 @@ from replay.align import Aligner, Step
 from replay.connection import KafkaSettings
 from replay.kafka_log import KafkaLog
 from replay.run import redo
-from state.errors import BrokerUnavailableError, EcdctrError, StateLockedError
+from state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from state.lock import FolderLock
 from state.positions import Positions
 from streams.app import StreamApp, run_app
+from streams.broker_watch import BrokerWatch
 from streams.dead_letters import DeadLetter, DeadLetters
 from streams.handoff import AlignedIntake, TrainerThread
 from streams.retention import settle_positions
@@ -91,6 +92,7 @@ class Worker:
         self._letters: DeadLetters | None = None
         self._engine: Engine | None = None
         self._failure: BaseException | None = None
+        self._in_doubt = True
         self._checkpoint_positions = Positions()
         self._unburied: list[tuple[Batch, str]] = []
 
@@ -114,9 +116,10 @@ class Worker:
                 with contextlib.suppress(_StopAskedError):
                     positions, ends = self._recover(engine, reset_offsets)
                     asyncio.run(self._train(engine, positions, ends))
-            except BaseException:
-                # What was learned so far is in the journal: no checkpoint is forced from a state in doubt.
-                engine.close(checkpoint=False)
+            except BaseException as error:
+                # What was learned so far is in the journal: no checkpoint is forced from a state in doubt. But the
+                # journal is of no use without its log, and the state is not in doubt when only the log is gone.
+                engine.close(checkpoint=isinstance(error, OffsetsLostError) and not self._in_doubt)
                 raise
             engine.close()
             log.info("stopped at step %d; %s", engine.step, _rows(engine))
@@ -187,9 +190,9 @@ class Worker:
         if self._stopped:
             raise _StopAskedError
 
-    def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Try for as long as the log timeout; a broker that is just starting is waited for."""
-        deadline = time.monotonic() + self._worker.connect_timeout_s
+    def _patiently(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
+        """Try for as long as the connect timeout; a broker that is just starting is waited for."""
+        deadline = time.monotonic() + (self._worker.connect_timeout_s if timeout_s is None else timeout_s)
         for attempt in range(1_000_000):
             try:
                 return call()
@@ -241,9 +244,14 @@ class Worker:
             port = self._metrics.serve(self._monitor.host, self._monitor.port)
             log.info("metrics on http://%s:%d/metrics", self._monitor.host, port)
         trainer.start()
+        self._in_doubt = False
+        watch = BrokerWatch(
+            self._kafka, lambda: self._make_log(self._decoder), lambda: engine.positions, self._log_lost
+        )
+        watch.start()
         helpers = [
             asyncio.ensure_future(intake.pump()),
-            asyncio.ensure_future(self._watch(engine, intake)),
+            asyncio.ensure_future(self._watch(engine, intake, watch)),
             asyncio.ensure_future(self._tell(engine, intake)),
         ]
         for helper in helpers:
@@ -251,6 +259,7 @@ class Worker:
         try:
             await self._stream(intake, stop)
         finally:
+            watch.stop()
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -283,7 +292,13 @@ class Worker:
 
     def _trainer_failed(self, error: BaseException) -> None:
         """From the trainer's thread."""
+        self._in_doubt = True
         if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _log_lost(self, error: OffsetsLostError) -> None:
+        """From the watching thread."""
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
@@ -312,7 +327,7 @@ class Worker:
         if self._loop is None or self._letters is None:
             self._unburied.append((batch, reason))
             return
-        letters = self._letters_of(batch, reason)
+        letters = self._patiently(lambda: self._letters_of(batch, reason), float("inf"))
         asyncio.run_coroutine_threadsafe(self._letters.send(letters), self._loop).result()
 
     def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
@@ -352,12 +367,13 @@ class Worker:
             if clicks > 0:
                 m.pcoc.labels(arm).set(self._means[f"{name}/p"].value / clicks)
 
-    async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
+    async def _watch(self, engine: Engine, intake: AlignedIntake, watch: BrokerWatch) -> None:
         """Gauges once a second."""
         m = self._metrics
         buried: dict[str, int] = {}
         while True:
             await asyncio.sleep(1.0)
+            watch.look()
             progress = engine.progress
             m.clock.set(engine.clock / 1000)
             m.releases.set(progress.releases)

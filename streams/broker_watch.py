@@ -1,0 +1,127 @@
+"""``BrokerWatch``: says when no broker answers, and when one answers that no longer holds what was learned."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from replay.connection import KafkaSettings
+from replay.kafka_log import KafkaLog
+from state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
+
+__all__ = ["BrokerWatch"]
+
+log = logging.getLogger("ecdctr.worker")
+Key = tuple[str, int]
+
+EVERY_S = 2.0
+SILENT_S = 4.0
+"""An answer that takes longer is reported; it is then reported again after twice the time, and so on."""
+LONGEST_S = 60.0
+
+
+class BrokerWatch:
+    """Asks the brokers every other second where the click topics end.
+
+    The consumer's own client waits for lost brokers for ever and without a word, and one that came back with an
+    empty log would not be told from one that has nothing new.
+
+    Asking is done in a thread that nobody waits for: it may hang for as long as a broker does.
+
+    Parameters
+    ----------
+    connection
+        Where the brokers are.
+    make_log
+        Connects to the click topics.
+    positions
+        Gives the next offset of every partition.
+    on_lost
+        Called once, from the watching thread, when the log ends before a position.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaSettings,
+        make_log: Callable[[], KafkaLog],
+        positions: Callable[[], Mapping[Key, int]],
+        on_lost: Callable[[OffsetsLostError], None],
+    ) -> None:
+        self._connection, self._make_log = connection, make_log
+        self._positions, self._on_lost = positions, on_lost
+        self._ended = threading.Event()
+        self._answered_at = time.monotonic()
+        self._report_after = SILENT_S
+        self._asking = False
+        self._reported = False
+
+    def start(self) -> None:
+        """Begin to ask."""
+        threading.Thread(target=self._run, name="broker-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask no more; a question under way is left to itself."""
+        self._ended.set()
+
+    def look(self) -> None:
+        """Report a silence that lasts; called once a second or so."""
+        silent = time.monotonic() - self._answered_at
+        if self._asking and silent > self._report_after:
+            self._report_after += min(self._report_after, LONGEST_S)
+            self._reported = True
+            log.warning("no broker has answered for %.0f s: waiting; training goes on when one does", silent)
+
+    def _run(self) -> None:
+        while not self._ended.wait(EVERY_S):
+            if not self._asking:
+                self._asking, self._answered_at = True, time.monotonic()
+            try:
+                self._ask()
+            except BrokerUnavailableError:
+                continue  # still asking
+            except OffsetsLostError as error:
+                if not self._ended.is_set():
+                    self._on_lost(error)
+                return
+            except Exception as error:  # a broker that is just coming up says many things
+                log.debug("asking the broker failed: %r", error)
+                continue
+            if self._reported:
+                log.info("a broker answers again, after %.0f s", time.monotonic() - self._answered_at)
+            self._asking, self._reported, self._report_after = False, False, SILENT_S
+
+    def _ask(self) -> None:
+        known = {key: at for key, at in dict(self._positions()).items() if at}
+        self._knock()
+        with self._make_log() as kafka:
+            try:
+                keys = kafka.partitions()
+            except BrokerUnavailableError:
+                raise
+            except StreamError:  # a topic is gone
+                keys = []
+            ends = kafka.end(keys) if keys else {}
+        short = [key for key, at in sorted(known.items()) if at > ends.get(key, 0)]
+        if short:
+            where = ", ".join(
+                f"{t}[{p}] ends at {ends.get((t, p), 0)}, learned up to {known[(t, p)]}" for t, p in short
+            )
+            raise OffsetsLostError(
+                f"the log is no longer the one that was learned from: {where}. Start again: that says what "
+                "--reset-offsets earliest, latest or checkpoint would lose or double"
+            )
+
+    def _knock(self) -> None:
+        """A broker that is down is told at once; a Kafka client would try again, at ever longer intervals."""
+        for address in self._connection.addresses:
+            host, _, port = address.rpartition(":")
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((host.strip("[]"), int(port)), EVERY_S),
+            ):
+                return
+        raise BrokerUnavailableError(f"no broker listens at {', '.join(self._connection.addresses)}")
