@@ -13,6 +13,7 @@ from ecdctr.progress import progress_bar
 from ecdctr.settings import Settings
 from models.engine import Engine
 from replay.run import redo
+from state.capture import merge_rows
 from state.checkpoint import CheckpointStore, Loaded
 from state.errors import StateError
 from state.journal import Journal, JournalEntry
@@ -29,6 +30,8 @@ class Rebuilt:
     steps: int
     rows: int
     difference: str | None
+    base: str | None = None
+    """Checkpoint that it was rebuilt from, where the log or the journal no longer reaches back to step 0."""
 
     @property
     def identical(self) -> bool:
@@ -37,6 +40,8 @@ class Rebuilt:
     @property
     def verdict(self) -> str:
         what = f"checkpoint {self.checkpoint}, {self.steps:,} steps, {self.rows:,} rows"
+        if self.base is not None:
+            what += f", from checkpoint {self.base} on"
         return f"identical ({what})" if self.difference is None else f"DIFFERENT ({what}): {self.difference}"
 
     @property
@@ -56,7 +61,8 @@ def rebuild(
     """Redo the state folder's journal from the Kafka log with a fresh model.
 
     1. Name the checkpoint to be met (the newest whole one, or the one asked for).
-    2. From step 0, fetch each journaled step's rows from the log and do it again.
+    2. From step 0, fetch each journaled step's rows from the log and do it again. Where the log was lost and its
+       offsets were reset, or old journal files were dropped, begin with the oldest checkpoint behind that.
     3. At the checkpoint's step, compare every tensor bit by bit, and the digests of all predictions on the way.
 
     Parameters
@@ -76,20 +82,35 @@ def rebuild(
     if loaded is None:
         raise StateError(f"{folders.checkpoints} holds no whole checkpoint: let a worker write one first")
     journal = Journal(folders.journal, read_only=True)
-    if journal.first_step() != 0:
-        raise StateError(
-            f"the journal in {folders.journal} begins at step {journal.first_step()}, not 0: what came before was dropped "
-            "(state.journal_keep_days), so the model cannot be rebuilt from nothing"
-        )
     last = int(loaded.meta["step"])
+    base = _base(store, journal, last)
     engine = build.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]))
+    if base is not None:
+        engine.begin_at(base, folders.ad_window)
     with (
         build.kafka_log(settings, build.decoder(settings)) as log,
         progress_bar(err, "redo the journal", None) as update,
     ):
-        done = redo(engine, log, _until(journal.entries(), last), update)
-    difference = _compare(engine, loaded) if compare else None
-    return Rebuilt(engine, loaded.name, done.steps, done.rows, difference)
+        done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update)
+    difference = _compare(engine, loaded, base) if compare else None
+    return Rebuilt(engine, loaded.name, done.steps, done.rows, difference, base.name if base else None)
+
+
+def _base(store: CheckpointStore, journal: Journal, last: int) -> Loaded | None:
+    """The checkpoint to begin with; None: begin with nothing, at step 0."""
+    first, why = journal.first_step() or 0, "older journal files were dropped (state.journal_keep_days)"
+    for entry in _until(journal.entries(), last):
+        if entry.kind == "reset":
+            first, why = entry.step, f"the log was lost there (--reset-offsets {entry.extra['choice']})"
+    if first == 0:
+        return None
+    for info in store.list():
+        if first - 1 <= info.step < last:
+            return store.load(info.name)
+    raise StateError(
+        f"the model can be rebuilt from step {first} on only, because {why}; no checkpoint is kept between that step "
+        f"and step {last}, the one to be met: there is nothing to begin with"
+    )
 
 
 def _until(entries: Iterator[JournalEntry], last: int) -> Iterator[JournalEntry]:
@@ -99,21 +120,26 @@ def _until(entries: Iterator[JournalEntry], last: int) -> Iterator[JournalEntry]
         yield entry
 
 
-def _compare(engine: Engine, loaded: Loaded) -> str | None:
+def _compare(engine: Engine, loaded: Loaded, base: Loaded | None) -> str | None:
     where = (
         f"first step that predicts otherwise: {engine.first_difference}; "
         if engine.first_difference is not None
         else ""
     )
-    tensor = first_difference(engine, loaded)
+    tensor = first_difference(engine, loaded, base)
     if tensor is not None:
         return f"{where}first tensor that differs: {tensor}"
     return where.rstrip("; ") or None
 
 
-def first_difference(engine: Engine, loaded: Loaded) -> str | None:
-    """Name of the first tensor of a checkpoint that a fresh engine's state does not equal bit for bit, or None."""
+def first_difference(engine: Engine, loaded: Loaded, base: Loaded | None = None) -> str | None:
+    """Name of the first tensor of a checkpoint that an engine's state does not equal bit for bit, or None.
+
+    The engine has never been captured; it began with nothing, or with ``base``.
+    """
     mine = engine.trainer.capture()
+    if base is not None:
+        mine.rows = merge_rows([base.rows, mine.rows])
     for name in sorted(set(mine.dense) | set(loaded.dense)):
         a, b = mine.dense.get(name), loaded.dense.get(name)
         if a is None or b is None:

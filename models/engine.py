@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from crc32c import crc32c
 from models.batch import Batch
 from models.trainer import ReleaseReport, StepResult, Trainer
 from state.ad_window import AdWindow
-from state.capture import Capture, CheckpointInfo
+from state.capture import Capture, CheckpointInfo, Loaded
 from state.checkpoint import CheckpointStoreLike
 from state.errors import JournalDamagedError, StateError
 from state.journal import JournalEntry, JournalLike
@@ -138,23 +139,31 @@ class Engine:
             self.scores.truncate({})
             self.ad_window.truncate({})
         else:
-            meta = loaded.meta
-            if meta["fingerprint"] != self.fingerprint:
-                raise StateError(
-                    f"checkpoint {loaded.name} was made with other features or networks (fingerprint "
-                    f"{meta['fingerprint']}, configured {self.fingerprint}): restore the configuration it was made "
-                    "with, or set state.folder to a new folder"
-                )
-            self.trainer.restore(loaded)
-            self.scores.truncate({int(k): v for k, v in meta["scores"].items()})
-            self.ad_window.truncate({int(k): v for k, v in meta["ad_window"].items()})
-            self.step, self.clock = int(meta["step"]), int(meta["clock"])
-            self.positions = Positions.from_json(meta["positions"])
-            self.progress.restore(meta["progress"])
-            self._saved_step = self.step
+            self._become(loaded)
+            self.scores.truncate({int(k): v for k, v in loaded.meta["scores"].items()})
+            self.ad_window.truncate({int(k): v for k, v in loaded.meta["ad_window"].items()})
             self._check_journal()
             log.info("checkpoint %s: step %d", loaded.name, self.step)
         return self.journal.entries(after_step=self.step)
+
+    def begin_at(self, loaded: Loaded, ad_window: Path) -> None:
+        """An untouched engine in memory becomes a checkpoint of another one, whose ad window is in that folder."""
+        self._become(loaded)
+        self.ad_window.adopt(ad_window, {int(k): v for k, v in loaded.meta["ad_window"].items()})
+
+    def _become(self, loaded: Loaded) -> None:
+        meta = loaded.meta
+        if meta["fingerprint"] != self.fingerprint:
+            raise StateError(
+                f"checkpoint {loaded.name} was made with other features or networks (fingerprint "
+                f"{meta['fingerprint']}, configured {self.fingerprint}): restore the configuration it was made "
+                "with, or set state.folder to a new folder"
+            )
+        self.trainer.restore(loaded)
+        self.step, self.clock = int(meta["step"]), int(meta["clock"])
+        self.positions = Positions.from_json(meta["positions"])
+        self.progress.restore(meta["progress"])
+        self._saved_step = self.step
 
     def _check_journal(self) -> None:
         """A journal that ends before the checkpoint lost its last lines (power loss): it begins anew behind it."""

@@ -106,6 +106,26 @@ class AdWindow:
         self._log.truncate({**older, **sizes})
         self._newest = newest
 
+    def adopt(self, folder: Path, sizes: Mapping[int, int]) -> None:
+        """Take the rows that a checkpoint recorded by :meth:`sizes` from the folder of another window.
+
+        That one may be written to meanwhile; this one must be empty.
+
+        Raises
+        ------
+        StateError
+            Rows that are named are missing.
+        """
+        source = RowLog(Path(folder), self._dtype, read_only=True)
+        for day, count in sorted(sizes.items()):
+            rows = source.read(day, day)[:count]
+            if len(rows) < count:
+                raise StateError(
+                    f"the ad window in {folder} has {len(rows)} rows of day {day}, the checkpoint knows {count}"
+                )
+            self._log.append(rows, np.full(count, day, np.int64))
+            self._newest = max(self._newest, day)
+
     def drop_before(self, day: int) -> None:
         """Remove for good the days before ``day`` that have left the window.
 
