@@ -113,9 +113,12 @@ class Site:
         self.config.write_text(dump_toml(self.settings), encoding="utf-8")
         self.folders = build.Folders(self.settings.state.folder)
         if copy_of is None:
-            ensure_topics(self.settings.kafka, self.settings.topics)
+            self.make_topics()
 
     # -- what is done to it
+
+    def make_topics(self) -> None:
+        ensure_topics(self.settings.kafka, self.settings.topics)
 
     def produce(self, rows: int | pl.DataFrame, first: int = 0) -> None:
         """Rows ``first .. first + rows`` of the log, or a frame."""
@@ -306,4 +309,4 @@ def site(shared_broker, tmp_path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """Helpers for test modules, which cannot import one another."""
-    return SimpleNamespace(Site=Site, frame=frame, START_MS=START_MS)
+    return SimpleNamespace(Site=Site, broker=_broker, frame=frame)

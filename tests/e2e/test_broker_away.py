@@ -1,0 +1,150 @@
+"""The broker pauses, dies, or comes back with an empty log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import polars as pl
+import pytest
+
+from state.checkpoint import CheckpointStore
+from state.positions import Positions
+from streams.broker import EmbeddedBroker
+
+pytestmark = pytest.mark.broker
+
+PAUSE_S = float(os.environ.get("PAUSE_S", "15"))
+"""``PAUSE_S=60 pytest tests/e2e/test_broker_away.py`` for the long form."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(kit, own_broker, tmp_path):
+    site = kit.Site(tmp_path / "site", own_broker.address)
+    try:
+        site.produce(6000)
+        worker = site.start()
+        site.train(500, worker)
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        time.sleep(PAUSE_S)  # this is the fault
+        assert worker.poll() is None
+        assert "no broker has answered for" in site.log()
+        os.kill(own_broker.pid, signal.SIGCONT)
+        site.produce(1000, first=6000)
+        site.train(7000, worker)
+        site.wait(site.says("a broker answers again"), "say so", worker)
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        code, seconds = site.terminate(worker)
+        assert (code, seconds < 10) == (0, True), "a clean end needs no broker"
+        os.kill(own_broker.pid, signal.SIGCONT)
+        rebuilt = site.rebuild()
+        assert rebuilt.identical, rebuilt.verdict
+        assert rebuilt.trained == 7000
+        assert site.books() == (0, 0)
+    finally:
+        site.end()
+
+
+@pytest.fixture(scope="module")
+def lost(kit, tmp_path_factory):
+    """A worker was training when its broker died and came back with another, shorter log."""
+    folder = tmp_path_factory.mktemp("lost")
+    first = kit.broker(folder / "broker.log")
+    site = kit.Site(folder / "site", first.address)
+    site.produce(2000)
+    worker = site.start()
+    site.train(2000, worker)
+    os.kill(first.pid, signal.SIGKILL)
+    first.stop()
+    site.wait(site.says("no broker has answered for"), "say that the broker is gone", worker)
+    still_there = worker.poll() is None
+    with EmbeddedBroker(port=first.port):
+        site.code = worker.wait(timeout=60)
+        site.lost_log = site.log()
+        assert still_there
+        site.make_topics()
+        # Few ads, and more natural clicks than were learned in one partition at least: each choice differs.
+        site.produce(
+            kit.frame(3000, first=5000).filter((pl.col("domain") == "natural") | (pl.col("event_id") < 5400))
+        )
+        yield site
+    site.end()
+
+
+def test_broker_that_comes_back_empty_ends_the_worker_with_what_is_missing_and_a_checkpoint(lost):
+    assert lost.code == 5, lost.lost_log
+    assert "the log is no longer the one that was learned from" in lost.lost_log
+    assert f"{lost.name}-ad[0] ends at 0, learned up to" in lost.lost_log
+    newest = CheckpointStore(lost.folders.checkpoints).newest()
+    assert sum(Positions.from_json(newest.meta["positions"]).values()) == 2000, "all that was learned is kept"
+
+
+def test_start_fails_with_what_is_missing_and_what_each_choice_costs(lost, tmp_path):
+    site = lost.copy(tmp_path)
+    try:
+        worker = site.start()
+        assert worker.wait(timeout=30) == 5
+        at, ends = _at_checkpoint(site), site.ends()
+        assert any(at[key] > ends[key] for key in at) and any(at[key] < ends[key] for key in at)
+        for (topic, partition), offset in at.items():
+            if offset > ends[(topic, partition)]:
+                assert f'topic "{topic}" partition {partition}: needed from offset {offset}' in site.log()
+        for choice in ("earliest", "latest", "checkpoint"):
+            gone_on = _expected(choice, at, ends)
+            missed = sum(max(0, gone_on[k] - at[k]) for k in at)
+            doubled = sum(max(0, at[k] - gone_on[k]) for k in at)
+            assert f"--reset-offsets {choice}: {missed:,} offsets are lost, {doubled:,} are" in site.log()
+    finally:
+        site.end()
+
+
+@pytest.mark.parametrize("choice", ["earliest", "latest", "checkpoint"])
+def test_each_choice_goes_on_where_it_says_and_what_follows_can_be_rebuilt(lost, tmp_path, choice):
+    site = lost.copy(tmp_path)
+    try:
+        before, ends = _at_checkpoint(site), site.ends()
+        worker = site.start("--reset-offsets", choice)
+        site.wait(lambda: Positions(_learned(site)) == Positions(ends), "learn to the end", worker)
+        assert site.terminate(worker)[0] == 0
+        (reset,) = [e for e in site.entries() if e.kind == "reset"]
+        assert reset.extra["choice"] == choice
+        assert dict(Positions.from_json(reset.extra["positions"])) == _expected(choice, before, ends)
+        spans = [
+            (p.topic, p.partition, p.first, p.end)
+            for e in site.entries()
+            if e.step > reset.step
+            for p in e.parts
+        ]
+        assert sum(end - first for *_, first, end in spans) == sum(
+            ends[key] - at for key, at in _expected(choice, before, ends).items()
+        )
+        if spans:
+            rebuilt = site.rebuild()
+            assert rebuilt.identical, rebuilt.verdict
+            assert rebuilt.base is not None and rebuilt.base in rebuilt.verdict
+    finally:
+        site.end()
+
+
+def _at_checkpoint(site) -> dict:
+    loaded = CheckpointStore(site.folders.checkpoints).newest()
+    return dict(Positions.from_json(loaded.meta["positions"]))
+
+
+def _learned(site) -> dict:
+    at: dict = {}
+    for entry in site.entries():
+        if entry.kind == "reset":
+            at = dict(Positions.from_json(entry.extra["positions"]))
+        at.update({(p.topic, p.partition): p.end for p in entry.parts})
+    return at
+
+
+def _expected(choice: str, at: dict, ends: dict) -> dict:
+    return {
+        "earliest": dict.fromkeys(ends, 0),
+        "latest": dict(ends),
+        "checkpoint": {key: min(at[key], ends[key]) for key in ends},
+    }[choice]
