@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -67,13 +68,17 @@ class BrokerWatch:
         """Ask no more; a question under way is left to itself."""
         self._ended.set()
 
-    def look(self) -> None:
-        """Report a silence that lasts; called once a second or so."""
-        silent = time.monotonic() - self._answered_at
-        if self._asking and silent > self._report_after:
-            self._report_after += min(self._report_after, LONGEST_S)
-            self._reported = True
-            log.warning("no broker has answered for %.0f s: waiting; training goes on when one does", silent)
+    async def report(self) -> None:
+        """Say aloud that a silence lasts; never returns."""
+        while True:
+            await asyncio.sleep(1.0)
+            silent = time.monotonic() - self._answered_at
+            if self._asking and silent > self._report_after:
+                self._report_after += min(self._report_after, LONGEST_S)
+                self._reported = True
+                log.warning(
+                    "no broker has answered for %.0f s: waiting; training goes on when one does", silent
+                )
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY_S):

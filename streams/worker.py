@@ -251,8 +251,9 @@ class Worker:
         watch.start()
         helpers = [
             asyncio.ensure_future(intake.pump()),
-            asyncio.ensure_future(self._watch(engine, intake, watch)),
+            asyncio.ensure_future(self._watch(engine, intake)),
             asyncio.ensure_future(self._tell(engine, intake)),
+            asyncio.ensure_future(watch.report()),
         ]
         for helper in helpers:
             helper.add_done_callback(self._helper_ended)
@@ -367,13 +368,12 @@ class Worker:
             if clicks > 0:
                 m.pcoc.labels(arm).set(self._means[f"{name}/p"].value / clicks)
 
-    async def _watch(self, engine: Engine, intake: AlignedIntake, watch: BrokerWatch) -> None:
+    async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
         """Gauges once a second."""
         m = self._metrics
         buried: dict[str, int] = {}
         while True:
             await asyncio.sleep(1.0)
-            watch.look()
             progress = engine.progress
             m.clock.set(engine.clock / 1000)
             m.releases.set(progress.releases)
