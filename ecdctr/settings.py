@@ -198,7 +198,7 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> Iterator[str]
         if item["type"] == "extra_forbidden":
             yield f"unknown key {path}{source}; {_neighbours(path)}"
         else:
-            secret = any(word in path for word in ("password", "secret"))
+            secret = any(word in path for word in ("password", "secret", "webhook"))
             shown = "" if secret or isinstance(item["input"], dict) else f" = {item['input']!r}"
             yield f"{path or 'configuration'}{shown}{source}: {item['msg'].removeprefix('Value error, ')}"
 
@@ -225,11 +225,11 @@ def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
             value, path = getattr(model, name), f"{at}{name}"
             if isinstance(value, BaseModel):
                 yield from walk(value, path + ".")
-            elif path == "features":
+            elif _is_list_of_sections(value):
                 source = loaded.origin.get(path, "default")
                 for spec in value:
                     shown = spec.model_dump(exclude_defaults=True, exclude={"name"})
-                    yield f"features[{spec.name}]", shown, source, ""
+                    yield f"{path}[{spec.name}]", shown, source, ""
             else:
                 yield path, value, loaded.origin.get(path, "default"), info.description or ""
 
@@ -238,26 +238,29 @@ def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
 
 def dump_toml(settings: Settings) -> str:
     """The configuration as a TOML file that reads back to the same; secrets are left out."""
-    lines: list[str] = []
-    for name in Settings.model_fields:
-        value = getattr(settings, name)
-        if name == "features":
-            continue
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml(v)}" for key, v in _plain(value)]
-        lines.append("")
-    for spec in settings.features:
-        lines.append("[[features]]")
-        lines += [f"{key} = {_toml(v)}" for key, v in _plain(spec)]
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(_tables(settings, ""))
 
 
-def _plain(model: BaseModel) -> Iterator[tuple[str, Any]]:
+def _tables(model: BaseModel, at: str) -> Iterator[str]:
+    """Lines of a table: its own values first, as TOML wants it, then the tables in it."""
+    inner = []
     for key in type(model).model_fields:
-        value = getattr(model, key)
-        if value is not None and not isinstance(value, SecretStr):
-            yield key, value
+        value, path = getattr(model, key), f"{at}.{key}" if at else key
+        if isinstance(value, BaseModel):
+            inner.append((f"[{path}]", path, value))
+        elif _is_list_of_sections(value):
+            inner += [(f"[[{path}]]", path, spec) for spec in value]
+        elif value is not None and not isinstance(value, SecretStr):
+            yield f"{key} = {_toml(value)}"
+    if at:
+        yield ""
+    for header, path, section in inner:
+        yield header
+        yield from _tables(section, path)
+
+
+def _is_list_of_sections(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], BaseModel)
 
 
 def _toml(value: Any) -> str:

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import math
-from wsgiref.simple_server import WSGIServer
+import time
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.process_collector import ProcessCollector
 
-from state.errors import ConfigError
+from models.batch import DOMAIN_NAMES
+from monitor.freshness import Freshness
 
-__all__ = ["WorkerMetrics"]
+__all__ = ["RunningMean", "Total", "WorkerMetrics"]
+
+FRESHNESS_SPAN_S = 120.0
+"""The quantiles on the page look back so far."""
 
 
 class WorkerMetrics:
     """Metrics of one worker, in a registry of their own.
 
-    Names follow Prometheus' conventions (base units, ``_total`` on counters).
+    Names follow Prometheus' conventions (base units, ``_total`` on counters). Those of windows, drift and alerts
+    come from :class:`monitor.figures.MonitorCollector`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
+        ProcessCollector(registry=r)
+        self.build = Info("ecdctr_build", "What runs.", registry=r)
         self.rows = Counter("ecdctr_rows_trained", "Rows learned from.", ["domain"], registry=r)
         self.steps = Counter("ecdctr_steps", "Steps done.", ["domain"], registry=r)
+        self.skipped = Counter("ecdctr_rows_rolled_back", "Rows of steps that were taken back.", registry=r)
         self.dead_letters = Counter(
             "ecdctr_dead_letters", "Events sent to a dead-letter topic.", ["reason"], registry=r
         )
-        self.late_rows = Gauge(
-            "ecdctr_late_rows", "Rows older than the event clock when they came.", registry=r
+        self.late_rows = Total(
+            Counter("ecdctr_late_rows", "Rows older than the event clock when they came.", registry=r)
         )
-        self.releases = Gauge("ecdctr_cpm_releases", "CPM releases so far.", registry=r)
+        self.releases = Total(Counter("ecdctr_cpm_releases", "CPM releases.", registry=r))
         self.waiting = Gauge("ecdctr_rows_waiting", "Rows read but not yet learned.", registry=r)
         self.lag = Gauge("ecdctr_lag_records", "Records of the log not yet learned.", ["topic"], registry=r)
         self.clock = Gauge(
-            "ecdctr_event_clock_seconds", "Event time reached, seconds since the epoch.", registry=r
+            "ecdctr_event_clock_timestamp_seconds", "Event time reached, seconds since the epoch.", registry=r
         )
-        self.checkpoints = Gauge("ecdctr_checkpoints_written", "Checkpoints written since start.", registry=r)
-        self.checkpoint_failures = Gauge(
-            "ecdctr_checkpoint_failures", "Checkpoints that failed since start.", registry=r
+        self.last_step = Gauge(
+            "ecdctr_last_step_timestamp_seconds", "When the last step ended, wall clock.", registry=r
+        )
+        self.checkpoints = Total(Counter("ecdctr_checkpoints", "Checkpoints written.", registry=r))
+        self.checkpoint_failures = Total(
+            Counter("ecdctr_checkpoint_failures", "Checkpoints that failed.", registry=r)
         )
         self.stall = Gauge(
             "ecdctr_checkpoint_stall_max_seconds", "Longest stall of training by a checkpoint.", registry=r
@@ -53,24 +66,35 @@ class WorkerMetrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=r,
         )
-        self._server: WSGIServer | None = None
+        self.healthy = Gauge("ecdctr_healthy", "1: /healthz answers 200.", registry=r)
+        self.ready = Gauge("ecdctr_ready", "1: /readyz answers 200.", registry=r)
+        self.alert_deliveries = Counter(
+            "ecdctr_alert_deliveries",
+            "Alerts handed on, by channel and what came of it.",
+            ["channel", "outcome"],
+            registry=r,
+        )
+        self.freshness = Freshness(DOMAIN_NAMES, span_s=FRESHNESS_SPAN_S, now=now)
+        r.register(self.freshness)
 
-    def serve(self, host: str, port: int) -> int:
-        """Serve ``/metrics`` from a thread of its own; returns the port."""
-        try:
-            self._server, _ = start_http_server(port, addr=host, registry=self.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"monitor.port = {port} cannot be bound on {host} ({error.strerror}): choose another, or 0 for none"
-            ) from error
-        return int(self._server.server_port)
 
-    def close(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+class Total:
+    """A counter that is told its total, by an owner that counts itself.
+
+    >>> total = Total(Counter("example", "An example.", registry=CollectorRegistry()))
+    >>> total.set(3); total.set(5); total.value
+    5.0
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self.value = 0.0
+
+    def set(self, total: float) -> None:
+        """Count up to ``total``; less than before changes nothing."""
+        if total > self.value:
+            self._counter.inc(total - self.value)
+            self.value = float(total)
 
 
 class RunningMean:

@@ -1,11 +1,16 @@
-"""Settings of what comes in: topics, the worker, and its metrics endpoint."""
+"""Settings of what comes in: topics, the worker, and what it shows of itself."""
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
 
 from models.batch import AD, NATURAL
 from models.settings import Section
+from monitor.settings import WatchSettings
+from state.errors import ConfigError
 
 __all__ = ["MonitorSettings", "TopicSettings", "WorkerSettings"]
 
@@ -79,7 +84,64 @@ class WorkerSettings(Section):
 
 
 class MonitorSettings(Section):
-    """The metrics endpoint."""
+    """What watches: the page and its port, alerts, what is watched."""
 
-    host: str = Field(default="127.0.0.1", description="Address it listens on; 0.0.0.0 in a container.")
-    port: int = Field(default=9108, ge=0, le=65535, description="Port of /metrics; 0: none.")
+    host: str = Field(
+        default="127.0.0.1", description="Address the page and /metrics listen on; 0.0.0.0 in a container."
+    )
+    port: int = Field(default=9108, ge=0, le=65535, description="Port of the page and of /metrics; 0: none.")
+    watchdog_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Records wait and no step was done for so long: /healthz answers 503. Above the longest release.",
+    )
+    alerts_topic: str = Field(
+        default="ecdctr-alerts", description="Topic that alerts go to as JSON, made if absent; empty: none."
+    )
+    webhook_url: SecretStr | None = Field(
+        default=None,
+        description="Alerts are posted here as JSON; better from the environment or webhook_url_file. Never printed.",
+    )
+    webhook_url_file: Path | None = Field(
+        default=None, description="File whose first line is the webhook's address."
+    )
+    webhook_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=60,
+        description="A webhook that does not answer for so long is tried again later.",
+    )
+    watch: WatchSettings = Field(
+        default_factory=WatchSettings, description="Windows, drift, forgetting, alert rules."
+    )
+
+    @model_validator(mode="after")
+    def _one_webhook(self) -> MonitorSettings:
+        if self.webhook_url is not None and self.webhook_url_file is not None:
+            raise ValueError("give webhook_url or webhook_url_file, not both")
+        if self.webhook_url is not None:
+            _check_webhook("webhook_url", self.webhook_url.get_secret_value())
+        return self
+
+    def webhook(self) -> str | None:
+        """The webhook's address, read from ``webhook_url_file`` where that is set."""
+        if self.webhook_url_file is None:
+            return None if self.webhook_url is None else self.webhook_url.get_secret_value()
+        try:
+            lines = self.webhook_url_file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(
+                f"monitor.webhook_url_file {self.webhook_url_file}: {error.strerror}"
+            ) from error
+        address = lines[0].strip() if lines else ""
+        try:
+            _check_webhook(f"monitor.webhook_url_file {self.webhook_url_file}", address)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return address
+
+
+def _check_webhook(name: str, address: str) -> None:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name}: an address begins with https:// or http:// and names a host")

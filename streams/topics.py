@@ -17,7 +17,7 @@ from replay.offsets import true_ends
 from state.errors import BrokerUnavailableError, StreamError
 from streams.settings import TopicSettings
 
-__all__ = ["PartitionState", "describe_topics", "ensure_topics", "partition_counts"]
+__all__ = ["PartitionState", "describe_topics", "ensure_topic", "ensure_topics", "partition_counts"]
 
 log = logging.getLogger("ecdctr.topics")
 
@@ -83,6 +83,13 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
                     partitions,
                 )
     return {name: there[name] for name in wanted}
+
+
+def ensure_topic(connection: KafkaSettings, name: str, replication: int) -> None:
+    """Create a topic of one partition, so that its records have one order, if it is absent."""
+    with _admin(connection) as admin:
+        if not _counts(admin, [name]):
+            _create(admin, name, 1, replication)
 
 
 def partition_counts(connection: KafkaSettings, names: list[str]) -> dict[str, int]:

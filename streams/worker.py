@@ -9,17 +9,14 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from models.batch import Batch
 from models.engine import Engine
 from models.events import EventDecoder
-from models.trainer import StepResult
-from monitor.metrics import RunningMean, WorkerMetrics
-from replay.align import Aligner, Step
+from replay.align import Aligner
 from replay.connection import KafkaSettings
 from replay.kafka_log import KafkaLog
 from replay.run import redo
@@ -30,6 +27,7 @@ from streams.app import StreamApp, run_app
 from streams.broker_watch import BrokerWatch
 from streams.dead_letters import DeadLetter, DeadLetters
 from streams.handoff import AlignedIntake, TrainerThread
+from streams.reporting import Reporter
 from streams.retention import settle_positions
 from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 from streams.topics import ensure_topics
@@ -80,11 +78,10 @@ class Worker:
         ad_batch: int,
     ) -> None:
         self._make_engine, self._decoder, self._make_log = make_engine, decoder, make_log
-        self._kafka, self._topics, self._worker, self._monitor = kafka, topics, worker, monitor
+        self._kafka, self._topics, self._worker = kafka, topics, worker
         self._lock = FolderLock(state_folder)
         self._batches = {"natural_batch": natural_batch, "ad_batch": ad_batch}
-        self._metrics = WorkerMetrics()
-        self._means: dict[str, RunningMean] = {}
+        self._report = Reporter(decoder.schema, kafka, topics, monitor)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._stopped = False
@@ -111,6 +108,7 @@ class Worker:
             log.info("stopped before the state folder became free")
             return 0
         try:
+            self._report.serve()
             engine = self._engine = self._make_engine(on_checkpoint=self._publish, on_skipped=self._bury)
             try:
                 with contextlib.suppress(_StopAskedError):
@@ -124,7 +122,7 @@ class Worker:
             engine.close()
             log.info("stopped at step %d; %s", engine.step, _rows(engine))
         finally:
-            self._metrics.close()
+            self._report.close()
             self._lock.release()
         return 0
 
@@ -163,6 +161,7 @@ class Worker:
 
     def _recover(self, engine: Engine, reset_offsets: str | None) -> tuple[Positions, dict[Key, int]]:
         """Give the position and the known end of every partition."""
+        self._report.health.enter("recovering")
         self._patiently(lambda: ensure_topics(self._kafka, self._topics))
         with self._patiently(lambda: self._make_log(self._decoder)) as kafka:
             keys = kafka.partitions()
@@ -187,6 +186,7 @@ class Worker:
         return positions, ends
 
     def _stop_redo(self, _rows: int, _clock: int) -> None:
+        self._report.health.step()
         if self._stopped:
             raise _StopAskedError
 
@@ -232,7 +232,7 @@ class Worker:
             self._worker.queue_length,
             on_taken=intake.taken,
             on_failure=self._trainer_failed,
-            on_step=self._on_step,
+            on_step=partial(self._report.stepped, engine),
         )
         intake.attach(trainer)
         self._letters = DeadLetters(self._kafka, self._topics)
@@ -240,9 +240,7 @@ class Worker:
         unburied, self._unburied = self._unburied, []
         for batch, reason in unburied:
             await self._letters.send(await loop.run_in_executor(None, self._letters_of, batch, reason))
-        if self._monitor.port:
-            port = self._metrics.serve(self._monitor.host, self._monitor.port)
-            log.info("metrics on http://%s:%d/metrics", self._monitor.host, port)
+        self._report.begin(engine)
         trainer.start()
         self._in_doubt = False
         watch = BrokerWatch(
@@ -284,6 +282,7 @@ class Worker:
                 wait = RETRY_S[min(attempt, len(RETRY_S) - 1)]
                 attempt = 0 if self._app.records else attempt + 1
                 log.warning("%s; training goes on when it answers again", error)
+                self._report.waiting_for = str(error)
                 try:
                     await asyncio.wait_for(stop.wait(), wait)
                 except TimeoutError:
@@ -303,6 +302,7 @@ class Worker:
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
+        self._report.health.enter("failed", f"training has ended: {error}")
         self._failure = self._failure or error
         if self._stop is not None:
             self._stop.set()
@@ -348,46 +348,15 @@ class Worker:
                 for r in kafka.raw(part)
             ]
 
-    def _on_step(self, step: Step, result: StepResult, seconds: float) -> None:
-        """From the trainer's thread."""
-        m = self._metrics
-        m.steps.labels(step.kind).inc()
-        m.rows.labels(step.kind).inc(result.n if result.skipped is None else 0)
-        m.step_seconds.labels(step.kind).observe(seconds)
-        label = step.batch.label[result.scored].astype(np.float64)
-        for arm, p in result.scores.items():
-            if not len(p):
-                continue
-            q = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
-            loss = -float(np.sum(label * np.log(q) + (1 - label) * np.log1p(-q)))
-            name = f"{step.kind}/{arm}"
-            for kind, total in (("loss", loss), ("p", float(q.sum())), ("y", float(label.sum()))):
-                self._means.setdefault(f"{name}/{kind}", RunningMean()).add(total, len(p))
-            m.log_loss.labels(arm).set(self._means[f"{name}/loss"].value)
-            clicks = self._means[f"{name}/y"].value
-            if clicks > 0:
-                m.pcoc.labels(arm).set(self._means[f"{name}/p"].value / clicks)
-
     async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
         """Gauges once a second."""
-        m = self._metrics
-        buried: dict[str, int] = {}
         while True:
             await asyncio.sleep(1.0)
-            progress = engine.progress
-            m.clock.set(engine.clock / 1000)
-            m.releases.set(progress.releases)
-            m.checkpoints.set(progress.checkpoints)
-            m.checkpoint_failures.set(progress.checkpoint_failures)
-            m.stall.set(progress.stall_s_max)
-            m.waiting.set(intake.waiting_rows)
-            m.late_rows.set(intake.aligner.late_rows)
-            for topic in self._topics.domains:
-                m.lag.labels(topic).set(intake.lag(topic, engine.positions))
-            if self._letters is not None:
-                for reason, count in self._letters.counts.items():
-                    m.dead_letters.labels(reason).inc(count - buried.get(reason, 0))
-                    buried[reason] = count
+            if self._app is not None and self._app.records:
+                self._report.waiting_for = None
+            self._report.tick(engine, intake, {} if self._letters is None else self._letters.counts)
+            # In a thread: a snapshot of the monitor may take a moment.
+            await asyncio.to_thread(self._report.station.deliver)
 
     async def _tell(self, engine: Engine, intake: AlignedIntake) -> None:
         """One line of progress now and then, while there is any."""

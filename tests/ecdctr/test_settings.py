@@ -76,10 +76,45 @@ def test_a_file_that_is_not_there_is_an_error_not_the_defaults(tmp_path):
 
 def test_the_dump_reads_back_to_the_same(tmp_path):
     first = load_settings(
-        None, ["model.hidden=[32]", 'topics.ad="x"', "state.keep_checkpoints=7"], environ={}
+        None,
+        [
+            "model.hidden=[32]",
+            'topics.ad="x"',
+            "state.keep_checkpoints=7",
+            "monitor.watch.drift.cells=32",
+            'monitor.watch.rules=[{name = "low", metric = "gauc", below = 0.6, severity = "critical"}]',
+        ],
+        environ={},
     ).settings
     again = load_settings(write(tmp_path, dump_toml(first)), environ={}).settings
     assert again == first
+
+
+def test_a_webhook_is_never_shown(tmp_path):
+    address = "https://hooks.example/services/t0ken"
+    loaded = load_settings(environ={"ECDCTR_MONITOR__WEBHOOK_URL": address})
+    assert loaded.settings.monitor.webhook() == address
+    shown = "\n".join(f"{k} {v}" for k, v, _, _ in settings_table(loaded)) + dump_toml(loaded.settings)
+    assert "t0ken" not in shown
+    for wrong in ("hooks.example/t0ken", "ftp://hooks.example/t0ken"):
+        with pytest.raises(ConfigError, match=r"monitor.*https://") as failure:
+            load_settings(environ={"ECDCTR_MONITOR__WEBHOOK_URL": wrong})
+        assert "t0ken" not in str(failure.value)
+
+
+def test_a_webhook_from_a_file(tmp_path):
+    file = tmp_path / "hook"
+    file.write_text("https://hooks.example/t0ken\n", encoding="utf-8")
+    read = load_settings(environ={"ECDCTR_MONITOR__WEBHOOK_URL_FILE": str(file)}).settings.monitor
+    assert read.webhook() == "https://hooks.example/t0ken"
+    file.write_text("t0ken", encoding="utf-8")
+    with pytest.raises(ConfigError, match="webhook_url_file") as failure:
+        read.webhook()
+    assert "t0ken" not in str(failure.value)
+    with pytest.raises(ConfigError, match="missing"):
+        load_settings(
+            environ={"ECDCTR_MONITOR__WEBHOOK_URL_FILE": str(tmp_path / "missing")}
+        ).settings.monitor.webhook()
 
 
 def test_a_password_is_never_shown(tmp_path):

@@ -1,0 +1,137 @@
+// What is not a chart: state of the worker, figures, alerts, the drift table, the table of marks.
+
+import { clock, count, drawing, duration, element, fillTable, fixed, percent, signed } from "/format.js";
+import { markRows } from "/charts.js";
+
+const $ = (id) => document.getElementById(id);
+const said = {};
+
+// Live regions speak when their text changes: it is set only then.
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function showWorker(worker, lostSince) {
+  const pill = $("status");
+  const lost = lostSince !== undefined;
+  pill.className = `pill ${lost ? "lost" : !worker.healthy ? "unwell" : worker.ready ? "ok" : ""}`;
+  say(pill.querySelector(".text"), lost ? "connection lost" : worker.healthy ? worker.phase : "unhealthy");
+  say($("reason"), lost ? `Nothing heard since ${clock(lostSince)} UTC; trying again. What is shown may be old.` : worker.reason === "training" ? "" : worker.reason);
+  if (worker) say($("version"), `ecdctr ${worker.version}`);
+}
+
+export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
+  if (!worker) return;
+  const last = (values = []) => values.findLast((v) => v !== null);
+  const sum = (prefix) => {
+    const found = Object.keys(live).filter((k) => k.startsWith(prefix)).map((k) => last(live[k]) ?? 0);
+    return found.length ? found.reduce((a, b) => a + b, 0) : undefined;
+  };
+  const gain = transfer.gauc ?? {};
+  const tone = gain.low > 0 ? "good" : gain.high < 0 ? "bad" : "";
+  const ads = windows["1d"]?.ad ?? {};
+  const months = worker.tpm_months ?? [];
+  const facts = [
+    ["Event clock", clock(worker.event_clock_ms), "event time, UTC"],
+    ["Rows a second", count(sum("rows/")), `${count(worker.rows.natural + worker.rows.ad)} in all`],
+    ["Lag", count(sum("lag/")), "records"],
+    ["Freshness of ads", duration(last(live["fresh/ad p50"])), `p99 ${duration(last(live["fresh/ad p99"]))}`],
+    ["A-CTR minus ads-only", signed(3)(gain.value), `${signed(3)(gain.low)} to ${signed(3)(gain.high)} GAUC`, tone],
+    ["CPM releases", count(worker.releases), months.length ? `TPM ${months.at(-1)}` : "no TPM month yet"],
+    ["Ads with TPM vectors", percent(0)(ads.tpm_share), `${percent(1)(ads.unseen_users)} unseen users, 1 day`],
+    ["Dead letters", count(sum("dead/") ?? 0), "since the start"],
+  ];
+  const key = JSON.stringify(facts);
+  if (said.facts === key) return;
+  said.facts = key;
+  $("facts").replaceChildren(...facts.map(([name, value, more, tone]) =>
+    element("div", {}, element("dt", {}, name), element("dd", { class: tone || null }, value, more ? element("small", {}, more) : ""))));
+}
+
+// -- alerts
+
+export function showAlerts({ raised: active = [], resolved: recent = [] }) {
+  const list = $("alerts-active");
+  const there = new Map([...list.children].map((li) => [li.dataset.key, li]));
+  const worst = (a) => ["critical", "warning", "info"].indexOf(a.severity);
+  const wanted = [...active].sort((a, b) => worst(a) - worst(b)).map((a) => [`${a.key}@${a.raised_ms}`, a]);
+  for (const [key, li] of there) if (!wanted.some(([k]) => k === key)) li.remove();
+  wanted.forEach(([key, alert], i) => {
+    let li = there.get(key);
+    if (!li) {
+      li = alertItem(alert);
+      li.dataset.key = key;
+    }
+    say(li.querySelector(".size"), size(alert));
+    if (list.children[i] !== li) list.insertBefore(li, list.children[i] ?? null);
+  });
+  $("alerts-none").hidden = active.length > 0;
+  document.title = (active.length ? `(${active.length}) ` : "") + "ecdctr monitor";
+  const past = $("alerts-past");
+  past.hidden = !recent.length;
+  const key = JSON.stringify(recent);
+  if (said.recent === key) return;
+  said.recent = key;
+  past.querySelector("summary").textContent = `Resolved lately: ${recent.length}`;
+  past.querySelector("ul").replaceChildren(...recent.map((a) => alertItem(a)));
+}
+
+const rounded = (v) => (v === null ? "" : Number(v.toPrecision(3)).toLocaleString("en").replace("-", "\u2212"));
+
+// How large, and what would have been well.
+function size({ value, limit }) {
+  if (value === null || value === undefined) return "";
+  return `Now ${rounded(value)}${limit === null || limit === undefined ? "" : `, limit ${rounded(limit)}`}.`;
+}
+
+function alertItem(alert) {
+  const resolved = alert.status === "resolved";
+  const when = resolved ? `${clock(alert.since_ms)} to ${clock(alert.resolved_ms)} UTC` : `since ${clock(alert.since_ms)} UTC`;
+  return element("li", { class: alert.severity },
+    element("span", { class: "level" }, resolved ? "resolved" : alert.severity),
+    element("span", { class: "what" }, alert.what),
+    element("span", { class: "when" }, when),
+    element("span", { class: "more" }, element("span", { class: "size" }, resolved ? "" : size(alert)), alert.cause ? ` Likely cause: ${alert.cause.replace(/\.$/, "")}.` : ""));
+}
+
+// -- tables
+
+const ARM_NAMES = { cpm: "CPM", actr: "A-CTR", ads_only: "ads-only" };
+const SIGNALS = { log_loss: "log loss", pcoc: "PCOC", ctr: "CTR" };
+const WHERE = { natural: "natural", ad: "ads", both: "both" };
+// Usual reading of PSI: below 0.1 stable, above 0.25 moved.
+const PSI_FULL = 0.5;
+
+export function showDrift({ reference = {}, evaluated_at: at, table = [], detectors = [] }) {
+  $("drift-words").textContent = !reference.ready
+    ? "The reference is still being gathered: comparisons begin when it is whole."
+    : `Against ${reference.name || "the reference"} (${clock(reference.from)} to ${clock(reference.until)}), the largest effect first; compared at ${clock(at)}. ` +
+      "PSI below 0.1 is stable, above 0.25 has moved. Red: large enough, and proven.";
+  fillTable($("drift-table"),
+    ["What", "PSI", { name: "Where", text: true }, { name: "By how much", text: true }, "Since (UTC)", "Jensen-Shannon", { name: "Kind", text: true }],
+    table.map((r) => ({ kind: r.moved ? "moved" : null, values: [ARM_NAMES[r.name] ?? r.name, bar(r.psi), text(WHERE[r.domain] ?? r.domain, "short"), text(r.said ?? ""), r.since ? clock(r.since) : "\u2013", fixed(4)(r.js), text(r.what, "short")] })),
+    "Nothing was compared yet.");
+  $("detectors").hidden = !detectors.length;
+  fillTable($("detectors").querySelector("table"), ["Signal", { name: "Where", text: true }, "Detector", "Changes", "Last (UTC)", "Level"],
+    detectors.map((d) => [`${SIGNALS[d.signal] ?? d.signal}, ${ARM_NAMES[d.arm] ?? (d.arm || "observed")}`, text(WHERE[d.domain] ?? d.domain, "short"), d.detector, count(d.changes), d.last ? clock(d.last) : "\u2013", fixed(3)(d.level)]));
+}
+
+const VERDICTS = { better: "the transfer helps", worse: "negative transfer", undecided: "not decided yet" };
+
+export function showTransfer({ days, rows, users, verdict }) {
+  const over = rows ? `Over the last ${days} days: ${count(rows)} impressions of ${count(users)} users; ${VERDICTS[verdict] ?? verdict}.` : "";
+  say($("transfer-words"), `What natural clicks add to the ads model, against a control that never saw them. ${over}`);
+}
+
+const text = (words, size = "") => element("td", { class: `text ${size}` }, words);
+
+function bar(value) {
+  const width = Math.max(0, Math.min(1, (value ?? 0) / PSI_FULL)) * 88;
+  return element("td", { class: "value" }, element("span", {}, fixed(3)(value)), drawing("0 0 88 8",
+    ["rect", { class: "track", width: 88, height: 8, rx: 2 }], ["rect", { width, height: 8, rx: 2 }]));
+}
+
+export function showMarks(marks) {
+  fillTable($("marks").querySelector("table"), ["When (UTC)", "What", { name: "", text: true }], markRows(marks).reverse(), "No release yet.");
+}
+

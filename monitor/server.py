@@ -1,0 +1,237 @@
+"""The worker's HTTP server: ``/metrics``, health, JSON, server-sent events and the dashboard page."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from monitor.feed import Feed
+from monitor.health import Health
+from state.errors import ConfigError
+
+__all__ = ["MonitorServer"]
+
+log = logging.getLogger("ecdctr.monitor")
+
+MAX_STREAMS = 16
+"""Pages that may be open at a time: each costs a thread."""
+
+HEARTBEAT_S = 15.0
+"""A stream says something at least so often: proxies and browsers drop silent ones."""
+
+REQUEST_TIMEOUT_S = 30.0
+"""A client that neither sends nor takes for so long is dropped."""
+
+HEADERS = {
+    # Only what this server ships is loaded, whatever a name in the data holds.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+_TYPES = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+    "LICENSE": "text/plain",
+}
+
+
+class MonitorServer:
+    """Serves from threads of its own; never in the way of training.
+
+    =====================  ==============================================================================
+    ``/``                  the dashboard
+    ``/metrics``           Prometheus
+    ``/healthz``           200, or 503 when no progress is made although rows wait; JSON with the reason
+    ``/readyz``            200 once it is live and healthy
+    ``/api/snapshot``      everything the page shows; ``/api/snapshot/drift`` gives one section
+    ``/api/events``        the same as server-sent events: one named after each section that has changed
+    =====================  ==============================================================================
+
+    Parameters
+    ----------
+    registry, health, feed
+        What is shown.
+    every_s
+        Seconds between two looks for changed sections, per open page.
+    max_streams
+        Event streams at a time.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        health: Health,
+        feed: Feed,
+        *,
+        every_s: float = 2.0,
+        max_streams: int = MAX_STREAMS,
+    ) -> None:
+        self.registry, self.health, self.feed = registry, health, feed
+        self.every_s = every_s
+        self.closing = threading.Event()
+        self.streams = threading.BoundedSemaphore(max_streams)
+        self.files = _static_files()
+        self._http: _Http | None = None
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (another one where ``port`` is 0)."""
+        try:
+            self._http = _Http(self, host, port)
+        except OSError as error:
+            raise ConfigError(
+                f"monitor.port = {port} cannot be bound on {host} ({error.strerror or error}): choose another, or 0 for none"
+            ) from error
+        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="monitor", daemon=True).start()
+        return int(self._http.server_address[1])
+
+    def close(self) -> None:
+        """Stop listening and end the open streams."""
+        self.closing.set()
+        http, self._http = self._http, None
+        if http is not None:
+            http.shutdown()
+            http.server_close()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, owner: MonitorServer, host: str, port: int) -> None:
+        self.owner = owner
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        log.debug("a request of %s broke off", client_address, exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+    protocol_version = "HTTP/1.1"
+    server_version = "ecdctr"
+    sys_version = ""
+    timeout = REQUEST_TIMEOUT_S
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        owner = self.server.owner
+        if path == "/metrics":
+            encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+            self._answer(HTTPStatus.OK, encode(owner.registry), content_type)
+        elif path in ("/healthz", "/readyz"):
+            verdict = owner.health.verdict()
+            ok = verdict.healthy if path == "/healthz" else verdict.ready
+            status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+            self._json(status, msgspec.json.encode(verdict.to_json(ok=ok)))
+        elif path == "/api/snapshot":
+            self._json(HTTPStatus.OK, owner.feed.whole())
+        elif path.startswith("/api/snapshot/"):
+            self._section(path.removeprefix("/api/snapshot/"))
+        elif path == "/api/events":
+            self._events()
+        elif (found := owner.files.get(path)) is not None:
+            self._answer(HTTPStatus.OK, *found)
+        else:
+            self._problem(HTTPStatus.NOT_FOUND, f"nothing is at {path}")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _section(self, name: str) -> None:
+        sections = self.server.owner.feed.sections()
+        if name in sections:
+            self._json(HTTPStatus.OK, sections[name])
+        else:
+            self._problem(HTTPStatus.NOT_FOUND, f"no section {name}; there are {', '.join(sections)}")
+
+    def _events(self) -> None:
+        owner = self.server.owner
+        if self.command == "HEAD":
+            self._answer(HTTPStatus.OK, b"", "text/event-stream")
+        elif not owner.streams.acquire(blocking=False):
+            self._problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open: close one")
+        else:
+            try:
+                self._stream()
+            except OSError:  # the page was closed
+                log.debug("an event stream ended")
+            finally:
+                owner.streams.release()
+
+    def _stream(self) -> None:
+        """Send the sections, then each one again whenever it has changed, until the page goes away."""
+        owner = self.server.owner
+        self.close_connection = True
+        self.send_response(HTTPStatus.OK)
+        self._headers("text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"retry: 2000\n\n")
+        sent: dict[str, bytes] = {}
+        silent_s = 0.0
+        while True:
+            try:
+                sections = owner.feed.sections()
+            except Exception:  # the page shows what it has; the next look may be better
+                log.exception("the snapshot for the dashboard failed")
+                sections = {}
+            changed = {k: v for k, v in sections.items() if sent.get(k) != v}
+            for name, body in changed.items():
+                self.wfile.write(b"event: %s\ndata: %s\n\n" % (name.encode(), body))
+            sent.update(changed)
+            silent_s = 0.0 if changed else silent_s + owner.every_s
+            if silent_s >= HEARTBEAT_S:
+                self.wfile.write(b": still here\n\n")
+                silent_s = 0.0
+            if owner.closing.wait(owner.every_s):
+                return
+
+    # -- answers
+
+    def _json(self, status: HTTPStatus, body: bytes) -> None:
+        self._answer(status, body, "application/json")
+
+    def _problem(self, status: HTTPStatus, text: str) -> None:
+        self._json(status, msgspec.json.encode({"error": text}))
+
+    def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self._headers(content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _headers(self, content_type: str) -> None:
+        self.send_header("Content-Type", content_type)
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("%s " + format, self.address_string(), *args)
+
+
+def _static_files() -> dict[str, tuple[bytes, str]]:
+    """What the page consists of, by path, with the content type."""
+    out = {}
+    for file in files("monitor").joinpath("page").iterdir():
+        content_type = _TYPES.get(file.name.rpartition(".")[2])
+        if content_type is not None:
+            out["/" + file.name] = (file.read_bytes(), f"{content_type}; charset=utf-8")
+    out["/"] = out.pop("/index.html")
+    return out

@@ -1,0 +1,249 @@
+"""What a worker shows of itself: metrics, health, the recent past, the monitor's figures, alerts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import DOMAIN_NAMES
+from monitor.delivery import AlertDelivery, Send
+from monitor.feed import Feed
+from monitor.figures import MonitorCollector
+from monitor.health import Health
+from monitor.live import LiveSeries
+from monitor.metrics import WorkerMetrics
+from monitor.rules import Alert
+from monitor.server import MonitorServer
+
+__all__ = ["Station", "Watcher"]
+
+log = logging.getLogger("ecdctr.monitor")
+
+RESOLVED_SHOWN = 50
+TRANSFER_POINTS = 1_000
+SNAPSHOT_AGE_S = 1.0
+"""Scrapes, pages and alerts share a snapshot for so long."""
+
+
+class Watcher(Protocol):
+    """What the station needs of :class:`monitor.monitor.Monitor`."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        ...
+
+    def take_events(self) -> list[Alert]:
+        """Alerts raised or resolved since the last call."""
+        ...
+
+
+class Station:
+    """Collects what the worker says, and serves it.
+
+    The worker calls :meth:`stepped` after each step, :meth:`tick` and :meth:`deliver` about once a second.
+
+    Parameters
+    ----------
+    watcher
+        The monitor; None: its sections stay empty.
+    channels
+        Where alerts go beside the log: ``{name: send}``.
+    watchdog_s
+        See :class:`monitor.health.Health`.
+    version
+        Shown on the page and in ``ecdctr_build_info``.
+    now, wall
+        Monotonic and epoch seconds.
+
+    Examples
+    --------
+    >>> station = Station(version="0.1.0")
+    >>> station.health.enter("live"); station.stepped("ad", np.array([1_000]), rows=1)
+    >>> station.tick(event_clock_ms=1_000, lag={"ad-clicks": 3})
+    >>> station.document()["worker"]["rows"]
+    {'natural': 0, 'ad': 1}
+    >>> station.close()
+    """
+
+    def __init__(
+        self,
+        watcher: Watcher | None = None,
+        *,
+        channels: Mapping[str, Send] | None = None,
+        watchdog_s: float = 300.0,
+        version: str = "",
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        live: LiveSeries | None = None,
+    ) -> None:
+        self.watcher = watcher
+        self.version = version
+        self.health = Health(watchdog_s, now)
+        self.metrics = WorkerMetrics(now)
+        self.metrics.build.info({"version": version})
+        self.metrics.registry.register(MonitorCollector(self.snapshot))
+        self.live = live or LiveSeries()
+        self.feed = Feed(self.document, max_age_s=SNAPSHOT_AGE_S, now=now)
+        self._now, self._wall = now, wall
+        self._lock = threading.Lock()
+        self._delivery = AlertDelivery(
+            channels or {}, outcome=lambda c, what: self.metrics.alert_deliveries.labels(c, what).inc()
+        )
+        self._server: MonitorServer | None = None
+        self._snapshot: dict[str, Any] = {}
+        self._snapshot_at = -float("inf")
+        self._failing = False
+        self._resolved: deque[dict[str, Any]] = deque(maxlen=RESOLVED_SHOWN)
+        self._transfer: deque[tuple[int, dict[str, float]]] = deque(maxlen=TRANSFER_POINTS)
+        self._rows = dict.fromkeys(DOMAIN_NAMES, 0)
+        self._dead: dict[str, int] = {}
+        self._worker: dict[str, Any] = {"event_clock_ms": None, "releases": 0, "tpm_months": []}
+        self._rate_from: tuple[float, dict[str, int]] = (now(), dict(self._rows))
+
+    # -- what the worker says
+
+    def stepped(self, kind: str, ts_ms: NDArray[np.int64], *, rows: int) -> None:
+        """A step ended: event times of its rows, and how many of them were learned (0: it was taken back)."""
+        wall = self._wall()
+        self.health.step()
+        self.metrics.last_step.set(wall)
+        self._rows[kind] += rows
+        if rows:
+            self.metrics.rows.labels(kind).inc(rows)
+            self.metrics.freshness.add(kind, wall - ts_ms / 1000)
+        else:
+            self.metrics.skipped.inc(len(ts_ms))
+
+    def tick(
+        self,
+        *,
+        event_clock_ms: int,
+        lag: Mapping[str, int],
+        dead_letters: Mapping[str, int] | None = None,
+        **worker: Any,
+    ) -> None:
+        """The state of things; call about once a second.
+
+        Parameters
+        ----------
+        event_clock_ms
+            Event time reached.
+        lag
+            Records of each topic not yet learned.
+        dead_letters
+            Events refused since the start, by reason.
+        worker
+            What else the page shows of the worker: ``releases``, ``tpm_months``.
+        """
+        self._worker.update(worker, event_clock_ms=event_clock_ms)
+        self.health.lag(sum(lag.values()))
+        verdict = self.health.verdict()
+        self.metrics.healthy.set(verdict.healthy)
+        self.metrics.ready.set(verdict.ready)
+        self.metrics.clock.set(event_clock_ms / 1000)
+        for topic, records in lag.items():
+            self.metrics.lag.labels(topic).set(records)
+        for reason, count in (dead_letters or {}).items():
+            self.metrics.dead_letters.labels(reason).inc(max(0, count - self._dead.get(reason, 0)))
+            self._dead[reason] = count
+        self._sample(lag)
+
+    def _sample(self, lag: Mapping[str, int]) -> None:
+        now, rows = self._now(), dict(self._rows)
+        then, before = self._rate_from
+        passed = max(now - then, 1e-9)
+        values: dict[str, float] = {f"rows/{d}": (rows[d] - before[d]) / passed for d in rows}
+        values |= {f"lag/{topic}": float(records) for topic, records in lag.items()}
+        values |= {f"dead/{reason}": float(count) for reason, count in self._dead.items()}
+        for domain in rows:
+            p50, p99 = self.metrics.freshness.quantiles(domain, (0.5, 0.99))
+            values |= {f"fresh/{domain} p50": p50, f"fresh/{domain} p99": p99}
+        if self.live.sample(round(self._wall(), 1), values):
+            self._rate_from = (now, rows)
+
+    def deliver(self) -> None:
+        """Hand on the alerts that were raised or resolved; call about once a second, from any one thread."""
+        if self.watcher is None:
+            return
+        for alert in self.watcher.take_events():
+            said = alert.to_json()
+            if said["status"] == "resolved":
+                self._resolved.appendleft(said)
+            self._delivery.send(said)
+        self._keep_transfer(self.snapshot())
+
+    def _keep_transfer(self, snapshot: Mapping[str, Any]) -> None:
+        """The monitor knows the figure of now; the chart shows how it came about."""
+        clock, gain = snapshot.get("clock"), snapshot.get("transfer", {}).get("gauc")
+        if clock is not None and gain and (not self._transfer or clock > self._transfer[-1][0]):
+            if self._transfer and gain == self._transfer[-1][1]:
+                return
+            self._transfer.append((clock, dict(gain)))
+
+    # -- what is shown
+
+    def snapshot(self) -> dict[str, Any]:
+        """The monitor's figures, at most :data:`SNAPSHOT_AGE_S` old."""
+        if self.watcher is None:
+            return {}
+        with self._lock:
+            if self._now() - self._snapshot_at >= SNAPSHOT_AGE_S:
+                self._snapshot_at = self._now()
+                try:
+                    self._snapshot = self.watcher.snapshot()
+                    self._failing = False
+                except Exception:  # the page shows what was known; the worker's own metrics must go on
+                    if not self._failing:
+                        log.exception("the monitor gave no snapshot: its last one is shown")
+                    self._failing = True
+            return self._snapshot
+
+    def document(self) -> dict[str, Any]:
+        """Sections of ``/api/snapshot``: ``worker`` and ``live``, then those of the monitor.
+
+        To the monitor's own ``transfer`` its past is added (``past``: columns ``t``, ``value``, ``low``, ``high``); ``alerts``
+        holds ``raised`` and, newest first, ``resolved``.
+        """
+        verdict = self.health.verdict()
+        worker = {
+            **self._worker,
+            "version": self.version,
+            "rows": dict(self._rows),
+            "healthy": verdict.healthy,
+            "ready": verdict.ready,
+            "phase": verdict.phase,
+            "reason": verdict.reason,
+        }
+        monitor = {
+            k: v for k, v in self.snapshot().items() if k not in ("clock", "rows", "alerts", "transfer")
+        }
+        past = list(self._transfer)
+        columns = {k: [p[k] for _, p in past] for k in ("value", "low", "high")}
+        transfer = {**self.snapshot().get("transfer", {}), "past": {"t": [t for t, _ in past], **columns}}
+        alerts = {"raised": self.snapshot().get("alerts", []), "resolved": list(self._resolved)}
+        return {
+            "worker": worker,
+            "live": self.live.to_json(),
+            **monitor,
+            "transfer": transfer,
+            "alerts": alerts,
+        }
+
+    def serve(self, host: str, port: int) -> int:
+        """Serve metrics, health, JSON and the page from threads; returns the port."""
+        self._server = MonitorServer(self.metrics.registry, self.health, self.feed)
+        return self._server.start(host, port)
+
+    def close(self) -> None:
+        """Stop serving; what alerts are queued is still delivered, for a few seconds at most."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._delivery.close()
