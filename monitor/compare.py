@@ -1,8 +1,10 @@
 """Two sketches against each other: what moved, by how much, and whether chance can explain it.
 
 Distributions (features, label, prediction): with shares ``p`` (reference) and ``q`` (now), the statistic is
-``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "nothing changed" comes from the groups of users and of items
-(linearised, as for ratios of cluster totals); ``T / E[T]`` is referred to an F distribution with Satterthwaite's degrees of freedom.
+``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "nothing changed but who came and what was shown" comes from the
+groups of users and of items: each group is compared with itself (linearised, as for ratios of cluster totals), and how
+differently the groups moved tells how far the whole moves by chance. ``T / E[T]`` is referred to an F distribution with
+Satterthwaite's degrees of freedom.
 This is the second-order correction of Rao and Scott, "On chi-squared tests for multiway contingency tables" (Annals of
 Statistics, 1984). Without it the dependence of a user's rows passes for drift.
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from scipy import special
 from monitor.cells import LABEL, PREDICTION, Cells
 from monitor.sketches import Sketch
 
-__all__ = ["Finding", "Thresholds", "adjust", "compare"]
+__all__ = ["Baseline", "Finding", "Thresholds", "adjust", "compare"]
 
 Floats = NDArray[np.float64]
 FEWEST_CLICKS = 20
@@ -84,8 +87,30 @@ def adjust(p: Floats) -> Floats:
     return out
 
 
+@dataclass(eq=False)
+class Baseline:
+    """A reference with what every comparison needs of it, computed once."""
+
+    sketch: Sketch
+
+    @cached_property
+    def index(self) -> NDArray[np.intp]:
+        """Cell numbers by (column, place)."""
+        return _padded(self.sketch.cells)[0]
+
+    @cached_property
+    def shares(self) -> tuple[Floats, Floats, Floats]:
+        """Rows, shares, and the groups' influence on them."""
+        return _shares(_by_column(self.sketch, self.index), self.sketch.groups)
+
+    @cached_property
+    def segments(self) -> _Segments:
+        """Level and slope of every cell."""
+        return _segments(self.sketch)
+
+
 def compare(
-    reference: Sketch,
+    reference: Sketch | Baseline,
     now: Sketch,
     domain: str,
     thresholds: Thresholds | None = None,
@@ -94,9 +119,10 @@ def compare(
 ) -> list[Finding]:
     """Everything that two sketches of one layout can tell; ``q_value`` is the caller's, over all domains."""
     limits = thresholds or Thresholds()
-    found = _distributions(reference, now, domain, limits)
+    base = reference if isinstance(reference, Baseline) else Baseline(reference)
+    found = _distributions(base, now, domain, limits)
     if behaviour:
-        found += _behaviours(reference, now, domain, limits)
+        found += _behaviours(base, now, domain, limits)
     return found
 
 
@@ -112,7 +138,7 @@ def _padded(cells: Cells) -> tuple[NDArray[np.intp], int]:
 def _by_column(sketch: Sketch, index: NDArray[np.intp]) -> Floats:
     """Counts as ``(columns, 2 G, places)``."""
     flat = sketch.counts.reshape(2 * sketch.groups, -1)
-    wide = np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)
+    wide = np.concatenate([flat, np.zeros((len(flat), 1), flat.dtype)], axis=1)
     return np.ascontiguousarray(wide[:, index].transpose(1, 0, 2))
 
 
@@ -126,17 +152,18 @@ def _shares(by_group: Floats, groups: int) -> tuple[Floats, Floats, Floats]:
     return rows[:, 0], share, influence * math.sqrt(groups / (groups - 1))
 
 
-def _distributions(reference: Sketch, now: Sketch, domain: str, limits: Thresholds) -> list[Finding]:
+def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds) -> list[Finding]:
+    reference = base.sketch
     g = reference.groups
-    index, _ = _padded(reference.cells)
-    rows_p, p, u = _shares(_by_column(reference, index), g)
+    index = base.index
+    rows_p, p, u = base.shares
     rows_q, q, v = _shares(_by_column(now, index), g)
     middle = (p + q) / 2
     scale = np.where(middle > 0, 1 / np.sqrt(np.maximum(middle, 1e-12)), 0.0)
-    w = np.concatenate([u, v], axis=1) * scale[:, None, :]
+    w = (v - u) * scale[:, None, :]
     # tr(C) and tr(C^2) of the covariance C = w' w; squared entries of w' w are those of w w'.
     trace = np.einsum("fgk,fgk->f", w, w)
-    square = (np.matmul(w.transpose(0, 2, 1), w) ** 2).sum((1, 2))
+    square = _squared(w, g)
     statistic = ((q - p) ** 2 * scale**2).sum(1)
     dof = np.where(square > 0, trace**2 / np.maximum(square, 1e-300), 1.0)
     ratio = np.divide(statistic, trace, out=np.zeros_like(trace), where=trace > 0)
@@ -155,12 +182,15 @@ def _distributions(reference: Sketch, now: Sketch, domain: str, limits: Threshol
         detail: dict[str, Any] = {"expected_psi": float(trace[i])}
         if column.what == LABEL:
             before, after = float(p[i, 1]), float(q[i, 1])
-            noise = math.sqrt(float((w[i, :, 1] ** 2).sum() * middle[i, 1]))
-            moved = math.log(max(after, 1e-6) / max(before, 1e-6))
-            # The part of the change that chance does not explain (one standard error taken off).
-            certain = max(0.0, abs(moved) - noise / max(min(before, after), 1e-6))
-            effect = certain / limits.label_ratio
             detail |= {"before": before, "after": after}
+            if min(before, after) <= 0:
+                continue  # a ratio to nothing
+            # On the scale of ratios, where items of high and of low click rate move alike.
+            moved = math.log(after / before)
+            noise = math.sqrt(float(((v[i, :, 1] / after - u[i, :, 1] / before) ** 2).sum()))
+            p_value[i] = 2 * special.stdtr(g - 1, -abs(moved) / noise) if noise else 1.0
+            certain = max(0.0, abs(moved) - noise)  # what chance does not explain
+            effect = certain / limits.label_ratio
         else:
             effect = excess / (limits.psi if column.what == "feature" else 2.5 * limits.psi)
             gain = q[i, : column.size] - p[i, : column.size]
@@ -185,6 +215,13 @@ def _distributions(reference: Sketch, now: Sketch, domain: str, limits: Threshol
     return out
 
 
+def _squared(w: Floats, g: int) -> Floats:
+    """``tr((w' w)^2)`` of each column. Products small enough that BLAS does not wake threads for them (ours are training)."""
+    parts = w.reshape(len(w), -1, g // 2 if g % 2 == 0 else g, w.shape[2])
+    product = np.matmul(parts.transpose(0, 1, 3, 2), parts).sum(1)
+    return np.asarray(np.einsum("fkl,fkl->f", product, product))
+
+
 def _quantiles(before: Any, after: Any) -> dict[str, Any]:
     if before.is_empty() or after.is_empty():
         return {}
@@ -196,13 +233,13 @@ def _quantiles(before: Any, after: Any) -> dict[str, Any]:
 class _Segments:
     level: Floats
     slope: Floats
-    level_var: Floats
-    slope_var: Floats
+    level_influence: Floats
+    slope_influence: Floats
     enough: NDArray[np.bool_]
 
 
 def _segments(sketch: Sketch) -> _Segments:
-    """Level and slope of every cell relative to the whole, with their variances."""
+    """Level and slope of every cell relative to the whole, with the groups' influence on them ``(2 G, C)``."""
     g = sketch.groups
     features = sketch.cells.columns[: sketch.cells.features]
     # A bag counts a row in several cells: totals are each feature's own.
@@ -215,31 +252,33 @@ def _segments(sketch: Sketch) -> _Segments:
         rho = total[0] / total[1]
         level = np.log(y / (rho * p))
         slope = (yl - rho * pl) / qll
-        whole = (total[2] - rho * total[3]) / total[4]
-        variances = []
-        for side in range(2):
-            gy, gp, gyl, gpl, gqll = sketch.behaviour[side][:, :, : sums.shape[1]]
-            a = gy / y - gp / p
-            b = (gyl - rho * gpl - slope * gqll) / qll
-            variances.append(((a**2).sum(0), (b**2).sum(0)))
-        spread = g / (g - 1)
-        level_var = spread * (variances[0][0] + variances[1][0])
-        slope_var = spread * (variances[0][1] + variances[1][1])
+        groups = sketch.behaviour[:, :, :, : sums.shape[1]].transpose(1, 0, 2, 3)
+        gy, gp, gyl, gpl, gqll = groups.reshape(len(groups), 2 * g, -1)
+        spread = math.sqrt(g / (g - 1))
+        level_influence = spread * (gy / y - gp / p)
+        slope_influence = spread * (gyl - rho * gpl - slope * gqll) / qll
     enough = (y >= FEWEST_CLICKS) & (p >= FEWEST_CLICKS)
-    return _Segments(level, slope - whole, level_var, slope_var, enough)
+    for (
+        column
+    ) in features:  # the median: one segment that turned round must not bend the measure of the others
+        part = slice(column.offset, column.offset + column.size)
+        if enough[part].any():
+            slope[part] -= np.median(slope[part][enough[part]])
+    return _Segments(level, slope, level_influence, slope_influence, enough)
 
 
-def _behaviours(reference: Sketch, now: Sketch, domain: str, limits: Thresholds) -> list[Finding]:
+def _behaviours(base: Baseline, now: Sketch, domain: str, limits: Thresholds) -> list[Finding]:
+    reference = base.sketch
     if not (reference.behaviour[0, 1].any() and now.behaviour[0, 1].any()):
         return []
-    before, after = _segments(reference), _segments(now)
+    before, after = base.segments, _segments(now)
     usable = before.enough & after.enough
     g = reference.groups
     out = []
     with np.errstate(divide="ignore", invalid="ignore"):
         level, slope = after.level - before.level, after.slope - before.slope
-        level_se = np.sqrt(before.level_var + after.level_var)
-        slope_se = np.sqrt(before.slope_var + after.slope_var)
+        level_se = np.sqrt(((after.level_influence - before.level_influence) ** 2).sum(0))
+        slope_se = np.sqrt(((after.slope_influence - before.slope_influence) ** 2).sum(0))
         t = np.stack([np.abs(level) / level_se, np.abs(slope) / slope_se])
     t = np.where(usable & np.isfinite(t), t, 0.0)
     for column in reference.cells.columns[: reference.cells.features]:

@@ -52,12 +52,12 @@ class DriftSettings(Section):
         default="", description="Folder of a saved reference; empty: the first days that are seen become one."
     )
     reference_length: str = Field(default="7d", pattern=LENGTH, description="Length of a gathered reference.")
-    every: str = Field(default="1h", pattern=LENGTH, description="Event time between comparisons.")
+    every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
     cells: int = Field(default=64, ge=8, le=1024, description="Cells of a feature's histogram.")
     groups: int = Field(
         default=32, ge=8, le=64, description="Groups of users (items) that tell the variance."
     )
-    alpha: float = Field(default=0.001, gt=0, lt=1, description="False discovery rate of one comparison.")
+    alpha: float = Field(default=0.01, gt=0, lt=1, description="False discovery rate of one comparison.")
     psi: float = Field(default=0.1, gt=0, description="PSI (beyond what chance gives) that counts.")
     label_ratio: float = Field(default=0.25, gt=0, description="|ln(CTR / reference CTR)| that counts.")
     behaviour: float = Field(default=0.25, gt=0, description="|ln| or slope change of a segment that counts.")

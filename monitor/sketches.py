@@ -125,19 +125,21 @@ class Sketch:
 
     cells: Cells
     groups: int
-    counts: Floats
-    behaviour: Floats
+    counts: NDArray[Any]
+    behaviour: NDArray[Any]
     quantiles: list[Any] = field(default_factory=list)
     rows: int = 0
     first_ms: int = 0
     last_ms: int = 0
 
     @staticmethod
-    def empty(cells: Cells, groups: int) -> Sketch:
-        """Nothing seen yet."""
+    def empty(cells: Cells, groups: int, dtype: type[np.floating[Any]] = np.float64) -> Sketch:
+        """Nothing seen yet. float32 counts to 16 million a cell and group: enough for a part of a day."""
         shape = (groups, cells.total)
         kll = [kll_floats_sketch(KLL_K) for _ in cells.numeric]
-        return Sketch(cells, groups, np.zeros((2, *shape)), np.zeros((2, BEHAVIOUR, *shape)), kll)
+        return Sketch(
+            cells, groups, np.zeros((2, *shape), dtype), np.zeros((2, BEHAVIOUR, *shape), dtype), kll
+        )
 
     def add(self, block: Block) -> None:
         """Count rows."""

@@ -1,0 +1,259 @@
+"""Drift: the last day of each stream against the reference, ranked by effect; false alarms held down over all features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import Batch
+from models.features import FeatureSchema
+from monitor.compare import Baseline, Finding, Thresholds, adjust, compare
+from monitor.reference import HOURS, Reference
+from monitor.settings import DriftSettings
+from monitor.sketches import Block, Sketch, fix_cells
+from monitor.span import milliseconds
+
+__all__ = ["DriftWatch", "Row", "day_of"]
+
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+FIRST_ROWS = 256
+"""Rows that fix the cells of a domain, at least."""
+
+
+def day_of(ms: int) -> str:
+    """UTC date and minute, for sentences."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+@dataclass(slots=True)
+class Row:
+    """A line of the drift table: a finding, whether it counts, and since when."""
+
+    finding: Finding
+    domain: str
+    moved: bool
+    since_ms: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        f = self.finding
+        numbers = {
+            "effect": f.effect,
+            "psi": f.psi,
+            "js": f.js,
+            "p_value": f.p_value,
+            "q_value": f.q_value,
+        }
+        return {
+            "what": f.what,
+            "name": f.name,
+            "domain": self.domain,
+            **{k: float(v) if math.isfinite(v) else None for k, v in numbers.items()},
+            "moved": self.moved,
+            "since": self.since_ms,
+            "said": said(f),
+        }
+
+
+def said(f: Finding) -> str:
+    """By how much, in words."""
+    d = f.detail
+    if f.what == "label":
+        before, after = d["before"], d["after"]
+        times = after / before if before else math.inf
+        return f"CTR {before:.2%} -> {after:.2%} (x {times:.2f})"
+    if f.what == "behaviour":
+        where = f"segment {d['cell']} of {f.name}"
+        if d["kind"] == "level":
+            return (
+                f"clicks over predicted in {where}: x {math.exp(d['change']):.2f} against the other segments"
+            )
+        turned = " (likes have turned round)" if d["change"] < -1 else ""
+        return f"clicks follow predictions in {where} with slope {1 + d['change']:.2f} instead of 1{turned}"
+    if "quantiles" in d:
+        before, after = d["quantiles"]
+        return f"median {before[1]:.3g} -> {after[1]:.3g}, 5-95 % {before[0]:.3g}..{before[2]:.3g} -> {after[0]:.3g}..{after[2]:.3g}"
+    return f"share of cell {d['cell']}: {d['before']:.1%} -> {d['after']:.1%}"
+
+
+@dataclass(slots=True)
+class _Domain:
+    """The last day of one stream, in slots; and the reference it is held against."""
+
+    slots: dict[int, Sketch] = field(default_factory=dict)
+    baseline: Baseline | None = None
+
+
+class DriftWatch:
+    """Compares the last event day of each domain with a reference, slot by slot.
+
+    1. Without a given reference, the first ``reference_length`` of event time become one.
+    2. Rows are counted into slots of ``every``; as many as make a day are kept.
+    3. When a slot ends and the slots cover a day, everything is compared: all features, the label, the predictions and the
+       behaviour of segments, in both domains, under one false discovery rate.
+
+    A whole day is compared so that the daily course of a stream is no drift.
+
+    Parameters
+    ----------
+    schema, settings
+        The features; sizes and thresholds.
+    reference
+        A saved one; default: the settings' own, else gathered.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, settings: DriftSettings, reference: Reference | None = None
+    ) -> None:
+        self.schema, self.settings = schema, settings
+        if reference is None and settings.reference:
+            reference = Reference.load(settings.reference, schema)
+        self.reference = reference
+        self.ready = reference is not None
+        self.slot_ms = milliseconds(settings.every)
+        self.slots = max(1, round(DAY_MS / self.slot_ms))
+        self.evaluated_at: int | None = None
+        self.table: list[Row] = []
+        self._domains: dict[str, _Domain] = {}
+        self._suspect: dict[tuple[str, str, str], int] = {}
+        self._slot = -1
+        self._limits = Thresholds(settings.psi, settings.label_ratio, settings.behaviour)
+        self._length_ms = milliseconds(settings.reference_length)
+        self._began: int | None = None
+
+    def add(
+        self,
+        domain: str,
+        batch: Batch,
+        scored: NDArray[np.intp] | None = None,
+        p: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Rows of one domain; ``p``: what its main arm predicted for the rows ``scored``."""
+        if not len(batch):
+            return
+        if self.reference is None:
+            self._began = int(batch.ts.min())
+            self.reference = Reference(
+                "the first days", self.schema.fingerprint(), self._began, self._began + self._length_ms
+            )
+        d = self._domains.setdefault(domain, _Domain())
+        sketch = self.reference.sketches.get(domain)
+        if sketch is None:
+            if self.ready:  # a domain that the reference does not know
+                return
+            cells = fix_cells(self.schema, self.settings.cells, batch, p)
+            sketch = self.reference.sketches[domain] = Sketch.empty(cells, self.settings.groups)
+        block = Block.make(sketch.cells, sketch.groups, batch, scored, p)
+        if not self.ready:
+            early = batch.ts < self.reference.until_ms
+            self._gather(domain, sketch, batch, block, early)
+        slot = batch.ts // self.slot_ms
+        first, last = int(slot.min()), int(slot.max())
+        for s in range(first, last + 1):
+            if s <= self._slot - self.slots:
+                continue  # later than a day: counted as late elsewhere
+            rows = slot == s
+            part = block if first == last else block.take(rows)
+            if len(part.label):
+                d.slots.setdefault(s, Sketch.empty(sketch.cells, sketch.groups, np.float32)).add(part)
+
+    def _gather(
+        self, domain: str, sketch: Sketch, batch: Batch, block: Block, early: NDArray[np.bool_]
+    ) -> None:
+        assert self.reference is not None
+        if not early.any():
+            return
+        kept = block if early.all() else block.take(early)
+        sketch.add(kept)
+        ts, y = batch.ts[early], batch.label[early]
+        sketch.first_ms = sketch.first_ms or int(ts.min())
+        sketch.last_ms = max(sketch.last_ms, int(ts.max()))
+        hour = ts // HOUR_MS % HOURS
+        hours = self.reference.hours.setdefault(domain, np.zeros((2, HOURS)))
+        hours[0] += np.bincount(hour, weights=y, minlength=HOURS)
+        hours[1] += np.bincount(hour, minlength=HOURS)
+
+    def advance(self, clock_ms: int) -> bool:
+        """Event time has come so far; True when a comparison was made."""
+        slot = clock_ms // self.slot_ms
+        if self.reference is None or slot <= self._slot:
+            return False
+        first = self._slot < 0
+        self._slot = slot
+        for d in self._domains.values():
+            for s in [s for s in d.slots if s < slot - self.slots]:
+                del d.slots[s]
+        if not self.ready and clock_ms >= self.reference.until_ms:
+            self.ready = True
+        if first or not self.ready:
+            return False
+        return self._evaluate(slot * self.slot_ms)
+
+    def _evaluate(self, now_ms: int) -> bool:
+        """Compare the day that ends at ``now_ms``; slots that began before that day are gone already."""
+        assert self.reference is not None
+        found: list[Finding] = []
+        full = now_ms // self.slot_ms
+        for domain, d in self._domains.items():
+            reference = self.reference.sketches.get(domain)
+            slots = [s for s in d.slots if full - self.slots <= s < full]
+            if reference is None or not slots or min(slots) > full - self.slots:
+                continue
+            day = Sketch.empty(reference.cells, reference.groups)
+            for s in slots:
+                day.merge(d.slots[s])
+            if d.baseline is None:
+                d.baseline = Baseline(reference)
+            found += compare(d.baseline, day, domain, self._limits)
+        if not found:
+            return False
+        q_values = adjust(np.asarray([f.p_value for f in found]))
+        rows = []
+        for f, q in zip(found, q_values, strict=True):
+            f.q_value = float(q)
+            key = (f.what, f.name, f.domain)
+            if f.p_value < 0.01 and f.effect > 0.25:
+                since = self._suspect.setdefault(key, now_ms - self.slot_ms)
+            else:
+                self._suspect.pop(key, None)
+                since = now_ms
+            moved = f.q_value <= self.settings.alpha and f.effect >= 1
+            rows.append(Row(f, f.domain, moved, since if moved else None))
+        self.table = _both(rows)
+        self.evaluated_at = now_ms
+        return True
+
+    def to_json(self) -> dict[str, Any]:
+        """``reference``, ``evaluated_at`` and ``table`` of the snapshot."""
+        nothing = {
+            "name": "",
+            "from": None,
+            "until": None,
+            "rows": {"natural": 0, "ad": 0},
+            "ready": False,
+        }
+        about = nothing if self.reference is None else self.reference.about(ready=self.ready)
+        return {
+            "reference": about,
+            "evaluated_at": self.evaluated_at,
+            "table": [r.to_json() for r in self.table],
+        }
+
+
+def _both(rows: list[Row]) -> list[Row]:
+    """Strongest first; what moved in both domains is one line, with the stronger one's figures."""
+    by: dict[tuple[str, str], list[Row]] = {}
+    out = []
+    for row in sorted(rows, key=lambda r: (-r.moved, -r.finding.effect, r.finding.p_value)):
+        if row.moved:
+            twins = by.setdefault((row.finding.what, row.finding.name), [])
+            twins.append(row)
+            if len(twins) > 1:
+                twins[0].domain = "both"
+                continue
+        out.append(row)
+    return out

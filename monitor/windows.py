@@ -1,0 +1,341 @@
+"""Live windows of event time in bounded memory: counts, loss, calibration, AUC with a bound, GAUC on whole users.
+
+A window of 5 minutes, 1 hour or 1 day is made of 5, 12 or 24 slots, which slide with the event clock.
+
+- **Sums** (rows, clicks, predicted clicks, loss) are exact.
+- **AUC** comes from histograms of predicted log-odds. Two rows in one class count as a tie, so the true value is within
+  ``sum_k P_k N_k / (2 P N)`` of the one given, always (``P_k, N_k``: clicks and non-clicks in class k).
+- **GAUC** comes from the rows of a fixed sample of users (by hash), all rows of a user or none. While the window's rows fit
+  into ``gauc_rows``, the sample is everybody and the value is exact; beyond, the share of users is halved until they fit, and
+  the error is that of a ratio estimated from a sample of users: ``1.96 sqrt(1 - f) sqrt(sum n_u^2 (A_u - GAUC)^2) / sum n_u``
+  (Cochran, "Sampling Techniques", 1977, section 6.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features import mix64
+from monitor.cells import logit
+from replay.gauc import group_auc
+
+__all__ = ["WINDOWS", "DomainWindow", "UserRows", "auc_of_counts"]
+
+WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "1d": (3_600_000, 24)}
+"""Name -> length of a slot (ms), slots."""
+
+AUC_CLASSES = 512
+_LOW, _HIGH = -12.0, 8.0
+_SALT = np.uint64(0x6C1D5A97E2B804F3)
+CLIP = 1e-7
+SUMS = ("rows", "clicks", "predicted", "loss")
+
+Floats = NDArray[np.float64]
+
+
+def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
+    """AUC of score classes (rising scores) and how far off it can be; NaN without both kinds of rows.
+
+    >>> auc_of_counts(np.array([0.0, 2.0]), np.array([2.0, 0.0]))
+    (1.0, 0.0)
+    """
+    p, n = float(clicks.sum()), float(others.sum())
+    if not p or not n:
+        return math.nan, math.nan
+    below = np.cumsum(others) - others
+    tied = float(clicks @ others)
+    return (float(clicks @ below) + tied / 2) / (p * n), tied / (2 * p * n)
+
+
+class UserRows:
+    """Scored rows of whole users, at most ``capacity``; older than the window go first.
+
+    Parameters
+    ----------
+    arms
+        Columns of scores.
+    capacity
+        Rows kept.
+    span_ms
+        Length of the window.
+    """
+
+    def __init__(self, arms: Sequence[str], capacity: int, span_ms: int) -> None:
+        self.capacity, self.span_ms = capacity, span_ms
+        self.share = 1.0
+        self._bound = np.uint64(2**64 - 1)
+        self._arms = tuple(arms)
+        room = 2 * capacity
+        self._ts = np.empty(room, np.int64)
+        self._user = np.empty(room, np.uint64)
+        self._label = np.empty(room, np.bool_)
+        self._p = np.empty((len(self._arms), room), np.float32)
+        self._n = 0
+
+    def add(
+        self,
+        ts: NDArray[np.int64],
+        user: NDArray[np.uint64],
+        label: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        clock_ms: int,
+    ) -> None:
+        """Rows with their scores ``(arms, n)``."""
+        for first in range(0, len(ts), self.capacity):
+            part = slice(first, first + self.capacity)
+            self._add(ts[part], user[part], label[part], scores[:, part], clock_ms)
+
+    def _add(
+        self,
+        ts: NDArray[np.int64],
+        user: NDArray[np.uint64],
+        label: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        clock_ms: int,
+    ) -> None:
+        keep = ts > clock_ms - self.span_ms
+        if self.share < 1.0:
+            keep &= mix64(user ^ _SALT) <= self._bound
+        if not keep.all():
+            ts, user, label, scores = ts[keep], user[keep], label[keep], scores[:, keep]
+        n = len(ts)
+        if self._n + n > len(self._ts):
+            self._drop(clock_ms)
+            if self.share < 1.0:  # it may have been halved
+                keep = mix64(user ^ _SALT) <= self._bound
+                ts, user, label, scores = ts[keep], user[keep], label[keep], scores[:, keep]
+                n = len(ts)
+        part = slice(self._n, self._n + n)
+        self._ts[part], self._user[part], self._label[part] = ts, user, label > 0
+        self._p[:, part] = scores
+        self._n += n
+
+    def _drop(self, clock_ms: int) -> None:
+        """Forget what is past; halve the share of users until ``capacity`` holds the rest."""
+        keep = self._ts[: self._n] > clock_ms - self.span_ms
+        mixed = mix64(self._user[: self._n] ^ _SALT)
+        while int(keep.sum()) > self.capacity:
+            self.share /= 2
+            self._bound = np.uint64(int(self.share * 2.0**64) - 1)
+            keep &= mixed <= self._bound
+        n = int(keep.sum())
+        if self.share < 1.0 and n < self.capacity // 8:
+            self.share *= 2  # traffic has gone down: users join with the rows that they have from now on
+            self._bound = np.uint64(min(int(self.share * 2.0**64), 2**64) - 1)
+        for column in (self._ts, self._user, self._label):
+            column[:n] = column[: self._n][keep]
+        self._p[:, :n] = self._p[:, : self._n][:, keep]
+        self._n = n
+
+    def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
+        """By arm: GAUC, the half width of its 95 % interval (0: exact), users that count."""
+        at = np.flatnonzero(self._ts[: self._n] > clock_ms - self.span_ms)
+        out = {}
+        for i, arm in enumerate(self._arms):
+            p = self._p[i, at]
+            rows = at[~np.isnan(p)]
+            if not len(rows):
+                continue
+            ranked = group_auc(self._label[rows], self._p[i, rows], self._user[rows])
+            keep = ranked.both_classes
+            n, a = ranked.impressions[keep], ranked.auc[keep]
+            if not len(n):
+                out[arm] = (math.nan, math.nan, 0)
+                continue
+            value = float(n @ a) / int(n.sum())
+            spread = math.sqrt(float((n * (a - value)) @ (n * (a - value)))) / int(n.sum())
+            error = 0.0 if self.share >= 1.0 else 1.96 * math.sqrt(1 - self.share) * spread
+            out[arm] = (value, error, len(n))
+        return out
+
+
+class DomainWindow:
+    """One window of one domain.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`WINDOWS`.
+    arms
+        Arms that may score rows.
+    gauc_rows
+        See :class:`UserRows`.
+    """
+
+    COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
+
+    def __init__(self, name: str, arms: Sequence[str], gauc_rows: int) -> None:
+        self.slot_ms, self.slots = WINDOWS[name]
+        self.arms = tuple(arms)
+        self._slot = np.full(self.slots, -1, np.int64)
+        self._counts = np.zeros((self.slots, len(self.COUNTS)))
+        self._sums = np.zeros((len(self.arms), self.slots, len(SUMS)))
+        self._classes = np.zeros((len(self.arms), self.slots, 2 * AUC_CLASSES))
+        self._users = UserRows(self.arms, gauc_rows, self.slot_ms * self.slots)
+        self._now = -1
+
+    @property
+    def span_ms(self) -> int:
+        """Length of the window."""
+        return self.slot_ms * self.slots
+
+    def advance(self, clock_ms: int) -> None:
+        """Event time has come so far: slots behind the window are emptied."""
+        now = clock_ms // self.slot_ms
+        if now <= self._now:
+            return
+        for s in range(max(self._now + 1, now - self.slots + 1), now + 1):
+            i = s % self.slots
+            self._slot[i] = s
+            self._counts[i] = 0
+            self._sums[:, i] = 0
+            self._classes[:, i] = 0
+        self._now = now
+
+    def add(
+        self,
+        ts: NDArray[np.int64],
+        counts: NDArray[np.float64],
+        scored: Scored | None,
+        clock_ms: int,
+    ) -> None:
+        """Rows: ``counts`` has the columns :attr:`COUNTS`; ``scored`` the rows that were predicted."""
+        self.advance(clock_ms)
+        slot = ts // self.slot_ms
+        inside = slot > self._now - self.slots
+        if inside.any():
+            place = slot[inside] % self.slots
+            for j in range(len(self.COUNTS)):
+                column = counts[inside, j]
+                if j == 0 or column.any():
+                    self._counts[:, j] += np.bincount(place, weights=column, minlength=self.slots)
+        if scored is not None and len(scored.ts):
+            self._add_scored(scored, clock_ms)
+
+    def _add_scored(self, s: Scored, clock_ms: int) -> None:
+        slot = s.ts // self.slot_ms
+        inside = slot > self._now - self.slots
+        if not inside.any():
+            return
+        place = slot[inside] % self.slots
+        for i in range(len(self.arms)):
+            known = s.known[i]
+            if known is None:
+                continue
+            rows = inside & known
+            at = place if rows.sum() == len(place) else slot[rows] % self.slots
+            for j, w in enumerate((None, s.label, s.p[i], s.loss[i])):
+                weights = None if w is None else w[rows]
+                self._sums[i, :, j] += np.bincount(at, weights=weights, minlength=self.slots)
+            flat = at * (2 * AUC_CLASSES) + s.classes[i][rows]
+            self._classes[i] += np.bincount(flat, minlength=self.slots * 2 * AUC_CLASSES).reshape(
+                self.slots, -1
+            )
+        self._users.add(s.ts, s.user, s.label, s.p, clock_ms)
+
+    def figures(self, clock_ms: int, *, gauc: bool = True) -> dict[str, Any]:
+        """What ``Monitor.snapshot`` promises for a window."""
+        self.advance(clock_ms)
+        c = dict(zip(self.COUNTS, self._counts.sum(0).tolist(), strict=True))
+        rows = c["rows"]
+        ranked = self._users.gauc(clock_ms) if gauc else {}
+        arms = {}
+        for i, arm in enumerate(self.arms):
+            sums = self._sums[i].sum(0)
+            if sums[0]:
+                arms[arm] = arm_figures(sums) | self._ranking(i, ranked.get(arm))
+        known = c["history_known"]
+        return {
+            "rows": int(rows),
+            "rows_per_s": rows / (self.span_ms / 1000),
+            "clicks": int(c["clicks"]),
+            "ctr": c["clicks"] / rows if rows else None,
+            "late": int(c["late"]),
+            "unseen_users": c["unseen_users"] / rows if rows else None,
+            "unseen_items": c["unseen_items"] / rows if rows else None,
+            "tpm_share": c["with_history"] / known if known else None,
+            "arms": arms,
+        }
+
+    def _ranking(self, i: int, ranked: tuple[float, float, int] | None) -> dict[str, Any]:
+        classes = self._classes[i].sum(0)
+        auc, auc_error = auc_of_counts(classes[1::2], classes[::2])
+        value, error, users = ranked or (math.nan, math.nan, 0)
+        out = {"auc": auc, "auc_error": auc_error, "gauc": value, "gauc_error": error}
+        return {k: v if math.isfinite(v) else None for k, v in out.items()} | {"gauc_users": users}
+
+
+def arm_figures(sums: Sequence[float] | Floats) -> dict[str, Any]:
+    """``rows, clicks, ctr, log_loss, ne, pcoc`` of the sums :data:`SUMS`."""
+    rows, clicks, predicted, loss = (float(v) for v in sums)
+    ctr = clicks / rows
+    entropy = -(ctr * math.log(ctr) + (1 - ctr) * math.log1p(-ctr)) if 0 < ctr < 1 else 0.0
+    return {
+        "rows": int(rows),
+        "clicks": int(clicks),
+        "ctr": ctr,
+        "log_loss": loss / rows,
+        "ne": loss / rows / entropy if entropy else None,
+        "pcoc": predicted / clicks if clicks else None,
+    }
+
+
+class Scored:
+    """Predicted rows, with what every window needs of them computed once.
+
+    Parameters
+    ----------
+    ts, user, label
+        Of the rows.
+    scores
+        By arm; NaN where an arm did not score a row.
+    arms
+        The order of the arms.
+    """
+
+    def __init__(
+        self,
+        ts: NDArray[np.int64],
+        user: NDArray[np.uint64],
+        label: NDArray[np.float32],
+        scores: Mapping[str, NDArray[np.float32]],
+        arms: Sequence[str],
+    ) -> None:
+        self.ts, self.user, self.label = ts, user, label
+        n = len(ts)
+        self.p = np.full((len(arms), n), np.nan, np.float32)
+        self.known: list[NDArray[np.bool_] | None] = []
+        self.loss: list[NDArray[np.float32]] = []
+        self.classes: list[NDArray[np.int32]] = []
+        click = label > 0
+        for i, arm in enumerate(arms):
+            p = scores.get(arm)
+            if p is None or not n:
+                self.known.append(None)
+                self.loss.append(label)
+                self.classes.append(np.empty(0, np.int32))
+                continue
+            self.p[i] = p
+            known = ~np.isnan(p)
+            self.known.append(known)
+            q = np.clip(p, CLIP, 1 - CLIP)
+            self.loss.append(-np.log(np.where(click, q, 1 - q)))
+            z = logit(p)
+            with np.errstate(invalid="ignore"):
+                k = ((z - _LOW) * (AUC_CLASSES / (_HIGH - _LOW))).clip(0, AUC_CLASSES - 1).astype(np.int32)
+            self.classes.append(2 * k + click)
+
+    def take(self, rows: NDArray[np.bool_]) -> Scored:
+        """Some of the rows, by mask."""
+        out = object.__new__(Scored)
+        out.ts, out.user, out.label = self.ts[rows], self.user[rows], self.label[rows]
+        out.p = self.p[:, rows]
+        out.known = [None if k is None else k[rows] for k in self.known]
+        out.loss = [v[rows] for v in self.loss]
+        out.classes = [v[rows] if len(v) else v for v in self.classes]
+        return out
