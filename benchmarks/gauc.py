@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-from sklearn.metrics import roc_auc_score
+# This folder has a replay.py, too: the package must win.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-from replay.gauc import gauc
+import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+from sklearn.metrics import roc_auc_score  # noqa: E402
+
+from ecdctr.replaying import peak_mib  # noqa: E402
+from replay.gauc import gauc  # noqa: E402
 
 PART_ROWS = 200_000
 
@@ -82,10 +87,6 @@ def timed(works: dict[str, Callable[[], Any]], runs: int) -> tuple[dict[str, Any
             results[name] = work()
             seconds[name].append(time.perf_counter() - began)
     return results, seconds
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

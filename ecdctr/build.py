@@ -17,6 +17,7 @@ from models.features import FeatureSchema
 from models.settings import FeatureSpec, ModelSettings
 from models.trainer import Trainer
 from replay.kafka_log import KafkaLog
+from replay.score_buffer import BufferedScores
 from state.ad_window import AdWindow
 from state.checkpoint import CheckpointStore, MemoryCheckpointStore
 from state.embedding_store import EmbeddingStore, RocksEmbeddingStore
@@ -185,7 +186,7 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         trainer,
         journal=Journal(folders.journal),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
-        scores=ScoreLog(folders.scores, ARMS),
+        scores=BufferedScores(folders.scores, ARMS),
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),

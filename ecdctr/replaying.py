@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -123,9 +124,14 @@ def replay_source(
 
 def peak_mib() -> float:
     """Most memory that this process has held so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024 if sys.platform != "darwin" else 1024**2
-    )
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not ru_maxrss, which on Linux begins with what the parent process held.
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) / 1024
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 @contextmanager
@@ -196,6 +202,7 @@ def _report(
         "source": log.name,
         "rows": done.rows,
         "seconds": round(done.seconds, 2),
+        "cpu_seconds": round(done.cpu_seconds, 2),
         "rows_per_s": round(done.rows_per_s),
         "steps": done.steps,
         "interrupted": done.interrupted,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from models.features import mix64
 from replay.align import Aligner, Chunk, Step
 from replay.source import Source
 
-__all__ = ["Log", "RowFilter", "SourceLog", "steps_of"]
+__all__ = ["Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]
+
+T = TypeVar("T")
 
 # Lanes of rows that stand in event order already: one a domain, offsets are row numbers.
 LANES = {("natural", 0): NATURAL, ("ad", 0): AD}
@@ -83,7 +86,7 @@ class SourceLog:
 
     def batches(self) -> Iterator[Batch]:
         self.rejects.clear()
-        for frame in self.source.frames():
+        for frame in one_ahead(self.source.frames()):
             decoded = self.decoder.from_frame(frame)
             self.rejects.update(r.reason for r in decoded.rejects)
             if len(decoded.batch):
@@ -95,6 +98,35 @@ class SourceLog:
     def newest(self) -> int | None:
         """Reads the whole log once."""
         return max((int(batch.ts.max()) for batch in self.batches()), default=None)
+
+
+def one_ahead(frames: Iterator[T]) -> Iterator[T]:
+    """The same items; the next one is read in a thread while the current one is worked on.
+
+    Only reading goes there: it holds the interpreter's lock for moments, while decoding in a second thread would stop
+    every operation of the training loop.
+
+    Examples
+    --------
+    >>> list(one_ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        try:
+            coming = pool.submit(_next, frames)
+            while (item := coming.result()) is not None:
+                coming = pool.submit(_next, frames)
+                yield item[0]
+        finally:
+            pool.shutdown(wait=True)
+            if isinstance(frames, Generator):
+                frames.close()
+
+
+def _next(frames: Iterator[T]) -> tuple[T] | None:
+    for frame in frames:
+        return (frame,)
+    return None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Playback:
     ----------
     rows, steps
         All of them, those of the run that was gone on with included.
+    cpu_seconds
+        Of this process, all of its threads.
     skipped
         Rows that an earlier run had done.
     interrupted, torn
@@ -37,6 +39,7 @@ class Playback:
     rows: int = 0
     steps: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     skipped: int = 0
     interrupted: bool = False
     torn: bool = False
@@ -63,7 +66,7 @@ def play(
         The steps do not lead to the engine's positions: the log is not the one that it has learned from.
     """
     done = Playback()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     reached, wanted = Positions(), Positions(engine.positions)
     try:
         for step in steps:
@@ -89,7 +92,7 @@ def play(
     except KeyboardInterrupt:
         # Somewhere within a step: its figures stand, its model must not be gone on with.
         done.interrupted = done.torn = True
-    done.seconds = time.perf_counter() - began
+    done.seconds, done.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     return done
 
 
