@@ -288,9 +288,9 @@ def killed(shared_broker, tmp_path_factory) -> Iterator[Site]:
     """
     made = Site(tmp_path_factory.mktemp("killed"), shared_broker.address, "model.history=attention")
     made.snapshots({"month-1": 0, "month-2": 1500})
-    made.produce(3000)
+    made.produce(4000)
     worker = made.start()
-    made.train(3000, worker)
+    made.train(4000, worker)
     made.kill(worker)
     assert {e.kind for e in made.entries()} == {"natural", "ad", "month", "release"}
     assert len(made.checkpoints()) >= 3
