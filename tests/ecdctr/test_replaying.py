@@ -282,12 +282,12 @@ def test_ctrl_c_on_the_command_itself(tmp_path):
     for text in SETTINGS:
         command += ["--set", text]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
-    scored = folder / "state" / "scores"
+    journal = folder / "state" / "journal"
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
-        # Once rows are scored, the steps have begun.
-        while process.poll() is None and not list(scored.glob("day-*.rows")):
+        # Each step is journaled before it is done.
+        while process.poll() is None and not list(journal.glob("*.log")):
             try:
                 process.wait(timeout=0.02)
             except subprocess.TimeoutExpired:
