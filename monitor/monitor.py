@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,40 @@ from numpy.typing import NDArray
 from models.batch import Batch
 from models.features import FeatureSchema
 from models.transfer import ReleaseReport
-from monitor.rules import Alert
-from monitor.settings import WatchSettings
+from monitor import measure
+from monitor.detectors import Detectors
+from monitor.drift import DriftWatch
+from monitor.forgetting import ARMS_OF, Forgetting, Predict
+from monitor.reference import Reference
+from monitor.rules import Alert, Measurement, RuleBook
+from monitor.seen import Seen
+from monitor.series import SERIES, DomainSeries
+from monitor.settings import RuleSpec, WatchSettings
+from monitor.span import milliseconds
+from monitor.transfer import TransferWatch
+from monitor.windows import WINDOWS, DomainWindow, Scored
+from state.probes import ProbeStore
 
 __all__ = ["Monitor"]
 
-Predict = Callable[[Batch, str], NDArray[np.float32]]
-"""``predict(batch, arm)``: click probabilities of any rows; nothing is learned."""
+DAY_MS = 86_400_000
+BLOCK_ROWS = 8192
+"""Rows held before they are worked off: what numpy asks of each call is then spread over many."""
+
+RULES_EVERY_MS = 300_000
+MARKS, EVENTS = 200, 1000
+
+
+@dataclass(slots=True)
+class _Held:
+    """A step, put aside."""
+
+    kind: str
+    batch: Batch
+    scored: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float32]]
+    late: NDArray[np.bool_] | None
+    history: NDArray[np.bool_] | None
 
 
 class Monitor:
@@ -32,6 +62,10 @@ class Monitor:
         The features, for the drift table's names.
     settings
         Windows, drift, forgetting, alert rules.
+    reference
+        What drift is measured against; default: as the settings say.
+    probes
+        Where probe slices are kept; default: in memory.
 
     Examples
     --------
@@ -41,9 +75,40 @@ class Monitor:
     0
     """
 
-    def __init__(self, schema: FeatureSchema, settings: WatchSettings | None = None) -> None:
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        settings: WatchSettings | None = None,
+        *,
+        reference: Reference | None = None,
+        probes: ProbeStore | None = None,
+    ) -> None:
         self.schema = schema
         self.settings = settings or WatchSettings()
+        s = self.settings
+        self.clock: int | None = None
+        self.rows = {"natural": 0, "ad": 0}
+        self.drift = DriftWatch(schema, s.drift, reference)
+        self.detectors = Detectors()
+        self.forgetting = Forgetting(s.probes, probes)
+        self.transfer = TransferWatch(s.transfer_days)
+        self.rules = RuleBook(s.rules)
+        self._windows = {
+            w: {d: DomainWindow(w, arms, s.gauc_rows) for d, arms in ARMS_OF.items()} for w in WINDOWS
+        }
+        self._series = {w: {d: DomainSeries(w, arms) for d, arms in ARMS_OF.items()} for w in SERIES}
+        self._seen = (Seen(), Seen())
+        self._held: list[_Held] = []
+        self._held_rows = 0
+        self._ranked_until = 0
+        self._looked_at = -1
+        self._late_ms = milliseconds(s.late_after)
+        self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
+        self._events: list[Alert] = []
+        self._busy_s = 0.0
+        self._loss: dict[str, float] = {}
+        self._transfer_now: dict[str, Any] | None = None
+        self._lock = threading.RLock()
 
     def observe(
         self,
@@ -70,15 +135,45 @@ class Monitor:
         has_history
             Which rows' users had TPM vectors, shape ``(n,)``; None: unknown.
         """
+        if not len(batch):
+            return
+        newest = int(batch.ts.max())
+        with self._lock:
+            clock = self.clock
+            late = None
+            if clock is not None and int(batch.ts.min()) < clock - self._late_ms:
+                late = batch.ts < clock - self._late_ms
+            self._held.append(_Held(kind, batch, scored, scores, late, has_history))
+            self._held_rows += len(batch)
+            self.rows[kind] += len(batch)
+            self._busy_s += seconds
+            self._loss.update(loss)
+            self.clock = newest if clock is None else max(clock, newest)
+            if self._held_rows >= BLOCK_ROWS:
+                self._work_off()
 
     def release(self, report: ReleaseReport) -> None:
         """CPM was handed on: a mark on the time axis."""
+        state = "" if report.accepted else ", refused by the gate"
+        with self._lock:
+            self._mark(report.clock_ms, "release", f"CPM release {report.number}{state}")
 
     def month(self, months: Sequence[str], clock_ms: int | None = None) -> None:
         """CPM reads other TPM snapshots from now on: a mark on the time axis."""
+        with self._lock:
+            at = self.clock if clock_ms is None else clock_ms
+            self._mark(at or 0, "month", f"TPM {', '.join(months) or 'none'}")
 
-    def checkpoint(self, predict: Predict, step: int) -> None:
-        """Score the probe slices with the model as it is now (at a checkpoint): the forgetting chart's next point."""
+    def checkpoint(self, predict: Predict) -> None:
+        """Score the probe slices with the model as it is now: the forgetting chart's next point.
+
+        Call it in the thread that owns the model, at a checkpoint. It costs a forward pass over the slices (``periods`` times ``rows``
+        rows a domain at most).
+        """
+        with self._lock:
+            self._work_off()
+            if self.clock is not None:
+                self.forgetting.score(predict, self.clock)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that is known now, ready for JSON (numbers that do not exist are None).
@@ -90,6 +185,8 @@ class Monitor:
                 Event time reached, ms; None before the first row.
             ``rows``
                 ``{natural, ad}``: rows observed since start.
+            ``training``
+                ``loss`` of the last step by arm, ``rows_per_s`` of the steps themselves (wall clock).
             ``windows[window][domain]``
                 ``window`` is ``5m``, ``1h`` or ``1d`` of event time up to ``clock``, ``domain`` ``natural`` or ``ad``:
 
@@ -122,48 +219,197 @@ class Monitor:
             ``alerts``
                 As :meth:`alerts`, as dictionaries.
         """
-        empty: dict[str, Any] = {"rows": 0, "rows_per_s": 0.0, "clicks": 0, "ctr": None, "late": 0}
-        empty |= {"unseen_users": None, "unseen_items": None, "tpm_share": None, "arms": {}}
-        return {
-            "clock": None,
-            "rows": {"natural": 0, "ad": 0},
-            "windows": {w: {d: dict(empty) for d in ("natural", "ad")} for w in ("5m", "1h", "1d")},
-            "series": {
-                w: {
-                    "t": [],
-                    **{d: {"rows": [], "ctr": [], "late": [], "arms": {}} for d in ("natural", "ad")},
-                }
-                for w in ("5m", "1h", "1d")
-            },
-            "drift": {
-                "reference": {
-                    "name": "",
-                    "from": None,
-                    "until": None,
-                    "rows": {"natural": 0, "ad": 0},
-                    "ready": False,
+        with self._lock:
+            self._work_off()
+            clock = self.clock or 0
+            windows = {
+                w: {d: window.figures(clock) for d, window in by.items()} for w, by in self._windows.items()
+            }
+            self._rank(clock, whole=False)
+            return {
+                "clock": self.clock,
+                "rows": dict(self.rows),
+                "training": {
+                    "loss": dict(self._loss),
+                    "rows_per_s": sum(self.rows.values()) / self._busy_s if self._busy_s else None,
                 },
-                "evaluated_at": None,
-                "table": [],
-                "detectors": [],
-            },
-            "forgetting": {"periods": [], "curves": [], "staleness": []},
-            "transfer": {
-                "rows": 0,
-                "users": 0,
-                "days": 7,
-                "gauc": None,
-                "log_loss": None,
-                "verdict": "undecided",
-            },
-            "marks": [],
-            "alerts": [],
-        }
+                "windows": windows,
+                "series": {w: _aligned(by) for w, by in self._series.items()},
+                "drift": self.drift.to_json() | {"detectors": self.detectors.to_json()},
+                "forgetting": self.forgetting.to_json(),
+                "transfer": self.transfer.to_json(),
+                "marks": list(self._marks),
+                "alerts": [a.to_json() for a in self.rules.raised()],
+            }
 
     def alerts(self) -> list[Alert]:
         """Alerts now raised, oldest first."""
-        return []
+        with self._lock:
+            return self.rules.raised()
 
     def take_events(self) -> list[Alert]:
         """Alerts raised or resolved since the last call, in order, each once: what is to be delivered."""
-        return []
+        with self._lock:
+            events, self._events = self._events, []
+            return events
+
+    def flush(self) -> None:
+        """Work off what is held; for the end of a log."""
+        with self._lock:
+            self._work_off()
+
+    # -- blocks
+
+    def _work_off(self) -> None:
+        """Everything that was held, one block a domain, in event order; then whatever event time made due."""
+        if not self._held:
+            return
+        held, self._held, self._held_rows = self._held, [], 0
+        assert self.clock is not None
+        for domain in ARMS_OF:
+            mine = [h for h in held if h.kind == domain]
+            if mine:
+                self._block(domain, mine, self.clock)
+        self._rank(self.clock, whole=True)
+        reference_was_ready = self.drift.ready
+        compared = self.drift.advance(self.clock)
+        if self.drift.ready and not reference_was_ready and self.drift.reference is not None:
+            self._mark(self.drift.reference.until_ms, "reference", "drift reference complete")
+        look = self.clock // RULES_EVERY_MS
+        if compared or look > self._looked_at:
+            self._looked_at = look
+            self._transfer_now = None
+            self._events += self.rules.update(self.clock, self._measure)
+            del self._events[:-EVENTS]
+
+    def _block(self, domain: str, held: list[_Held], clock: int) -> None:
+        arms = ARMS_OF[domain]
+        batch = held[0].batch if len(held) == 1 else Batch.concat([_plain(h.batch) for h in held])
+        starts = np.cumsum([0, *(len(h.batch) for h in held[:-1])])
+        at = np.concatenate([h.scored + s for h, s in zip(held, starts, strict=True)])
+        scores = {arm: _joined(held, arm) for arm in arms if any(arm in h.scores for h in held)}
+        late = _joined_masks([(h.late, len(h.batch)) for h in held])
+        history = _joined_history(held)
+
+        scored = Scored(batch.ts[at], batch.user[at], batch.label[at], scores, arms)
+        counts = np.zeros((len(batch), len(DomainWindow.COUNTS)))
+        counts[:, 0] = 1
+        counts[:, 1] = batch.label > 0
+        counts[:, 2] = late
+        counts[:, 3] = self._seen[0].add(batch.user)
+        counts[:, 4] = self._seen[1].add(batch.item)
+        if history is not None:
+            counts[:, 5] = history == 1
+            counts[:, 6] = history >= 0
+        for by in self._windows.values():
+            by[domain].add(batch.ts, counts, scored, clock)
+        for series in self._series.values():
+            series[domain].add(batch.ts, batch.label, late, scored)
+
+        main = scores.get(arms[0])
+        known = None if main is None else ~np.isnan(main)
+        if main is not None and known is not None and not known.all():
+            self.drift.add(domain, batch, at[known], main[known])
+        else:
+            self.drift.add(domain, batch, at, main)
+        for arm, p in scores.items():
+            rows = np.flatnonzero(~np.isnan(p))
+            self.detectors.add(
+                domain, arm, scored.ts[rows], scored.label[rows], p[rows], self._hourly(domain)
+            )
+        if domain == "ad" and all(arm in scores for arm in arms):
+            both = ~np.isnan(scores["actr"]) & ~np.isnan(scores["ads_only"])
+            self.transfer.add(
+                scored.ts[both], scored.user[both], scored.label[both],
+                scores["actr"][both], scores["ads_only"][both],
+            )  # fmt: skip
+        self.forgetting.add(domain, batch, history)
+
+    def _hourly(self, domain: str) -> NDArray[np.float64] | None:
+        reference = self.drift.reference
+        hours = None if reference is None or not self.drift.ready else reference.hours.get(domain)
+        if hours is None:
+            return None
+        mean = hours[0].sum() / max(float(hours[1].sum()), 1.0)
+        # A quiet hour leans on the mean: 200 rows of it.
+        out: NDArray[np.float64] = (hours[0] + 200 * mean) / (hours[1] + 200)
+        return np.clip(out, 1e-6, 1 - 1e-6)
+
+    def _rank(self, clock: int, *, whole: bool) -> None:
+        """GAUC and AUC of past hours and days: once a day has passed, or (for a reader) of the day that goes on."""
+        day = clock // DAY_MS * DAY_MS
+        if whole and day <= self._ranked_until:
+            return
+        since = max(self._ranked_until, day - DAY_MS) if whole else max(self._ranked_until, day)
+        until = day if whole else clock + 1
+        for domain in ARMS_OF:
+            users = self._windows["1d"][domain].users
+            for name in ("1h", "1d"):
+                self._series[name][domain].rank(users, since, until)
+        if whole:
+            self._ranked_until = day
+
+    # -- alerts
+
+    def _mark(self, ts: int, kind: str, text: str) -> None:
+        self._marks.append({"ts": ts, "kind": kind, "text": text})
+
+    def _measure(self, rule: RuleSpec) -> Sequence[Measurement]:
+        clock = self.clock or 0
+        kind, _, what = rule.metric.partition(".")
+        if kind == "drift":
+            if what == "detectors":
+                return measure.of_detectors(rule, self.detectors.agreeing(clock, DAY_MS))
+            return measure.of_drift(rule, what, self.drift.table, list(self._marks))
+        if kind == "transfer":
+            if self._transfer_now is None:
+                self._transfer_now = self.transfer.to_json()
+            return measure.of_transfer(rule, self._transfer_now)
+        if kind == "forgetting":
+            return measure.of_forgetting(rule, self.forgetting.worst())
+        return measure.of_window(rule, self._windows[rule.window], clock)
+
+
+def _plain(batch: Batch) -> Batch:
+    """Without the columns that not every batch has."""
+    return Batch(batch.ts, batch.domain, batch.user, batch.item, batch.features, batch.dense, batch.label)
+
+
+def _joined(held: list[_Held], arm: str) -> NDArray[np.float32]:
+    return np.concatenate(
+        [h.scores[arm] if arm in h.scores else np.full(len(h.scored), np.nan, np.float32) for h in held]
+    )
+
+
+def _joined_masks(parts: list[tuple[NDArray[np.bool_] | None, int]]) -> NDArray[np.bool_]:
+    return np.concatenate([np.zeros(n, np.bool_) if m is None else m for m, n in parts])
+
+
+def _joined_history(held: list[_Held]) -> NDArray[np.int8] | None:
+    if all(h.history is None for h in held):
+        return None
+    return np.concatenate(
+        [np.full(len(h.batch), -1, np.int8) if h.history is None else h.history.astype(np.int8) for h in held]
+    )
+
+
+def _aligned(by: dict[str, DomainSeries]) -> dict[str, Any]:
+    """The series of both domains on one time axis."""
+    found = {d: s.to_json() for d, s in by.items()}
+    slots = sorted({s for axis, _ in found.values() for s in axis})
+    length = next(iter(by.values())).slot_ms
+    out: dict[str, Any] = {"t": [(s + 1) * length for s in slots]}
+    for d, (axis, columns) in found.items():
+        place = {s: i for i, s in enumerate(axis)}
+        at = [place.get(s) for s in slots]
+
+        def spread(values: list[Any], at: list[int | None] = at) -> list[Any]:
+            return [None if i is None else values[i] for i in at]
+
+        out[d] = {
+            k: {arm: {n: spread(v) for n, v in f.items()} for arm, f in c.items()}
+            if k == "arms"
+            else spread(c)
+            for k, c in columns.items()
+        }
+    return out

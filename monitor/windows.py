@@ -69,12 +69,12 @@ class UserRows:
         self.capacity, self.span_ms = capacity, span_ms
         self.share = 1.0
         self._bound = np.uint64(2**64 - 1)
-        self._arms = tuple(arms)
+        self.arms = tuple(arms)
         room = 2 * capacity
         self._ts = np.empty(room, np.int64)
         self._user = np.empty(room, np.uint64)
         self._label = np.empty(room, np.bool_)
-        self._p = np.empty((len(self._arms), room), np.float32)
+        self._p = np.empty((len(self.arms), room), np.float32)
         self._n = 0
 
     def add(
@@ -132,11 +132,16 @@ class UserRows:
         self._p[:, :n] = self._p[:, : self._n][:, keep]
         self._n = n
 
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]:
+        """What is kept: ts, user, label, scores ``(arms, n)``; views, some rows may be older than the window."""
+        n = self._n
+        return self._ts[:n], self._user[:n], self._label[:n], self._p[:, :n]
+
     def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
         """By arm: GAUC, the half width of its 95 % interval (0: exact), users that count."""
         at = np.flatnonzero(self._ts[: self._n] > clock_ms - self.span_ms)
         out = {}
-        for i, arm in enumerate(self._arms):
+        for i, arm in enumerate(self.arms):
             p = self._p[i, at]
             rows = at[~np.isnan(p)]
             if not len(rows):
@@ -176,7 +181,7 @@ class DomainWindow:
         self._counts = np.zeros((self.slots, len(self.COUNTS)))
         self._sums = np.zeros((len(self.arms), self.slots, len(SUMS)))
         self._classes = np.zeros((len(self.arms), self.slots, 2 * AUC_CLASSES))
-        self._users = UserRows(self.arms, gauc_rows, self.slot_ms * self.slots)
+        self.users = UserRows(self.arms, gauc_rows, self.slot_ms * self.slots)
         self._now = -1
 
     @property
@@ -236,14 +241,14 @@ class DomainWindow:
             self._classes[i] += np.bincount(flat, minlength=self.slots * 2 * AUC_CLASSES).reshape(
                 self.slots, -1
             )
-        self._users.add(s.ts, s.user, s.label, s.p, clock_ms)
+        self.users.add(s.ts, s.user, s.label, s.p, clock_ms)
 
     def figures(self, clock_ms: int, *, gauc: bool = True) -> dict[str, Any]:
         """What ``Monitor.snapshot`` promises for a window."""
         self.advance(clock_ms)
         c = dict(zip(self.COUNTS, self._counts.sum(0).tolist(), strict=True))
         rows = c["rows"]
-        ranked = self._users.gauc(clock_ms) if gauc else {}
+        ranked = self.users.gauc(clock_ms) if gauc else {}
         arms = {}
         for i, arm in enumerate(self.arms):
             sums = self._sums[i].sum(0)

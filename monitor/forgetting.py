@@ -1,0 +1,300 @@
+"""Forgetting: rows of earlier periods scored again by every checkpoint, and ranking by how stale an id has become.
+
+A slice holds all rows of a fixed sample of users in one period of event time. When the period is over, the slice is scored at
+once, and again at each checkpoint; ``transfer`` is GAUC now minus GAUC then (backward transfer: Lopez-Paz and Ranzato,
+"Gradient episodic memory for continual learning", NeurIPS 2017). Below 0: forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import DOMAIN_NAMES, Batch
+from models.features import mix64
+from monitor.settings import ProbeSettings
+from monitor.span import milliseconds
+from replay.metrics import gauc, log_loss
+from state.errors import StateError
+from state.probes import ProbeStore
+
+__all__ = ["ARMS_OF", "STALENESS_DAYS", "Forgetting", "Predict"]
+
+log = logging.getLogger("ecdctr.monitor")
+
+Predict = Callable[[Batch, str], NDArray[np.float32]]
+"""``predict(batch, arm)``: click probabilities of any rows; nothing is learned."""
+
+ARMS_OF = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
+STALENESS_DAYS = (0, 1, 3, 7, 14, 30)
+POINTS = 200
+"""Points kept a curve; older ones are thinned out, the first and the last stay."""
+
+DAY_MS = 86_400_000
+_SALT = np.uint64(0x3B9AC6E15F7D2084)
+_COLUMNS = ("ts", "domain", "user", "item", "features", "dense", "label")
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """Rows of the period that is going on."""
+
+    number: int
+    parts: list[tuple[Batch, NDArray[np.int8]]] = field(default_factory=list)
+    rows: int = 0
+    share: float = 1.0
+
+
+@dataclass(slots=True)
+class _Slice:
+    number: int
+    domain: str
+    batch: Batch
+    history: NDArray[np.int8]  # 1 with, 0 without, -1 unknown
+    first: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Curve:
+    clock: list[int] = field(default_factory=list)
+    gauc: list[float] = field(default_factory=list)
+    log_loss: list[float] = field(default_factory=list)
+    transfer: list[float] = field(default_factory=list)
+
+    def append(self, clock: int, value: float, loss: float, change: float) -> None:
+        self.clock.append(clock)
+        self.gauc.append(value)
+        self.log_loss.append(loss)
+        self.transfer.append(change)
+        if len(self.clock) > POINTS:
+            del self.clock[1:-1:2], self.gauc[1:-1:2], self.log_loss[1:-1:2], self.transfer[1:-1:2]
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = {"gauc": self.gauc, "log_loss": self.log_loss, "transfer": self.transfer}
+        return {
+            "clock": list(self.clock),
+            **{k: [_finite(v) for v in values] for k, values in numbers.items()},
+        }
+
+
+class Forgetting:
+    """Keeps probe slices and their curves.
+
+    Parameters
+    ----------
+    settings
+        Length of a period, how many, rows of a slice.
+    store
+        Where slices are kept; those found there are taken up.
+    """
+
+    def __init__(self, settings: ProbeSettings, store: ProbeStore | None = None) -> None:
+        self.settings = settings
+        self.store = store or ProbeStore(None)
+        self._period_ms = milliseconds(settings.period)
+        self._gathering: dict[str, _Gathering] = {}
+        self._slices: list[_Slice] = []
+        self._curves: dict[tuple[str, int, str], _Curve] = {}
+        self._staleness: list[dict[str, Any]] = []
+        self._users: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._last: NDArray[np.int64] = np.empty(0, np.int64)
+        for name in self.store.names():
+            self._take_up(name)
+        self._follow()
+
+    def _take_up(self, name: str) -> None:
+        domain, _, number = name.rpartition("-")
+        if domain not in DOMAIN_NAMES or not number.isdigit():
+            return
+        try:
+            columns: dict[str, Any] = dict(self.store.get(name))
+        except StateError as error:
+            log.error("%s", error)
+            return
+        history = columns.pop("history").astype(np.int8)
+        first = {k.removeprefix("first."): float(columns.pop(k)) for k in list(columns) if "." in k}
+        self._slices.append(_Slice(int(number), domain, Batch(**columns), history, first))
+
+    # -- gathering
+
+    def add(self, domain: str, batch: Batch, has_history: NDArray[np.int8] | None = None) -> None:
+        """Rows that are being learned, of one domain. ``has_history``: 1, 0, or -1 for unknown."""
+        if not len(batch):
+            return
+        self._mark_learned(batch)
+        period = batch.ts // self._period_ms
+        history = np.full(len(batch), -1, np.int8) if has_history is None else has_history
+        for number in range(int(period.min()), int(period.max()) + 1):
+            g = self._gathering.get(domain)
+            if g is None or number > g.number:
+                self._close(domain)
+                g = self._gathering[domain] = _Gathering(number)
+            if number < g.number:
+                continue
+            rows = np.flatnonzero(period == number)
+            if g.share < 1:
+                rows = rows[_in_share(batch.user[rows], g.share)]
+            if len(rows):
+                g.parts.append((_plain(batch.take(rows)), history[rows]))
+                g.rows += len(rows)
+            if g.rows > 2 * self.settings.rows:
+                self._thin(g)
+
+    def _thin(self, g: _Gathering) -> None:
+        """Halve the share of users until the slice is small enough."""
+        while g.rows > self.settings.rows and g.share > 1e-9:
+            g.share /= 2
+            kept = [(b, h, _in_share(b.user, g.share)) for b, h in g.parts]
+            g.parts = [(b.take(m), h[m]) for b, h, m in kept if m.any()]
+            g.rows = sum(len(b) for b, _ in g.parts)
+
+    def _close(self, domain: str) -> None:
+        g = self._gathering.pop(domain, None)
+        if g is None or not g.parts:
+            return
+        self._thin(g)
+        if not g.parts:
+            return
+        batch = Batch.concat([b for b, _ in g.parts])
+        history = np.concatenate([h for _, h in g.parts])
+        s = _Slice(g.number, domain, batch, history)
+        self._slices.append(s)
+        self._keep(s)
+        mine = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
+        for old in mine[: -self.settings.periods]:
+            self._slices.remove(old)
+            self.store.drop(f"{domain}-{old.number}")
+            for arm in ARMS_OF[domain]:
+                self._curves.pop((domain, old.number, arm), None)
+        self._follow()
+
+    def _keep(self, s: _Slice) -> None:
+        columns: dict[str, NDArray[Any]] = {name: getattr(s.batch, name) for name in _COLUMNS}
+        columns["history"] = s.history
+        columns |= {f"first.{arm}": np.asarray(v) for arm, v in s.first.items()}
+        try:
+            self.store.put(f"{s.domain}-{s.number}", columns)
+        except StateError as error:
+            log.error("%s: the slice is kept in memory only", error)
+
+    # -- staleness of ids
+
+    def _follow(self) -> None:
+        """Remember when each user of a slice was last learned."""
+        old = dict(zip(self._users.tolist(), self._last.tolist(), strict=True))
+        users = [s.batch.user for s in self._slices]
+        self._users = np.unique(np.concatenate(users)) if users else np.empty(0, np.uint64)
+        self._last = np.asarray([old.get(u, 0) for u in self._users.tolist()], np.int64)
+        for s in self._slices:
+            at = np.searchsorted(self._users, s.batch.user)
+            np.maximum.at(self._last, at, s.batch.ts)
+
+    def _mark_learned(self, batch: Batch) -> None:
+        if not len(self._users):
+            return
+        at = np.searchsorted(self._users, batch.user)
+        at[at == len(self._users)] = 0
+        met = self._users[at] == batch.user
+        np.maximum.at(self._last, at[met], batch.ts[met])
+
+    # -- scoring
+
+    def score(self, predict: Predict, clock_ms: int) -> None:
+        """Score all slices with the model as it is now.
+
+        1. Each slice by each arm of its domain: GAUC, loss, and the change since its first time.
+        2. All rows of an arm together, by days since their user was last learned, with and without TPM vectors.
+        """
+        together: dict[str, list[tuple[_Slice, NDArray[np.float32]]]] = {}
+        for s in sorted(self._slices, key=lambda s: s.number):
+            fresh = not s.first
+            for arm in ARMS_OF[s.domain]:
+                p = predict(s.batch, arm)
+                value = gauc(s.batch.label, p, s.batch.user).value
+                then = s.first.setdefault(arm, value)
+                curve = self._curves.setdefault((s.domain, s.number, arm), _Curve())
+                curve.append(clock_ms, value, log_loss(s.batch.label, p), value - then)
+                together.setdefault(arm, []).append((s, p))
+            if fresh:
+                self._keep(s)
+        self._staleness = [
+            line for arm, parts in together.items() for line in self._by_age(arm, parts, clock_ms)
+        ]
+
+    def _by_age(
+        self, arm: str, parts: list[tuple[_Slice, NDArray[np.float32]]], clock_ms: int
+    ) -> list[dict[str, Any]]:
+        p = np.concatenate([q for _, q in parts])
+        user, label = (
+            np.concatenate([getattr(s.batch, name) for s, _ in parts]) for name in ("user", "label")
+        )
+        history = np.concatenate([s.history for s, _ in parts])
+        days = (clock_ms - self._last[np.searchsorted(self._users, user)]) / DAY_MS
+        out = []
+        for low, high in zip(STALENESS_DAYS, [*STALENESS_DAYS[1:], None], strict=True):
+            inside = (days >= low) if high is None else (days >= low) & (days < high)
+            for name, rows in (
+                ("all", inside),
+                ("with", inside & (history == 1)),
+                ("without", inside & (history == 0)),
+            ):
+                n = int(rows.sum())
+                if not n:
+                    continue
+                found = gauc(label[rows], p[rows], user[rows])
+                line = {"arm": arm, "history": name, "days": [low, high], "rows": n}
+                out.append(line | {"gauc": _finite(found.value)})
+        return out
+
+    def worst(self) -> dict[str, tuple[float, str]]:
+        """By arm: the lowest transfer of any slice now, and the period it belongs to."""
+        out: dict[str, tuple[float, str]] = {}
+        for (_, number, arm), curve in self._curves.items():
+            value = curve.transfer[-1] if curve.transfer else math.nan
+            if math.isfinite(value) and (arm not in out or value < out[arm][0]):
+                out[arm] = (value, self._name(number))
+        return out
+
+    def _name(self, number: int) -> str:
+        return datetime.fromtimestamp(number * self._period_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+    def to_json(self) -> dict[str, Any]:
+        """``forgetting`` of the snapshot."""
+        slices = sorted(self._slices, key=lambda s: (s.number, s.domain))
+        return {
+            "periods": [
+                {
+                    "period": self._name(s.number),
+                    "domain": s.domain,
+                    "from": s.number * self._period_ms,
+                    "until": (s.number + 1) * self._period_ms,
+                    "rows": len(s.batch),
+                }
+                for s in slices
+            ],
+            "curves": [
+                {"period": self._name(number), "domain": domain, "arm": arm, **curve.to_json()}
+                for (domain, number, arm), curve in sorted(self._curves.items())
+            ],
+            "staleness": self._staleness,
+        }
+
+
+def _in_share(user: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    return np.asarray(mix64(user ^ _SALT) < np.uint64(min(int(share * 2.0**64), 2**64 - 1)))
+
+
+def _plain(batch: Batch) -> Batch:
+    columns: dict[str, Any] = {name: getattr(batch, name) for name in _COLUMNS}
+    return Batch(**columns)
+
+
+def _finite(v: float) -> float | None:
+    return float(v) if math.isfinite(v) else None

@@ -1,0 +1,148 @@
+"""Is A-CTR better than the ads-only control? Running, on identical rows, with an interval, in bounded memory.
+
+Each row counts in the replicate ``b`` of an online bootstrap with a Poisson(1) weight (Oza and Russell, "Online bagging and
+boosting", AISTATS 2001); the weight is drawn by a hash of the *user*, so that all rows of a user come and go together
+(Chamandy et al., "Estimating uncertainty for massive data streams", Google, 2012).
+
+The loss difference is a mean over rows and exact. GAUC compares the rows of whole users that are kept, over the last days.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features import mix64
+from monitor.windows import CLIP, UserRows
+from replay.gauc import group_auc
+
+__all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
+
+REPLICATES = 64
+DAY_MS = 86_400_000
+ARMS = ("actr", "ads_only")
+# Cumulative Poisson(1), in 256ths: 94, 188, 235, 251, 255
+_TABLE = np.searchsorted(np.array([94, 188, 235, 251, 255]), np.arange(256), side="right").astype(np.float32)
+_SALT = np.uint64(0x1E37C9A5D40B862F)
+
+Floats = NDArray[np.float64]
+
+
+def poisson_weights(user: NDArray[np.uint64], replicates: int = REPLICATES) -> NDArray[np.float32]:
+    """Weights ``(n, replicates)``, the same for all rows of a user (mean 0.99, variance 0.98: eight bits each)."""
+    words = -(-replicates // 8)
+    salts = mix64(np.arange(1, words + 1, dtype=np.uint64) ^ _SALT)
+    bits = mix64(user[:, None] ^ salts[None, :])
+    octets = np.ascontiguousarray(bits).astype("<u8").view(np.uint8)
+    return _TABLE[octets[:, :replicates]]
+
+
+class TransferWatch:
+    """Loss and GAUC of A-CTR minus those of the control over the last ``days`` event days.
+
+    Parameters
+    ----------
+    days
+        Length of the window.
+    rows
+        Rows kept for GAUC, by user.
+    """
+
+    def __init__(self, days: int = 7, rows: int = 65_536) -> None:
+        self.days = days
+        self._users = UserRows(ARMS, rows, days * DAY_MS)
+        # By day: rows, and for each replicate the sum of weights and of weighted loss differences.
+        self._day = np.full(days, -1, np.int64)
+        self._rows = np.zeros(days, np.int64)
+        self._diff = np.zeros(days)
+        self._weights = np.zeros((days, REPLICATES))
+        self._diffs = np.zeros((days, REPLICATES))
+        self._clock = 0
+
+    def add(
+        self,
+        ts: NDArray[np.int64],
+        user: NDArray[np.uint64],
+        label: NDArray[np.float32],
+        actr: NDArray[np.float32],
+        control: NDArray[np.float32],
+    ) -> None:
+        """Ad rows that both arms scored."""
+        if not len(ts):
+            return
+        self._clock = max(self._clock, int(ts.max()))
+        click = label > 0
+        a, b = np.clip(actr, CLIP, 1 - CLIP), np.clip(control, CLIP, 1 - CLIP)
+        diff = np.log(np.where(click, b, 1 - b)) - np.log(
+            np.where(click, a, 1 - a)
+        )  # above 0: A-CTR is worse
+        weights = poisson_weights(user)
+        day = ts // DAY_MS
+        for d in range(int(day.min()), int(day.max()) + 1):
+            rows = day == d
+            i = d % self.days
+            if self._day[i] > d or not rows.any():
+                continue
+            if self._day[i] < d:
+                self._day[i] = d
+                self._rows[i], self._diff[i], self._weights[i], self._diffs[i] = 0, 0.0, 0.0, 0.0
+            self._rows[i] += int(rows.sum())
+            self._diff[i] += float(diff[rows].sum())
+            self._weights[i] += weights[rows].sum(0)
+            self._diffs[i] += diff[rows] @ weights[rows]
+        self._users.add(ts, user, label, np.stack([actr, control]), self._clock)
+
+    def log_loss(self) -> dict[str, float] | None:
+        """A-CTR's loss minus the control's: ``value, low, high`` (95 %); below 0 is better."""
+        kept = self._day > self._clock // DAY_MS - self.days
+        rows = int(self._rows[kept].sum())
+        if not rows:
+            return None
+        drawn = self._diffs[kept].sum(0) / np.maximum(self._weights[kept].sum(0), 1e-9)
+        value = float(self._diff[kept].sum()) / rows
+        half = 1.96 * float(drawn.std(ddof=1))
+        return {"value": value, "low": value - half, "high": value + half}
+
+    def gauc(self) -> tuple[dict[str, float] | None, int]:
+        """A-CTR's GAUC minus the control's with its interval, and the users that count."""
+        ts, user, label, p = self._users.rows()
+        at = np.flatnonzero(ts > self._clock - self.days * DAY_MS)
+        if not len(at):
+            return None, 0
+        first, second = (group_auc(label[at], p[i, at], user[at]) for i in (0, 1))
+        keep = first.both_classes
+        if keep.sum() < 2:
+            return None, int(keep.sum())
+        n = first.impressions[keep].astype(np.float64)
+        gain = n * (first.auc[keep] - second.auc[keep])
+        w = poisson_weights(first.group[keep].astype(np.uint64)).astype(np.float64)
+        drawn = (gain @ w) / np.maximum(n @ w, 1e-9)
+        value = float(gain.sum() / n.sum())
+        half = 1.96 * float(drawn.std(ddof=1))
+        return {"value": value, "low": value - half, "high": value + half}, int(keep.sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """``transfer`` of the snapshot. Decided by GAUC where it is decided, else by the loss."""
+        kept = self._day > self._clock // DAY_MS - self.days
+        gain, users = self.gauc()
+        loss = self.log_loss()
+        verdict = "undecided"
+        if gain is not None and (gain["low"] > 0 or gain["high"] < 0):
+            verdict = "better" if gain["low"] > 0 else "worse"
+        elif loss is not None and (loss["low"] > 0 or loss["high"] < 0):
+            verdict = "worse" if loss["low"] > 0 else "better"
+        return {
+            "rows": int(self._rows[kept].sum()),
+            "users": users,
+            "days": self.days,
+            "gauc": _finite(gain),
+            "log_loss": _finite(loss),
+            "verdict": verdict,
+        }
+
+
+def _finite(values: dict[str, float] | None) -> dict[str, float] | None:
+    return values if values is not None and all(math.isfinite(v) for v in values.values()) else None
