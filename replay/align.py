@@ -254,10 +254,11 @@ class Aligner:
             safe = len(t) if watermark == math.inf else int(np.searchsorted(t, watermark, side="left"))
             times.append(t[:safe])
             counts.append(safe)
-        overdue = final or self._overdue(now, counts)
         natural = sum(c for c, lane in zip(counts, lanes, strict=True) if lane.domain == NATURAL)
-        ads = sum(counts) - natural
-        if not overdue and natural < self.batch_rows[NATURAL] and ads < self.batch_rows[AD]:
+        full = natural >= self.batch_rows[NATURAL] or sum(counts) - natural >= self.batch_rows[AD]
+        # On a backlog rows are old before their turn comes: only where no batch is full does waiting matter.
+        overdue = final or (not full and self._overdue(now, counts))
+        if not overdue and not full:
             return []
         order_lane, order_time = self._merge(lanes, times, counts)
         steps = self._cut_merged(lanes, order_lane, order_time, flush=overdue)

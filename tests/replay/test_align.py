@@ -139,6 +139,17 @@ def test_no_ad_row_meets_younger_natural_rows_when_the_ad_topic_is_filled_first(
     assert aligner.late_rows == 0
 
 
+def test_rows_that_wait_are_cut_in_time_but_a_backlog_is_cut_in_full_batches():
+    aligner = Aligner(
+        {("natural-clicks", 0): NATURAL}, natural_batch=4, ad_batch=2, max_idle_s=1, max_wait_s=3
+    )
+    aligner.add(make_chunk(("natural-clicks", 0), [1, 2, 3, 4, 5, 6, 7]), now=0.0)
+    aligner.add(make_chunk(("natural-clicks", 0), [8, 9, 10], first=7), now=100.0)
+    assert shape(aligner.cut(now=100.0)) == [("natural", [1, 2, 3, 4]), ("natural", [5, 6, 7, 8])]
+    assert aligner.cut(now=102.0) == []
+    assert shape(aligner.cut(now=104.0)) == [("natural", [9, 10])]
+
+
 def test_an_empty_partition_is_waited_for_while_the_log_holds_more_then_for_max_idle():
     aligner = Aligner(LANES, natural_batch=2, ad_batch=2, max_idle_s=5, max_wait_s=1)
     for key in LANES:
