@@ -12,15 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
 
-from ecdctr import build
-from ecdctr.settings import load_settings
-from models.features import FeatureSchema
-from monitor.monitor import Monitor
-from replay.align import Step
-from replay.rows import SourceLog, steps_of
-from replay.simulator import Simulator
+# This folder has a monitor.py, too: the package must win.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from ecdctr import build  # noqa: E402
+from ecdctr.settings import load_settings  # noqa: E402
+from models.features import FeatureSchema  # noqa: E402
+from monitor.monitor import Monitor  # noqa: E402
+from replay.align import Step  # noqa: E402
+from replay.rows import SourceLog, steps_of  # noqa: E402
+from replay.simulator import Simulator  # noqa: E402
 
 
 def main() -> None:
