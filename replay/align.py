@@ -382,9 +382,15 @@ def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
             segment.start = stop
             lane.next_out = int(chunk.offset[stop - 1]) + 1
             break
-        if not n and taken >= wanted:
+        if not n and taken >= wanted and not _moment_goes_on(lane):
             break
         lane.segments.popleft()
         lane.next_out = chunk.end
     lane.rows -= taken
     return taken
+
+
+def _moment_goes_on(lane: _Lane) -> bool:
+    """Whether the lane's next row, behind chunks without any, belongs to the moment of the last one taken."""
+    following = next((s for s in lane.segments if len(s.opens)), None)
+    return following is not None and not following.opens[following.start]
