@@ -14,6 +14,7 @@ from models.batch import Batch
 from models.engine import Engine
 from models.events import EventDecoder
 from models.features import FeatureSchema
+from models.lineup import lineup
 from models.settings import FeatureSpec, ModelSettings
 from models.trainer import Trainer
 from replay.kafka_log import KafkaLog
@@ -30,6 +31,7 @@ from state.settings import StateSettings
 __all__ = [
     "ARMS",
     "Folders",
+    "arms",
     "decoder",
     "kafka_log",
     "live_engine",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 ARMS = ("actr", "ads_only", "cpm")
+"""Arms that every configuration scores; :func:`arms` names all of one."""
 
 
 class Folders:
@@ -53,6 +56,11 @@ class Folders:
         self.snapshots = root / "snapshots"
         self.ad_window = root / "ad-window"
         self.scores = root / "scores"
+
+
+def arms(settings: Settings) -> tuple[str, ...]:
+    """Arms that this configuration scores: columns ``p_<arm>`` of the score log."""
+    return lineup(settings.model).scored
 
 
 def use_features(settings: Settings, specs: Sequence[FeatureSpec], *, configured: bool) -> Settings:
@@ -97,6 +105,9 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
     shape = settings.model.model_dump(
         include={"dim", "interaction", "cross_layers", "hidden", "history", "seed", "embedding_init"}
     )
+    run = lineup(settings.model)
+    if run != lineup(ModelSettings()):
+        shape["arms"] = [sorted(run.networks), run.scored, run.stack, settings.model.backbone]
     text = json.dumps(
         [schema.fingerprint(), shape, settings.tpm.dim, settings.tpm.k], sort_keys=True, default=str
     )
@@ -129,7 +140,7 @@ def live_engine(
         trainer,
         journal=Journal(folders.journal, fsync=settings.state.fsync_journal),
         checkpoints=CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints),
-        scores=ScoreLog(folders.scores, ARMS),
+        scores=ScoreLog(folders.scores, arms(settings)),
         ad_window=window,
         settings=settings.state,
         fingerprint=_fingerprint(schema, settings),
@@ -157,7 +168,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
         trainer,
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
-        scores=ScoreLog(None, ARMS),
+        scores=ScoreLog(None, arms(settings)),
         ad_window=window,
         settings=never,
         fingerprint=_fingerprint(schema, settings),
@@ -186,7 +197,7 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         trainer,
         journal=Journal(folders.journal),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
-        scores=BufferedScores(folders.scores, ARMS),
+        scores=BufferedScores(folders.scores, arms(settings)),
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),

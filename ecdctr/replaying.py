@@ -212,8 +212,8 @@ def _report(
         "peak_mib": round(peak),
         "settings": dump_toml(settings),
     }
-    result = evaluate(columns, build.ARMS)
-    slices = slice_figures(columns, build.ARMS, result["base"])
+    result = evaluate(columns, build.arms(settings))
+    slices = slice_figures(columns, build.arms(settings), result["base"])
     path = write_report(out_dir, f"Replay of {log.name}", {**result, "slices": slices}, meta)
     tables = write_tables(out_dir, result, slices, csv=options.csv)
     return {"result": result, "slices": slices, "meta": meta, "report": path, "tables": tables}

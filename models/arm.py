@@ -159,6 +159,11 @@ class Arm:
     def reads_history(self) -> bool:
         return self.net.reads_history
 
+    @property
+    def history_reader(self) -> HistoryReader | None:
+        """Where its history comes from; None: it reads none."""
+        return self.reader if self.reads_history else None
+
     # -- predict
 
     def prepare(self, encoded: Encoded, batch: Batch) -> Prepared:

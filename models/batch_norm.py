@@ -31,8 +31,10 @@ class BatchNorm(nn.BatchNorm1d):
     momentum, affine
         As torch's.
     apart
-        Ads have running statistics of their own. A network that learns both domains in chunks of one domain each
-        needs that: what it learned with a chunk's own statistics must be predicted with that domain's.
+        Ads have running statistics of their own, and a difference of scale and shift. A network that learns both
+        domains in chunks of one domain each needs that: what it learned with a chunk's own statistics must be
+        predicted with that domain's, and a domain flag is constant within a chunk, so normalising takes it away
+        (partitioned normalisation; Sheng et al., "STAR", CIKM 2021).
     """
 
     def __init__(
@@ -43,6 +45,9 @@ class BatchNorm(nn.BatchNorm1d):
         if apart:
             self.register_buffer("ad_mean", torch.zeros(width))
             self.register_buffer("ad_var", torch.ones(width))
+            if affine:
+                self.ad_weight = nn.Parameter(torch.zeros(width))
+                self.ad_bias = nn.Parameter(torch.zeros(width))
 
     def reset_running_stats(self) -> None:
         super().reset_running_stats()
@@ -56,19 +61,21 @@ class BatchNorm(nn.BatchNorm1d):
         ``ad`` says of which domain all rows are; it matters only with statistics apart.
         """
         mean, variance = self.running_mean, self.running_var
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if ad and self.apart:
             mean, variance = self.get_buffer("ad_mean"), self.get_buffer("ad_var")
+            if self.affine:
+                weight, bias = weight + self.ad_weight, bias + self.ad_bias
         assert mean is not None and variance is not None and self.num_batches_tracked is not None
         if not training:
-            return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+            return functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, self.eps)
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
         assert momentum is not None
         if len(x) >= MIN_ROWS:
-            return functional.batch_norm(x, mean, variance, self.weight, self.bias, True, momentum, self.eps)
-        out = functional.batch_norm(
-            x, mean.clone(), variance.clone(), self.weight, self.bias, False, 0.0, self.eps
-        )
+            return functional.batch_norm(x, mean, variance, weight, bias, True, momentum, self.eps)
+        out = functional.batch_norm(x, mean.clone(), variance.clone(), weight, bias, False, 0.0, self.eps)
         with torch.no_grad():
             share = momentum * len(x) / MIN_ROWS
             off = x.detach() - mean

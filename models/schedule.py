@@ -53,6 +53,12 @@ class ReleaseSchedule:
             self._first, self._clock = first_ts, last_ts
         self._clock = max(self._clock, last_ts)
 
+    def warm(self) -> bool:
+        """Whether natural rows have come for as long as a first release waits."""
+        if self._first is None or self._clock is None:
+            return False
+        return self._clock >= self._first + self._after
+
     def due(self, clock_ms: int) -> int | None:
         """The boundary that was crossed and not yet acted upon."""
         if self._mode == "never" or (self._mode == "once" and self._last is not None):

@@ -60,8 +60,12 @@ def default_features() -> tuple[FeatureSpec, ...]:
     )
 
 
+ExtraArm = Literal["reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_ctr"]
+StackMember = Literal["reload", "linked", "mixed", "mixed_tpm", "cpm", "ads_only"]
+
+
 class ModelSettings(Section):
-    """CPM, A-CTR and the ads-only control: one network, three sets of parameters."""
+    """CPM, A-CTR and the ads-only control: one network, several sets of parameters."""
 
     dim: int = Field(default=16, ge=1, le=1024, description="Embedding size of a feature.")
     interaction: Literal["dcn", "dot", "none"] = Field(
@@ -87,6 +91,36 @@ class ModelSettings(Section):
         default=0.1, ge=0, le=1, description="Share of natural users whose rows are scored before learning."
     )
     batch_norm_momentum: float = Field(default=0.1, gt=0, le=1)
+    transfer: Literal["reload", "linked", "stack"] = Field(
+        default="reload",
+        description="How natural clicks reach the ads model: reload of CPM at releases (the paper); linked, "
+        "differences on a live backbone; stack, an online combination of the arms.",
+    )
+    arms: tuple[ExtraArm, ...] = Field(
+        default=(), description="Further arms to run and score beside the others, for comparison."
+    )
+    backbone: Literal["cpm", "mixed_tpm"] = Field(
+        default="mixed_tpm", description="What linked stands on: CPM, or natural + ads with TPM vectors."
+    )
+    linked_lr: float = Field(default=5e-4, gt=0, description="Adam of linked's differences.")
+    linked_embedding_lr: float = Field(default=0.03, gt=0, description="Adagrad of its row differences.")
+    linked_batch: int = Field(default=64, ge=1, description="Ad rows of one of its steps, at most.")
+    linked_momentum: float = Field(default=0.05, gt=0, le=1, description="Of its own batch norm.")
+    stack_of: tuple[StackMember, ...] = Field(
+        default=("ads_only", "reload", "linked", "mixed_tpm", "cpm"),
+        min_length=1,
+        description="Arms that stack combines.",
+    )
+    stack_ridge: float = Field(default=20.0, gt=0, description="Its pull towards equal weights.")
+    stack_every: str = Field(
+        default="1d", pattern=r"^\d+(m|h|d)$", description="Event time between two of its fits; news: 6h."
+    )
+    stack_fade: float = Field(
+        default=0.97,
+        gt=0,
+        le=1,
+        description="Share of its statistics that is left after a day of event time.",
+    )
     seed: int = Field(default=0, ge=0)
     threads: int = Field(
         default=0,

@@ -17,10 +17,14 @@ from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from models.device import choose_device, use_threads
 from models.features import FeatureSchema, mix64
-from models.lookup import InputEncoder
+from models.lineup import lineup
+from models.linked import LinkedArm
+from models.lookup import Encoded, InputEncoder
+from models.rivals import ItemCtr, OnlineShift
 from models.schedule import ReleaseSchedule
 from models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from models.snapshots import MergedHistory, SnapshotHistory
+from models.stack import Stack
 from models.transfer import ReleaseReport, Transfer
 from state.ad_window import AdWindow
 from state.capture import Capture, Loaded, Rows
@@ -75,10 +79,19 @@ class Trainer:
     cpm        natural rows        attention, learned           its initial values
     actr       ad rows             merged, frozen at a release  CPM at each release (see :meth:`release`)
     ads_only   ad rows             none                         its initial values
+
+    mixed      both, with a flag    none                         its initial values
+    mixed_tpm  both, with a flag    attention, learned           its initial values
+    linked     ad rows             its backbone's               its backbone (see :class:`LinkedArm`)
     =========  ==================  ===========================  ==========================================
 
+    The first three are those of the paper; ``model.transfer`` says what serves under the name ``actr``: the network of
+    that name (``reload``), ``linked``, or ``stack`` (see :class:`Stack`). ``model.arms`` runs others beside it, and
+    the rivals without a network, ``cpm_only`` and ``item_ctr``. What needs no other arm is not run.
+
     Until the first release there is no A-CTR: its scores are the control's, and it learns nothing (the release
-    shows it the ad window). So it cannot be worse than ads alone for want of natural clicks.
+    shows it the ad window). So it cannot be worse than ads alone for want of natural clicks. The other modes serve
+    the control's scores for as long (:meth:`ReleaseSchedule.warm`).
 
     No step draws a random number: the state is a function of the settings and of the batches in their order, for a
     given number of torch threads.
@@ -131,28 +144,21 @@ class Trainer:
         self.encoder = InputEncoder(schema, self.device)
         self._schema = schema
         self.schedule = ReleaseSchedule(schedule)
-        learned: History = "none" if model.history == "none" else "learned"
-        merged: History = "none" if model.history == "none" else "merged"
-        natural, ad = model.natural_batch, model.ad_batch
-        cpm = self._arm(
-            ArmSpec("cpm", (NATURAL,), learned, model.lr, model.natural_embedding_lr, natural), None
-        )
-        self.arms: dict[str, Arm] = {
-            "cpm": cpm,
-            "actr": self._arm(
-                ArmSpec("actr", (AD,), merged, model.transfer_lr, model.transfer_embedding_lr, ad), cpm
-            ),
-            "ads_only": self._arm(
-                ArmSpec("ads_only", (AD,), "none", model.lr, model.ad_embedding_lr, ad), cpm
-            ),
-        }
-        self.transfer = Transfer(
-            cpm,
-            self.arms["actr"],
-            self.encoder,
-            ad_window,
-            reset_batch_norm=schedule.reset_batch_norm,
-            fine_tune=schedule.fine_tune,
+        self.lineup = lineup(model)
+        self.arms: dict[str, Arm] = self._networks()
+        self.transfer: Transfer | None = None
+        if "actr" in self.arms:
+            self.transfer = Transfer(
+                self.arms["cpm"],
+                self.arms["actr"],
+                self.encoder,
+                ad_window,
+                reset_batch_norm=schedule.reset_batch_norm,
+                fine_tune=schedule.fine_tune,
+            )
+        self.shift, self.item_ctr = OnlineShift(), ItemCtr()
+        self.stack = Stack(
+            self.lineup.stack, ridge=model.stack_ridge, every=model.stack_every, fade=model.stack_fade
         )
         self.until_room: Callable[[Callable[[], None]], None] = lambda write: write()
         self.clock = 0
@@ -161,6 +167,33 @@ class Trainer:
         self.cpm_months: tuple[str, ...] = ()
         self.actr_months: tuple[str, ...] = ()
         self._set_cpm_months(())
+
+    def _networks(self) -> dict[str, Arm]:
+        model, wanted = self.model, self.lineup.networks
+        learned: History = "none" if model.history == "none" else "learned"
+        merged: History = "none" if model.history == "none" else "merged"
+        natural, ad = model.natural_batch, model.ad_batch
+        fast = model.natural_embedding_lr
+        cpm = self._arm(ArmSpec("cpm", (NATURAL,), learned, model.lr, fast, natural), None)
+        arms = {"cpm": cpm}
+        if "reload" in wanted:
+            spec = ArmSpec("actr", (AD,), merged, model.transfer_lr, model.transfer_embedding_lr, ad)
+            arms["actr"] = self._arm(spec, cpm)
+        arms["ads_only"] = self._arm(
+            ArmSpec("ads_only", (AD,), "none", model.lr, model.ad_embedding_lr, ad), cpm
+        )
+        histories: dict[str, History] = {"mixed": "none", "mixed_tpm": learned}
+        for name, history in histories.items():
+            if name in wanted:
+                spec = ArmSpec(name, (NATURAL, AD), history, model.lr, fast, natural, True, ad)
+                arms[name] = self._arm(spec, cpm)
+        if "linked" in wanted:
+            spec = ArmSpec(
+                "linked", (AD,), "none", model.linked_lr, model.linked_embedding_lr, model.linked_batch
+            )
+            shape = (self.encoder, self._schema.n_dense, model, self.tpm.dim, self.device)
+            arms["linked"] = LinkedArm(spec, arms[model.backbone], *shape)
+        return arms
 
     def _arm(self, spec: ArmSpec, like: Arm | None) -> Arm:
         return Arm(spec, self.encoder, self._schema.n_dense, self.model, self.tpm.dim, self.device, like)
@@ -185,17 +218,7 @@ class Trainer:
         if not len(batch):
             return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
         learners = self._learners(kind)
-        size = learners[0].spec.batch
-        chunks = (
-            [batch]
-            if len(batch) <= size
-            else [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
-        )
-        encoded = [self.encoder.encode(chunk) for chunk in chunks]
-        prepared = {
-            arm.spec.name: [arm.prepare(e, c) for e, c in zip(encoded, chunks, strict=True)]
-            for arm in learners
-        }
+        prepared = self._prepare(batch, learners)
         if kind == DOMAIN_NAMES[NATURAL]:
             scored = self._sample(batch)
             everyone = len(scored) == len(batch)
@@ -206,10 +229,7 @@ class Trainer:
             }
         else:
             scored = np.arange(len(batch))
-            scores = {name: _predict(self.arms[name], parts) for name, parts in prepared.items()}
-            scores.setdefault("actr", scores["ads_only"])
-            if self.score_ads_with_cpm:
-                scores["cpm"] = self.predict(batch, "cpm")
+            scores = self._score_ads(batch, prepared)
         self.clock = max(self.clock, int(batch.ts.max()))
         loss, skipped = _learn(learners, prepared)
         if skipped is not None:
@@ -217,22 +237,82 @@ class Trainer:
         if kind == DOMAIN_NAMES[NATURAL]:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
         else:
+            self._observe(batch, scores)
             names = ("ts", "user", "item", "features", "dense", "label")
             columns = {name: getattr(batch, name) for name in names}
             self.until_room(lambda: self.ad_window.append(columns))
         return StepResult(kind, len(batch), loss, scored, scores)
 
+    def _prepare(self, batch: Batch, arms: list[Arm]) -> dict[str, list[Prepared]]:
+        """The batch in chunks of each arm's size; arms of one size share the tensors, those of one reader what it
+        reads."""
+        ad = int(batch.domain[0]) == AD
+        by_size: dict[int, list[tuple[Batch, Encoded]]] = {}
+        read: dict[tuple[int, int, int], Prepared] = {}
+        out: dict[str, list[Prepared]] = {}
+        for arm in arms:
+            size = arm.spec.size(ad)
+            size = size if len(batch) > size else len(batch)
+            if size not in by_size:
+                cut = (
+                    [batch]
+                    if size == len(batch)
+                    else [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
+                )
+                by_size[size] = [(chunk, self.encoder.encode(chunk)) for chunk in cut]
+            parts = out[arm.spec.name] = []
+            for i, (chunk, encoded) in enumerate(by_size[size]):
+                key = (id(arm.history_reader), size, i)
+                if key not in read:
+                    read[key] = arm.prepare(encoded, chunk)
+                parts.append(read[key])
+        return out
+
+    def _score_ads(
+        self, batch: Batch, prepared: Mapping[str, list[Prepared]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """What every arm predicts; ``actr`` is what serves."""
+        found = {name: _predict(self.arms[name], parts) for name, parts in prepared.items()}
+        control, warm = found["ads_only"], self.schedule.warm()
+        extra = self.lineup.extra
+        found["reload"] = found.pop("actr", control)
+        if not warm:
+            found["linked"] = control
+        if self.score_ads_with_cpm or "cpm_only" in extra or "cpm" in self.lineup.stack:
+            found["cpm"] = self.predict(batch, "cpm")
+        if "cpm_only" in extra:
+            found["cpm_only"] = self.shift.predict(found["cpm"])
+        if "item_ctr" in extra:
+            found["item_ctr"] = self.item_ctr.predict(batch.item)
+        if self.lineup.stack:
+            found["stack"] = self.stack.predict(found) if warm else control
+        scores = {"actr": found[self.model.transfer]}
+        return scores | {name: found[name] for name in ("ads_only", "cpm", *extra) if name in found}
+
+    def _observe(self, batch: Batch, scores: Mapping[str, NDArray[np.float32]]) -> None:
+        """What has no network learns from scored ad rows, after all arms could."""
+        if "cpm_only" in self.lineup.extra:
+            self.shift.observe(scores["cpm"], batch.label)
+        if "item_ctr" in self.lineup.extra:
+            self.item_ctr.observe(batch.item, batch.label)
+        if self.lineup.stack and self.schedule.warm():
+            self.stack.observe(scores, batch.label, self.clock)
+
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
-        """Click probabilities of any rows by one arm; nothing is learned. Before the first release ``actr`` answers
-        as ``ads_only``."""
+        """Click probabilities of any rows by one network; nothing is learned. Before the first release ``actr``
+        answers as ``ads_only``."""
         model = self.arms["ads_only" if arm == "actr" and not self.releases else arm]
         parts = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, len(batch), PREDICT_ROWS)]
         return _predict(model, [model.prepare(self.encoder.encode(part), part) for part in parts])
 
     def _learners(self, kind: str) -> list[Arm]:
-        if kind == DOMAIN_NAMES[NATURAL]:
-            return [self.arms["cpm"]]
-        return [self.arms["ads_only"]] + ([self.arms["actr"]] if self.releases else [])
+        """Arms that a row teaches, in this order: ``linked`` before its backbone."""
+        domain = DOMAIN_NAMES.index(kind)
+        order = ("cpm", "ads_only", "actr", "linked", "mixed", "mixed_tpm")
+        arms = [self.arms[name] for name in order if name in self.arms]
+        return [
+            arm for arm in arms if domain in arm.spec.domains and (arm.spec.name != "actr" or self.releases)
+        ]
 
     def _sample(self, batch: Batch) -> NDArray[np.intp]:
         share = self.model.natural_score_share
@@ -264,14 +344,16 @@ class Trainer:
         self._set_cpm_months(months)
 
     def _set_cpm_months(self, months: tuple[str, ...]) -> None:
-        cpm = self.arms["cpm"]
-        if cpm.reads_history:
-            cpm.reader = SnapshotHistory(self.store, months, self.tpm.dim, self.clock, self.device)
+        readers = [self.arms[name] for name in ("cpm", "mixed_tpm") if name in self.arms]
+        if readers[0].reads_history:
+            reader = SnapshotHistory(self.store, months, self.tpm.dim, self.clock, self.device)
+            for arm in readers:
+                arm.reader = reader
         self.cpm_months = months
 
     def _set_actr_months(self, months: tuple[str, ...]) -> None:
-        actr = self.arms["actr"]
-        if actr.net.history_user is not None and actr.net.history_item is not None:
+        actr = self.arms.get("actr")
+        if actr is not None and actr.net.history_user is not None and actr.net.history_item is not None:
             actr.reader = MergedHistory(
                 self.store, months, actr.net.history_user, actr.net.history_item, self.clock, self.device
             )
@@ -280,9 +362,9 @@ class Trainer:
     def release_due(self, clock_ms: int) -> int | None:
         """The scheduled event time (ms) of a release that should happen now; None: not yet.
 
-        A release waits for :data:`MIN_WINDOW_ROWS` ad rows: batch norm and output bias are estimated on them.
+        Without an arm that reloads there are none. A release waits for :data:`MIN_WINDOW_ROWS` ad rows: batch norm and output bias are estimated on them.
         """
-        if len(self.ad_window) < MIN_WINDOW_ROWS:
+        if self.transfer is None or len(self.ad_window) < MIN_WINDOW_ROWS:
             return None
         return self.schedule.due(clock_ms)
 
@@ -296,6 +378,7 @@ class Trainer:
         5. The gate belongs here: whether the new version may serve. Every version is accepted so far.
         6. The versions (TPM months, CPM release, A-CTR) change together.
         """
+        assert self.transfer is not None, f"transfer = {self.model.transfer} knows no releases"
         boundary = self.schedule.due(clock_ms)
         copied = self.transfer.load()
         self._set_actr_months(self.cpm_months)
@@ -329,6 +412,8 @@ class Trainer:
         for arm in self.arms.values():
             dense.update(arm.dense_state())
             rows.update(arm.take_rows())
+        if "item_ctr" in self.lineup.extra:
+            rows.update(self.item_ctr.take_rows())
         return Capture(dense=dense, rows=rows, meta={"versions": self.versions, "trainer": self._meta()})
 
     def _meta(self) -> dict[str, Any]:
@@ -338,6 +423,8 @@ class Trainer:
             "cpm_months": list(self.cpm_months),
             "actr_months": list(self.actr_months),
             "schedule": self.schedule.to_json(),
+            "shift": self.shift.to_json(),
+            "stack": self.stack.to_json(),
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "torch": torch.__version__,
@@ -360,6 +447,10 @@ class Trainer:
             arm.load(loaded.dense, loaded.rows)
         self.clock, self.releases = int(meta["clock"]), int(meta["releases"])
         self.schedule.load(meta["schedule"])
+        if "stack" in meta:  # else from before there were such arms
+            self.shift.load(meta["shift"])
+            self.stack.load(meta["stack"])
+        self.item_ctr.load(loaded.rows)
         self._asked_hour = -1
         self._set_cpm_months(tuple(meta["cpm_months"]))
         self._set_actr_months(tuple(meta["actr_months"]))
@@ -367,6 +458,8 @@ class Trainer:
 
     def _find_unreleased(self, rows: Rows) -> None:
         """Which rows the next release must copy: those in which A-CTR is not what a release would make of it."""
+        if "actr" not in self.arms:
+            return
         cpm, actr = self.arms["cpm"], self.arms["actr"]
         names = zip(cpm.table_names(), actr.table_names(), strict=True)
         for pair, ours, theirs in zip(names, cpm.tables, actr.tables, strict=True):
@@ -391,11 +484,9 @@ class Trainer:
                 digest.update(table.weight.cpu().numpy().data)
                 digest.update(table.accumulator.cpu().numpy().data)
         counters = self._meta()
-        digest.update(
-            repr(
-                [counters[k] for k in ("clock", "releases", "cpm_months", "actr_months", "schedule")]
-            ).encode()
-        )
+        names = ("clock", "releases", "cpm_months", "actr_months", "schedule", "shift", "stack")
+        digest.update(repr([counters[k] for k in names]).encode())
+        digest.update(repr(self.item_ctr.state()).encode())
         return digest.hexdigest()
 
 
@@ -415,16 +506,16 @@ def _predict(arm: Arm, parts: list[Prepared]) -> NDArray[np.float32]:
 
 
 def _learn(arms: list[Arm], prepared: Mapping[str, list[Prepared]]) -> tuple[dict[str, float], str | None]:
-    """All chunks in all arms, or none in any."""
-    chunks = len(prepared[arms[0].spec.name])
-    total = {arm.spec.name: 0.0 for arm in arms}
-    rows = 0
+    """All chunks in all arms, or none in any; an arm has learned all of them before the next one begins."""
+    parts = [prepared[arm.spec.name] for arm in arms]
+    at_once = all(len(chunks) == 1 for chunks in parts)
+    out: dict[str, float] = {}
     for arm in arms:
-        arm.begin(chunks)
-    for i in range(chunks):
-        n = prepared[arms[0].spec.name][i].encoded.n
-        for arm in arms:
-            loss = arm.compute(prepared[arm.spec.name][i])
+        arm.begin(1 if at_once else 2)  # one chunk everywhere: nothing is applied before all can
+    for arm, chunks in zip(arms, parts, strict=True):
+        total, rows = 0.0, 0
+        for chunk in chunks:
+            loss = arm.compute(chunk)
             if math.isnan(loss):
                 for other in arms:
                     other.rollback()
@@ -432,10 +523,12 @@ def _learn(arms: list[Arm], prepared: Mapping[str, list[Prepared]]) -> tuple[dic
                     {},
                     f"loss or gradient of {arm.spec.name} is not finite, or its loss is above {MAX_LOSS:g}",
                 )
-            total[arm.spec.name] += loss * n
-        for arm in arms:
-            arm.apply()
-        rows += n
+            if not at_once:
+                arm.apply()
+            total, rows = total + loss * chunk.encoded.n, rows + chunk.encoded.n
+        out[arm.spec.name] = total / rows
     for arm in arms:
+        if at_once:
+            arm.apply()
         arm.commit()
-    return {name: value / rows for name, value in total.items()}, None
+    return out, None
