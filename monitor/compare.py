@@ -33,6 +33,9 @@ Floats = NDArray[np.float64]
 FEWEST_CLICKS = 20
 """Clicks (seen, and predicted) that a segment needs on both sides."""
 
+SMALL = 0.25
+"""Share of a threshold below which the exact p-value is of no interest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
@@ -137,8 +140,8 @@ def _padded(cells: Cells) -> tuple[NDArray[np.intp], int]:
 
 def _by_column(sketch: Sketch, index: NDArray[np.intp]) -> Floats:
     """Counts as ``(columns, 2 G, places)``."""
-    flat = sketch.counts.reshape(2 * sketch.groups, -1)
-    wide = np.concatenate([flat, np.zeros((len(flat), 1), flat.dtype)], axis=1)
+    wide = sketch.counts.reshape(2 * sketch.groups, -1).astype(np.float64)
+    wide[:, -1] = 0  # rows that belong nowhere; places that a column lacks point there
     return np.ascontiguousarray(wide[:, index].transpose(1, 0, 2))
 
 
@@ -163,17 +166,20 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
     w = (v - u) * scale[:, None, :]
     # tr(C) and tr(C^2) of the covariance C = w' w; squared entries of w' w are those of w w'.
     trace = np.einsum("fgk,fgk->f", w, w)
-    square = _squared(w, g)
     statistic = ((q - p) ** 2 * scale**2).sum(1)
-    dof = np.where(square > 0, trace**2 / np.maximum(square, 1e-300), 1.0)
     ratio = np.divide(statistic, trace, out=np.zeros_like(trace), where=trace > 0)
-    p_value = special.fdtrc(dof, dof * (g - 1), ratio)
     tiny = 0.5 / np.maximum(np.minimum(rows_p, rows_q), 1)[:, None]
     a, b = p + np.where(middle > 0, tiny, 0), q + np.where(middle > 0, tiny, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         psi = np.where(middle > 0, (b - a) * np.log(b / a), 0).sum(1)
         m = (a + b) / 2
         js = np.where(middle > 0, a * np.log(a / m) + b * np.log(b / m), 0).sum(1) / 2
+    # Degrees of freedom cost most: where the effect is far below any threshold one is enough (the most careful).
+    dof = np.ones(len(trace))
+    close = (psi - trace > SMALL * limits.psi) & (trace > 0)
+    if close.any():
+        dof[close] = trace[close] ** 2 / _squared(w[close], g)
+    p_value = special.fdtrc(dof, dof * (g - 1), ratio)
     out = []
     for i, column in enumerate(reference.cells.columns):
         if min(rows_p[i], rows_q[i]) < 1:
@@ -245,14 +251,15 @@ def _segments(sketch: Sketch) -> _Segments:
     # A bag counts a row in several cells: totals are each feature's own.
     starts = np.asarray([c.offset for c in features], np.intp)
     sizes = np.asarray([c.size for c in features])
-    sums = sketch.behaviour[0][:, :, : int(starts[-1] + sizes[-1])].sum(1)
+    behaviour = sketch.behaviour[:, :, :, : int(starts[-1] + sizes[-1])].astype(np.float64)
+    sums = behaviour[0].sum(1)
     y, p, yl, pl, qll = sums
     total = np.repeat(np.add.reduceat(sums, starts, axis=1), sizes, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = total[0] / total[1]
         level = np.log(y / (rho * p))
         slope = (yl - rho * pl) / qll
-        groups = sketch.behaviour[:, :, :, : sums.shape[1]].transpose(1, 0, 2, 3)
+        groups = behaviour.transpose(1, 0, 2, 3)
         gy, gp, gyl, gpl, gqll = groups.reshape(len(groups), 2 * g, -1)
         spread = math.sqrt(g / (g - 1))
         level_influence = spread * (gy / y - gp / p)

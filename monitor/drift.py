@@ -93,7 +93,7 @@ class DriftWatch:
 
     1. Without a given reference, the first ``reference_length`` of event time become one.
     2. Rows are counted into slots of ``every``; as many as make a day are kept.
-    3. When a slot ends and the slots cover a day, everything is compared: all features, the label, the predictions and the
+    3. When a slot ends, ``compare_rows`` have come since the last time, and the slots cover a day, everything is compared: all features, the label, the predictions and the
        behaviour of segments, in both domains, under one false discovery rate.
 
     A whole day is compared so that the daily course of a stream is no drift.
@@ -121,6 +121,7 @@ class DriftWatch:
         self._domains: dict[str, _Domain] = {}
         self._suspect: dict[tuple[str, str, str], int] = {}
         self._slot = -1
+        self._fresh = 0
         self._limits = Thresholds(settings.psi, settings.label_ratio, settings.behaviour)
         self._length_ms = milliseconds(settings.reference_length)
         self._began: int | None = None
@@ -140,6 +141,7 @@ class DriftWatch:
             self.reference = Reference(
                 "the first days", self.schema.fingerprint(), self._began, self._began + self._length_ms
             )
+        self._fresh += len(batch)
         d = self._domains.setdefault(domain, _Domain())
         sketch = self.reference.sketches.get(domain)
         if sketch is None:
@@ -189,8 +191,9 @@ class DriftWatch:
                 del d.slots[s]
         if not self.ready and clock_ms >= self.reference.until_ms:
             self.ready = True
-        if first or not self.ready:
+        if first or not self.ready or self._fresh < self.settings.compare_rows:
             return False
+        self._fresh = 0
         return self._evaluate(slot * self.slot_ms)
 
     def _evaluate(self, now_ms: int) -> bool:
@@ -203,7 +206,7 @@ class DriftWatch:
             slots = [s for s in d.slots if full - self.slots <= s < full]
             if reference is None or not slots or min(slots) > full - self.slots:
                 continue
-            day = Sketch.empty(reference.cells, reference.groups)
+            day = Sketch.empty(reference.cells, reference.groups, np.float32)
             for s in slots:
                 day.merge(d.slots[s])
             if d.baseline is None:
@@ -217,7 +220,7 @@ class DriftWatch:
             f.q_value = float(q)
             key = (f.what, f.name, f.domain)
             if f.p_value < 0.01 and f.effect > 0.25:
-                since = self._suspect.setdefault(key, now_ms - self.slot_ms)
+                since = self._suspect.setdefault(key, self.evaluated_at or now_ms - self.slot_ms)
             else:
                 self._suspect.pop(key, None)
                 since = now_ms

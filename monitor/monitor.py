@@ -30,8 +30,8 @@ from state.probes import ProbeStore
 
 __all__ = ["Monitor"]
 
-DAY_MS = 86_400_000
-BLOCK_ROWS = 8192
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+BLOCK_ROWS = 32_768
 """Rows held before they are worked off: what numpy asks of each call is then spread over many."""
 
 RULES_EVERY_MS = 300_000
@@ -106,6 +106,7 @@ class Monitor:
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
         self._events: list[Alert] = []
         self._busy_s = 0.0
+        self._transfer_hour = -1
         self._loss: dict[str, float] = {}
         self._transfer_now: dict[str, Any] | None = None
         self._lock = threading.RLock()
@@ -278,7 +279,8 @@ class Monitor:
         look = self.clock // RULES_EVERY_MS
         if compared or look > self._looked_at:
             self._looked_at = look
-            self._transfer_now = None
+            if self.clock // HOUR_MS != self._transfer_hour:
+                self._transfer_hour, self._transfer_now = self.clock // HOUR_MS, None
             self._events += self.rules.update(self.clock, self._measure)
             del self._events[:-EVENTS]
 

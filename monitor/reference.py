@@ -110,7 +110,7 @@ class Reference:
                     edges = [np.asarray(e, np.float64) for e in d["edges"]]
                     cells = Cells(schema, int(d["cells"]), edges, float(d["centre"]))
                     counts, behaviour = arrays[f"{domain}.counts"], arrays[f"{domain}.behaviour"]
-                    wanted = (2, int(d["groups"]), cells.total)
+                    wanted = (2, int(d["groups"]), cells.total + 1)
                     if counts.shape != wanted or behaviour.shape != (2, BEHAVIOUR, *wanted[1:]):
                         raise DataError(
                             f"{folder}/reference.npz: {domain} has shape {counts.shape}, not {wanted}: damaged"

@@ -14,7 +14,7 @@ class Seen:
     """Ids met so far, in fixed memory.
 
     An id that was met is never called new; a new one passes for met with the probability that :attr:`error` gives: below
-    0.1 % up to an eighteenth as many ids as there are bits.
+    0.1 % up to a fiftieth as many ids as there are bits. All bits of an id stand in one word: one look-up a row.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ class Seen:
 
     References
     ----------
-    Bloom, "Space/time trade-offs in hash coding with allowable errors" (CACM, 1970); the hashes are two, combined, as Kirsch and
-    Mitzenmacher do ("Less hashing, same performance", ESA 2006).
+    Bloom, "Space/time trade-offs in hash coding with allowable errors" (CACM, 1970); Putze, Sanders and Singler, "Cache-, hash- and
+    space-efficient Bloom filters" (WEA, 2007).
 
     Examples
     --------
@@ -38,33 +38,31 @@ class Seen:
     HASHES = 4
 
     def __init__(self, bits: int = 1 << 24) -> None:
-        self._mask = np.uint64(bits - 1)
         self._words = np.zeros(bits // 64, np.uint64)
+        self._shift = np.uint64(64 - (bits // 64).bit_length() + 1)
         self.count = 0
 
     def add(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Take in ids; True for the first row of each that was not met before, shape ``(n,)``."""
-        unique, first = np.unique(ids, return_index=True)
-        h = mix64(unique)
-        step = (h >> np.uint64(32)) | np.uint64(1)
-        met = np.ones(len(unique), np.bool_)
-        places = []
-        for _ in range(self.HASHES):
-            at = h & self._mask
-            word, bit = (at >> np.uint64(6)).astype(np.intp), np.uint64(1) << (at & np.uint64(63))
-            met &= (self._words[word] & bit) != 0
-            places.append((word, bit))
-            h = h + step
+        h = mix64(ids)
+        word = (h >> self._shift).astype(np.intp)
+        bits = np.zeros(len(ids), np.uint64)
+        for i in range(self.HASHES):
+            bits |= np.uint64(1) << ((h >> np.uint64(6 * i)) & np.uint64(63))
+        new = np.flatnonzero((self._words[word] & bits) != bits)
         out = np.zeros(len(ids), np.bool_)
-        if not met.all():
-            new = ~met
-            for word, bit in places:
-                np.bitwise_or.at(self._words, word[new], bit[new])
-            self.count += int(new.sum())
-            out[first[new]] = True
+        if len(new):
+            _, first = np.unique(ids[new], return_index=True)
+            new = new[first]
+            np.bitwise_or.at(self._words, word[new], bits[new])
+            self.count += len(new)
+            out[new] = True
         return out
 
     @property
     def error(self) -> float:
-        """Probability that a new id passes for met."""
-        return float((1 - np.exp(-self.HASHES * self.count / (64 * len(self._words)))) ** self.HASHES)
+        """Probability that a new id passes for met: a word holds a Poisson number of ids, four bits each."""
+        load = self.count / len(self._words)
+        k = np.arange(60)
+        chance = np.exp(k * np.log(max(load, 1e-12)) - load - np.cumsum(np.log(np.maximum(k, 1))))
+        return float(chance @ (1 - (1 - 1 / 64) ** (self.HASHES * k)) ** self.HASHES)

@@ -116,9 +116,9 @@ class Sketch:
     Attributes
     ----------
     counts
-        Rows by (user or item, group, cell), ``(2, G, C)``.
+        Rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
     behaviour
-        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C)``; see :data:`~monitor.cells.BEHAVIOUR`.
+        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~monitor.cells.BEHAVIOUR`.
     quantiles
         One quantile sketch a numeric feature.
     """
@@ -135,7 +135,7 @@ class Sketch:
     @staticmethod
     def empty(cells: Cells, groups: int, dtype: type[np.floating[Any]] = np.float64) -> Sketch:
         """Nothing seen yet. float32 counts to 16 million a cell and group: enough for a part of a day."""
-        shape = (groups, cells.total)
+        shape = (groups, cells.total + 1)  # the last cell takes what belongs nowhere
         kll = [kll_floats_sketch(KLL_K) for _ in cells.numeric]
         return Sketch(
             cells, groups, np.zeros((2, *shape), dtype), np.zeros((2, BEHAVIOUR, *shape), dtype), kll
@@ -143,24 +143,20 @@ class Sketch:
 
     def add(self, block: Block) -> None:
         """Count rows."""
-        c = self.cells.total
-        width = c + 1
-        length = self.groups * width
+        width = self.cells.total + 1
         self.rows += len(block.label)
+        times = block.index.shape[1]
+        weights = [np.repeat(w, times) for w in block.weights] if len(block.scored) else []
         for side in range(2):
             base = block.group[side] * np.int32(width)
-            flat = (block.index + base[:, None]).ravel()
-            counts = np.bincount(flat, minlength=length)
-            counts += np.bincount(base + block.label, minlength=length)
-            if len(block.scored):
+            flat = [(block.index + base[:, None]).ravel(), base + block.label]
+            if weights:
                 some = base[block.scored]
-                counts += np.bincount(some + block.predicted, minlength=length)
+                flat.append(some + block.predicted)
                 index = (block.index[block.scored] + some[:, None]).ravel()
-                times = block.index.shape[1]
-                for i, w in enumerate(block.weights):
-                    sums = np.bincount(index, weights=np.repeat(w, times), minlength=length)
-                    self.behaviour[side, i] += sums.reshape(self.groups, width)[:, :c]
-            self.counts[side] += counts.reshape(self.groups, width)[:, :c]
+                for i, w in enumerate(weights):
+                    _accumulate(self.behaviour[side, i], index, w)
+            _accumulate(self.counts[side], np.concatenate(flat), None)
         for sketch, col in zip(self.quantiles, self.cells.numeric, strict=True):
             values = block.dense[:, col]
             sketch.update(np.ascontiguousarray(values[np.isfinite(values)], np.float32))
@@ -179,3 +175,12 @@ class Sketch:
         out.merge(self)
         out.first_ms, out.last_ms = self.first_ms, self.last_ms
         return out
+
+
+def _accumulate(target: NDArray[Any], index: NDArray[Any], weights: NDArray[Any] | None) -> None:
+    """Add to cells of a contiguous ``(G, C)`` array by flat number; whichever way is cheaper for so many."""
+    flat = target.reshape(-1)
+    if 8 * len(index) < len(flat):
+        np.add.at(flat, index, flat.dtype.type(1) if weights is None else weights.astype(flat.dtype))
+    else:
+        flat += np.bincount(index, weights=weights, minlength=len(flat))
