@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
 from models.events import EventDecoder
 from replay.mapped import MappedTables
-from replay.mapping import label_expression
+from replay.mapping import Mapping, label_expression
 from replay.rows import SourceLog, steps_of
 from replay.source import Source, open_source
 from state.errors import DataError
@@ -198,3 +202,10 @@ def test_conditions_that_cannot_be_read_are_refused(text):
         return
     with pytest.raises(ValueError, match=r"condition"):
         label_expression(text)
+
+
+def test_the_example_of_the_documentation_is_valid():
+    text = (Path(__file__).parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
+    example = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0]
+    mapping = Mapping(**tomllib.loads(example))
+    assert [t.domain for t in mapping.tables] == ["natural", "ad"]
