@@ -69,7 +69,7 @@ class MonitorServer:
     every_s
         Seconds between two looks for changed sections, per open page.
     max_streams
-        Event streams at a time.
+        Event streams at a time; None: :data:`MAX_STREAMS`.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class MonitorServer:
         feed: Feed,
         *,
         every_s: float = 2.0,
-        max_streams: int = MAX_STREAMS,
+        max_streams: int | None = None,
     ) -> None:
         self.registry, self.health, self.feed = registry, health, feed
         self.every_s = every_s
         self.closing = threading.Event()
-        self.streams = threading.BoundedSemaphore(max_streams)
+        self.streams = threading.BoundedSemaphore(max_streams or MAX_STREAMS)
         self.files = _static_files()
         self._http: _Http | None = None
 

@@ -28,8 +28,6 @@ log = logging.getLogger("ecdctr.monitor")
 
 RESOLVED_SHOWN = 50
 TRANSFER_POINTS = 1_000
-SNAPSHOT_AGE_S = 1.0
-"""Scrapes, pages and alerts share a snapshot for so long."""
 
 
 class Watcher(Protocol):
@@ -61,6 +59,8 @@ class Station:
         Shown on the page and in ``ecdctr_build_info``.
     now, wall
         Monotonic and epoch seconds.
+    refresh_s
+        Open pages are brought up to date so often.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Station:
         version: str = "",
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        live: LiveSeries | None = None,
+        refresh_s: float = 2.0,
     ) -> None:
         self.watcher = watcher
         self.version = version
@@ -89,8 +89,9 @@ class Station:
         self.metrics = WorkerMetrics(now)
         self.metrics.build.info({"version": version})
         self.metrics.registry.register(MonitorCollector(self.snapshot))
-        self.live = live or LiveSeries()
-        self.feed = Feed(self.document, max_age_s=SNAPSHOT_AGE_S, now=now)
+        self.live = LiveSeries(every_s=refresh_s)
+        self.feed = Feed(self.document, max_age_s=refresh_s / 2, now=now)
+        self._refresh_s = refresh_s
         self._now, self._wall = now, wall
         self._lock = threading.Lock()
         self._delivery = AlertDelivery(
@@ -190,11 +191,11 @@ class Station:
     # -- what is shown
 
     def snapshot(self) -> dict[str, Any]:
-        """The monitor's figures, at most :data:`SNAPSHOT_AGE_S` old."""
+        """The monitor's figures, at most half of ``refresh_s`` old: scrapes, pages and alerts share one."""
         if self.watcher is None:
             return {}
         with self._lock:
-            if self._now() - self._snapshot_at >= SNAPSHOT_AGE_S:
+            if self._now() - self._snapshot_at >= self._refresh_s / 2:
                 self._snapshot_at = self._now()
                 try:
                     self._snapshot = self.watcher.snapshot()
@@ -238,7 +239,7 @@ class Station:
 
     def serve(self, host: str, port: int) -> int:
         """Serve metrics, health, JSON and the page from threads; returns the port."""
-        self._server = MonitorServer(self.metrics.registry, self.health, self.feed)
+        self._server = MonitorServer(self.metrics.registry, self.health, self.feed, every_s=self._refresh_s)
         return self._server.start(host, port)
 
     def close(self) -> None:

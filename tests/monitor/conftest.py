@@ -1,0 +1,340 @@
+"""A monitor that says what a test wants, a station that shows it, and a browser that looks."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from monitor.rules import Alert
+from monitor.station import Station
+
+HOUR, DAY = 3_600_000, 86_400_000
+BEGIN = 1_790_035_200_000  # 2026-09-22 00:00 UTC
+PATIENCE_S = 30.0
+CHROMIUM = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--remote-debugging-port=0",
+)
+
+
+class FakeWatcher:
+    """Says what it is told; ``hours`` of event time have passed."""
+
+    def __init__(self) -> None:
+        self.hours = 30
+        self.raised: list[Alert] = []
+        self.events: list[Alert] = []
+        self.failure: Exception | None = None
+        self.gain = {"value": 0.05, "low": 0.02, "high": 0.08}
+
+    def alert(self, key: str = "miscalibrated-high ad actr", severity: str = "critical") -> Alert:
+        found = Alert(
+            key=key,
+            rule="miscalibrated-high",
+            severity=severity,
+            what="PCOC of A-CTR on ads is above 1.5 <b>over a day</b>",
+            since_ms=BEGIN + 5 * HOUR,
+            raised_ms=BEGIN + 6 * HOUR,
+            value=1.62,
+            limit=1.5,
+            cause="the ad prior has moved since the last release",
+        )
+        self.raised.append(found)
+        self.events.append(found)
+        return found
+
+    def resolve(self, alert: Alert) -> None:
+        self.raised.remove(alert)
+        said = {k: v for k, v in alert.to_json().items() if k != "status"}
+        self.events.append(Alert(**{**said, "resolved_ms": BEGIN + self.hours * HOUR}))
+
+    def take_events(self) -> list[Alert]:
+        taken, self.events = self.events, []
+        return taken
+
+    def snapshot(self) -> dict:
+        if self.failure is not None:
+            raise self.failure
+        clock = BEGIN + self.hours * HOUR
+        return {
+            "clock": clock,
+            "rows": {"natural": 10, "ad": 1},
+            "windows": {w: {d: self._window(d) for d in ("natural", "ad")} for w in ("5m", "1h", "1d")},
+            "series": {
+                "5m": self._series(HOUR // 12, 12 * self.hours, ranked=False),
+                "1h": self._series(HOUR, self.hours, ranked=True),
+                "1d": self._series(DAY, self.hours // 24, ranked=True),
+            },
+            "drift": self._drift(clock),
+            "forgetting": self._forgetting(),
+            "transfer": {
+                "rows": 9000,
+                "users": 400,
+                "days": 7,
+                "gauc": self.gain,
+                "log_loss": None,
+                "verdict": "better",
+            },
+            "marks": [
+                {"ts": BEGIN + 12 * HOUR, "kind": "release", "text": "release 1"},
+                {"ts": BEGIN + 24 * HOUR, "kind": "month", "text": "2026-08"},
+            ],
+            "alerts": [alert.to_json() for alert in self.raised],
+        }
+
+    @staticmethod
+    def _window(domain: str) -> dict:
+        figures = {"rows": 900, "clicks": 45, "ctr": 0.05, "log_loss": 0.2, "ne": 0.95, "pcoc": 1.1}
+        figures |= {"auc": 0.7, "auc_error": 0.0, "gauc": 0.68, "gauc_error": 0.0, "gauc_users": 30}
+        arms = ("cpm",) if domain == "natural" else ("actr", "ads_only")
+        side = {"rows": 1000, "rows_per_s": 1.0, "clicks": 50, "ctr": 0.05, "late": 3}
+        side |= {"unseen_users": 0.012, "unseen_items": 0.02, "tpm_share": 0.83}
+        return side | {"arms": {arm: dict(figures) for arm in arms}}
+
+    @staticmethod
+    def _series(step: int, length: int, *, ranked: bool) -> dict:
+        def wave(middle: float, k: int) -> list[float | None]:
+            return [None if i == 3 else middle + 0.01 * ((i * k) % 7) for i in range(length)]
+
+        def arm(k: int) -> dict:
+            out = {"rows": [900] * length, "log_loss": wave(0.2, k)}
+            out |= {"ne": wave(0.93, k), "pcoc": wave(1.0, k)}
+            return out | ({"gauc": wave(0.68, k), "auc": wave(0.7, k)} if ranked else {})
+
+        sides = {"natural": {"cpm": arm(2)}, "ad": {"actr": arm(3), "ads_only": arm(5)}}
+        out = {
+            d: {"rows": [1000] * length, "ctr": wave(0.05, 1), "late": [0] * length, "arms": arms}
+            for d, arms in sides.items()
+        }
+        return {"t": [BEGIN + i * step for i in range(length)], **out}
+
+    @staticmethod
+    def _drift(clock: int) -> dict:
+        row = {"what": "feature", "p_value": 1e-9, "q_value": 1e-8, "js": 0.052}
+        return {
+            "reference": {
+                "name": "the first week",
+                "from": BEGIN - 7 * DAY,
+                "until": BEGIN,
+                "rows": {"natural": 9, "ad": 9},
+                "ready": True,
+            },
+            "evaluated_at": clock,
+            "table": [
+                row
+                | {"name": "category", "domain": "both", "effect": 4.1, "psi": 0.41, "moved": True}
+                | {"since": BEGIN + 20 * HOUR, "said": "cell 7: 12 % to 31 %"},
+                row
+                | {"name": "hour", "domain": "ad", "effect": 0.2, "psi": 0.02, "moved": False}
+                | {"since": None, "said": ""},
+            ],
+            "detectors": [
+                {
+                    "domain": "ad",
+                    "arm": "actr",
+                    "signal": "pcoc",
+                    "detector": "ADWIN",
+                    "changes": 1,
+                    "last": BEGIN + 20 * HOUR,
+                    "level": 1.2,
+                }
+            ],
+        }
+
+    def _forgetting(self) -> dict:
+        clocks = [BEGIN + i * 6 * HOUR for i in range(self.hours // 6)]
+        falling = [-0.002 * i for i in range(len(clocks))]
+        return {
+            "periods": [
+                {"period": "2026-09-08", "from": BEGIN - 14 * DAY, "until": BEGIN - 7 * DAY, "rows": 4096}
+            ],
+            "curves": [
+                {"period": "2026-09-08", "arm": a, "clock": clocks, "gauc": [0.7] * len(clocks)}
+                | {"log_loss": [0.2] * len(clocks), "transfer": falling}
+                for a in ("cpm", "actr")
+            ],
+            "staleness": [
+                {"arm": "actr", "history": h, "days": [low, high], "rows": 100, "gauc": 0.7 - 0.01 * low}
+                for h in ("with", "without")
+                for low, high in ((0, 1), (1, 7), (7, None))
+            ],
+        }
+
+
+class Site:
+    """A station that serves, and requests to it."""
+
+    def __init__(self, watcher: FakeWatcher | None, **options) -> None:
+        self.station = Station(watcher, version="1.2.3", **options)
+        self.port = self.station.serve("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None):
+        """Status, headers and body."""
+        request = urllib.request.Request(self.url + path, method=method, headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as answer:
+            with answer:
+                return answer.code, answer.headers, answer.read()
+
+
+@pytest.fixture
+def watcher() -> FakeWatcher:
+    return FakeWatcher()
+
+
+@pytest.fixture
+def make_site():
+    sites: list[Site] = []
+
+    def make(watcher: FakeWatcher | None = None, **options) -> Site:
+        sites.append(Site(watcher, **options))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.station.close()
+
+
+def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S):
+    """Ask until the answer is true, and give it."""
+    deadline = time.monotonic() + patience_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def until():
+    return wait_for
+
+
+class Browser:
+    """A page in headless Chromium, over its debugging protocol; remembers requests, messages and errors."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._answers: dict[int, asyncio.Future] = {}
+        self._count = 0
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            said = json.loads(message.data)
+            if (waiting := self._answers.pop(said.get("id"), None)) is not None:
+                waiting.set_result(said)
+                continue
+            method, params = said.get("method"), said.get("params", {})
+            if method == "Network.requestWillBeSent":
+                self.requests.append(params["request"]["url"])
+            elif method == "Runtime.exceptionThrown":
+                self.complaints.append(json.dumps(params["exceptionDetails"]))
+            elif (method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning")) or (
+                method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert")
+            ):
+                self.complaints.append(json.dumps(params))
+
+    async def call(self, method: str, **params):
+        self._count += 1
+        answer = self._answers[self._count] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": self._count, "method": method, "params": params})
+        said = await asyncio.wait_for(answer, PATIENCE_S)
+        assert "error" not in said, said
+        return said["result"]
+
+    async def js(self, expression: str):
+        said = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in said, said
+        return said["result"].get("value")
+
+    async def until(self, expression: str, patience_s: float = PATIENCE_S):
+        """Ask until the expression is true, and give its value; what is not on the page yet is not true."""
+        deadline = time.monotonic() + patience_s
+        asked = f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"
+        while not (found := await self.js(asked)):
+            assert time.monotonic() < deadline, f"waited in vain for {expression}; {self.complaints}"
+            await asyncio.sleep(0.05)
+        return found
+
+    async def screen(self, width: int, height: int, scheme: str = "light") -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        await self.call(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+
+    async def press(self, key: str) -> None:
+        codes = {"Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, "End": 35, "Home": 36}
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key]
+            )
+
+
+@contextlib.asynccontextmanager
+async def chromium_page(folder: Path):
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here: `apt-get install chromium` lets this test run")
+    process = subprocess.Popen(
+        [program, *CHROMIUM, f"--user-data-dir={folder}", "about:blank"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        port_file = folder / "DevToolsActivePort"
+        deadline = time.monotonic() + PATIENCE_S
+        while not (port_file.exists() and (found := re.match(r"(\d+)\n", port_file.read_text()))):
+            assert process.poll() is None and time.monotonic() < deadline, "Chromium did not start"
+            await asyncio.sleep(0.05)
+        async with aiohttp.ClientSession() as session:
+            targets = await (await session.get(f"http://127.0.0.1:{found[1]}/json")).json()
+            address = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
+            async with session.ws_connect(address, max_msg_size=0) as socket:
+                browser = Browser(socket)
+                for domain in ("Runtime", "Page", "Network", "Log"):
+                    await browser.call(f"{domain}.enable")
+                yield browser
+                browser._reader.cancel()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """``browse(look)``: run the coroutine function ``look(browser)``."""
+
+    def run(look):
+        async def main():
+            async with chromium_page(tmp_path / "profile") as browser:
+                await look(browser)
+
+        asyncio.run(main())
+
+    return run

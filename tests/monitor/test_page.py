@@ -1,0 +1,194 @@
+"""The dashboard in a real browser: it moves, it speaks, it asks nobody else."""
+
+import asyncio
+import json
+import time
+
+import numpy as np
+import pytest
+
+HEIGHT = 2000
+CHARTS = ("gauc", "ne", "pcoc", "ctr")
+
+
+@pytest.fixture
+def site(make_site, watcher):
+    site = make_site(watcher, refresh_s=0.05)
+    site.station.health.enter("live")
+    return site
+
+
+def work(station, watcher, steps: int = 3) -> None:
+    """Some steps and a second of life."""
+    for kind, rows in (("natural", 500), ("ad", 50)):
+        for _ in range(steps):
+            station.stepped(kind, np.full(rows, (time.time() - 2) * 1000, np.int64), rows=rows)
+    station.tick(
+        event_clock_ms=watcher.snapshot()["clock"],
+        lag={"natural-clicks": 70, "ad-clicks": 7},
+        dead_letters={"json": steps},
+        releases=1,
+        tpm_months=["2026-08"],
+        topics={"natural-clicks": "natural", "ad-clicks": "ad"},
+    )
+    station.deliver()
+
+
+def pixels(figure: str) -> str:
+    """A checksum of what a chart has drawn."""
+    return (
+        f"(() => {{ const c = document.querySelector('#{figure} canvas'); if (!c) return 0; let h = 0;"
+        "for (const x of c.toDataURL()) h = (h * 31 + x.charCodeAt(0)) >>> 0; return h; })()"
+    )
+
+
+def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site, watcher, browse):
+    async def look(page):
+        work(site.station, watcher)
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=site.url + "/")
+        figures = [f"chart-{m}-{d}" for d in ("natural", "ad") for m in CHARTS]
+        figures += ["chart-transfer", "chart-forgetting", "chart-staleness", "chart-rows", "chart-lag"]
+        figures += ["chart-dead-letters", "chart-freshness"]
+        before = {f: await page.until(pixels(f)) for f in figures}
+        assert await page.js("document.querySelector('#status').textContent.trim()") == "live"
+        assert "A-CTR" in await page.js("document.querySelector('#chart-gauc-ad .legend').textContent")
+
+        watcher.hours += 40
+        watcher.gain = {"value": -0.03, "low": -0.05, "high": -0.01}
+        await asyncio.sleep(0.06)  # the recent past keeps one sample each refresh
+        work(site.station, watcher, steps=9)
+        for figure in figures:
+            if figure != "chart-staleness":
+                await page.until(f"{pixels(figure)} !== {before[figure]}")
+
+        assert await page.js("document.querySelector('#alerts-none').hidden") is False
+        alert = watcher.alert()
+        site.station.deliver()
+        await page.until("document.querySelectorAll('#alerts-active li').length === 1")
+        shown = await page.js("document.querySelector('#alerts-active li').textContent")
+        for words in (alert.what, "1.62", "limit 1.5", "2026-09-22 05:00", alert.cause, "critical"):
+            assert words in shown  # markup in a name is text, not markup
+        assert await page.js("document.title") == "(1) ecdctr monitor"
+        watcher.resolve(alert)
+        site.station.deliver()
+        await page.until("document.querySelectorAll('#alerts-active li').length === 0")
+        await page.until("document.querySelector('#alerts-past').textContent.includes('Resolved lately: 1')")
+
+        assert page.complaints == []
+        assert page.requests and all(r.startswith((site.url + "/", "data:")) for r in page.requests)
+
+    browse(look)
+
+
+def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, watcher, browse):
+    async def look(page):
+        work(site.station, watcher)
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=site.url + "/?window=1h")
+        await page.until(pixels("chart-gauc-ad"))
+        await page.js("document.querySelector('#chart-gauc-ad summary').click()")
+        rows = await page.until(
+            "[...document.querySelectorAll('#chart-gauc-ad tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
+        )
+        series = watcher.snapshot()["series"]["1h"]
+        gauc = [series["ad"]["arms"][arm]["gauc"] for arm in ("actr", "ads_only")]
+        assert len(rows) == len(series["t"])
+        for row, k in zip(rows, reversed(range(len(rows))), strict=True):
+            assert row[1:] == ["–" if column[k] is None else f"{column[k]:.3f}" for column in gauc]
+
+        drift = await page.js("document.querySelector('#drift-table tbody').textContent")
+        assert "category" in drift and "0.410" in drift and "cell 7: 12 % to 31 %" in drift
+        marks = await page.js("document.querySelector('#marks table').textContent")
+        assert "CPM release" in marks and "2026-08" in marks
+
+        await page.js("document.querySelector('#window input[value=\"5m\"]').click()")
+        await page.until("document.querySelector('#chart-gauc-ad .empty').hidden === false")
+        assert "window=5m" in await page.js("location.search")
+        assert page.complaints == []
+
+    browse(look)
+
+
+def test_it_can_be_used_without_a_mouse_and_without_eyes(site, watcher, browse):
+    async def look(page):
+        work(site.station, watcher)
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=site.url + "/")
+        await page.until(pixels("chart-gauc-ad"))
+        await page.press("Tab")
+        assert "Skip to alerts" in await page.js("document.activeElement.textContent")
+
+        await page.js("document.querySelector('#chart-gauc-ad .plot').focus()")
+        assert await page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        await page.press("End")
+        await page.press("ArrowLeft")
+        said = await page.until("document.querySelector('#chart-gauc-ad [role=status]').textContent")
+        k = len(watcher.snapshot()["series"]["1h"]["t"]) - 2
+        expected = watcher.snapshot()["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][k]
+        assert f"A-CTR {expected:.3f}" in said
+
+        nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
+        named = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]}
+        roles = {role for role, _ in named}
+        assert {"banner", "main", "navigation", "contentinfo", "table", "radio"} <= roles
+        assert ("region", "Alerts") in named and ("group", "GAUC, ads") in named
+        assert all(name for role, name in named if role in ("radio", "link", "region", "navigation"))
+        live = "document.querySelector('#alerts-active').getAttribute('aria-live')"
+        assert await page.js(live) == "polite"
+
+    browse(look)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 1300])
+def test_text_can_be_read_on_phones_and_in_the_dark(site, watcher, browse, width, scheme):
+    async def look(page):
+        watcher.alert()
+        watcher.alert("other", severity="warning")
+        work(site.station, watcher)
+        await page.screen(width, HEIGHT, scheme)
+        await page.call("Page.navigate", url=site.url + "/")
+        await page.until(pixels("chart-gauc-ad"))
+        await page.until("document.querySelectorAll('#alerts-active li').length === 2")
+        assert await page.js("document.documentElement.scrollWidth") <= width
+        poor = json.loads(await page.js(CONTRAST))
+        assert poor == []
+
+    browse(look)
+
+
+# Every element with text of its own: WCAG's contrast ratio against the nearest painted background, at least 4.5.
+CONTRAST = """
+(() => {
+  const light = ([r, g, b]) => { const f = [r, g, b].map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * f[0] + .7152 * f[1] + .0722 * f[2]; };
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] === 1) return c; } return [255, 255, 255]; };
+  const poor = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length || e.closest(".sr-only, .skip, noscript")) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) poor.push([e.textContent.trim().slice(0, 40), ratio.toFixed(2)]);
+  }
+  return JSON.stringify(poor);
+})()
+"""
+
+
+def test_a_lost_connection_is_said_and_found_again(make_site, watcher, browse):
+    async def look(page):
+        first = make_site(watcher, refresh_s=0.05)
+        first.station.health.enter("live")
+        work(first.station, watcher)
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=first.url + "/")
+        await page.until("document.querySelector('#status').textContent.includes('live')")
+        first.station.close()
+        await page.until("document.querySelector('#status').textContent.includes('connection lost')")
+        assert "may be old" in await page.js("document.querySelector('#reason').textContent")
+        first.station.serve("127.0.0.1", first.port)
+        await page.until("document.querySelector('#status').textContent.includes('live')")
+        assert await page.js("document.querySelector('#reason').textContent") == ""
+
+    browse(look)

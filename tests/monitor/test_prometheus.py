@@ -1,0 +1,153 @@
+"""Prometheus itself: it scrapes a running server, its tool accepts our names and rules, and those exist."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name} here: `apt-get install prometheus` lets this test run")
+    return found
+
+
+def lively(make_site, watcher):
+    """A site of which every metric has a value."""
+    site = make_site(watcher, refresh_s=0.05)
+    station = site.station
+    station.health.enter("live")
+    now = time.time() * 1000
+    for kind, arm in (("natural", "cpm"), ("ad", "actr")):
+        station.stepped(kind, np.full(10, now - 3000), rows=10)
+        station.metrics.steps.labels(kind).inc()
+        station.metrics.step_seconds.labels(kind).observe(0.02)
+        station.metrics.log_loss.labels(arm).set(0.2)
+        station.metrics.pcoc.labels(arm).set(1.1)
+    station.stepped("ad", np.full(4, now), rows=0)
+    watcher.alert()
+    station.tick(event_clock_ms=1_000, lag={"ad-clicks": 3}, dead_letters={"json": 2})
+    station.metrics.alert_deliveries.labels("topic", "sent").inc()
+    return site
+
+
+def test_the_tool_finds_nothing_to_say_about_the_names(make_site, watcher):
+    text = lively(make_site, watcher).get("/metrics")[2]
+    done = subprocess.run(
+        [program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == b""
+
+
+def test_the_tool_accepts_configuration_and_rules():
+    tool = program("promtool")
+    for what, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
+        done = subprocess.run(
+            [tool, "check", what, str(DEPLOY / file)], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def expressions() -> dict[str, list[str]]:
+    """Every PromQL expression under deploy/, by file."""
+    rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+    board = json.loads((DEPLOY / "grafana/dashboards/ecdctr.json").read_text())
+    shown = [t["expr"] for p in board["panels"] for t in p.get("targets", ())]
+    shown += [a["expr"] for a in board["annotations"]["list"]]
+    shown += [v["query"]["query"] for v in board["templating"]["list"] if v["type"] == "query"]
+    return {"alerts.yml": [r["expr"] for g in rules["groups"] for r in g["rules"]], "dashboard": shown}
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "dashboard"])
+def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, watcher, file):
+    text = lively(make_site, watcher).get("/metrics")[2].decode()
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    asked = 0
+    for expression in expressions()[file]:
+        for name, chosen in re.findall(r"\b(ecdctr_\w+)(?:\{([^}]*)\})?", expression):
+            assert name in labels, f"{name} in {expression}"
+            keys = set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", chosen or "")) - {"instance", "job"}
+            assert keys <= labels[name], f"{name} has no label {keys - labels[name]}"
+            asked += 1
+    assert asked >= 9
+
+
+def test_gauges_and_counters_say_what_happened(make_site, watcher):
+    text = lively(make_site, watcher).get("/metrics")[2].decode()
+    values = {
+        (s.name, *sorted(s.labels.items())): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+    assert values["ecdctr_rows_trained_total", ("domain", "ad")] == 10
+    assert values["ecdctr_rows_rolled_back_total",] == 4
+    assert values["ecdctr_dead_letters_total", ("reason", "json")] == 2
+    assert values["ecdctr_lag_records", ("topic", "ad-clicks")] == 3
+    assert values["ecdctr_window_gauc", ("arm", "actr"), ("domain", "ad"), ("window", "1h")] == 0.68
+    assert values["ecdctr_drift_psi", ("domain", "both"), ("name", "category"), ("what", "feature")] == 0.41
+    assert values["ecdctr_transfer_gauc_gain_low",] == 0.02
+    assert values["ecdctr_alerts_raised", ("rule", "miscalibrated-high"), ("severity", "critical")] == 1
+    assert values["ecdctr_freshness_seconds_bucket", ("domain", "ad"), ("le", "2.5")] == 0
+    assert values["ecdctr_freshness_seconds_bucket", ("domain", "ad"), ("le", "5.0")] == 10
+    assert values["ecdctr_healthy",] == 1 == values["ecdctr_ready",]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_prometheus_scrapes_and_evaluates(make_site, watcher, tmp_path, until):
+    binary = program("prometheus")
+    site, port = lively(make_site, watcher), free_port()
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(DEPLOY / "alerts.yml")]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{site.port}"]}]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    arguments = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    server = subprocess.Popen(
+        [binary, *arguments, f"--web.listen-address=127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def ask(path: str, **query: str):
+        address = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return json.load(answer)["data"]
+        except OSError:
+            return None
+
+    try:
+        found = until(lambda: (ask("query", query="ecdctr_rows_trained_total") or {}).get("result"))
+        assert {r["metric"]["domain"]: r["value"][1] for r in found} == {"natural": "10", "ad": "10"}
+        assert ask("query", query="up")["result"][0]["value"][1] == "1"
+        assert ask("query", query='ecdctr_window_pcoc_ratio{window="1h", arm="actr"}')["result"]
+        fresh = 'histogram_quantile(0.5, ecdctr_freshness_seconds_bucket{domain="ad"})'
+        assert 2.5 < float(ask("query", query=fresh)["result"][0]["value"][1]) <= 5
+        # The worker's own alert is Prometheus' alert too; nothing else is.
+        raised = until(lambda: [a for a in (ask("alerts") or {}).get("alerts", ()) if a["state"] == "firing"])
+        assert {a["labels"]["alertname"] for a in raised} == {"EcdctrRaised"}
+    finally:
+        server.terminate()
+        server.wait(20)

@@ -1,0 +1,192 @@
+"""The HTTP server: every address, what it says when things are bad, and that it cannot be worn out."""
+
+import http.client
+import json
+import socket
+
+import pytest
+
+from monitor.station import Station
+from state.errors import ConfigError
+
+
+def test_the_page_and_its_parts_are_served_and_may_load_nothing_else(make_site):
+    site = make_site()
+    status, headers, page = site.get("/")
+    assert status == 200 and headers.get_content_type() == "text/html"
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "http" not in policy and "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    for part in ("/dashboard.js", "/dashboard.css", "/charts.js", "/uplot.js", "/uplot.css", "/icon.svg"):
+        status, headers, body = site.get(part)
+        assert status == 200 and body, part
+        assert b"https://" not in page
+    assert b"MIT" in site.get("/uplot.LICENSE")[2]
+
+
+def test_paths_lead_nowhere_else(make_site):
+    site = make_site()
+    for path in ("/nothing", "/../server.py", "/%2e%2e/server.py", "/index.html", "/api/"):
+        status, _, body = site.get(path)
+        assert status == 404 and "error" in json.loads(body)
+    assert site.get("/", method="POST")[0] == 501
+
+
+def test_health_follows_progress(make_site):
+    now = [0.0]
+    site = make_site(watchdog_s=60, now=lambda: now[0])
+    health = site.station.health
+    assert site.get("/healthz")[0] == 200
+    status, _, body = site.get("/readyz")
+    assert status == 503 and json.loads(body)["phase"] == "starting"
+
+    health.enter("live")
+    assert site.get("/readyz")[0] == 200
+    now[0] = 1000.0  # nothing to do, nothing done: well
+    assert site.get("/healthz")[0] == 200
+    health.lag(5)
+    now[0] += 59
+    assert site.get("/healthz")[0] == 200
+    now[0] += 2
+    status, _, body = site.get("/healthz")
+    assert status == 503
+    assert json.loads(body) == {
+        "status": "unavailable",
+        "reason": "5 records wait in the log and no step was done for 61 s (monitor.watchdog_s = 60)",
+        "phase": "live",
+        "lag_records": 5,
+        "seconds_without_step": 61.0,
+    }
+    assert site.get("/readyz")[0] == 503
+    health.trouble("the disk is full")
+    assert "the disk is full" in json.loads(site.get("/healthz")[2])["reason"]
+    health.step()
+    assert site.get("/healthz")[0] == 200
+
+    health.enter("failed", "training has ended: out of memory")
+    status, _, body = site.get("/healthz")
+    assert status == 503 and "out of memory" in json.loads(body)["reason"]
+
+
+def test_the_snapshot_and_its_sections(make_site, watcher):
+    site = make_site(watcher)
+    whole = json.loads(site.get("/api/snapshot")[2])
+    assert whole["worker"]["version"] == "1.2.3"
+    assert whole["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][3] is None
+    for name, section in whole.items():
+        assert json.loads(site.get(f"/api/snapshot/{name}")[2]) == section
+    status, _, body = site.get("/api/snapshot/nonsense")
+    assert status == 404 and "drift" in json.loads(body)["error"]
+
+
+def test_a_head_request_has_no_body(make_site):
+    site = make_site()
+    for path in ("/", "/metrics", "/healthz", "/api/snapshot", "/api/events"):
+        status, headers, body = site.get(path, method="HEAD")
+        assert status == 200 and body == b"" and headers["Content-Type"], path
+
+
+class Events:
+    """An open event stream."""
+
+    def __init__(self, site) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+        self._connection.request("GET", "/api/events")
+        self.answer = self._connection.getresponse()
+
+    def next(self):
+        name = None
+        while line := self.answer.readline().decode().rstrip("\n"):
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                return name, json.loads(line[6:])
+        return self.next() if name is None and not self.answer.isclosed() else None
+
+    def until(self, section: str):
+        while (found := self.next())[0] != section:
+            pass
+        return found[1]
+
+    def close(self) -> None:
+        self.answer.close()
+        self._connection.close()
+
+
+@pytest.fixture
+def quick(make_site, watcher):
+    """A site that looks for changes often, so that tests need not wait."""
+    return make_site(watcher, refresh_s=0.05)
+
+
+def test_events_bring_everything_once_and_then_what_has_changed(quick, watcher):
+    site = quick
+    events = Events(site)
+    assert events.answer.headers["Content-Type"] == "text/event-stream"
+    first = {}
+    while len(first) < 9:
+        name, section = events.next()
+        assert name not in first
+        first[name] = section
+    assert first.keys() == json.loads(site.get("/api/snapshot")[2]).keys()
+    watcher.alert()
+    name, section = events.next()
+    assert name == "alerts" and section["raised"][0]["rule"] == "miscalibrated-high"
+    events.close()
+
+
+def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watcher, until, monkeypatch):
+    monkeypatch.setattr("monitor.server.MAX_STREAMS", 2)
+    site = make_site(watcher, refresh_s=0.05)
+    open_ones = [Events(site), Events(site)]
+    assert [e.answer.status for e in open_ones] == [200, 200]
+    refused = Events(site)
+    assert refused.answer.status == 503 and b"too many" in refused.answer.read()
+    open_ones[0].close()
+
+    def free() -> bool:
+        watcher.hours += 1  # something changes: writing to the closed page fails, and its place is free
+        events = Events(site)
+        events.close()
+        return events.answer.status == 200
+
+    until(free)
+    assert site.get("/healthz")[0] == 200
+
+
+def test_closing_ends_open_streams(quick, watcher):
+    site = quick
+    events = Events(site)
+    events.until("worker")
+    site.station.close()
+    while events.answer.readline():
+        pass  # ends
+
+
+def test_a_monitor_that_fails_leaves_the_rest_alone(quick, watcher, caplog, until):
+    site = quick
+    before = json.loads(site.get("/api/snapshot")[2])
+    watcher.failure = RuntimeError("broken")
+    until(lambda: site.get("/api/snapshot") and caplog.records)
+    after = json.loads(site.get("/api/snapshot")[2])
+    assert after["drift"] == before["drift"]
+    assert b"ecdctr_healthy" in site.get("/metrics")[2]
+    assert sum("no snapshot" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        station = Station()
+        with pytest.raises(ConfigError, match=rf"monitor\.port = {port} .* or 0 for none"):
+            station.serve("127.0.0.1", port)
+        station.close()
+
+
+def test_it_listens_on_the_address_that_was_asked_for_only(make_site):
+    site = make_site()
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        assert probe.connect_ex(("127.0.0.2", site.port)) != 0
