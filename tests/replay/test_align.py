@@ -215,7 +215,9 @@ def test_an_impression_list_is_never_parted_even_over_two_polls():
     assert aligner.cut() == [], "more rows of time 5 may follow"
     aligner.add(make_chunk(("natural-clicks", 0), [5, 5, 6, 7, 7, 7, 8], first=4))
     assert shape(aligner.cut()) == [("natural", [1, 2, 5, 5, 5, 5]), ("natural", [6, 7, 7, 7])]
-    aligner.add(make_chunk(("natural-clicks", 0), [], first=11, end=12))  # a poll of dead letters only, in between
+    aligner.add(
+        make_chunk(("natural-clicks", 0), [], first=11, end=12)
+    )  # a poll of dead letters only, in between
     aligner.add(make_chunk(("natural-clicks", 0), [8, 8, 8, 9], first=12))
     assert shape(aligner.cut(final=True)) == [("natural", [8, 8, 8, 8]), ("natural", [9])]
 
