@@ -19,6 +19,7 @@ from models.events import EventDecoder
 from replay.align import Aligner
 from replay.connection import KafkaSettings
 from replay.kafka_log import KafkaLog
+from replay.records import decode_records
 from replay.run import redo
 from state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from state.lock import FolderLock
@@ -332,21 +333,32 @@ class Worker:
         asyncio.run_coroutine_threadsafe(self._letters.send(letters), self._loop).result()
 
     def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
+        letters = []
         with self._make_log(self._decoder) as kafka:
-            return [
-                DeadLetter(
-                    part.topic,
-                    part.partition,
-                    r.offset,
-                    "loss",
-                    reason,
-                    r.value,
-                    r.key,
-                    tuple(r.headers or ()),
+            for part in batch.parts:
+                records = kafka.raw(part)
+                if not records:
+                    continue
+                domain = self._topics.domains[part.topic]
+                chunk, _ = decode_records(
+                    self._decoder, part.topic, part.partition, part.first, records, domain
                 )
-                for part in batch.parts
-                for r in kafka.raw(part)
-            ]
+                with_rows = set(chunk.offset.tolist())  # the others did not fit, and are dead letters already
+                letters += [
+                    DeadLetter(
+                        part.topic,
+                        part.partition,
+                        r.offset,
+                        "loss",
+                        reason,
+                        r.value,
+                        r.key,
+                        tuple(r.headers or ()),
+                    )
+                    for r in records
+                    if r.offset in with_rows
+                ]
+        return letters
 
     async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
         """Gauges once a second."""

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
 from ecdctr import build
@@ -124,6 +124,15 @@ class Site:
         """Rows ``first .. first + rows`` of the log, or a frame."""
         rows = frame(rows, first) if isinstance(rows, int) else rows
         produce([rows], self.settings.kafka, self.settings.topics)
+
+    def send(self, topic: str, values: list[bytes]) -> None:
+        """Messages as they are, one partition after the other."""
+        producer = KafkaProducer(**self.settings.kafka.kafka_python())
+        try:
+            for i, value in enumerate(values):
+                producer.send(topic, value, partition=i % self.settings.topics.partitions).get(timeout=30)
+        finally:
+            producer.close()
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """A worker; its words go to the end of the log."""

@@ -10,7 +10,7 @@ import sys
 import polars as pl
 import pytest
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
 def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_letters(site, kit):
@@ -18,19 +18,26 @@ def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_l
     frame = kit.frame(rows).with_columns(
         price=pl.when(pl.col("event_id").is_in([700, 701, 703])).then(1e30).otherwise(pl.col("price"))
     )
-    site.produce(frame)
+    site.produce(frame[:702])
+    broken = 2
+    site.send(f"{site.name}-natural", [b"{broken"] * broken)  # amid the rows of a step that is taken back
+    site.produce(frame[702:])
     worker = site.start()
-    site.train(rows, worker)
+    site.train(rows + broken, worker)
     site.wait(site.says("rolled back"), "take a step back", worker)
     site.kill(worker)  # what follows the checkpoint is done again, and must not be buried again
     worker = site.start()
     site.wait(lambda: site.log().count("live from step") == 2, "recover", worker)
     site.produce(300, first=rows)
-    site.train(rows + 300, worker)
+    site.train(rows + broken + 300, worker)
     code, _ = site.terminate(worker)
     assert code == 0
 
     letters = [r for t in ("natural", "ad") for r in site.read(f"{site.name}-{t}.dlq")]
+    assert [r.value for r in letters].count(b"{broken") == broken, (
+        "what did not fit is there for that reason alone"
+    )
+    letters = [r for r in letters if r.value != b"{broken"]
     headers = [dict(letter.headers) for letter in letters]
     assert {h["ecdctr-reason"] for h in headers} == {b"loss"}
     assert all(b"finite" in h["ecdctr-detail"] for h in headers)
