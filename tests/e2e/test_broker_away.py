@@ -13,13 +13,12 @@ from state.checkpoint import CheckpointStore
 from state.positions import Positions
 from streams.broker import EmbeddedBroker
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 PAUSE_S = float(os.environ.get("PAUSE_S", "15"))
 """``PAUSE_S=60 pytest tests/e2e/test_broker_away.py`` for the long form."""
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(kit, own_broker, tmp_path):
     site = kit.Site(tmp_path / "site", own_broker.address)

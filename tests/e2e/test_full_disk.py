@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 PAGE = 4096
 
 
