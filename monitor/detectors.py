@@ -17,7 +17,7 @@ from river import drift
 
 __all__ = ["POINT_ROWS", "Detectors"]
 
-POINT_ROWS = 512
+POINT_ROWS = 1024
 HOUR_MS = 3_600_000
 SIGNALS = ("log_loss", "pcoc", "ctr")
 

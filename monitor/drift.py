@@ -149,34 +149,29 @@ class DriftWatch:
                 return
             cells = fix_cells(self.schema, self.settings.cells, batch, p)
             sketch = self.reference.sketches[domain] = Sketch.empty(cells, self.settings.groups)
-        block = Block.make(sketch.cells, sketch.groups, batch, scored, p)
+        every = self.settings.natural_every if domain == "natural" else 1
+        block = Block.make(sketch.cells, sketch.groups, batch, scored, p, every)
         if not self.ready:
-            early = batch.ts < self.reference.until_ms
-            self._gather(domain, sketch, batch, block, early)
-        slot = batch.ts // self.slot_ms
-        first, last = int(slot.min()), int(slot.max())
-        for s in range(first, last + 1):
-            if s <= self._slot - self.slots:
-                continue  # later than a day: counted as late elsewhere
-            rows = slot == s
-            part = block if first == last else block.take(rows)
-            if len(part.label):
+            self._gather(domain, sketch, batch, block)
+        first, last = int(batch.ts.min()) // self.slot_ms, int(batch.ts.max()) // self.slot_ms
+        for s in range(max(first, self._slot - self.slots + 1), last + 1):
+            part = block.take(s * self.slot_ms, (s + 1) * self.slot_ms)
+            if len(part.label) or len(part.predicted):
                 d.slots.setdefault(s, Sketch.empty(sketch.cells, sketch.groups, np.float32)).add(part)
 
-    def _gather(
-        self, domain: str, sketch: Sketch, batch: Batch, block: Block, early: NDArray[np.bool_]
-    ) -> None:
+    def _gather(self, domain: str, sketch: Sketch, batch: Batch, block: Block) -> None:
         assert self.reference is not None
+        until = self.reference.until_ms
+        sketch.add(block.take(0, until))
+        early = batch.ts < until
         if not early.any():
             return
-        kept = block if early.all() else block.take(early)
-        sketch.add(kept)
-        ts, y = batch.ts[early], batch.label[early]
+        ts = batch.ts[early]
         sketch.first_ms = sketch.first_ms or int(ts.min())
         sketch.last_ms = max(sketch.last_ms, int(ts.max()))
         hour = ts // HOUR_MS % HOURS
         hours = self.reference.hours.setdefault(domain, np.zeros((2, HOURS)))
-        hours[0] += np.bincount(hour, weights=y, minlength=HOURS)
+        hours[0] += np.bincount(hour, weights=batch.label[early], minlength=HOURS)
         hours[1] += np.bincount(hour, minlength=HOURS)
 
     def advance(self, clock_ms: int) -> bool:

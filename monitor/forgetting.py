@@ -59,6 +59,7 @@ class _Slice:
     batch: Batch
     history: NDArray[np.int8]  # 1 with, 0 without, -1 unknown
     first: dict[str, float] = field(default_factory=dict)
+    share: float = 1.0
 
 
 @dataclass(slots=True)
@@ -164,7 +165,7 @@ class Forgetting:
             return
         batch = Batch.concat([b for b, _ in g.parts])
         history = np.concatenate([h for _, h in g.parts])
-        s = _Slice(g.number, domain, batch, history)
+        s = _Slice(g.number, domain, batch, history, share=g.share)
         self._slices.append(s)
         self._keep(s)
         mine = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
@@ -190,6 +191,7 @@ class Forgetting:
         """Remember when each user of a slice was last learned."""
         old = dict(zip(self._users.tolist(), self._last.tolist(), strict=True))
         users = [s.batch.user for s in self._slices]
+        self._widest = max((s.share for s in self._slices), default=1.0)
         self._users = np.unique(np.concatenate(users)) if users else np.empty(0, np.uint64)
         self._last = np.asarray([old.get(u, 0) for u in self._users.tolist()], np.int64)
         for s in self._slices:
@@ -199,10 +201,14 @@ class Forgetting:
     def _mark_learned(self, batch: Batch) -> None:
         if not len(self._users):
             return
-        at = np.searchsorted(self._users, batch.user)
+        user, ts = batch.user, batch.ts
+        if self._widest < 1:
+            rows = _in_share(user, self._widest)
+            user, ts = user[rows], ts[rows]
+        at = np.searchsorted(self._users, user)
         at[at == len(self._users)] = 0
-        met = self._users[at] == batch.user
-        np.maximum.at(self._last, at[met], batch.ts[met])
+        met = self._users[at] == user
+        np.maximum.at(self._last, at[met], ts[met])
 
     # -- scoring
 

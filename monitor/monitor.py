@@ -25,16 +25,19 @@ from monitor.series import SERIES, DomainSeries
 from monitor.settings import RuleSpec, WatchSettings
 from monitor.span import milliseconds
 from monitor.transfer import TransferWatch
-from monitor.windows import WINDOWS, DomainWindow, Scored
+from monitor.windows import WINDOWS, DomainWindow, Scored, Tally
 from state.probes import ProbeStore
 
 __all__ = ["Monitor"]
 
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+DAY_MS = 86_400_000
 BLOCK_ROWS = 32_768
 """Rows held before they are worked off: what numpy asks of each call is then spread over many."""
 
 RULES_EVERY_MS = 300_000
+TALLY_MS = 60_000
+"""All slots of windows and series are whole numbers of it."""
+
 MARKS, EVENTS = 200, 1000
 
 
@@ -106,7 +109,7 @@ class Monitor:
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
         self._events: list[Alert] = []
         self._busy_s = 0.0
-        self._transfer_hour = -1
+        self._transfer_day = -1
         self._loss: dict[str, float] = {}
         self._transfer_now: dict[str, Any] | None = None
         self._lock = threading.RLock()
@@ -279,8 +282,8 @@ class Monitor:
         look = self.clock // RULES_EVERY_MS
         if compared or look > self._looked_at:
             self._looked_at = look
-            if self.clock // HOUR_MS != self._transfer_hour:
-                self._transfer_hour, self._transfer_now = self.clock // HOUR_MS, None
+            if self.clock // DAY_MS != self._transfer_day:
+                self._transfer_day, self._transfer_now = self.clock // DAY_MS, None
             self._events += self.rules.update(self.clock, self._measure)
             del self._events[:-EVENTS]
 
@@ -294,19 +297,19 @@ class Monitor:
         history = _joined_history(held)
 
         scored = Scored(batch.ts[at], batch.user[at], batch.label[at], scores, arms)
-        counts = np.zeros((len(batch), len(DomainWindow.COUNTS)))
-        counts[:, 0] = 1
-        counts[:, 1] = batch.label > 0
-        counts[:, 2] = late
-        counts[:, 3] = self._seen[0].add(batch.user)
-        counts[:, 4] = self._seen[1].add(batch.item)
-        if history is not None:
-            counts[:, 5] = history == 1
-            counts[:, 6] = history >= 0
+        columns = (
+            batch.label > 0,
+            late,
+            self._seen[0].add(batch.user),
+            self._seen[1].add(batch.item),
+            None if history is None else history == 1,
+            None if history is None else history >= 0,
+        )
+        tally = Tally(TALLY_MS, batch.ts, columns, scored)
         for by in self._windows.values():
-            by[domain].add(batch.ts, counts, scored, clock)
+            by[domain].add(tally, scored, clock)
         for series in self._series.values():
-            series[domain].add(batch.ts, batch.label, late, scored)
+            series[domain].add(tally)
 
         main = scores.get(arms[0])
         known = None if main is None else ~np.isnan(main)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from monitor.windows import SUMS, Scored, UserRows, arm_figures
+from monitor.windows import SUMS, Tally, UserRows, arm_figures
 from replay.gauc import group_auc
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
@@ -21,6 +20,10 @@ SERIES: dict[str, tuple[int, int]] = {
 }
 """Name -> length of a slot (ms), slots kept."""
 
+FEWEST_ROWS = 300
+"""Scored rows a slot, on average, for GAUC and AUC by slot."""
+
+DAY_MS = 86_400_000
 _COUNTS = ("rows", "clicks", "late")
 _FIGURES = ("rows", "log_loss", "ne", "pcoc")
 
@@ -36,37 +39,17 @@ class DomainSeries:
         self._sums = np.zeros((len(self.arms), self.length, len(SUMS)))
         self._ranks = np.full((len(self.arms), self.length, 2), np.nan)
 
-    def add(
-        self, ts: NDArray[np.int64], label: NDArray[np.float32], late: NDArray[np.bool_], scored: Scored
-    ) -> None:
-        """Rows of a block, and those of them that were predicted."""
-        place = self._places(ts)
-        kept = place >= 0
-        at = place[kept]
-        for j, w in enumerate((None, label, late)):
-            weights = None if w is None else w[kept]
-            self._counts[:, j] += np.bincount(at, weights=weights, minlength=self.length)
-        if not len(scored.ts):
-            return
-        place = self._places(scored.ts)
-        for i, known in enumerate(scored.known):
-            if known is None:
-                continue
-            rows = known & (place >= 0)
-            at = place[rows]
-            for j, w in enumerate((None, scored.label, scored.p[i], scored.loss[i])):
-                weights = None if w is None else w[rows]
-                self._sums[i, :, j] += np.bincount(at, weights=weights, minlength=self.length)
-
-    def _places(self, ts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ring place of each row; -1: older than the ring."""
-        slot = ts // self.slot_ms
-        newest = int(slot.max())
+    def add(self, tally: Tally) -> None:
+        """Rows, summed up beforehand."""
+        slot = tally.at_ms // self.slot_ms
+        newest = int(slot[-1])
         if newest > int(self.slot.max()):
-            for s in range(max(int(slot.min()), newest - self.length + 1), newest + 1):
+            for s in np.unique(slot[slot > newest - self.length]).tolist():
                 self._open(s)
         place = slot % self.length
-        return np.where(self.slot[place] == slot, place, -1)
+        kept = self.slot[place] == slot
+        np.add.at(self._counts, place[kept], tally.counts[kept][:, : len(_COUNTS)])
+        np.add.at(self._sums.transpose(1, 0, 2), place[kept], tally.sums[kept])
 
     def _open(self, s: int) -> None:
         i = s % self.length
@@ -78,7 +61,11 @@ class DomainSeries:
         self._ranks[:, i] = np.nan
 
     def rank(self, users: UserRows, since_ms: int, until_ms: int) -> None:
-        """GAUC and AUC of the slots that begin in a span of time, from kept rows."""
+        """GAUC and AUC of the slots that begin in a span of time, from kept rows; of slots with few rows they would be noise."""
+        ts = users.rows()[0]
+        rows = int(((ts >= since_ms) & (ts < until_ms)).sum())
+        if rows * self.slot_ms < FEWEST_ROWS * min(until_ms - since_ms, DAY_MS):
+            return
         for arm, by_slot in rank_by_slot(users, self.slot_ms, since_ms, until_ms).items():
             i = self.arms.index(arm)
             for s, pair in by_slot.items():

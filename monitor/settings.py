@@ -54,6 +54,7 @@ class DriftSettings(Section):
     reference_length: str = Field(default="7d", pattern=LENGTH, description="Length of a gathered reference.")
     every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
     compare_rows: int = Field(default=8192, ge=1, description="Rows between comparisons, at least.")
+    natural_every: int = Field(default=4, ge=1, description="Of natural rows each n-th is compared.")
     cells: int = Field(default=64, ge=8, le=1024, description="Cells of a feature's histogram.")
     groups: int = Field(
         default=32, ge=8, le=64, description="Groups of users (items) that tell the variance."

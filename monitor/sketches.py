@@ -54,23 +54,28 @@ class Block:
 
     Attributes
     ----------
-    index
-        Flat cell numbers of all features, ``(n, columns)``.
-    group
-        Of the user and of the item, ``(2, n)``.
-    scored
-        Which rows the main arm predicted.
-    weights
-        ``y, p, y L, p L, p (1 - p) L^2`` of the scored rows.
+    index, group, label
+        Of the rows that are counted: flat cells of all features ``(n, columns)``; groups of user and item ``(2, n)``; the
+        label's cell.
+    scored_index, scored_group, predicted, weights
+        Of the rows that the main arm predicted: the same, the prediction's cell, and ``y, p, y L, p L, p (1 - p) L^2``.
+    rows
+        How many rows a counted one stands for.
+    ts, scored_ts
+        Event times.
     """
 
     index: NDArray[np.int32]
     group: NDArray[np.int32]
     label: NDArray[np.int32]
-    scored: NDArray[np.intp]
+    dense: NDArray[np.float32]
+    scored_index: NDArray[np.int32]
+    scored_group: NDArray[np.int32]
     predicted: NDArray[np.int32]
     weights: tuple[NDArray[np.float32], ...]
-    dense: NDArray[np.float32]
+    rows: int
+    ts: NDArray[np.int64]
+    scored_ts: NDArray[np.int64]
 
     @staticmethod
     def make(
@@ -79,34 +84,53 @@ class Block:
         batch: Batch,
         scored: NDArray[np.intp] | None = None,
         p: NDArray[np.float32] | None = None,
+        every: int = 1,
     ) -> Block:
-        """Cells and groups of the rows; ``p`` belongs to the rows ``scored``."""
-        pair = np.stack(
-            [groups_of(batch.user, _USER_SALT, groups), groups_of(batch.item, _ITEM_SALT, groups)]
-        )
-        rows = np.empty(0, np.intp) if scored is None or p is None else scored
-        z = logit(np.empty(0, np.float32) if p is None else p)
-        predicted = cells.of_prediction(z)
-        q = np.empty(0, np.float32) if p is None else p
-        y, centred = batch.label[rows], z - np.float32(cells.centre)
-        weights = (y, q, y * centred, q * centred, q * (1 - q) * centred * centred)
+        """Cells and groups of the rows; ``p`` belongs to the rows ``scored``. Of the rows, each ``every``-th is counted:
+        what limits the comparison is how many users and items there are, and all of them stay.
+        """
+        counted = batch.take(slice(None, None, every)) if every > 1 else batch
+        q = np.empty(0, np.float32) if scored is None or p is None else p
+        seen = batch.take(np.empty(0, np.intp) if scored is None or p is None else scored)
+        z = logit(q)
+        centred = z - np.float32(cells.centre)
         return Block(
-            cells.of(batch), pair, cells.of_label(batch.label), rows, predicted, weights, batch.dense
+            cells.of(counted),
+            _pair(counted, groups),
+            cells.of_label(counted.label),
+            counted.dense,
+            cells.of(seen),
+            _pair(seen, groups),
+            cells.of_prediction(z),
+            (seen.label, q, seen.label * centred, q * centred, q * (1 - q) * centred * centred),
+            every,
+            counted.ts,
+            seen.ts,
         )
 
-    def take(self, rows: NDArray[np.bool_]) -> Block:
-        """Some of the rows, by mask."""
-        place = np.cumsum(rows) - 1
-        kept = rows[self.scored]
+    def take(self, first_ms: int, end_ms: int) -> Block:
+        """The rows with ``first_ms <= ts < end_ms``."""
+        rows = (self.ts >= first_ms) & (self.ts < end_ms)
+        kept = (self.scored_ts >= first_ms) & (self.scored_ts < end_ms)
+        if rows.all() and kept.all():
+            return self
         return Block(
             self.index[rows],
             self.group[:, rows],
             self.label[rows],
-            place[self.scored[kept]],
+            self.dense[rows],
+            self.scored_index[kept],
+            self.scored_group[:, kept],
             self.predicted[kept],
             tuple(w[kept] for w in self.weights),
-            self.dense[rows],
+            self.rows,
+            self.ts[rows],
+            self.scored_ts[kept],
         )
+
+
+def _pair(batch: Batch, groups: int) -> NDArray[np.int32]:
+    return np.stack([groups_of(batch.user, _USER_SALT, groups), groups_of(batch.item, _ITEM_SALT, groups)])
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +140,7 @@ class Sketch:
     Attributes
     ----------
     counts
-        Rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
+        Counted rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
     behaviour
         Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~monitor.cells.BEHAVIOUR`.
     quantiles
@@ -143,17 +167,17 @@ class Sketch:
 
     def add(self, block: Block) -> None:
         """Count rows."""
-        width = self.cells.total + 1
-        self.rows += len(block.label)
-        times = block.index.shape[1]
-        weights = [np.repeat(w, times) for w in block.weights] if len(block.scored) else []
+        width = np.int32(self.cells.total + 1)
+        self.rows += block.rows * len(block.label)
+        times = block.scored_index.shape[1]
+        weights = [np.repeat(w, times) for w in block.weights] if len(block.predicted) else []
         for side in range(2):
-            base = block.group[side] * np.int32(width)
+            base = block.group[side] * width
             flat = [(block.index + base[:, None]).ravel(), base + block.label]
             if weights:
-                some = base[block.scored]
-                flat.append(some + block.predicted)
-                index = (block.index[block.scored] + some[:, None]).ravel()
+                base = block.scored_group[side] * width
+                flat.append(base + block.predicted)
+                index = (block.scored_index + base[:, None]).ravel()
                 for i, w in enumerate(weights):
                     _accumulate(self.behaviour[side, i], index, w)
             _accumulate(self.counts[side], np.concatenate(flat), None)

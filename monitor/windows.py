@@ -24,7 +24,17 @@ from models.features import mix64
 from monitor.cells import logit
 from replay.gauc import group_auc
 
-__all__ = ["WINDOWS", "DomainWindow", "UserRows", "auc_of_counts"]
+__all__ = [
+    "COUNTS",
+    "SUMS",
+    "WINDOWS",
+    "DomainWindow",
+    "Scored",
+    "Tally",
+    "UserRows",
+    "arm_figures",
+    "auc_of_counts",
+]
 
 WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "1d": (3_600_000, 24)}
 """Name -> length of a slot (ms), slots."""
@@ -33,6 +43,7 @@ AUC_CLASSES = 512
 _LOW, _HIGH = -12.0, 8.0
 _SALT = np.uint64(0x6C1D5A97E2B804F3)
 CLIP = 1e-7
+COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
 SUMS = ("rows", "clicks", "predicted", "loss")
 
 Floats = NDArray[np.float64]
@@ -172,13 +183,11 @@ class DomainWindow:
         See :class:`UserRows`.
     """
 
-    COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
-
     def __init__(self, name: str, arms: Sequence[str], gauc_rows: int) -> None:
         self.slot_ms, self.slots = WINDOWS[name]
         self.arms = tuple(arms)
         self._slot = np.full(self.slots, -1, np.int64)
-        self._counts = np.zeros((self.slots, len(self.COUNTS)))
+        self._counts = np.zeros((self.slots, len(COUNTS)))
         self._sums = np.zeros((len(self.arms), self.slots, len(SUMS)))
         self._classes = np.zeros((len(self.arms), self.slots, 2 * AUC_CLASSES))
         self.users = UserRows(self.arms, gauc_rows, self.slot_ms * self.slots)
@@ -202,24 +211,17 @@ class DomainWindow:
             self._classes[:, i] = 0
         self._now = now
 
-    def add(
-        self,
-        ts: NDArray[np.int64],
-        counts: NDArray[np.float64],
-        scored: Scored | None,
-        clock_ms: int,
-    ) -> None:
-        """Rows: ``counts`` has the columns :attr:`COUNTS`; ``scored`` the rows that were predicted."""
+    def add(self, tally: Tally, scored: Scored, clock_ms: int) -> None:
+        """Rows, summed up beforehand; and those that were predicted."""
         self.advance(clock_ms)
-        slot = ts // self.slot_ms
+        slot = tally.at_ms // self.slot_ms
         inside = slot > self._now - self.slots
-        if inside.any():
-            place = slot[inside] % self.slots
-            for j in range(len(self.COUNTS)):
-                column = counts[inside, j]
-                if j == 0 or column.any():
-                    self._counts[:, j] += np.bincount(place, weights=column, minlength=self.slots)
-        if scored is not None and len(scored.ts):
+        if not inside.any():
+            return
+        place = slot[inside] % self.slots
+        np.add.at(self._counts, place, tally.counts[inside])
+        np.add.at(self._sums.transpose(1, 0, 2), place, tally.sums[inside])
+        if len(scored.ts):
             self._add_scored(scored, clock_ms)
 
     def _add_scored(self, s: Scored, clock_ms: int) -> None:
@@ -227,26 +229,19 @@ class DomainWindow:
         inside = slot > self._now - self.slots
         if not inside.any():
             return
-        place = slot[inside] % self.slots
-        for i in range(len(self.arms)):
-            known = s.known[i]
+        for i, known in enumerate(s.known):
             if known is None:
                 continue
             rows = inside & known
-            at = place if rows.sum() == len(place) else slot[rows] % self.slots
-            for j, w in enumerate((None, s.label, s.p[i], s.loss[i])):
-                weights = None if w is None else w[rows]
-                self._sums[i, :, j] += np.bincount(at, weights=weights, minlength=self.slots)
-            flat = at * (2 * AUC_CLASSES) + s.classes[i][rows]
-            self._classes[i] += np.bincount(flat, minlength=self.slots * 2 * AUC_CLASSES).reshape(
-                self.slots, -1
-            )
+            flat = slot[rows] % self.slots * (2 * AUC_CLASSES) + s.classes[i][rows]
+            counts = np.bincount(flat, minlength=self.slots * 2 * AUC_CLASSES)
+            self._classes[i] += counts.reshape(self.slots, -1)
         self.users.add(s.ts, s.user, s.label, s.p, clock_ms)
 
     def figures(self, clock_ms: int, *, gauc: bool = True) -> dict[str, Any]:
         """What ``Monitor.snapshot`` promises for a window."""
         self.advance(clock_ms)
-        c = dict(zip(self.COUNTS, self._counts.sum(0).tolist(), strict=True))
+        c = dict(zip(COUNTS, self._counts.sum(0).tolist(), strict=True))
         rows = c["rows"]
         ranked = self.users.gauc(clock_ms) if gauc else {}
         arms = {}
@@ -335,12 +330,47 @@ class Scored:
                 k = ((z - _LOW) * (AUC_CLASSES / (_HIGH - _LOW))).clip(0, AUC_CLASSES - 1).astype(np.int32)
             self.classes.append(2 * k + click)
 
-    def take(self, rows: NDArray[np.bool_]) -> Scored:
-        """Some of the rows, by mask."""
-        out = object.__new__(Scored)
-        out.ts, out.user, out.label = self.ts[rows], self.user[rows], self.label[rows]
-        out.p = self.p[:, rows]
-        out.known = [None if k is None else k[rows] for k in self.known]
-        out.loss = [v[rows] for v in self.loss]
-        out.classes = [v[rows] if len(v) else v for v in self.classes]
-        return out
+
+class Tally:
+    """Rows summed up by slots of ``slot_ms``, once for all windows and series whose slots are whole numbers of them.
+
+    Attributes
+    ----------
+    at_ms
+        Begin of each slot, shape ``(S,)``, rising.
+    counts
+        :data:`COUNTS` of each slot, ``(S, 7)``.
+    sums
+        :data:`SUMS` of each slot and arm, ``(S, arms, 4)``.
+    """
+
+    def __init__(
+        self,
+        slot_ms: int,
+        ts: NDArray[np.int64],
+        columns: Sequence[NDArray[Any] | None],
+        scored: Scored,
+    ) -> None:
+        slot = ts // slot_ms
+        first, last = int(slot.min()), int(slot.max())
+        if last - first < 4 * len(ts) + 4096:
+            slots = np.arange(first, last + 1)
+            code, of_scored = slot - first, scored.ts // slot_ms - first
+        else:  # a row of another year among them
+            slots, code = np.unique(slot, return_inverse=True)
+            of_scored = np.searchsorted(slots, scored.ts // slot_ms)
+        n = len(slots)
+        self.at_ms = slots * slot_ms
+        self.counts = np.zeros((n, len(COUNTS)))
+        self.counts[:, 0] = np.bincount(code, minlength=n)
+        for j, column in enumerate(columns, 1):
+            if column is not None:
+                self.counts[:, j] = np.bincount(code[column], minlength=n)
+        self.sums = np.zeros((n, len(scored.known), len(SUMS)))
+        for i, known in enumerate(scored.known):
+            if known is None:
+                continue
+            at = of_scored[known]
+            for j, w in enumerate((None, scored.label, scored.p[i], scored.loss[i])):
+                weights = None if w is None else w[known]
+                self.sums[:, i, j] = np.bincount(at, weights=weights, minlength=n)
