@@ -234,6 +234,33 @@ def topics(
     show_topics(out, _load(config, overrides), create=create)
 
 
+@app.command()
+def evidence(
+    overrides: SetOption = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="One small simulator; exit code 1 if the arms stand out of order.")
+    ] = False,
+    seeds: Annotated[
+        str | None, typer.Option(help="Simulator seeds, as 11-15 or 11,12 (default 11-15; short: 101).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds ebnerd/; default: $ECDCTR_DATA.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 1,
+    page: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("docs/evidence.md"),
+) -> None:
+    """Every arm on the same rows, with intervals: simulator seeds, and EB-NeRD where its data is given."""
+    from ecdctr.evidence import run_evidence
+
+    broken, found = run_evidence(
+        err, page, short=short, seeds=seeds, jobs=jobs, data=data, overrides=overrides or ()
+    )
+    for line in broken:
+        err.print(f"out of order: {line}", soft_wrap=True)
+    out.print(f"{page}: {', '.join(f'{name} {value}' for name, value in found.items())}", soft_wrap=True)
+    raise typer.Exit(1 if broken else 0)
+
+
 @inspect_app.command("checkpoint")
 def inspect_checkpoint(
     path: Annotated[

@@ -1,0 +1,105 @@
+"""``ecdctr evidence``: figures against an independent count, and the order of the arms."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from ecdctr.evidence import Run, Scored, bars, figures, run_evidence, seeds_of, studies
+from ecdctr.evidence_page import broken_order, write_page
+from state.errors import ConfigError
+
+ARMS = ("actr", "ads_only", "mixed_tpm", "mixed", "reload", "stack", "item_ctr")
+
+
+def scored(seed: int, quality: dict[str, float]) -> Scored:
+    """Rows of 40 users whose true odds every arm sees through noise of its own size."""
+    rng = np.random.default_rng(seed)
+    n = 4_000
+    z = rng.normal(-1, 1.5, n)
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    columns = {
+        "ts": np.sort(rng.integers(0, 10**9, n)),
+        "user": rng.integers(0, 40, n).astype(np.uint64),
+        "label": (rng.random(n) < sigmoid(z)).astype(np.uint8),
+        "oracle": sigmoid(z),
+    }
+    for arm, noise in quality.items():
+        columns[f"p_{arm}"] = sigmoid(z + rng.normal(0, noise, n)).astype(np.float32)
+    return Scored(Run("simulator", f"sim:seed={seed}", ("a=1",), 1.0), columns, rows=n, seconds=1.0)
+
+
+QUALITY = dict(zip(ARMS, (0.3, 2.0, 0.8, 1.0, 0.9, 0.4, 4.0), strict=True))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return [scored(1, QUALITY), scored(2, QUALITY)]
+
+
+def test_users_of_different_runs_are_different_users(parts):
+    found = figures(parts, samples=50)
+    total = weight = 0.0
+    for part in parts:
+        c = part.columns
+        for user in np.unique(c["user"]):
+            rows = c["user"] == user
+            if 0 < c["label"][rows].mean() < 1:
+                total += rows.sum() * roc_auc_score(c["label"][rows], c["p_actr"][rows])
+                weight += rows.sum()
+    arms = found["arms"]
+    assert arms["actr"]["gauc"] == pytest.approx(total / weight, abs=1e-12)
+    way = arms["oracle"]["gauc"] - arms["ads_only"]["gauc"]
+    share = (arms["actr"]["gauc"] - arms["ads_only"]["gauc"]) / way
+    assert arms["actr"]["share_closed"] == pytest.approx(share)
+    assert arms["ads_only"]["share_closed"] == 0 and arms["oracle"]["share_closed"] == 1
+    assert len(found["shares"]) == 2
+    interval = arms["actr"]["vs_mixed_tpm"]
+    assert interval["low"] < interval["value"] < interval["high"]
+
+
+def test_bars_name_what_was_not_run(parts):
+    found = bars({"simulator": figures(parts, samples=50)})
+    assert found["share_closed"] is not None and found["vs_mixed_tpm_low"] > 0
+    assert found["eb_a_vs_ads_low"] is None and found["eb_b_vs_ads_low"] is None
+
+
+def test_an_order_that_does_not_hold_is_named(parts):
+    assert broken_order(figures(parts, samples=50)) == []
+    worse = [scored(3, QUALITY | {"mixed": 3.0, "item_ctr": 0.1})]
+    lines = broken_order(figures(worse, samples=50))
+    assert len(lines) == 2 and lines[0].startswith("mixed is not better")
+
+
+def test_the_page_holds_every_arm_and_the_command(parts, tmp_path):
+    found = {"simulator": figures(parts, samples=50)}
+    write_page(tmp_path / "a" / "evidence.md", found, [p.run for p in parts], "the command")
+    text = (tmp_path / "a" / "evidence.md").read_text()
+    assert "the command" in text
+    for arm in (*ARMS, "oracle"):
+        assert f"|{arm}|" in text
+    assert json.loads(text.split("```json\n")[1].split("\n```")[0]) == bars(found)
+
+
+def test_studies_and_seeds(tmp_path):
+    assert seeds_of("11-13,20") == [11, 12, 13, 20]
+    with pytest.raises(ConfigError, match="--seeds"):
+        seeds_of("all")
+    assert [r.study for r in studies([1, 2], None, short=False)] == ["simulator"] * 2
+    assert [r.study for r in studies([1], tmp_path, short=False)] == ["simulator", "ebnerd_b", "ebnerd_a"]
+
+
+@pytest.mark.slow
+def test_the_short_form_finds_the_arms_in_order(tmp_path):
+    out = Console(file=io.StringIO())
+    broken, found = run_evidence(out, tmp_path / "evidence.md", short=True)
+    assert broken == []
+    assert 0.0 < found["share_closed"] < 1.0
