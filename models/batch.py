@@ -79,6 +79,8 @@ class Batch:
         """Rows of all batches, in the order given; optional columns must be present in all or none."""
         if not batches:
             raise ValueError("Batch.concat needs at least one batch")
+        if len(batches) == 1:
+            return batches[0].with_parts(parts)
         columns: dict[str, NDArray[np.generic] | None] = {}
         for f in fields(Batch):
             if f.name == "parts":

@@ -70,6 +70,11 @@ class EventFields:
         return msgspec.defstruct("Event", fields, rename=dict(self.python_names()), gc=False)
 
 
+def _nothing(name: str, n: int) -> pl.Series:
+    """A column without values."""
+    return pl.repeat(None, n, dtype=pl.Null, eager=True).alias(name)
+
+
 class FrameReader:
     """Typed columns of a frame; what does not fit is noted in ``faults`` and read as null."""
 
@@ -105,16 +110,15 @@ class FrameReader:
         self, name: str, fits: Callable[[pl.DataType], bool], wanted: str, optional: bool
     ) -> pl.Series:
         n = len(self.frame)
-        nothing = pl.Series(name, [None] * n, dtype=pl.Null)
         if name not in self.names:
             if not optional:
                 self._fault(np.ones(n, dtype=np.bool_), "missing", f"there is no field {name}")
-            return nothing
+            return _nothing(name, n)
         column = self.frame[name]
         if column.dtype == pl.Null or fits(column.dtype):
             return column
         self._fault(column.is_not_null().to_numpy(), "type", f"{name} is {column.dtype}, expected {wanted}")
-        return nothing
+        return _nothing(name, n)
 
     def _required(self, name: str, column: pl.Series) -> pl.Series:
         if name in REQUIRED and column.null_count():
