@@ -110,11 +110,15 @@ def demo(
 @app.command()
 def broker(
     port: Annotated[int, typer.Option(help="Port on loopback.")] = 9092,
+    old_clients: Annotated[
+        bool,
+        typer.Option("--old-clients", help="Also understood by librdkafka 2.0, as Debian's kcat; slower."),
+    ] = False,
 ) -> None:
     """Run the embedded broker (development only: it keeps everything in memory)."""
     from streams.broker import EmbeddedBroker
 
-    with EmbeddedBroker(port=port) as running:
+    with EmbeddedBroker(port=port, old_clients=old_clients) as running:
         out.print(f"Kafka protocol on {running.address}; Ctrl-C ends it and forgets every record")
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO
 
 from state.errors import BrokerUnavailableError
+from streams.old_clients import OldClientRelay
 
 __all__ = ["EmbeddedBroker"]
 
@@ -32,6 +33,8 @@ class EmbeddedBroker:
         Where its output goes; default: a temporary file, removed with the broker.
     start_timeout_s
         How long it may take until it answers.
+    old_clients
+        Put a relay in front that clients of librdkafka 2.0 (Debian's ``kcat``) need; it costs throughput.
 
     Examples
     --------
@@ -40,8 +43,16 @@ class EmbeddedBroker:
     127.0.0.1:40123
     """
 
-    def __init__(self, port: int = 0, log_file: Path | None = None, start_timeout_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        log_file: Path | None = None,
+        start_timeout_s: float = 20.0,
+        old_clients: bool = False,
+    ) -> None:
         self.port = port
+        self.old_clients = old_clients
+        self._relay: OldClientRelay | None = None
         self.log_file = log_file
         self.start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,10 +78,15 @@ class EmbeddedBroker:
             raise BrokerUnavailableError(
                 f"port {self.port} is taken by another process: choose another with --port"
             )
-        url = f"tcp://{self.address}"
+        inner = _free_port() if self.old_clients else self.port
         # Held open for as long as the process writes to it.
         self._log = tempfile.TemporaryFile() if self.log_file is None else self.log_file.open("ab")  # noqa: SIM115
-        listen = ["--listener-url", url, "--advertised-listener-url", url]
+        listen = [
+            "--listener-url",
+            f"tcp://127.0.0.1:{inner}",
+            "--advertised-listener-url",
+            f"tcp://{self.address}",
+        ]
         self._process = subprocess.Popen(
             [binary, "broker", *listen, "--storage-engine", "memory://tansu/"],
             stdin=subprocess.DEVNULL,
@@ -78,7 +94,7 @@ class EmbeddedBroker:
             stderr=self._log,
         )
         deadline = time.monotonic() + self.start_timeout_s
-        while not _answers(self.port):
+        while not _answers(inner):
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 said = self._tail()
@@ -90,10 +106,16 @@ class EmbeddedBroker:
                 )
                 raise BrokerUnavailableError(f"the embedded broker {how}: {said or 'it printed nothing'}")
             time.sleep(_POLL_S)
+        if self.old_clients:
+            self._relay = OldClientRelay(self.port, inner)
+            self._relay.start()
         return self
 
     def stop(self) -> None:
         """End the process; every record is forgotten. Calling it twice is fine."""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.stop()
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
