@@ -53,7 +53,7 @@ class ArmSpec:
     domain_flag
         Whether the network is told a row's domain.
     ad_batch
-        Ad rows of a step, where an arm learns both domains; None: ``batch``.
+        Ad rows of a step, where an arm learns both domains; None: ``batch``. A row weighs the same in either domain.
     """
 
     name: str
@@ -216,7 +216,7 @@ class Arm:
         self.flat.zero_gradient()
         logit = self.net(leaves, encoded, prepared.history, training=True)
         total = functional.binary_cross_entropy_with_logits(logit, encoded.label, reduction="sum")
-        torch.autograd.backward([total / self.spec.size(encoded.ad)])
+        torch.autograd.backward([total / self.spec.batch])
         loss = float(total.detach()) / encoded.n
         squares = [gradient_of(leaf).square().mean(1) for leaf in leaves]
         self._pending = _Pending(encoded, own, leaves, squares)
