@@ -40,8 +40,15 @@ RIVALS = ("reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_c
 DEFAULT = "actr"
 """Arm that serves: the mode under ``model.transfer``."""
 
-_COMMON = ("model.natural_score_share=0.0", f"model.arms={list(RIVALS)}", "schedule.release_every=1d")
-_SIMULATOR = _COMMON
+_COMMON = (
+    "model.natural_score_share=0.0",
+    f"model.arms={list(RIVALS)}",
+    "model.transfer=stack",
+    "model.stack_of=['ads_only', 'reload', 'linked', 'mixed_tpm', 'mixed', 'cpm']",
+    "schedule.release_every=12h",
+)
+# Chosen on seed 101.
+_SIMULATOR = (*_COMMON, "model.transfer_embedding_lr=0.05")
 # News: items live for hours, and three weeks of history make three short months.
 _EBNERD = (
     *_COMMON,
