@@ -1,1 +1,1 @@
-"""What watches: counters and the /metrics endpoint of a running worker."""
+"""What watches: windows, drift, forgetting, alerts, /metrics and the dashboard."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES
+from models.batch import DOMAIN_NAMES, NATURAL
 from models.engine import Engine
 from models.features import FeatureSchema
 from models.trainer import StepResult
@@ -25,6 +26,9 @@ from streams.settings import MonitorSettings, TopicSettings
 __all__ = ["Reporter"]
 
 log = logging.getLogger("ecdctr.worker")
+
+HISTORY_EVERY = 8
+"""Natural steps of which one is asked which users have TPM vectors."""
 
 
 class Reporter:
@@ -111,7 +115,15 @@ class Reporter:
 
     def _tell_monitor(self, engine: Engine, step: Step, result: StepResult, seconds: float) -> None:
         if result.skipped is None:
-            self.monitor.observe(step.kind, step.batch, result.scored, result.scores, result.loss, seconds)
+            self.monitor.observe(
+                step.kind,
+                step.batch,
+                result.scored,
+                result.scores,
+                result.loss,
+                seconds,
+                self._has_history(engine, step),
+            )
         for report in engine.releases[self._releases :]:
             self.monitor.release(report)
             self._releases += 1
@@ -121,7 +133,14 @@ class Reporter:
             self.monitor.month(months, engine.clock)
         if engine.progress.checkpoints != self._checkpoints:
             self._checkpoints = engine.progress.checkpoints
-            self.monitor.checkpoint(engine.trainer.predict, engine.step)
+            self.monitor.checkpoint(engine.trainer.predict)
+
+    def _has_history(self, engine: Engine, step: Step) -> NDArray[np.bool_] | None:
+        """Which rows' users have TPM vectors; of natural steps one in a few is asked, they are many and alike."""
+        store, months = engine.trainer.store, engine.trainer.cpm_months
+        if store is None or not months or (step.batch.domain[0] == NATURAL and engine.step % HISTORY_EVERY):
+            return None
+        return np.asarray(store.lookup("user", step.batch.user, months)[1].any(axis=1))
 
     def _running_means(self, step: Step, result: StepResult) -> None:
         m = self.station.metrics

@@ -19,6 +19,7 @@ export class Chart {
    * format        value -> text
    * ideal         a line that is always in sight (1 for PCOC)
    * floor         lowest value of the axis (0 for rates)
+   * robust        the axis spans the usual values, rare ones may leave it
    * log           a logarithmic axis
    * time          "event" or "wall": charts of one kind share the cursor; "none": the x axis holds numbers
    * height        of the plot, CSS pixels
@@ -122,10 +123,20 @@ export class Chart {
     const { ideal, floor, log, least = 0 } = this.options;
     if (low === null || high === null) return log ? [0.1, 10] : [0, 1];
     if (log) return [low / 1.5, high * 1.5];
+    if (this.options.robust) [low, high] = this.usual(low, high);
     if (ideal !== undefined) [low, high] = [Math.min(low, ideal), Math.max(high, ideal)];
     if (high - low < least) [low, high] = [low - (least - (high - low)) / 2, high + (least - (high - low)) / 2];
     const room = 0.08 * (high - low) || 0.1 * Math.abs(high) || 1;
     return [floor !== undefined ? Math.max(floor, floor === 0 ? 0 : low - room) : low - room, high + room];
+  }
+
+  // The span of the usual values: a cold start must not flatten everything after it (the table has it all).
+  usual(low, high) {
+    const values = this.series.flatMap((s) => s.values).filter((v) => v !== null).sort((a, b) => a - b);
+    if (values.length < 20) return [low, high];
+    const at = (q) => values[Math.round(q * (values.length - 1))];
+    const room = 2 * (at(0.9) - at(0.1));
+    return [Math.max(low, at(0.1) - room), Math.min(high, at(0.9) + room)];
   }
 
   drawMarks(u) {

@@ -7,14 +7,18 @@ import { count, duration, element, fixed, percent, signed } from "/format.js";
 const $ = (id) => document.getElementById(id);
 const known = {};          // the newest of each section
 let chosen = new URLSearchParams(location.search).get("window");
+let asked = chosen !== null;
 
 // -- charts
 
-const ARMS = { cpm: { label: "CPM", look: 2 }, actr: { label: "A-CTR", look: 0 }, ads_only: { label: "ads-only", look: 1, dash: [7, 4] } };
+const ARMS = {
+  cpm: { label: "CPM", look: 2 }, actr: { label: "A-CTR", look: 0 }, ads_only: { label: "ads-only", look: 1, dash: [7, 4] },
+  linked: { label: "linked", look: 4 }, stack: { label: "stack", look: 3 }, mixed: { label: "mixed", look: 5, dash: [2, 3] }, mixed_tpm: { label: "mixed, TPM", look: 6, dash: [2, 3] },
+};
 const QUALITY = [
-  { metric: "gauc", title: "GAUC", hint: "How well each user's impressions are ranked; 0.5 is chance.", format: fixed(3), least: 0.02, none: "Kept from windows of an hour up; waiting for the first." },
-  { metric: "ne", title: "NE", hint: "Log loss over that of always predicting the mean CTR; below 1 is better.", format: fixed(3), ideal: 1 },
-  { metric: "pcoc", title: "PCOC", hint: "Predicted over observed clicks; 1 is ideal, above it is too high.", format: fixed(2), ideal: 1 },
+  { metric: "gauc", title: "GAUC", hint: "How well each user's impressions are ranked; 0.5 is chance.", format: fixed(3), least: 0.02, none: "No window of this length has enough rows; see the longer ones." },
+  { metric: "ne", title: "NE", hint: "Log loss over that of always predicting the mean CTR; below 1 is better.", format: fixed(3), ideal: 1, robust: true },
+  { metric: "pcoc", title: "PCOC", hint: "Predicted over observed clicks; 1 is ideal, above it is too high.", format: fixed(2), ideal: 1, robust: true },
   { metric: "ctr", title: "CTR", hint: "Clicks over impressions, as observed.", format: percent(1), floor: 0 },
 ];
 const quality = {};
@@ -73,11 +77,12 @@ const draw = {
     const past = known.series[chosen] ?? {};
     const t = seconds(past.t);
     for (const domain of ["natural", "ad"]) {
-      const { arms = {}, ctr = [] } = past[domain] ?? {};
+      const { arms = {}, ctr = [], rows = [] } = past[domain] ?? {};
+      const whole = (values = []) => (justBegun(rows) ? [...values.slice(0, -1), null] : values);
       for (const { metric } of QUALITY) {
         // What was observed is the same for every model.
-        const lines = metric === "ctr" ? [{ label: "observed", look: 7, values: ctr }]
-          : Object.entries(arms).map(([arm, columns]) => ({ look: 4, label: arm, ...ARMS[arm], values: columns[metric] ?? [] }));
+        const lines = metric === "ctr" ? [{ label: "observed", look: 7, values: whole(ctr) }]
+          : Object.entries(arms).map(([arm, columns]) => ({ look: 4, label: arm, ...ARMS[arm], values: whole(columns[metric]) }));
         quality[`${domain}/${metric}`].update(t, lines, marks());
       }
     }
@@ -132,11 +137,29 @@ function joined(pairs) {
   })];
 }
 
+// Until somebody chooses: the shortest windows, from an hour up, whose figures are more than noise.
+const FEW_ADS = 1000;
+
+const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+
+// The newest window while it has hardly any rows: its figures are noise.
+const justBegun = (rows) => rows.length > 2 && rows.at(-1) < 0.05 * median(rows);
+
+function enough(names) {
+  const long = names.filter((n) => n !== "5m");
+  return long.find((n) => {
+    const rows = known.series[n]?.ad?.rows ?? [];
+    return rows.length > 1 && median(rows) >= FEW_ADS;
+  }) ?? long.at(-1) ?? names[0];
+}
+
 const WINDOW_NAMES = { "5m": "5 min", "1h": "1 hour", "1d": "1 day" };
 
 function chooseWindow(names) {
   const box = $("window");
-  if (!names.includes(chosen)) chosen = names.includes("1h") ? "1h" : names[0];
+  if (!asked || !names.includes(chosen)) chosen = enough(names);
+  const marked = box.querySelector(`input[value="${chosen}"]`);
+  if (marked) marked.checked = true;
   if (box.dataset.names === names.join()) return;
   box.dataset.names = names.join();
   box.querySelectorAll("label").forEach((l) => l.remove());
@@ -145,6 +168,7 @@ function chooseWindow(names) {
     input.checked = name === chosen;
     input.addEventListener("change", () => {
       chosen = name;
+      asked = true;
       const query = new URLSearchParams(location.search);
       query.set("window", name);
       history.replaceState(null, "", `?${query}${location.hash}`);

@@ -48,6 +48,8 @@ export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
     element("div", {}, element("dt", {}, name), element("dd", { class: tone || null }, value, more ? element("small", {}, more) : ""))));
 }
 
+const arrows = (words) => words.replaceAll("->", "\u2192");
+
 // -- alerts
 
 export function showAlerts({ raised: active = [], resolved: recent = [] }) {
@@ -89,7 +91,7 @@ function alertItem(alert) {
   const when = resolved ? `${clock(alert.since_ms)} to ${clock(alert.resolved_ms)} UTC` : `since ${clock(alert.since_ms)} UTC`;
   return element("li", { class: alert.severity },
     element("span", { class: "level" }, resolved ? "resolved" : alert.severity),
-    element("span", { class: "what" }, alert.what),
+    element("span", { class: "what" }, arrows(alert.what)),
     element("span", { class: "when" }, when),
     element("span", { class: "more" }, element("span", { class: "size" }, resolved ? "" : size(alert)), alert.cause ? ` Likely cause: ${alert.cause.replace(/\.$/, "")}.` : ""));
 }
@@ -109,7 +111,7 @@ export function showDrift({ reference = {}, evaluated_at: at, table = [], detect
       "PSI below 0.1 is stable, above 0.25 has moved. Red: large enough, and proven.";
   fillTable($("drift-table"),
     ["What", "PSI", { name: "Where", text: true }, { name: "By how much", text: true }, "Since (UTC)", "Jensen-Shannon", { name: "Kind", text: true }],
-    table.map((r) => ({ kind: r.moved ? "moved" : null, values: [ARM_NAMES[r.name] ?? r.name, bar(r.psi), text(WHERE[r.domain] ?? r.domain, "short"), text(r.said ?? ""), r.since ? clock(r.since) : "\u2013", fixed(4)(r.js), text(r.what, "short")] })),
+    table.map((r) => ({ kind: r.moved ? "moved" : null, values: [ARM_NAMES[r.name] ?? r.name, bar(r.psi), text(WHERE[r.domain] ?? r.domain, "short"), text(arrows(r.said ?? "")), r.since ? clock(r.since) : "\u2013", fixed(4)(r.js), text(r.what, "short")] })),
     "Nothing was compared yet.");
   $("detectors").hidden = !detectors.length;
   fillTable($("detectors").querySelector("table"), ["Signal", { name: "Where", text: true }, "Detector", "Changes", "Last (UTC)", "Level"],

@@ -7,6 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from models.events import EventDecoder
+from monitor.monitor import Monitor
+from replay.simulator import Simulator
+
 HEIGHT = 2000
 CHARTS = ("gauc", "ne", "pcoc", "ctr")
 
@@ -190,5 +194,39 @@ def test_a_lost_connection_is_said_and_found_again(make_site, watcher, browse):
         first.station.serve("127.0.0.1", first.port)
         await page.until("document.querySelector('#status').textContent.includes('live')")
         assert await page.js("document.querySelector('#reason').textContent") == ""
+
+    browse(look)
+
+
+def test_the_real_monitor_fills_the_page(make_site, browse):
+    """Ten simulated days with made-up predictions, no trainer: every chart that needs none is drawn."""
+    simulator = Simulator(seed=3, days=11, live_from=1, users=150, natural_per_day=1500, ads_per_day=1500)
+    decoder = EventDecoder(simulator.feature_specs())
+    monitor = Monitor(decoder.schema)
+    rng = np.random.default_rng(0)
+    for frame in simulator.frames():
+        batch = decoder.from_frame(frame).batch
+        for domain, kind, arms in ((0, "natural", ("cpm",)), (1, "ad", ("actr", "ads_only"))):
+            rows = batch.take(np.flatnonzero(batch.domain == domain))
+            if len(rows):
+                guess = {a: rng.uniform(0.02, 0.3, len(rows)).astype(np.float32) for a in arms}
+                monitor.observe(kind, rows, np.arange(len(rows)), guess, dict.fromkeys(arms, 0.3), 0.01)
+        monitor.flush()
+    monitor.month(("2026-01",))
+    site = make_site(monitor, refresh_s=0.05)
+    site.station.health.enter("live")
+    site.station.tick(event_clock_ms=monitor.snapshot()["clock"], lag={"ad-clicks": 0})
+    site.station.deliver()
+
+    async def look(page):
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=site.url + "/?window=1d")
+        for figure in (f"chart-{m}-{d}" for d in ("natural", "ad") for m in CHARTS):
+            await page.until(pixels(figure))
+        await page.until(pixels("chart-transfer"))
+        drift = await page.until("document.querySelector('#drift-table tbody').textContent")
+        assert "category" in drift and "slot" in drift
+        assert "TPM 2026-01" in await page.js("document.querySelector('#marks table').textContent")
+        assert page.complaints == []
 
     browse(look)

@@ -1,0 +1,183 @@
+"""Makes the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; about a minute).
+
+A simulated marketplace is played through the trainer and watched as a worker watches it. On live day 14 two things break: half of
+the rows of both streams come with another ``category``, as after a producer's careless release, and half of the ad clicks are lost.
+The page is photographed before and after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime as dt
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.commands import train_tpm
+from ecdctr.settings import load_settings
+from ecdctr.sources import open_with_features
+from models.engine import Engine
+from models.features import FeatureSchema
+from replay.connection import KafkaSettings
+from replay.rows import SourceLog, steps_of
+from streams.reporting import Reporter
+from streams.settings import MonitorSettings, TopicSettings
+
+DOCS = Path(__file__).parent
+DAYS, LIVE, BREAKS = 108, 88, 14
+DAY_MS = 86_400_000
+BAD = {"pcoc": "#chart-pcoc-ad", "ctr": "#chart-ctr-ad", "drift": "#drift", "alerts": "#alerts"}
+
+
+class Broken:
+    """The simulator, with something wrong from a day on."""
+
+    def __init__(self, source, day: int) -> None:
+        self.source, self.day, self.name = source, day, source.name
+
+    def count(self) -> int | None:
+        return self.source.count()
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        first: int | None = None
+        for frame in self.source.frames():
+            first = int(frame["ts"][0]) // DAY_MS if first is None else first
+            day = int(frame["ts"][0]) // DAY_MS - first
+            yield frame if day < self.day else self._broken(frame, day)
+
+    def _broken(self, frame: pl.DataFrame, day: int) -> pl.DataFrame:
+        rng = np.random.default_rng(day)
+        hit = pl.Series(rng.random(frame.height) < 0.5)
+        category, label = frame["category"], frame["label"]
+        is_ad = frame["domain"].cast(pl.String).is_in(["ad", "1"])
+        lost = pl.Series(rng.random(frame.height) < 0.5) & is_ad
+        return frame.with_columns(
+            pl.select(pl.when(hit).then(category[0]).otherwise(category)).to_series().alias("category"),
+            pl.select(pl.when(lost).then(0).otherwise(label)).to_series().cast(label.dtype).alias("label"),
+        )
+
+
+def main() -> None:
+    began = time.monotonic()
+    start = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=DAYS)
+    text = f"sim:seed=7,days={DAYS},live_from={LIVE},history_per_day=4000,natural_per_day=16000,ads_per_day=1600,start={start}"
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_settings(
+            None,
+            [
+                f'state.folder="{folder}/state"',
+                'tpm.month="30d"',
+                f'tpm.month_origin="{start}"',
+                'monitor.watch.probes.period="4d"',
+                'schedule.release_every="4d"',
+            ],
+            environ={},
+        )
+        train_tpm(Console(), Console(stderr=True), loaded, text)
+        source, settings = open_with_features(text, loaded)
+        log = SourceLog(Broken(source, BREAKS), build.decoder(settings))
+        engine = build.memory_engine(settings)
+        quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
+        report = Reporter(FeatureSchema(settings.features, settings.model.dim), KafkaSettings(), TopicSettings(), quiet)
+        port = report.station.serve("127.0.0.1", 0)
+        report.begin(engine)
+        first = int(dt.datetime.combine(start, dt.time(), dt.UTC).timestamp() * 1000) + LIVE * DAY_MS
+        steps = steps_of(log.batches(), natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch)
+        play(engine, report, steps, first + BREAKS * DAY_MS, source.count() or 0)
+        asyncio.run(photograph(port, {"dashboard": None}))
+        play(engine, report, steps, first + DAYS * DAY_MS, source.count() or 0)
+        asyncio.run(photograph(port, {f"bad-{name}": at for name, at in BAD.items()}))
+        report.close()
+    print(f"pictures in {DOCS} after {time.monotonic() - began:.0f} s")
+
+
+def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> None:
+    """Steps up to an event time, told to the station as a worker tells them."""
+    told, day = 0.0, engine.clock // DAY_MS
+    for step in steps:
+        began = time.monotonic()
+        result = engine.run(step.kind, step.batch, step.clock)
+        report.stepped(engine, step, result, time.monotonic() - began)
+        if engine.clock // DAY_MS != day:
+            day = engine.clock // DAY_MS
+            report.monitor.checkpoint(engine.trainer.predict)
+        if time.monotonic() - told > 1:
+            told = time.monotonic()
+            left = rows - sum(engine.progress.rows.values())
+            report.station.tick(
+                event_clock_ms=engine.clock,
+                lag={"natural-clicks": left * 10 // 11, "ad-clicks": left // 11},
+                releases=engine.progress.releases,
+                tpm_months=list(engine.trainer.cpm_months),
+                topics={"natural-clicks": "natural", "ad-clicks": "ad"},
+            )
+            report.station.deliver()
+        if engine.clock >= until_ms:
+            return
+
+
+async def photograph(port: int, pictures: dict[str, str | None]) -> None:
+    """Pictures of parts of the page (a CSS selector), or of its beginning (None)."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        sys.exit("Chromium is needed: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile:
+        browser = subprocess.Popen(
+            [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
+             f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        try:
+            told = Path(profile, "DevToolsActivePort")
+            while not (told.exists() and (found := re.match(r"(\d+)\n", told.read_text()))):
+                await asyncio.sleep(0.1)
+            async with aiohttp.ClientSession() as session:
+                targets = await (await session.get(f"http://127.0.0.1:{found[1]}/json")).json()
+                address = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
+                async with session.ws_connect(address, max_msg_size=0) as socket:
+                    await take(socket, f"http://127.0.0.1:{port}/", pictures)
+        finally:
+            browser.terminate()
+            browser.wait(10)
+
+
+async def take(socket: aiohttp.ClientWebSocketResponse, url: str, pictures: dict[str, str | None]) -> None:
+    count = 0
+
+    async def call(method: str, **params):
+        nonlocal count
+        count += 1
+        await socket.send_json({"id": count, "method": method, "params": params})
+        while (said := json.loads((await socket.receive()).data)).get("id") != count:
+            pass
+        return said["result"]
+
+    await call("Emulation.setDeviceMetricsOverride", width=1280, height=1660, deviceScaleFactor=1, mobile=False)
+    await call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    await call("Page.navigate", url=url)
+    await asyncio.sleep(5)  # the last sections to come
+    for name, selector in pictures.items():
+        clip = {"x": 0, "y": 0, "width": 1280, "height": 1660, "scale": 1}
+        if selector:
+            box = f"(() => {{ const r = document.querySelector('{selector}').getBoundingClientRect(); return JSON.stringify([r.x + scrollX, r.y + scrollY, r.width, r.height]) }})()"
+            x, y, w, h = json.loads((await call("Runtime.evaluate", expression=box))["result"]["value"])
+            clip |= {"x": x - 8, "y": y - 8, "width": w + 16, "height": min(h, 900) + 16}
+        shot = await call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+        (DOCS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+if __name__ == "__main__":
+    main()
