@@ -227,6 +227,32 @@ def replay(
 
 
 @app.command()
+def drift(
+    source: SourceArgument,
+    reference: Annotated[
+        str, typer.Option(help="Another source, or a folder with a saved reference.", show_default=False)
+    ],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Report folder.")] = Path("drift-out"),
+    since: Annotated[str | None, typer.Option("--from", help="Rows from this UTC date on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Rows before this UTC date.")] = None,
+    reference_since: Annotated[
+        str | None, typer.Option("--reference-from", help="Reference rows from this UTC date on.")
+    ] = None,
+    reference_until: Annotated[str | None, typer.Option(help="Reference rows before this UTC date.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the reference in this folder: monitor.watch.drift.reference.")
+    ] = None,
+) -> None:
+    """Each day of a log against a reference: which feature moved, when, by how much; a report."""
+    from ecdctr.drifting import DriftOptions, drift_source
+
+    options = DriftOptions(since, until, reference_since, reference_until, save)
+    drift_source(out, err, _load(config, overrides), source, reference, out_dir, options)
+
+
+@app.command()
 def topics(
     config: ConfigOption = None,
     overrides: SetOption = None,

@@ -1,0 +1,149 @@
+"""``ecdctr drift``: each day of a log against a reference that is kept as sketches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ecdctr import build
+from ecdctr.progress import progress_bar
+from ecdctr.settings import Loaded, Settings
+from ecdctr.sources import moment, open_with_features
+from models.batch import Batch
+from models.features import FeatureSchema
+from monitor.by_day import by_day, gather
+from monitor.reference import Reference
+from monitor.report import summarise, write_drift_report
+from replay.rows import RowFilter, SourceLog
+from state.errors import ConfigError
+
+__all__ = ["DriftOptions", "drift_source"]
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """Which rows.
+
+    Attributes
+    ----------
+    since, until
+        UTC dates that the compared rows lie between.
+    reference_since, reference_until
+        The same for the reference.
+    save
+        Folder to keep the reference in.
+    """
+
+    since: str | None = None
+    until: str | None = None
+    reference_since: str | None = None
+    reference_until: str | None = None
+    save: Path | None = None
+
+
+def drift_source(
+    out: Console,
+    err: Console,
+    loaded: Loaded,
+    text: str,
+    reference_text: str,
+    out_dir: Path,
+    options: DriftOptions | None = None,
+) -> dict[str, Any]:
+    """Compare, print the strongest changes, write the report; gives its figures.
+
+    Parameters
+    ----------
+    text
+        The source that is compared.
+    reference_text
+        Another source, or a folder that holds a saved reference.
+    """
+    options = options or DriftOptions()
+    source, settings = open_with_features(text, loaded)
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    watched = settings.monitor.watch.drift
+    began = time.perf_counter()
+    reference = _reference(err, loaded, settings, schema, reference_text, options)
+    if options.save is not None:
+        reference.save(options.save)
+    log = SourceLog(source, build.decoder(settings))
+    chosen = RowFilter(moment(options.since, "--from"), moment(options.until))
+    days = list(by_day(_told(err, log, chosen, f"drift {log.name}"), schema, watched, reference))
+    result = summarise(days)
+    rows = sum(sum(d.rows.values()) for d in days)
+    meta = {
+        "rows": rows,
+        "rejects": {k: v for k, v in log.rejects.items() if v},
+        "seconds": time.perf_counter() - began,
+    }
+    path = write_drift_report(out_dir, log.name, reference, result, meta)
+    _tell(out, result)
+    out.print(f"{rows:,} rows in {meta['seconds']:.1f} s; report: {path}", soft_wrap=True)
+    return {"result": result, "meta": meta, "report": path}
+
+
+def _reference(
+    err: Console,
+    loaded: Loaded,
+    settings: Settings,
+    schema: FeatureSchema,
+    text: str,
+    options: DriftOptions,
+) -> Reference:
+    cut = options.reference_since is not None or options.reference_until is not None
+    if (Path(text) / "reference.json").is_file():
+        if cut:
+            raise ConfigError(
+                f"{text} is a saved reference: --reference-from and --reference-until choose rows of a source"
+            )
+        return Reference.load(text, schema)
+    source, of_reference = open_with_features(text, loaded)
+    if FeatureSchema(of_reference.features, of_reference.model.dim).fingerprint() != schema.fingerprint():
+        raise ConfigError(
+            f"the features of the reference {text} are not those of the source: configure [[features]] for both"
+        )
+    log = SourceLog(source, build.decoder(settings))
+    rows = RowFilter(
+        moment(options.reference_since, "--reference-from"),
+        moment(options.reference_until, "--reference-until"),
+    )
+    return gather(
+        _told(err, log, rows, f"reference {log.name}"), schema, settings.monitor.watch.drift, log.name
+    )
+
+
+def _told(err: Console, log: SourceLog, rows: RowFilter, what: str) -> Iterator[Batch]:
+    """The batches, with a bar."""
+    done = 0
+    with progress_bar(err, what, log.count() if rows.takes_all else None) as update:
+        for batch in rows.apply(log.batches()):
+            yield batch
+            done += len(batch)
+            update(done, int(batch.ts.max()))
+
+
+def _tell(out: Console, result: dict[str, Any]) -> None:
+    moved = [t for t in result["things"] if t["days_moved"]]
+    if not moved:
+        out.print(f"nothing has moved in {len(result['days'])} days")
+        return
+    table = Table("", "domain", "effect", "days", "first", "by how much", box=None, pad_edge=False)
+    for t in moved[:20]:
+        name = (
+            t["name"]
+            if t["what"] == "feature"
+            else f"{t['name']} ({t['what']})"
+            if t["what"] != "label"
+            else "CTR"
+        )
+        table.add_row(
+            name, t["domain"], f"{t['effect']:.2f}", str(t["days_moved"]), t["first_moved"], t["said"]
+        )
+    out.print(table)

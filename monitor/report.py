@@ -1,0 +1,184 @@
+"""The report of ``ecdctr drift``: one self-contained page, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from monitor.by_day import Day
+from monitor.drift import day_of
+from monitor.reference import Reference
+from state.errors import DataError
+
+__all__ = ["summarise", "write_drift_report"]
+
+_DOMAINS = {"natural": "natural content", "ad": "ads"}
+Things = list[dict[str, Any]]
+
+
+def summarise(days: Sequence[Day]) -> dict[str, Any]:
+    """Days and things as plain data.
+
+    Returns
+    -------
+    dict
+        ``days``: ``{day, rows, clicks}``; ``things``, strongest first: ``{what, name, domain, days_moved, first_moved, effect, psi, js,
+        q_value, said}`` of its strongest day, and ``effects``: one number a day (None: not compared), ``moved``: a flag a day.
+    """
+    things: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for i, day in enumerate(days):
+        for row in day.table:
+            f = row.finding
+            # A line for both domains has the figures of the stronger one: its twin's are not told.
+            for domain in _DOMAINS if row.domain == "both" else (row.domain,):
+                t = things.setdefault(
+                    (f.what, f.name, domain),
+                    {"effects": [None] * len(days), "moved": [False] * len(days), "effect": -1.0},
+                )
+                t["effects"][i], t["moved"][i] = f.effect, row.moved
+                if f.effect > t["effect"] and domain == f.domain:
+                    told = row.to_json()
+                    t |= {k: told[k] for k in ("effect", "psi", "js", "q_value", "said")}
+    out: Things = []
+    for (what, name, domain), t in things.items():
+        moved = [i for i, m in enumerate(t["moved"]) if m]
+        first = day_of(days[moved[0]].start_ms)[:10] if moved else None
+        t = {"psi": None, "js": None, "q_value": None, "said": ""} | t
+        out.append(
+            {
+                "what": what,
+                "name": name,
+                "domain": domain,
+                "days_moved": len(moved),
+                "first_moved": first,
+                **t,
+            }
+        )
+    out.sort(key=lambda t: (t["days_moved"] == 0, -t["effect"], t["name"]))
+    return {
+        "days": [{"day": day_of(d.start_ms)[:10], "rows": d.rows, "clicks": d.clicks} for d in days],
+        "things": out,
+    }
+
+
+def write_drift_report(
+    folder: str | Path, source: str, reference: Reference, result: Mapping[str, Any], meta: Mapping[str, Any]
+) -> Path:
+    """Write ``drift.html`` and ``drift.json`` into the folder (made if absent); gives the page's path."""
+    about = {"source": source, "reference": reference.about(ready=True), **meta}
+    page = "".join(_page(source, reference, result, about))
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        data = json.dumps({"meta": about, "result": result}, indent=1)
+        (folder / "drift.json").write_text(data + "\n", encoding="utf-8")
+        (folder / "drift.html").write_text(page, encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"the report cannot be written to {folder}: {e.strerror}") from e
+    return folder / "drift.html"
+
+
+def _page(
+    source: str, reference: Reference, result: Mapping[str, Any], about: Mapping[str, Any]
+) -> Iterator[str]:
+    style = files("replay").joinpath("report.css").read_text(encoding="utf-8")
+    title = f"Drift of {source}"
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
+    yield f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n'
+    yield f"<h1>{escape(title)}</h1>\n"
+    span = f"{day_of(reference.from_ms)} to {day_of(reference.until_ms)}"
+    yield f'<p class="muted">against {escape(reference.name)}, {span} (UTC)</p>\n'
+    things: Things = result["things"]
+    moved = [t for t in things if t["days_moved"]]
+    yield from _lead(moved, len(result["days"]))
+    yield '<dl class="facts">'
+    facts = {"Days": f"{len(result['days'])}", "Things compared": f"{len(things)}", "Moved": f"{len(moved)}"}
+    facts |= {k: f"{about[key]:,}" for k, key in (("Rows", "rows"),) if key in about}
+    yield from (f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())
+    yield "</dl>\n"
+    if things:
+        yield "<h2>What moved, strongest first</h2>\n"
+        yield from _things(things)
+        yield "<h2>Effect by day</h2>\n<p>1 is the threshold at which a change counts; days in bold count.</p>\n"
+        yield from _days(things, result["days"])
+    yield _GLOSSARY
+    yield "<footer>The same figures, unrounded: <code>drift.json</code> beside this page.</footer>\n</main>\n</body>\n</html>\n"
+
+
+def _lead(moved: Things, days: int) -> Iterator[str]:
+    if not moved:
+        yield '<p class="lead"><span class="good">Nothing has moved</span> beyond what other users and other items explain.</p>\n'
+        return
+    t = moved[0]
+    yield f'<p class="lead"><span class="bad">{escape(t["what"])} {escape(t["name"])}</span> moved most, in {_DOMAINS[t["domain"]]}, '
+    yield f"on {t['days_moved']} of {days} days, first on {t['first_moved']}: {escape(t['said'])}.</p>\n"
+
+
+def _things(things: Things) -> Iterator[str]:
+    yield '<div class="scroll" tabindex="0"><table><thead><tr>'
+    head = [
+        "Name",
+        "What",
+        "Domain",
+        "Effect",
+        "Days",
+        "First",
+        "PSI",
+        "JS",
+        "q",
+        "By how much (strongest day)",
+    ]
+    yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
+    for t in things:
+        cells = [t["what"], _DOMAINS[t["domain"]], f"{max(t['effect'], 0):.2f}", str(t["days_moved"] or "–")]
+        cells += [t["first_moved"] or "–", _f(t["psi"]), _f(t["js"]), _q(t["q_value"]), t["said"]]
+        yield f'<tr><th scope="row">{escape(t["name"])}</th>' + "".join(
+            f"<td>{escape(c)}</td>" for c in cells
+        )
+        yield "</tr>\n"
+    yield "</tbody></table></div>\n"
+
+
+def _days(things: Things, days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Name</th><th scope="col">Domain</th>'
+    yield "".join(f'<th scope="col">{d["day"][5:]}</th>' for d in days) + "</tr></thead><tbody>\n"
+    for domain, label in _DOMAINS.items():
+        ctr = [d["clicks"][domain] / d["rows"][domain] if d["rows"][domain] else None for d in days]
+        if any(c is not None for c in ctr):
+            cells = "".join(f"<td>{'–' if c is None else f'{c:.2%}'}</td>" for c in ctr)
+            yield f'<tr><th scope="row">CTR</th><td>{label}</td>{cells}</tr>\n'
+    for t in things:
+        cells = ""
+        for effect, moved in zip(t["effects"], t["moved"], strict=True):
+            text = "–" if effect is None else f"{effect:.2f}"
+            cells += f'<td class="bad">{text}</td>' if moved else f"<td>{text}</td>"
+        name = t["name"] if t["what"] in ("feature", "label") else f"{t['name']} ({t['what']})"
+        yield f'<tr><th scope="row">{escape(name)}</th><td>{_DOMAINS[t["domain"]]}</td>{cells}</tr>\n'
+    yield "</tbody></table></div>\n"
+
+
+def _f(v: float | None) -> str:
+    return "–" if v is None else f"{v:.3f}"
+
+
+def _q(v: float | None) -> str:
+    return "–" if v is None else f"{v:.1e}" if v < 0.001 else f"{v:.3f}"
+
+
+_GLOSSARY = """\
+<h2>How to read this</h2>
+<p>Each UTC day is compared with the reference as a whole. A change counts when its effect reaches the threshold <em>and</em> another draw of
+users and of items does not explain it, with the false discovery rate held over all things of a day.</p>
+<details><summary>What the figures mean</summary>
+<p><strong>PSI</strong>: population stability index over the cells of a feature's histogram; the effect is PSI beyond what chance gives, over
+the threshold (0.1 by default). <strong>JS</strong>: Jensen-Shannon divergence, nats. <strong>label</strong>: the click rate; the effect is
+|ln of the ratio|, one standard error taken off, over its threshold (0.25). <strong>q</strong>: the false discovery rate at which the
+change would be called (Benjamini-Hochberg).</p>
+</details>
+"""
