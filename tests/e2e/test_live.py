@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.audit import rebuild
-from ecdctr.commands import replay_source
+from ecdctr.commands import replay_journal, replay_source
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from models.engine import audit
 from replay.gauc import gauc
@@ -189,3 +189,17 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     offline = result["result"]["totals"]["ad"]["actr"]
     assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())
     assert abs(offline["gauc"] - value.value) < 0.002
+
+
+def test_other_settings_on_the_same_rows_are_scored_beside_what_was(run, tmp_path):
+    settings, _, _, _ = run
+    other = settings.model_copy(update={"model": settings.model.model_copy(update={"lr": 0.01})})
+    out = Console(record=True, width=120)
+    loaded = Loaded(other, {"model.lr": "--set"})
+    assert replay_journal(out, Console(stderr=True), loaded, tmp_path) == 0
+    text = out.export_text()
+    assert "same rows, same order" in text and "model.lr = 0.01" in text
+    assert "as it was" in text and "as it would have been" in text
+    scored = [line for line in text.splitlines() if line.strip().startswith("ads_only")]
+    assert len(scored) == 2 and scored[0] != scored[1], "another rate predicts otherwise"
+    assert (tmp_path / "report.html").is_file()
