@@ -4,7 +4,7 @@ Distributions (features, label, prediction): with shares ``p`` (reference) and `
 ``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "nothing changed but who came and what was shown" comes from the
 groups of users and of items: each group is compared with itself (linearised, as for ratios of cluster totals), and how
 differently the groups moved tells how far the whole moves by chance. ``T / E[T]`` is referred to an F distribution with
-Satterthwaite's degrees of freedom.
+Satterthwaite's degrees of freedom. The click rate is compared on the scale of ratios, by users alone.
 This is the second-order correction of Rao and Scott, "On chi-squared tests for multiway contingency tables" (Annals of
 Statistics, 1984). Without it the dependence of a user's rows passes for drift.
 
@@ -193,9 +193,10 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
                 continue  # a ratio to nothing
             # On the scale of ratios, where items of high and of low click rate move alike.
             moved = math.log(after / before)
-            noise = math.sqrt(float(((v[i, :, 1] / after - u[i, :, 1] / before) ** 2).sum()))
+            # By users alone: that other items are shown is a reason for a click rate to move, no excuse.
+            noise = math.sqrt(float(((v[i, :g, 1] / after - u[i, :g, 1] / before) ** 2).sum()))
             p_value[i] = 2 * special.stdtr(g - 1, -abs(moved) / noise) if noise else 1.0
-            certain = max(0.0, abs(moved) - noise)  # what chance does not explain
+            certain = max(0.0, abs(moved) - 2 * noise)  # the end of its interval that is nearer to no change
             effect = certain / limits.label_ratio
         else:
             effect = excess / (limits.psi if column.what == "feature" else 2.5 * limits.psi)

@@ -246,7 +246,14 @@ def _both(rows: list[Row]) -> list[Row]:
     """Strongest first; what moved in both domains is one line, with the stronger one's figures."""
     by: dict[tuple[str, str], list[Row]] = {}
     out = []
-    for row in sorted(rows, key=lambda r: (-r.moved, -r.finding.effect, r.finding.p_value)):
+    # A segment that moved against the others explains a click rate, not the other way round: cause before consequence.
+    explained = any(r.moved and r.finding.what == "behaviour" for r in rows)
+
+    def rank(r: Row) -> tuple[bool, bool, float, float]:
+        follows = explained and r.finding.what == "label"
+        return (not r.moved, follows, -r.finding.effect, r.finding.p_value)
+
+    for row in sorted(rows, key=rank):
         if row.moved:
             twins = by.setdefault((row.finding.what, row.finding.name), [])
             twins.append(row)

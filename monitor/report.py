@@ -178,7 +178,7 @@ users and of items does not explain it, with the false discovery rate held over 
 <details><summary>What the figures mean</summary>
 <p><strong>PSI</strong>: population stability index over the cells of a feature's histogram; the effect is PSI beyond what chance gives, over
 the threshold (0.1 by default). <strong>JS</strong>: Jensen-Shannon divergence, nats. <strong>label</strong>: the click rate; the effect is
-|ln of the ratio|, one standard error taken off, over its threshold (0.25). <strong>q</strong>: the false discovery rate at which the
+|ln of the ratio|, two standard errors taken off, over its threshold (0.25). <strong>q</strong>: the false discovery rate at which the
 change would be called (Benjamini-Hochberg).</p>
 </details>
 """
