@@ -221,9 +221,9 @@ def _summarise(
     lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
     rebuilt = rebuild(Console(stderr=True), settings)
     out.print(f"   journal redone from the log: {rebuilt.verdict}", soft_wrap=True)
-    live_columns = ScoreLog(folders.scores, build.ARMS).read()
-    live = evaluate(live_columns, build.ARMS)
-    again = evaluate(rebuilt.engine.scores.read(), build.ARMS)
+    kept = ScoreLog(folders.scores, read_only=True)
+    live = evaluate(kept.read(), kept.arms)
+    again = evaluate(rebuilt.engine.scores.read(), kept.arms)
     offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
     meta = {
         "source": plan.title,

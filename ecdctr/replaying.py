@@ -255,8 +255,9 @@ def replay_journal(out: Console, err: Console, loaded: Loaded, out_dir: Path) ->
     if not changed:
         out.print(rebuilt.verdict, soft_wrap=True)
         return 0 if rebuilt.identical else 1
-    was = evaluate(ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS).read(), build.ARMS)
-    would = evaluate(rebuilt.engine.scores.read(), build.ARMS)
+    kept = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True)
+    was = evaluate(kept.read(), kept.arms)
+    would = evaluate(rebuilt.engine.scores.read(), rebuilt.engine.scores.arms)
     shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)
     out.print(f"same rows, same order ({rebuilt.steps:,} steps, {rebuilt.rows:,} rows), with {shown}")
     print_totals(out, was, title="as it was")
