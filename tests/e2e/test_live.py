@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
             None,
             [
                 f'kafka.brokers=["{broker.address}"]', f'state.folder="{folder / "state"}"', "topics.partitions=2",
-                "worker.session_timeout_s=2", "worker.max_idle_s=1", "worker.max_wait_s=1", "monitor.port=0",
+                "worker.session_timeout_s=2", "worker.max_idle_s=3", "worker.max_wait_s=8", "monitor.port=0",
                 "model.dim=8", "model.hidden=[16]", "model.threads=1", "model.natural_batch=128", "model.ad_batch=32",
                 'events.oracle_field="oracle"', 'schedule.release_every="1d"', "events.max_string=1000",
             ],
