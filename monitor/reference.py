@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class Reference:
                 f"no drift reference in {folder} ({e.filename} is missing): make one with ecdctr drift --save, or "
                 "leave monitor.watch.drift.reference empty"
             ) from e
-        except (KeyError, ValueError, OSError, EOFError) as e:
+        except (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
             raise DataError(f"the drift reference in {folder} is damaged ({e}): make it anew") from e
         return out
 

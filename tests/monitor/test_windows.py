@@ -1,0 +1,117 @@
+"""Windows, series and unseen ids against the exact metrics and against brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitor.seen import Seen
+from monitor.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
+from replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
+
+HOUR, DAY = 3_600_000, 86_400_000
+
+
+def rows(n, users=200, seed=0, begin=400 * DAY, span=DAY):
+    rng = np.random.default_rng(seed)
+    ts = np.sort(begin + rng.integers(0, span, n))
+    user = rng.integers(0, users, n).astype(np.uint64)
+    z = rng.normal(-1, 1, n) + rng.normal(0, 1, users)[user.astype(int)]
+    p = (1 / (1 + np.exp(-z))).astype(np.float32)
+    y = (rng.random(n) < p).astype(np.float32)
+    return ts, user, y, p
+
+
+def window(name, ts, user, y, p, *, gauc_rows=65_536, clock=None, blocks=7):
+    w = DomainWindow(name, ("actr", "ads_only"), gauc_rows)
+    clock = int(ts.max()) if clock is None else clock
+    for part in np.array_split(np.arange(len(ts)), blocks):
+        scored = Scored(ts[part], user[part], y[part], {"actr": p[part]}, ("actr", "ads_only"))
+        tally = Tally(60_000, ts[part], (y[part] > 0, None, None, None, None, None), scored)
+        w.add(tally, scored, int(ts[part].max()))
+    return w.figures(clock)
+
+
+def test_a_day_equals_the_exact_metrics():
+    ts, user, y, p = rows(20_000)
+    f = window("1d", ts, user, y, p)
+    arm = f["arms"]["actr"]
+    assert (f["rows"], f["clicks"]) == (20_000, int(y.sum()))
+    assert arm["log_loss"] == pytest.approx(log_loss(y, p), rel=1e-5)
+    assert arm["ne"] == pytest.approx(normalized_entropy(y, p), rel=1e-5)
+    assert arm["pcoc"] == pytest.approx(pcoc(y, p), rel=1e-5)
+    assert arm["gauc"] == pytest.approx(gauc(y, p, user).value, abs=1e-12)
+    assert arm["gauc_error"] == 0
+    assert abs(arm["auc"] - auc(y, p)) <= arm["auc_error"] < 0.01
+    assert "ads_only" not in f["arms"]
+
+
+@pytest.mark.parametrize(("name", "length"), [("5m", 300_000), ("1h", HOUR)])
+def test_a_window_holds_its_own_time_only(name, length):
+    ts, user, y, p = rows(50_000)
+    clock = int(ts.max())
+    slot = {"5m": 60_000, "1h": 300_000}[name]
+    begin = (clock // slot + 1) * slot - length  # windows slide by whole slots
+    assert window(name, ts, user, y, p)["rows"] == int((ts >= begin).sum())
+
+
+def test_a_window_empties_when_time_passes():
+    ts, user, y, p = rows(1000)
+    f = window("1h", ts, user, y, p, clock=int(ts.max()) + 2 * HOUR)
+    assert f["rows"] == 0 and f["ctr"] is None and f["arms"] == {}
+
+
+def test_the_sampled_gauc_is_within_its_interval():
+    inside = 0
+    for seed in range(40):
+        ts, user, y, p = rows(12_000, users=1500, seed=seed)
+        arm = window("1d", ts, user, y, p, gauc_rows=2048)["arms"]["actr"]
+        assert 0 < arm["gauc_error"] < 0.2
+        inside += abs(arm["gauc"] - gauc(y, p, user).value) <= arm["gauc_error"]
+    assert inside >= 35  # 95 % of 40 is 38; below 35 has a chance of 1 %
+
+
+def test_memory_stays_bounded_and_users_whole():
+    kept = UserRows(("actr",), 1024, DAY)
+    ts, user, y, p = rows(40_000, users=3000)
+    for part in np.array_split(np.arange(len(ts)), 40):
+        kept.add(ts[part], user[part], y[part], p[part][None], int(ts[part].max()))
+    at, who, _, _ = kept.rows()
+    assert len(at) <= 2048 and kept.share < 1
+    for u in np.unique(who):
+        mine = ts[(user == u) & (ts > ts.max() - DAY)]
+        assert sorted(at[who == u]) == sorted(mine)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
+def test_auc_of_counts_holds_its_bound(pairs):
+    k, y = np.array([c for c, _ in pairs]), np.array([b for _, b in pairs])
+    value, error = auc_of_counts(
+        np.bincount(k[y], minlength=6).astype(float), np.bincount(k[~y], minlength=6).astype(float)
+    )
+    if not y.any() or y.all():
+        assert np.isnan(value)
+        return
+    rng = np.random.default_rng(0)
+    for _ in range(5):  # any order within the classes
+        assert abs(auc(y, k + rng.random(len(k))) - value) <= error + 1e-12
+
+
+def test_seen_forgets_nobody():
+    rng = np.random.default_rng(0)
+    seen = Seen(1 << 20)
+    ids = rng.integers(0, 2**63, 5_000).astype(np.uint64)
+    assert seen.add(ids).mean() > 0.99
+    assert not seen.add(ids).any()
+    new = rng.integers(0, 2**63, 20_000).astype(np.uint64)
+    before = seen.error
+    missed = 1 - seen.add(new).mean()
+    assert before <= missed + 0.002 and missed <= seen.error + 0.002
+
+
+def test_a_row_of_another_year_does_not_take_memory():
+    ts = np.array([1_000, 40 * 365 * DAY])
+    zeros = np.zeros(2, np.float32)
+    scored = Scored(ts, ts.astype(np.uint64), zeros, {}, ("actr",))
+    assert len(Tally(60_000, ts, (None,) * 6, scored).at_ms) == 2
