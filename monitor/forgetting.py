@@ -129,7 +129,6 @@ class Forgetting:
         """Rows that are being learned, of one domain. ``has_history``: 1, 0, or -1 for unknown."""
         if not len(batch):
             return
-        self._mark_learned(batch)
         period = batch.ts // self._period_ms
         history = np.full(len(batch), -1, np.int8) if has_history is None else has_history
         for number in range(int(period.min()), int(period.max()) + 1):
@@ -147,6 +146,7 @@ class Forgetting:
                 g.rows += len(rows)
             if g.rows > 2 * self.settings.rows:
                 self._thin(g)
+        self._mark_learned(batch)  # last: a period that has just ended has users to follow
 
     def _thin(self, g: _Gathering) -> None:
         """Halve the share of users until the slice is small enough."""
