@@ -147,6 +147,9 @@ class Monitor:
             late = None
             if clock is not None and int(batch.ts.min()) < clock - self._late_ms:
                 late = batch.ts < clock - self._late_ms
+            if clock is not None and newest // DAY_MS > clock // DAY_MS:
+                self._work_off()  # the day's rows are all here still: rank them before others take their place
+                self._rank(newest, whole=True)
             self._held.append(_Held(kind, batch, scored, scores, late, has_history))
             self._held_rows += len(batch)
             self.rows[kind] += len(batch)
