@@ -1,6 +1,6 @@
 """Drift: planted changes and none, found by the monitor, by Evidently's daily reports, and by plain river detectors.
 
-    python benchmarks/drift.py [--seeds 20] [--evidently-seeds 2] [--evidently-python PYTHON | --no-evidently]
+    python benchmarks/drift.py [--short | --seeds 20] [--evidently-python PYTHON | --no-evidently]
 
 Streams are the simulator's, 2,000 users, 500 items, 4,000 natural and 2,000 ad rows a day. Seven days are the reference. Predictions are
 the true probabilities before any change, blurred (log-odds, sd 0.3): a good model that does not know of the change. On day 9
@@ -55,7 +55,7 @@ REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
 SLICE_MS = 3 * 3_600_000
 SHIFTED = ("x", "slot", "category")
 CASES = ("feature", "prior", "segment", "nothing")
-WORKER = Path(__file__).with_name("drift_evidently.py")
+WORKER = Path(__file__).with_name("_drift_evidently.py")
 
 
 def planted(case: str, seed: int, frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
@@ -279,10 +279,13 @@ def evidently_python(given: str | None, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--evidently-seeds", type=int, default=2)
-    parser.add_argument("--evidently-python", help="interpreter that has evidently")
+    parser.add_argument("--short", action="store_true", help="2 seeds instead of 20")
+    parser.add_argument(
+        "--evidently-python", help="interpreter that has evidently (default: one is made and thrown away)"
+    )
     parser.add_argument("--no-evidently", action="store_true")
     args = parser.parse_args()
+    seeds = 2 if args.short else args.seeds
 
     tools = {"monitor": Tool(), "river": Tool(), "evidently": Tool()}
     daily = Tool()
@@ -290,11 +293,11 @@ def main() -> None:
         python = "" if args.no_evidently else evidently_python(args.evidently_python, Path(name))
         ways: dict[str, Callable[[Tool, str, int], None]] = {"monitor": by_monitor, "river": by_river}
         for case in CASES:
-            for seed in range(args.seeds):
+            for seed in range(seeds):
                 for tool, way in ways.items():
                     way(tools[tool], case, seed)
-            for seed in range(0 if args.no_evidently else args.evidently_seeds):
-                by_evidently(tools["evidently"], case, seed, python, Path(name))
+                if python:
+                    by_evidently(tools["evidently"], case, seed, python, Path(name))
                 by_day(daily, case, seed)
             for tool, t in tools.items():
                 if t.runs[case]:
@@ -311,7 +314,7 @@ def main() -> None:
                 "ratio_cost": round(theirs.seconds / daily.seconds, 1) if theirs.rows else None,
                 "ratio_cost_whole": round(theirs.seconds / theirs.rows / each, 1) if theirs.rows else None,
                 "ratio_cost_river": round(tools["river"].seconds / tools["river"].rows / each, 1),
-                "seeds": args.seeds,
+                "seeds": seeds,
                 **{
                     tool: {
                         "found": {c: [len(t.delays[c]), t.runs[c]] for c in CASES[:3]},

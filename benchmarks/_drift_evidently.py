@@ -1,6 +1,6 @@
 """Evidently's side of benchmarks/drift.py; runs in an environment that has evidently and nothing of ours.
 
-    python drift_evidently.py STREAM.parquet REFERENCE_DAYS
+    python _drift_evidently.py STREAM.parquet REFERENCE_DAYS
 
 Each day behind the reference is compared with it, natural rows and ads apart, by DataDriftPreset with its defaults.
 """
