@@ -1,0 +1,17 @@
+"""The clicks of ``_clicks.py`` as event frames, for the processes that have this package."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from benchmarks._clicks import START_MS, names
+
+
+def frame(x: np.ndarray, y: np.ndarray) -> pl.DataFrame:
+    """One event a row, a millisecond apart."""
+    columns = {name: x[:, f] for f, name in enumerate(names())}
+    ts = START_MS + np.arange(len(x), dtype=np.int64)
+    return pl.DataFrame({"ts": ts, **columns, "label": y.astype(np.int64)}).with_columns(
+        domain=pl.lit("natural")
+    )

@@ -1,0 +1,110 @@
+"""Our side of ``peers.py``, a process of its own: a real worker on a topic that is full, timed, then asked.
+
+    python benchmarks/_live.py config.toml --rows 300000 --tail tail.npz --scores scores.npy
+
+Prints one JSON object: rows a second between the first step's begin and the last one's end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# This folder has a replay.py and a monitor.py, too: the packages must win.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+from benchmarks._events import frame  # noqa: E402
+from ecdctr import build  # noqa: E402
+from ecdctr.settings import load_settings  # noqa: E402
+from models.engine import Engine  # noqa: E402
+from streams.worker import Worker  # noqa: E402
+
+WARM_ROWS = 5 * 4096
+"""The first steps make threads and memory; the peers have a batch of warm-up, too."""
+
+
+class Clock:
+    """Notes when steps begin and end, and stops the worker after the last row."""
+
+    def __init__(self, engine: Engine, rows: int) -> None:
+        self.engine, self.rows = engine, rows
+        self.began = self.ended = self.busy = 0.0
+        self.done = self.warm = self.steps = 0
+        self._run = engine.run
+        engine.run = self.run  # type: ignore[method-assign]
+
+    def run(self, kind: str, batch: Any, clock: int) -> Any:
+        now = time.perf_counter()
+        if not self.began and self.done >= WARM_ROWS:
+            self.began, self.warm = now, self.done
+        result = self._run(kind, batch, clock)
+        self.ended = time.perf_counter()
+        if self.began:
+            self.busy += self.ended - now
+            self.steps += 1
+        self.done += len(batch)
+        if self.done >= self.rows:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    def rate(self) -> float:
+        return (self.done - self.warm) / (self.ended - self.began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--tail", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, required=True)
+    options = parser.parse_args()
+    settings = load_settings(options.config, environ={}).settings
+    clocks: list[Clock] = []
+
+    def engine(**hooks: Any) -> Engine:
+        made = build.live_engine(settings, **hooks)
+        clocks.append(Clock(made, options.rows))
+        return made
+
+    Worker(
+        make_engine=engine,
+        decoder=build.decoder(settings),
+        make_log=lambda decoder: build.kafka_log(settings, decoder),
+        kafka=settings.kafka,
+        topics=settings.topics,
+        worker=settings.worker,
+        monitor=settings.monitor,
+        state_folder=settings.state.folder,
+        natural_batch=settings.model.natural_batch,
+        ad_batch=settings.model.ad_batch,
+    ).run()
+    clock = clocks[0]
+    if options.tail.exists():
+        kept = np.load(options.tail)
+        first = int(kept["tail"])
+        batch = build.decoder(settings).from_frame(frame(kept["x"][first:], kept["y"][first:])).batch
+        np.save(options.scores, clock.engine.trainer.predict(batch, "cpm"))
+    print(
+        json.dumps(
+            {
+                "rows_per_s": clock.rate(),
+                "rows": clock.done,
+                "step_ms": 1000 * clock.busy / clock.steps,
+                "training": clock.busy / (clock.ended - clock.began),
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

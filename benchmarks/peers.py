@@ -1,0 +1,201 @@
+"""Training from Kafka against the libraries that train from memory: rows a second, and what was learned.
+
+    python benchmarks/peers.py [--short] [--venvs FOLDER] [--form arrow|json] [--rows 1000000]
+
+The same seeded clicks for all: 16 fields, dimension 16, DCN-V2 with two cross layers, MLP 256-128-64 with batch norm,
+batches of 4,096, every row once, in order; the tail is scored at the end.
+
+Ours     a worker as in production (consumer, decoding, alignment, journal, checkpoints, scores of 10 % of the users,
+         monitor) on an embedded broker's topic of two partitions that is full; packed Arrow messages or JSON.
+Peers    FuxiCTR, torch-rechub, DeepCTR-Torch, each in an environment of its own, on arrays in memory, with all cores
+         for torch, with their own optimisers, rates and dense or sparse gradients. FuxiCTR and torch-rechub are given
+         batches that are ready, which is quicker than their loaders; DeepCTR-Torch's ``fit`` makes its own.
+Scale    River (a row at a time) and Vowpal Wabbit (text lines in memory): linear models.
+
+At 10 M ids the peers learn a bounded number of rows: their steps cost what the table costs.
+
+The last line is JSON: ``ratio_100k`` and ``ratio_10m``, our rows/s by the best deep peer's; ``auc_100k_difference``,
+our AUC less the best deep peer's, on the tail, with a 95 % interval (bootstrap over rows).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
+
+# This folder has a replay.py and a monitor.py, too: the packages must win.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
+sys.path.append(str(HERE.parent))
+
+import numpy as np  # noqa: E402
+
+from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field  # noqa: E402
+from benchmarks._events import frame  # noqa: E402
+from ecdctr import build  # noqa: E402
+from ecdctr.settings import dump_toml, load_settings  # noqa: E402
+from models.settings import FeatureSpec  # noqa: E402
+from replay.metrics import auc  # noqa: E402
+from streams.broker import EmbeddedBroker  # noqa: E402
+from streams.producer import produce  # noqa: E402
+from streams.topics import ensure_topics  # noqa: E402
+
+DEEP = {
+    "fuxictr": ("fuxictr==2.3.10", "torch==2.13.0"),
+    "torch_rechub": ("torch-rechub==0.9.0", "torch==2.13.0"),
+    "deepctr_torch": ("deepctr-torch==0.3.0", "torch==2.13.0", "requests==2.34.2"),
+}
+LINEAR = {"river": ("river==0.26.1",), "vowpalwabbit": ("vowpalwabbit==9.11.9", "numpy==2.4.6")}
+SCALES = {"100k": 100_000, "10m": 10_000_000}
+
+
+def environment(folder: Path, library: str) -> Path:
+    """Python of the library's own environment, made if it is not there; RuntimeError says what pip said."""
+    place = folder / library
+    python, done = place / "bin" / "python", place / ".installed"
+    wanted = {**DEEP, **LINEAR}[library]
+    if not done.exists() or done.read_text() != " ".join(wanted):
+        venv.create(place, with_pip=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        for package in reversed(wanted):  # torch first: the libraries then take what is there
+            got = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
+            if got.returncode:
+                raise RuntimeError(f"{package} does not install: {got.stderr.strip().splitlines()[-1]}")
+        done.write_text(" ".join(wanted))
+    return python
+
+
+def peer(library: str, python: Path, rows: Path, scale: str, train: int, limit_s: float) -> dict[str, Any]:
+    """Rows/s, and scores of the tail, of one library in a process of its own."""
+    scores = rows.with_name(f"{library}-{scale}.npy")
+    got = subprocess.run(
+        [
+            python, HERE / "_peer.py", library, rows, "--size", str(per_field(SCALES[scale])),
+            "--train", str(train), "--scores", scores, "--threads", str(os.cpu_count() or 1),
+        ],
+        capture_output=True, text=True, check=False, timeout=limit_s, cwd=rows.parent,
+    )  # fmt: skip
+    if got.returncode:
+        raise RuntimeError(got.stderr.strip().splitlines()[-1])
+    return {**json.loads(got.stdout.splitlines()[-1]), "scores": np.load(scores)}
+
+
+def ours(
+    x: np.ndarray, y: np.ndarray, rows: Path, scale: str, train: int, form: str, threads: int
+) -> dict[str, Any]:
+    """The same of a worker on a topic that holds the same rows."""
+    size = per_field(SCALES[scale])
+    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
+        # Twice as many buckets as ids: an id of ours may share its row with another one, a peer's does not.
+        features = [FeatureSpec(name=name, buckets=2 * size) for name in names()]
+        overrides = [
+            'model.history="none"',
+            f"model.natural_batch={BATCH}",
+            f"model.hidden={list(HIDDEN)}",
+            f"model.threads={threads}",
+            'schedule.releases="never"',
+            f'kafka.brokers=["{broker.address}"]',
+            f'state.folder="{folder}/state"',
+            "worker.session_timeout_s=2",
+            "worker.max_idle_s=0.5",
+            "monitor.port=0",
+        ]
+        settings = load_settings(None, overrides, environ={}).settings
+        settings = build.use_features(settings, features, configured=False)
+        config = Path(folder) / "ecdctr.toml"
+        config.write_text(dump_toml(settings), encoding="utf-8")
+        ensure_topics(settings.kafka, settings.topics)
+        produce([frame(x[:train], y[:train])], settings.kafka, settings.topics, packed=512 if form == "arrow" else 0)
+        scores = rows.with_name(f"ours-{scale}-{form}.npy")
+        got = subprocess.run(
+            [
+                sys.executable, HERE / "_live.py", config,
+                "--rows", str(train), "--tail", rows, "--scores", scores,
+            ],
+            capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
+    if got.returncode:
+        raise RuntimeError("our worker failed:\n" + got.stderr[-2000:])
+    return {**json.loads(got.stdout.splitlines()[-1]), "scores": np.load(scores)}
+
+
+def difference(label: np.ndarray, one: np.ndarray, other: np.ndarray, draws: int = 200) -> list[float]:
+    """AUC of one less AUC of the other, and its 95 % interval."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        pick = rng.integers(0, len(label), len(label))
+        found.append(auc(label[pick], one[pick]) - auc(label[pick], other[pick]))
+    at = auc(label, one) - auc(label, other)
+    return [round(float(v), 4) for v in (at, *np.quantile(found, [0.025, 0.975]))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cache = Path(tempfile.gettempdir()) / "ecdctr-peers"
+    parser.add_argument("--venvs", type=Path, default=cache, help=f"environments of the peers ({cache})")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows that are learned")
+    parser.add_argument("--rows-10m", type=int, default=102_400, help="those of the deep peers at 10 M ids")
+    parser.add_argument("--tail", type=int, default=100_000, help="rows that are scored")
+    parser.add_argument("--threads", type=int, default=0, help="our torch threads; 0: the default")
+    parser.add_argument("--form", choices=["arrow", "json"], default="arrow", help="our messages")
+    parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
+    parser.add_argument("--skip-peers", action="store_true", help="ours alone")
+    parser.add_argument("--short", action="store_true", help="300,000 rows; 16,384 of the peers at 10 M ids")
+    options = parser.parse_args()
+    rows = 300_000 if options.short else options.rows
+    bounded = 4 * BATCH if options.short else options.rows_10m
+    result: dict[str, Any] = {}
+    print(f"{FIELDS} fields, {rows:,} rows; peers at 10 M ids: {bounded:,} rows; ours from Kafka ({options.form})")
+    print("ids    system          learned rows     rows/s    AUC of the tail")
+    with tempfile.TemporaryDirectory() as folder:
+        for scale in options.scales:
+            x, y = clicks(rows + options.tail, SCALES[scale])
+            kept = Path(folder) / f"rows-{scale}.npz"
+            np.savez(kept, x=x, y=y, tail=rows)
+            label = y[rows:]
+            found: dict[str, dict[str, Any]] = {}
+            for library in () if options.skip_peers else (*DEEP, *LINEAR):
+                train = min(rows, bounded) if scale == "10m" else min(rows, 100_000 if library == "river" else rows)
+                try:
+                    python = environment(options.venvs, library)
+                    found[library] = peer(library, python, kept, scale, train, 600)
+                except (RuntimeError, subprocess.SubprocessError) as error:
+                    print(f"{scale:>4}   {library:<15} not measured: {str(error)[:150]}", flush=True)
+                    continue
+                _tell(scale, library, found[library], label)
+            name = f"ours ({options.form})"
+            mine = found[name] = ours(x, y, kept, scale, rows, options.form, options.threads)
+            _tell(scale, name, mine, label)
+            deep = [p for p in DEEP if p in found]
+            result[f"rows_per_s_{scale}"] = {n: round(f["rows_per_s"]) for n, f in found.items()}
+            result[f"auc_{scale}"] = {n: round(float(auc(label, f["scores"])), 4) for n, f in found.items()}
+            result[f"training_share_{scale}"] = round(mine["training"], 3)
+            if deep:
+                quickest = max(deep, key=lambda p: found[p]["rows_per_s"])
+                result[f"ratio_{scale}"] = round(mine["rows_per_s"] / found[quickest]["rows_per_s"], 2)
+                if scale == "100k":
+                    best = max(deep, key=lambda p: float(auc(label, found[p]["scores"])))
+                    result["auc_100k_difference"] = difference(label, mine["scores"], found[best]["scores"])
+    print(json.dumps(result))
+    return 0
+
+
+def _tell(scale: str, name: str, found: dict[str, Any], label: np.ndarray) -> None:
+    print(
+        f"{scale:>4}   {name:<15} {found['rows']:>12,}   {found['rows_per_s']:>8,.0f}    {auc(label, found['scores']):.4f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
