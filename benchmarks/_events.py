@@ -12,6 +12,6 @@ def frame(x: np.ndarray, y: np.ndarray) -> pl.DataFrame:
     """One event a row, a millisecond apart."""
     columns = {name: x[:, f] for f, name in enumerate(names())}
     ts = START_MS + np.arange(len(x), dtype=np.int64)
-    return pl.DataFrame({"ts": ts, **columns, "label": y.astype(np.int64)}).with_columns(
-        domain=pl.lit("natural")
-    )
+    return pl.DataFrame(
+        {"event_id": np.arange(len(x)), "ts": ts, **columns, "label": y.astype(np.int64)}
+    ).with_columns(domain=pl.lit("natural"))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from _clicks import BATCH, CROSS_LAYERS, DIM, HIDDEN, names
 
 Result = tuple[Callable[[int, int], None], Callable[[np.ndarray], np.ndarray]]

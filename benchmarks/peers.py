@@ -105,6 +105,7 @@ def ours(
             f'state.folder="{folder}/state"',
             "worker.session_timeout_s=2",
             "worker.max_idle_s=0.5",
+            "worker.buffer_rows=100000",  # the default holds five steps of this size
             "monitor.port=0",
         ]
         settings = load_settings(None, overrides, environ={}).settings
@@ -112,7 +113,12 @@ def ours(
         config = Path(folder) / "ecdctr.toml"
         config.write_text(dump_toml(settings), encoding="utf-8")
         ensure_topics(settings.kafka, settings.topics)
-        produce([frame(x[:train], y[:train])], settings.kafka, settings.topics, packed=512 if form == "arrow" else 0)
+        produce(
+            [frame(x[:train], y[:train])],
+            settings.kafka,
+            settings.topics,
+            packed=512 if form == "arrow" else 0,
+        )
         scores = rows.with_name(f"ours-{scale}-{form}.npy")
         got = subprocess.run(
             [
@@ -146,7 +152,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows that are learned")
     parser.add_argument("--rows-10m", type=int, default=102_400, help="those of the deep peers at 10 M ids")
     parser.add_argument("--tail", type=int, default=100_000, help="rows that are scored")
-    parser.add_argument("--threads", type=int, default=0, help="our torch threads; 0: the default")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="our torch threads")
     parser.add_argument("--form", choices=["arrow", "json"], default="arrow", help="our messages")
     parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
     parser.add_argument("--skip-peers", action="store_true", help="ours alone")
@@ -155,7 +161,9 @@ def main() -> int:
     rows = 300_000 if options.short else options.rows
     bounded = 4 * BATCH if options.short else options.rows_10m
     result: dict[str, Any] = {}
-    print(f"{FIELDS} fields, {rows:,} rows; peers at 10 M ids: {bounded:,} rows; ours from Kafka ({options.form})")
+    print(
+        f"{FIELDS} fields, {rows:,} rows; peers at 10 M ids: {bounded:,} rows; ours from Kafka ({options.form})"
+    )
     print("ids    system          learned rows     rows/s    AUC of the tail")
     with tempfile.TemporaryDirectory() as folder:
         for scale in options.scales:
@@ -165,7 +173,11 @@ def main() -> int:
             label = y[rows:]
             found: dict[str, dict[str, Any]] = {}
             for library in () if options.skip_peers else (*DEEP, *LINEAR):
-                train = min(rows, bounded) if scale == "10m" else min(rows, 100_000 if library == "river" else rows)
+                train = (
+                    min(rows, bounded)
+                    if scale == "10m"
+                    else min(rows, 100_000 if library == "river" else rows)
+                )
                 try:
                     python = environment(options.venvs, library)
                     found[library] = peer(library, python, kept, scale, train, 600)

@@ -47,7 +47,9 @@ class Subject:
         window = AdWindow(None, FIELDS, 0, 30)
         self.trainer = Trainer(schema, model, ScheduleSettings(releases="never"), TpmSettings(), None, window)
         spread = np.random.default_rng(1).permutation(size) + 1  # where the k-th most frequent id stands
-        self.batches = [_batch(spread[part].astype(np.int32), label) for part, label in zip(ids, labels, strict=True)]
+        self.batches = [
+            _batch(spread[part].astype(np.int32), label) for part, label in zip(ids, labels, strict=True)
+        ]
         self.seconds: list[float] = []
 
     def step(self, i: int) -> None:
@@ -105,7 +107,9 @@ def main() -> int:
     for subject in subjects:
         medians.append(float(np.median(subject.seconds[KINDS:])))
         memory.append(subject.memory())
-        print(f"{subject.rows:>13,}   {1000 * medians[-1]:8.1f}   {BATCH / medians[-1]:6,.0f}   {memory[-1]:8.1f}")
+        print(
+            f"{subject.rows:>13,}   {1000 * medians[-1]:8.1f}   {BATCH / medians[-1]:6,.0f}   {memory[-1]:8.1f}"
+        )
     result = {
         "ratio": round(medians[-1] / medians[0], 3),
         "memory_ratio": round(memory[-1] / memory[0], 3),
