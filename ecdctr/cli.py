@@ -271,10 +271,14 @@ def evidence(
         bool, typer.Option("--short", help="One small simulator; exit code 1 if the arms stand out of order.")
     ] = False,
     seeds: Annotated[
-        str | None, typer.Option(help="Simulator seeds, as 11-15 or 11,12 (default 11-15; short: 101).")
+        str | None, typer.Option(help="Simulator seeds, as 21-25 or 21,22 (default 21-25; short: 101).")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder that holds ebnerd/; default: $ECDCTR_DATA.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Keep what each run scored here; a run that is there is not run again."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 1,
     page: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("docs/evidence.md"),
@@ -283,7 +287,7 @@ def evidence(
     from ecdctr.evidence import run_evidence
 
     broken, found = run_evidence(
-        err, page, short=short, seeds=seeds, jobs=jobs, data=data, overrides=overrides or ()
+        err, page, short=short, seeds=seeds, jobs=jobs, data=data, keep=keep, overrides=overrides or ()
     )
     for line in broken:
         err.print(f"out of order: {line}", soft_wrap=True)

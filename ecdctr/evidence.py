@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from replay.bootstrap import gauc_difference, gauc_interval
-from replay.metrics import summary
+from ecdctr.evidence_figures import bars, figures
+from models.batch import AD, Batch
+from replay.slices import earlier_rows
 from state.errors import ConfigError
 
-__all__ = [
-    "DEFAULT",
-    "Run",
-    "Scored",
-    "bars",
-    "figures",
-    "play_run",
-    "run_all",
-    "run_evidence",
-    "seeds_of",
-    "studies",
-]
+__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies"]
 
 DAY_MS = 86_400_000
-RIVALS = ("reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
-DEFAULT = "actr"
-"""Arm that serves: the mode under ``model.transfer``."""
+RIVALS = ("reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
 
 _COMMON = (
     "model.natural_score_share=0.0",
@@ -47,8 +37,8 @@ _COMMON = (
     "model.stack_of=['ads_only', 'reload', 'linked', 'mixed_tpm', 'mixed', 'cpm']",
     "schedule.release_every=12h",
 )
-# Chosen on seed 101.
-_SIMULATOR = (*_COMMON, "model.transfer_embedding_lr=0.05")
+# Chosen on seeds 101 and 102.
+_SIMULATOR = (*_COMMON, "model.transfer_embedding_lr=0.05", "model.ad_embedding_lr=0.2")
 # News: items live for hours, and three weeks of history make three short months.
 _EBNERD = (
     *_COMMON,
@@ -73,6 +63,26 @@ SHORT = (
 )
 """Simulator of the short form."""
 
+_PAPER = ("model.transfer=reload", "model.arms=[]", "schedule.release_every=7d")
+EBNERD_SKIP_DAYS = 5.0
+"""Rates for EB-NeRD were chosen on days 1 to 5; the days after them are judged."""
+
+VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("full_7d", _PAPER),
+    ("no_tpm_7d", (*_PAPER, "model.history=none")),
+)
+"""The paper's mode at the paper's pace, with and without TPM: engines of their own on the same batches."""
+
+STEPS = (
+    ("ads_tpm", "ads_only"),
+    ("no_tpm_7d", "ads_only"),
+    ("full_7d", "no_tpm_7d"),
+    ("full_7d", "ads_tpm"),
+    ("reload", "full_7d"),
+    ("actr", "reload"),
+)
+"""What each part adds: pairs of arms."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,13 +97,17 @@ class Run:
     settings
         ``key=value`` overrides.
     skip_days
-        Ad rows of the first days are not judged: every model is new.
+        Ad rows of the first days are not judged: every model is new, and rates were chosen there.
+    variants
+        Name and further settings of engines that learn the same batches beside the first; what serves there is judged
+        under the name.
     """
 
     study: str
     source: str
     settings: tuple[str, ...]
     skip_days: float
+    variants: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +121,15 @@ class Scored:
 
 
 def studies(seeds: Sequence[int], data: Path | None, *, short: bool, more: Sequence[str] = ()) -> list[Run]:
-    """What is run: simulator seeds, and EB-NeRD's two mappings where its folder is given."""
+    """What is run: simulator seeds, and EB-NeRD's two mappings, each with models of three seeds, where its folder is."""
     if short:
-        return [Run("simulator", SHORT.format(seed=s), (*_SHORT, *more), 5.0) for s in seeds]
-    runs = [Run("simulator", f"sim:seed={s}", (*_SIMULATOR, *more), 10.0) for s in seeds]
-    if data is not None:
-        for mapping in "BA":
-            source = f"ebnerd:{data}?mapping={mapping}"
-            runs.append(Run(f"ebnerd_{mapping.lower()}", source, (*_EBNERD, *more), 3.0))
+        return [Run("simulator", SHORT.format(seed=s), (*_SHORT, *more), 5.0, VARIANTS) for s in seeds]
+    runs = [Run("simulator", f"sim:seed={s}", (*_SIMULATOR, *more), 10.0, VARIANTS) for s in seeds]
+    for mapping in "BA" if data is not None else "":
+        source = f"ebnerd:{data}?mapping={mapping}"
+        for seed in range(3):
+            settings = (*_EBNERD, f"model.seed={seed}", *more)
+            runs.append(Run(f"ebnerd_{mapping.lower()}", source, settings, EBNERD_SKIP_DAYS))
     return runs
 
 
@@ -125,7 +140,6 @@ def play_run(run: Run) -> Scored:
     from ecdctr.settings import load_settings
     from ecdctr.sources import open_with_features
     from replay.rows import SourceLog, steps_of
-    from replay.run import play
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -134,107 +148,90 @@ def play_run(run: Run) -> Scored:
         silent = Console(file=io.StringIO())
         train_tpm(silent, silent, loaded, run.source, partial=True)
         source, settings = open_with_features(run.source, loaded)
-        engine = build.memory_engine(settings)
-        engine.bind_thread()
+        engines = {"": build.memory_engine(settings)}
+        for name, more in run.variants:
+            changed = load_settings(None, (*texts, *more), environ={})
+            engines[name] = build.memory_engine(open_with_features(run.source, changed)[1])
+        for engine in engines.values():
+            engine.bind_thread()
+        known = _Known()
+        batches = known.watch(SourceLog(source, build.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-        done = play(engine, steps_of(SourceLog(source, build.decoder(settings)).batches(), **sizes))
-        columns = engine.scores.read(domain=1)
-        engine.close(checkpoint=False)
+        for step in steps_of(batches, **sizes):
+            for engine in engines.values():
+                engine.run(step.kind, step.batch, step.clock)
+        columns = engines[""].scores.read(domain=AD)
+        for name in engines.keys() - {""}:
+            columns[f"p_{name}"] = engines[name].scores.read(domain=AD)["p_actr"]
+        for engine in engines.values():
+            engine.close(checkpoint=False)
+    columns |= known.columns()
     late = columns["ts"] >= columns["ts"].min() + int(run.skip_days * DAY_MS)
     kept = {name: values[late] for name, values in columns.items()}
-    return Scored(run, kept, done.rows, time.perf_counter() - began)
+    return Scored(run, kept, known.rows, time.perf_counter() - began)
 
 
-def run_all(runs: Sequence[Run], *, jobs: int, told: Callable[[Scored], None]) -> list[Scored]:
-    """Every run, ``jobs`` at a time in processes of their own; ``told`` hears of each as it ends."""
+class _Known:
+    """What the stream had shown of a user before each ad row."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]] = []
+        self.rows = 0
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._parts.append((batch.ts, batch.user, batch.domain))
+            self.rows += len(batch)
+            yield batch
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """``days_away`` (-1: never seen in either stream) and ``earlier_ads`` of each ad row, in the log's order."""
+        ts, user, domain = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        ad = domain == AD
+        gap = earlier_rows(user, ts)[1][ad]
+        return {
+            "days_away": np.where(gap < 0, -1.0, gap / DAY_MS),
+            "earlier_ads": earlier_rows(user[ad], ts[ad])[0],
+        }
+
+
+def run_all(
+    runs: Sequence[Run], *, jobs: int, told: Callable[[Scored], None], keep: Path | None = None
+) -> list[Scored]:
+    """Every run, ``jobs`` at a time in processes of their own; ``told`` hears of each as it ends.
+
+    With ``keep``, what a run scored is kept in that folder under a name made of all its settings, and not run again.
+    """
+    one = partial(_kept, keep)
     out: list[Scored] = []
     if jobs == 1:
         for run in runs:
-            out.append(play_run(run))
+            out.append(one(run))
             told(out[-1])
         return out
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for scored in pool.map(play_run, runs):
+        for scored in pool.map(one, runs):
             out.append(scored)
             told(scored)
     return out
 
 
-def figures(scored: Sequence[Scored], *, samples: int = 1000) -> dict[str, Any]:
-    """Figures of one study: all its runs pooled, users of different runs apart.
-
-    Returns
-    -------
-    dict
-        ``arms[name]``: as :func:`replay.metrics.summary`, with ``interval`` of GAUC, ``share_closed`` (of the way from
-        ads-only to the oracle; NaN without one), ``vs_ads_only`` and ``vs_mixed_tpm`` (GAUC differences, paired
-        over users). ``shares``: ``share_closed`` of the serving arm in each run. ``rows``, ``seconds``.
-    """
-    columns = _pool(scored)
-    y, user = columns["label"], columns["user"]
-    scores = {n[2:]: p for n, p in columns.items() if n.startswith("p_") and not np.isnan(p).any()}
-    scores.pop("cpm", None)  # raw: its click rate is the natural one; cpm_only is its calibrated form
-    if not np.isnan(columns["oracle"]).any():
-        scores["oracle"] = columns["oracle"]
-    arms: dict[str, dict[str, Any]] = {name: summary(y, p, user) for name, p in scores.items()}
-    for name, p in scores.items():
-        arms[name]["interval"] = asdict(gauc_interval(y, p, user, samples=samples))
-        for base in ("ads_only", "mixed_tpm"):
-            if name not in (base, "oracle"):
-                found = gauc_difference(y, p, scores[base], user, samples=samples)
-                arms[name][f"vs_{base}"] = asdict(found)
-        arms[name]["share_closed"] = _share(arms, name)
-    shares = [_run_share(part) for part in scored]
-    return {
-        "arms": arms,
-        "shares": shares,
-        "rows": len(y),
-        "learned": sum(s.rows for s in scored),
-        "seconds": sum(s.seconds for s in scored),
-    }
-
-
-def _pool(scored: Sequence[Scored]) -> dict[str, NDArray[Any]]:
-    parts = []
-    for number, part in enumerate(scored):
-        ids = np.unique(part.columns["user"], return_inverse=True)[1].astype(np.int64)
-        parts.append(part.columns | {"user": ids + (number << 40)})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _share(arms: Mapping[str, Mapping[str, Any]], name: str) -> float:
-    if "oracle" not in arms:
-        return float("nan")
-    base, best = arms["ads_only"]["gauc"], arms["oracle"]["gauc"]
-    return float((arms[name]["gauc"] - base) / (best - base))
-
-
-def _run_share(part: Scored) -> float:
-    c = part.columns
-    if np.isnan(c["oracle"]).any():
-        return float("nan")
-    got, base, best = (
-        summary(c["label"], c[name], c["user"])["gauc"] for name in (f"p_{DEFAULT}", "p_ads_only", "oracle")
-    )
-    return float((got - base) / (best - base))
-
-
-def bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The figures that decide, None where a study was not run."""
-
-    def of(study: str, *path: str) -> float | None:
-        node: Any = found.get(study)
-        for key in ("arms", DEFAULT, *path):
-            node = None if node is None else node.get(key)
-        return None if node is None else round(float(node), 4)
-
-    return {
-        "share_closed": of("simulator", "share_closed"),
-        "vs_mixed_tpm_low": of("simulator", "vs_mixed_tpm", "low"),
-        "eb_b_vs_ads_low": of("ebnerd_b", "vs_ads_only", "low"),
-        "eb_a_vs_ads_low": of("ebnerd_a", "vs_ads_only", "low"),
-        "pcoc": of("simulator", "pcoc"),
-    }
+def _kept(folder: Path | None, run: Run) -> Scored:
+    if folder is None:
+        return play_run(run)
+    name = hashlib.blake2b(repr(run).encode(), digest_size=8).hexdigest()
+    path = folder / f"{run.study}-{name}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as data:
+            columns = {key: data[key] for key in data.files}
+        rows, seconds = columns.pop("_took")
+        return Scored(run, columns, int(rows), float(seconds))
+    scored = play_run(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez_compressed(aside, _took=np.array([scored.rows, scored.seconds]), **scored.columns)
+    aside.replace(path)
+    return scored
 
 
 def run_evidence(
@@ -245,6 +242,7 @@ def run_evidence(
     seeds: str | None = None,
     jobs: int = 1,
     data: Path | None = None,
+    keep: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> tuple[list[str], dict[str, float | None]]:
     """Run the study and write its page.
@@ -258,11 +256,13 @@ def run_evidence(
     short
         One small simulator; the order of the arms is checked.
     seeds
-        Of the simulator; default 11-15, short 101.
+        Of the simulator; default 21-25, short 101.
     jobs
         Runs at a time.
     data
         Folder that holds ``ebnerd/``; default ``$ECDCTR_DATA``.
+    keep
+        Folder where runs are kept, see :func:`run_all`.
     overrides
         ``key=value`` for every run.
 
@@ -273,7 +273,7 @@ def run_evidence(
     """
     from ecdctr.evidence_page import broken_order, write_page
 
-    text = seeds or ("101" if short else "11-15")
+    text = seeds or ("101" if short else "21-25")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
     runs = studies(seeds_of(text), folder, short=short, more=overrides)
@@ -281,11 +281,15 @@ def run_evidence(
     def told(scored: Scored) -> None:
         out.print(f"{scored.run.source}: {scored.rows:,} rows in {scored.seconds:,.0f} s", soft_wrap=True)
 
-    scored = run_all(runs, jobs=jobs, told=told)
+    scored = run_all(runs, jobs=jobs, told=told, keep=keep)
     by_study: dict[str, list[Scored]] = {}
     for part in scored:
         by_study.setdefault(part.run.study, []).append(part)
-    found = {study: figures(parts) for study, parts in by_study.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for study, parts in by_study.items():
+        same_people = study != "simulator"
+        found[study] = figures([part.columns for part in parts], steps=STEPS, same_people=same_people)
+        found[study] |= {"learned": sum(p.rows for p in parts), "seconds": sum(p.seconds for p in parts)}
     given = "".join(f" --set {text!r}" for text in overrides)
     command = f"ecdctr evidence{' --short' if short else ''} --seeds {text}{given}"
     write_page(page, found, runs, command)

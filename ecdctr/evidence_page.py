@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecdctr.evidence import DEFAULT, Run, bars
+from ecdctr.evidence import Run
+from ecdctr.evidence_figures import DEFAULT, bars
 
 __all__ = ["broken_order", "write_page"]
 

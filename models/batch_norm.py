@@ -1,4 +1,4 @@
-"""``BatchNorm``: torch's, with a rule for chunks of very few rows, and running statistics of each domain."""
+"""``BatchNorm``: torch's, with a rule for chunks of few or like rows, and running statistics of each domain."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ class BatchNorm(nn.BatchNorm1d):
         Numbers that are normalised.
     momentum, affine
         As torch's.
+    running
+        Every chunk is normalised by the running statistics as they are, constants in the backward pass, and moves them
+        afterwards: it is learned exactly as it was predicted. For streams whose neighbouring rows are alike (one hour,
+        a dozen users, one impression list): normalised by their own mean, what they share vanishes while learning and
+        is there when predicting. That is batch renormalisation (Ioffe, 2017, equation 1) without its bounds. On rows
+        that are well mixed it learns more slowly than by the batch.
     apart
         Ads have running statistics of their own, and a difference of scale and shift. A network that learns both
         domains in chunks of one domain each needs that: what it learned with a chunk's own statistics must be
@@ -38,10 +44,16 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def __init__(
-        self, width: int, *, momentum: float = 0.1, affine: bool = True, apart: bool = False
+        self,
+        width: int,
+        *,
+        momentum: float = 0.1,
+        affine: bool = True,
+        running: bool = False,
+        apart: bool = False,
     ) -> None:
         super().__init__(width, momentum=momentum, affine=affine)
-        self.apart = apart
+        self.running, self.apart = running, apart
         if apart:
             self.register_buffer("ad_mean", torch.zeros(width))
             self.register_buffer("ad_var", torch.ones(width))
@@ -73,12 +85,18 @@ class BatchNorm(nn.BatchNorm1d):
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
         assert momentum is not None
-        if len(x) >= MIN_ROWS:
+        if len(x) >= MIN_ROWS and not self.running:
             return functional.batch_norm(x, mean, variance, weight, bias, True, momentum, self.eps)
         out = functional.batch_norm(x, mean.clone(), variance.clone(), weight, bias, False, 0.0, self.eps)
         with torch.no_grad():
-            share = momentum * len(x) / MIN_ROWS
+            full = min(1.0, len(x) / MIN_ROWS)
+            # The first chunks count by their number: statistics of nothing would last for 1 / momentum chunks.
+            share = (
+                full * (1.0 / self.num_batches_tracked).clamp(min=momentum)
+                if self.running
+                else full * momentum
+            )
             off = x.detach() - mean
-            mean.add_(off.mean(0), alpha=share)
+            mean.add_(off.mean(0) * share)
             variance.lerp_(off.square().mean(0), share)
         return out

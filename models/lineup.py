@@ -9,8 +9,8 @@ from models.settings import ModelSettings
 __all__ = ["Lineup", "lineup"]
 
 _ALWAYS = ("actr", "ads_only", "cpm")
-_NETWORKS = ("reload", "linked", "mixed", "mixed_tpm")
-_EXTRA = ("reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
+_NETWORKS = ("reload", "linked", "ads_tpm", "mixed", "mixed_tpm")
+_EXTRA = ("reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Lineup:
     Attributes
     ----------
     networks
-        Of ``reload, linked, mixed, mixed_tpm``, those that learn, whether asked for or needed by another.
+        Of ``reload, linked, ads_tpm, mixed, mixed_tpm``, those that learn, whether asked for or needed by another.
     extra
         Arms that are scored beside ``actr`` (what serves), ``ads_only`` and ``cpm``.
     stack

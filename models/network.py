@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +89,15 @@ class CtrNet(nn.Module):
         self.domain_flag = domain_flag
         self.n_dense = n_dense
         self.vector_dim = model.dim
-        momentum = model.batch_norm_momentum
+        norm: dict[str, Any] = {
+            "momentum": model.batch_norm_momentum,
+            "running": model.batch_norm == "running",
+            "apart": domain_flag,
+        }
         width = sum(layout.n_vectors * layout.dim for layout in layouts) + n_dense + domain_flag
         vectors = sum(layout.n_vectors for layout in layouts if layout.dim == model.dim)
         if n_dense:
-            self.dense_norm = BatchNorm(n_dense, momentum=momentum, affine=False, apart=domain_flag)
+            self.dense_norm = BatchNorm(n_dense, affine=False, **norm)
         self.history_user: HistoricalAttention | None = None
         self.history_item: HistoricalAttention | None = None
         if history_dim is not None:
@@ -114,7 +119,7 @@ class CtrNet(nn.Module):
         widths = [mlp_width, *model.hidden]
         # No bias before a batch norm: it would be taken away again.
         self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
-        self.norm = nn.ModuleList(BatchNorm(b, momentum=momentum, apart=domain_flag) for b in model.hidden)
+        self.norm = nn.ModuleList(BatchNorm(b, **norm) for b in model.hidden)
         self.out = nn.Linear(widths[-1], 1)
 
     @property

@@ -60,8 +60,8 @@ def default_features() -> tuple[FeatureSpec, ...]:
     )
 
 
-ExtraArm = Literal["reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_ctr"]
-StackMember = Literal["reload", "linked", "mixed", "mixed_tpm", "cpm", "ads_only"]
+ExtraArm = Literal["reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr"]
+StackMember = Literal["reload", "linked", "ads_tpm", "mixed", "mixed_tpm", "cpm", "ads_only"]
 
 
 class ModelSettings(Section):
@@ -90,7 +90,14 @@ class ModelSettings(Section):
     natural_score_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of natural users whose rows are scored before learning."
     )
-    batch_norm_momentum: float = Field(default=0.1, gt=0, le=1)
+    batch_norm_momentum: float = Field(
+        default=0.1, gt=0, le=1, description="Weight of a chunk in batch norm's running statistics."
+    )
+    batch_norm: Literal["batch", "running"] = Field(
+        default="batch",
+        description="What rows are normalised by while learning: their chunk's statistics (the paper), or the running "
+        "ones, for streams whose neighbouring rows are alike (impression lists, news); then a small momentum, as 0.005.",
+    )
     transfer: Literal["reload", "linked", "stack"] = Field(
         default="reload",
         description="How natural clicks reach the ads model: reload of CPM at releases (the paper); linked, "

@@ -82,6 +82,7 @@ class Trainer:
 
     mixed      both, with a flag    none                         its initial values
     mixed_tpm  both, with a flag    attention, learned           its initial values
+    ads_tpm    ad rows             attention, learned           its initial values
     linked     ad rows             its backbone's               its backbone (see :class:`LinkedArm`)
     =========  ==================  ===========================  ==========================================
 
@@ -182,6 +183,9 @@ class Trainer:
         arms["ads_only"] = self._arm(
             ArmSpec("ads_only", (AD,), "none", model.lr, model.ad_embedding_lr, ad), cpm
         )
+        if "ads_tpm" in wanted:
+            spec = ArmSpec("ads_tpm", (AD,), learned, model.lr, model.ad_embedding_lr, ad)
+            arms["ads_tpm"] = self._arm(spec, cpm)
         histories: dict[str, History] = {"mixed": "none", "mixed_tpm": learned}
         for name, history in histories.items():
             if name in wanted:
@@ -308,7 +312,7 @@ class Trainer:
     def _learners(self, kind: str) -> list[Arm]:
         """Arms that a row teaches, in this order: ``linked`` before its backbone."""
         domain = DOMAIN_NAMES.index(kind)
-        order = ("cpm", "ads_only", "actr", "linked", "mixed", "mixed_tpm")
+        order = ("cpm", "ads_only", "ads_tpm", "actr", "linked", "mixed", "mixed_tpm")
         arms = [self.arms[name] for name in order if name in self.arms]
         return [
             arm for arm in arms if domain in arm.spec.domains and (arm.spec.name != "actr" or self.releases)
@@ -344,7 +348,7 @@ class Trainer:
         self._set_cpm_months(months)
 
     def _set_cpm_months(self, months: tuple[str, ...]) -> None:
-        readers = [self.arms[name] for name in ("cpm", "mixed_tpm") if name in self.arms]
+        readers = [self.arms[name] for name in ("cpm", "ads_tpm", "mixed_tpm") if name in self.arms]
         if readers[0].reads_history:
             reader = SnapshotHistory(self.store, months, self.tpm.dim, self.clock, self.device)
             for arm in readers:

@@ -178,7 +178,9 @@ class Transfer:
     def estimate_batch_norm(self) -> None:
         """Running statistics as the average over the window's chunks, each weighing as its rows."""
         norms = [m for m in self.target.net.modules() if isinstance(m, BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
+        before = [(norm.momentum, norm.running) for norm in norms]
+        for norm in norms:
+            norm.running = False
         seen = 0
         with torch.no_grad():
             for prepared in self._chunks(ESTIMATE_ROWS):
@@ -189,8 +191,8 @@ class Transfer:
                     t.gather(r.at) for t, r in zip(self.target.tables, prepared.encoded.tables, strict=True)
                 ]
                 self.target.net(rows, prepared.encoded, prepared.history, training=True)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, running) in zip(norms, before, strict=True):
+            norm.momentum, norm.running = momentum, running
 
     def calibrate(self) -> tuple[float, float]:
         """Shift the output bias until the window's mean prediction is its click rate.

@@ -42,6 +42,7 @@ def gauc_difference(
     samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    drawn_by: NDArray[np.int64] | None = None,
 ) -> Interval:
     """GAUC of scores ``p`` minus GAUC of scores ``base``, on the same rows.
 
@@ -57,6 +58,9 @@ def gauc_difference(
         Mass of the interval, 0 < level < 1.
     seed
         The same seed gives the same interval.
+    drawn_by
+        ``(n,)``: what is drawn again instead of ``user``, each user lying within one: where the same people were scored
+        by models of several seeds, a user is one person under one seed, and people are drawn.
 
     Examples
     --------
@@ -67,7 +71,25 @@ def gauc_difference(
     first, second = group_auc(y, p, user), group_auc(y, base, user)
     keep = first.both_classes  # the same users in the same order for both: labels decide
     gain = first.auc[keep] - second.auc[keep]
-    return _weighted_mean(gain, first.impressions[keep], samples, level, seed)
+    weight = first.impressions[keep]
+    if drawn_by is not None:
+        gain, weight = _gather(gain, weight, first.group[keep], np.asarray(user), drawn_by)
+    return _weighted_mean(gain, weight, samples, level, seed)
+
+
+def _gather(
+    value: NDArray[np.float64],
+    weight: NDArray[np.int64],
+    group: NDArray[np.int64],
+    user: NDArray[np.int64],
+    drawn_by: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Weighted means of the users within each unit that is drawn, and their weights."""
+    users, at = np.unique(user, return_index=True)
+    unit = np.unique(drawn_by[at], return_inverse=True)[1][np.searchsorted(users, group)]
+    total = np.bincount(unit, weight)
+    keep = total > 0
+    return np.bincount(unit, weight * value)[keep] / total[keep], total[keep].astype(np.int64)
 
 
 def gauc_interval(
@@ -78,11 +100,15 @@ def gauc_interval(
     samples: int = 200,
     level: float = 0.95,
     seed: int = 0,
+    drawn_by: NDArray[np.int64] | None = None,
 ) -> Interval:
     """GAUC of one arm with its interval; parameters as :func:`gauc_difference`."""
     ranked = group_auc(y, p, user)
     keep = ranked.both_classes
-    return _weighted_mean(ranked.auc[keep], ranked.impressions[keep], samples, level, seed)
+    value, weight = ranked.auc[keep], ranked.impressions[keep]
+    if drawn_by is not None:
+        value, weight = _gather(value, weight, ranked.group[keep], np.asarray(user), drawn_by)
+    return _weighted_mean(value, weight, samples, level, seed)
 
 
 def _weighted_mean(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,3 +48,34 @@ def test_a_stream_of_single_rows_still_learns_the_statistics() -> None:
         norm.run(row, training=True)
     assert abs(float(norm.running_mean) - 5) < 1.0  # type: ignore[arg-type]
     assert abs(float(norm.running_var) - 9) < 3.0  # type: ignore[arg-type]
+
+
+def rows(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def by_running() -> BatchNorm:
+    norm = BatchNorm(3, momentum=0.01, running=True)
+    for i in range(100):
+        norm.run(rows(100, seed=i), training=True)
+    return norm
+
+
+def test_running_statistics_are_those_of_all_rows() -> None:
+    norm, x = by_running(), torch.cat([rows(100, seed=i) for i in range(100)]).numpy()
+    np.testing.assert_allclose(norm.running_mean, x.mean(0), atol=0.05)
+    np.testing.assert_allclose(norm.running_var, x.var(0), rtol=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 5, 200])
+def test_by_running_statistics_a_row_is_learned_as_it_was_predicted(n: int) -> None:
+    norm, x = by_running(), rows(n, seed=999) + 3
+    predicted = norm.run(x, training=False)
+    assert torch.equal(norm.run(x, training=True), predicted)
+
+
+def test_what_all_rows_of_a_chunk_share_is_kept() -> None:
+    """torch's takes it away: a chunk of one hour looks like that of any other."""
+    shared = torch.full((32, 3), 5.0)
+    assert bool((by_running().run(shared, training=True) > 1.0).all())
+    assert bool((nn.BatchNorm1d(3)(shared).abs() < 1e-2).all())
