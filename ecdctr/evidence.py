@@ -49,6 +49,15 @@ _EBNERD = (
     "model.linked_embedding_lr=0.01",
     "model.stack_every=6h",
 )
+# Chosen on days 1 to 5. B's neighbouring rows are those of one list, inside one article.
+_EBNERD_RATES = {
+    "A": (),
+    "B": (
+        "model.batch_norm=running",
+        "model.batch_norm_momentum=0.005",
+        "model.adagrad_accumulator=1e-4",
+    ),
+}
 _SHORT = (
     *_COMMON,
     "tpm.month=10d",
@@ -128,7 +137,7 @@ def studies(seeds: Sequence[int], data: Path | None, *, short: bool, more: Seque
     for mapping in "BA" if data is not None else "":
         source = f"ebnerd:{data}?mapping={mapping}"
         for seed in range(3):
-            settings = (*_EBNERD, f"model.seed={seed}", *more)
+            settings = (*_EBNERD, *_EBNERD_RATES[mapping], f"model.seed={seed}", *more)
             runs.append(Run(f"ebnerd_{mapping.lower()}", source, settings, EBNERD_SKIP_DAYS))
     return runs
 
@@ -229,7 +238,7 @@ def _kept(folder: Path | None, run: Run) -> Scored:
     scored = play_run(run)
     folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez_compressed(aside, _took=np.array([scored.rows, scored.seconds]), **scored.columns)
+    np.savez_compressed(aside, _took=np.array([scored.rows, scored.seconds]), **dict(scored.columns))  # type: ignore[arg-type]
     aside.replace(path)
     return scored
 

@@ -63,7 +63,7 @@ def _lines(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command:
         mine = [run for run in runs if run.study == study]
         yield f"\n## {_TITLES[study]}\n"
         yield f"{figures['rows']:,} ad rows judged (after the first {mine[0].skip_days:g} days), "
-        yield f"{figures['learned']:,} rows played, {figures['seconds']:,.0f} s on one thread in all."
+        yield f"{figures.get('learned', 0):,} rows played, {figures.get('seconds', 0):,.0f} s on one thread in all."
         shares = [s for s in figures["shares"] if not math.isnan(s)]
         if shares:
             yield f"Share of the gap to the oracle that `{DEFAULT}` closes, by run: {', '.join(f'{s:.1%}' for s in shares)}."

@@ -90,9 +90,10 @@ class BatchNorm(nn.BatchNorm1d):
         out = functional.batch_norm(x, mean.clone(), variance.clone(), weight, bias, False, 0.0, self.eps)
         with torch.no_grad():
             full = min(1.0, len(x) / MIN_ROWS)
-            # The first chunks count by their number: statistics of nothing would last for 1 / momentum chunks.
+            # The first chunks count by their number, the initial statistics as one of them: left to the momentum they
+            # would last for 1 / momentum chunks, and without them a network whose outputs still grow explodes.
             share = (
-                full * (1.0 / self.num_batches_tracked).clamp(min=momentum)
+                full * (1.0 / (self.num_batches_tracked + 1)).clamp(min=momentum)
                 if self.running
                 else full * momentum
             )

@@ -8,9 +8,10 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
-from ecdctr.evidence import Run, Scored, bars, figures, run_evidence, seeds_of, studies
+from ecdctr.evidence import Run, Scored, run_all, run_evidence, seeds_of, studies
+from ecdctr.evidence_figures import bars, figures, loss_difference
 from ecdctr.evidence_page import broken_order, write_page
 from state.errors import ConfigError
 
@@ -31,6 +32,8 @@ def scored(seed: int, quality: dict[str, float]) -> Scored:
         "user": rng.integers(0, 40, n).astype(np.uint64),
         "label": (rng.random(n) < sigmoid(z)).astype(np.uint8),
         "oracle": sigmoid(z),
+        "days_away": rng.integers(-1, 30, n).astype(float),
+        "earlier_ads": rng.integers(0, 40, n),
     }
     for arm, noise in quality.items():
         columns[f"p_{arm}"] = sigmoid(z + rng.normal(0, noise, n)).astype(np.float32)
@@ -46,7 +49,7 @@ def parts():
 
 
 def test_users_of_different_runs_are_different_users(parts):
-    found = figures(parts, samples=50)
+    found = figures([p.columns for p in parts], samples=50)
     total = weight = 0.0
     for part in parts:
         c = part.columns
@@ -67,20 +70,20 @@ def test_users_of_different_runs_are_different_users(parts):
 
 
 def test_bars_name_what_was_not_run(parts):
-    found = bars({"simulator": figures(parts, samples=50)})
+    found = bars({"simulator": figures([p.columns for p in parts], samples=50)})
     assert found["share_closed"] is not None and found["vs_mixed_tpm_low"] > 0
     assert found["eb_a_vs_ads_low"] is None and found["eb_b_vs_ads_low"] is None
 
 
 def test_an_order_that_does_not_hold_is_named(parts):
-    assert broken_order(figures(parts, samples=50)) == []
+    assert broken_order(figures([p.columns for p in parts], samples=50)) == []
     worse = [scored(3, QUALITY | {"mixed": 3.0, "item_ctr": 0.1})]
-    lines = broken_order(figures(worse, samples=50))
+    lines = broken_order(figures([p.columns for p in worse], samples=50))
     assert len(lines) == 2 and lines[0].startswith("mixed is not better")
 
 
 def test_the_page_holds_every_arm_and_the_command(parts, tmp_path):
-    found = {"simulator": figures(parts, samples=50)}
+    found = {"simulator": figures([p.columns for p in parts], samples=50)}
     write_page(tmp_path / "a" / "evidence.md", found, [p.run for p in parts], "the command")
     text = (tmp_path / "a" / "evidence.md").read_text()
     assert "the command" in text
@@ -94,7 +97,11 @@ def test_studies_and_seeds(tmp_path):
     with pytest.raises(ConfigError, match="--seeds"):
         seeds_of("all")
     assert [r.study for r in studies([1, 2], None, short=False)] == ["simulator"] * 2
-    assert [r.study for r in studies([1], tmp_path, short=False)] == ["simulator", "ebnerd_b", "ebnerd_a"]
+    assert [r.study for r in studies([1], tmp_path, short=False)] == [
+        "simulator",
+        *["ebnerd_b"] * 3,
+        *["ebnerd_a"] * 3,
+    ]
 
 
 @pytest.mark.slow
@@ -103,3 +110,31 @@ def test_the_short_form_finds_the_arms_in_order(tmp_path):
     broken, found = run_evidence(out, tmp_path / "evidence.md", short=True)
     assert broken == []
     assert 0.0 < found["share_closed"] < 1.0
+
+
+def test_models_of_several_seeds_on_one_log_are_no_more_people(parts):
+    """The same rows three times over must not make an interval narrower."""
+    part = parts[0].columns
+    once = figures([part], samples=400)["arms"]["actr"]["vs_ads_only"]
+    thrice = figures([part] * 3, same_people=True, samples=400)["arms"]["actr"]["vs_ads_only"]
+    assert thrice["value"] == pytest.approx(once["value"])
+    assert thrice["high"] - thrice["low"] == pytest.approx(once["high"] - once["low"], rel=0.15)
+    apart = figures([part] * 3, samples=400)["arms"]["actr"]["vs_ads_only"]
+    assert apart["high"] - apart["low"] < 0.75 * (once["high"] - once["low"])
+
+
+def test_loss_differences_are_those_of_scikit_learn(parts):
+    c = parts[0].columns
+    found = loss_difference(c["label"], c["p_actr"], c["p_ads_only"], c["user"], samples=50)
+    expected = log_loss(c["label"], c["p_actr"]) - log_loss(c["label"], c["p_ads_only"])
+    assert found["value"] == pytest.approx(expected, abs=1e-6)
+    assert found["low"] < found["value"] < found["high"] < 0
+
+
+def test_a_run_that_is_kept_is_not_run_again(parts, tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr("ecdctr.evidence.play_run", lambda run: runs.append(run) or parts[0])
+    for _ in range(2):
+        (got,) = run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path)
+    assert len(runs) == 1 and got.rows == parts[0].rows
+    np.testing.assert_array_equal(got.columns["p_actr"], parts[0].columns["p_actr"])
