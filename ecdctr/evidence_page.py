@@ -81,11 +81,45 @@ def _lines(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command:
                 "–" if math.isnan(arm["share_closed"]) else f"{arm['share_closed']:.1%}",
             ]
             yield f"|{'|'.join(cells)}|"
+        yield from _steps(figures)
+        yield from _losses(figures)
+        yield from _slices(figures)
         yield "\nSources: " + ", ".join(f"`{Path(run.source).name}`" for run in mine) + ". Settings: "
         yield (
             ", ".join(f"`{text}`" for text in mine[0].settings)
             + "; else the defaults of `ecdctr config show`."
         )
+
+
+def _steps(figures: Mapping[str, Any]) -> Iterator[str]:
+    if not figures["steps"]:
+        return
+    yield "\nWhat each part adds (GAUC). `full_7d` and `no_tpm_7d`: `reload` at the paper's pace, with and without TPM;"
+    yield "`ads_tpm`: ads alone, reading TPM.\n"
+    yield "|step|difference|"
+    yield "|-|-|"
+    for name, step in figures["steps"].items():
+        yield f"|{name}|{_interval(step)}|"
+
+
+def _losses(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "\nLog loss less that of ads-only (below 0 is better):\n"
+    yield "|arm|difference|"
+    yield "|-|-|"
+    for name, loss in sorted(figures["losses"].items(), key=lambda pair: -pair[1]["value"]):
+        yield f"|{name}|{_interval(loss)}|"
+
+
+def _slices(figures: Mapping[str, Any]) -> Iterator[str]:
+    names = (DEFAULT, "mixed_tpm", "ads_tpm", "reload", "full_7d", "no_tpm_7d", "TPM in reload")
+    shown = [name for name in names if any(name in part["gains"] for part in figures["slices"])]
+    yield "\nGAUC gain over ads-only by days since the user's last row in either stream, and by the user's earlier ad rows"
+    yield "(`TPM in reload`: `full_7d` less `no_tpm_7d`):\n"
+    yield f"|slice|rows|{'|'.join(shown)}|"
+    yield f"|-|-|{'-|' * len(shown)}"
+    for part in figures["slices"]:
+        cells = [_interval(part["gains"].get(name)) for name in shown]
+        yield f"|{part['slice']}: {part['value']}|{part['rows']:,}|{'|'.join(cells)}|"
 
 
 def _interval(data: Mapping[str, float] | None, form: str = "{:+.4f}") -> str:
