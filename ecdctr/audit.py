@@ -51,8 +51,8 @@ class Rebuilt:
 
     @property
     def release_clocks(self) -> list[int]:
-        """Event times of the CPM releases, milliseconds."""
-        return [r.clock_ms for r in self.engine.releases]
+        """Event times of the CPM releases that came to serve, milliseconds."""
+        return [r.clock_ms for r in self.engine.releases if r.accepted]
 
 
 def rebuild(

@@ -17,6 +17,7 @@ from models.features import FeatureSchema
 from models.lineup import lineup
 from models.settings import FeatureSpec, ModelSettings
 from models.trainer import Trainer
+from replay.gate import PairedGate
 from replay.kafka_log import KafkaLog
 from replay.score_buffer import BufferedScores
 from state.ad_window import AdWindow
@@ -124,6 +125,15 @@ def model_settings(settings: Settings, threads: int | None = None) -> ModelSetti
     return settings.model.model_copy(update={"threads": wanted})
 
 
+def _trainer(
+    settings: Settings, schema: FeatureSchema, window: AdWindow, threads: int | None = None
+) -> Trainer:
+    """The same everywhere: what a worker did, a replay and a redone journal do to the last bit."""
+    model, store = model_settings(settings, threads), snapshot_store(settings)
+    gate = PairedGate() if settings.schedule.gate else None
+    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate)
+
+
 def live_engine(
     settings: Settings,
     *,
@@ -134,8 +144,7 @@ def live_engine(
     folders = Folders(settings.state.folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    model = model_settings(settings)
-    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
+    trainer = _trainer(settings, schema, window)
     return Engine(
         trainer,
         journal=Journal(folders.journal, fsync=settings.state.fsync_journal),
@@ -156,8 +165,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
     """
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    model = model_settings(settings, threads)
-    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
+    trainer = _trainer(settings, schema, window, threads)
     never = StateSettings(
         folder=settings.state.folder,
         checkpoint_every_s=10**9,
@@ -183,8 +191,7 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
     folders = Folders(folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    model = model_settings(settings)
-    trainer = Trainer(schema, model, settings.schedule, settings.tpm, snapshot_store(settings), window)
+    trainer = _trainer(settings, schema, window)
     kept = StateSettings(
         folder=folder,
         checkpoint_every_s=checkpoint_every_s,

@@ -161,11 +161,16 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
         rows = meta["progress"]["rows"]
         table.add_row(
             name, "whole", f"{meta['step']:,}", event_day(meta["clock"]),
-            ", ".join(f"{n:,} {k}" for k, n in rows.items()), str(meta["progress"]["releases"]),
+            ", ".join(f"{n:,} {k}" for k, n in rows.items()), _releases(meta["progress"]),
             ", ".join(meta.get("versions", {}).get("tpm", ())) or "none",
         )  # fmt: skip
     out.print(table)
     return 1 if damaged else 0
+
+
+def _releases(progress: dict[str, Any]) -> str:
+    refused = len(progress.get("refused", ()))
+    return f"{progress['releases']:,}" + (f" ({refused:,} refused)" if refused else "")
 
 
 def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:

@@ -93,7 +93,7 @@ class ReplayState:
         return engine
 
     def release_clocks(self) -> list[int]:
-        """Event times of the CPM releases, those of the earlier runs included, ms."""
+        """Event times of the CPM releases, refused ones and those of earlier runs included, ms."""
         folder = build.Folders(self.folder).journal
         return [e.clock for e in Journal(folder, read_only=True).entries() if e.kind == "release"]
 

@@ -208,7 +208,8 @@ def _report(
         "interrupted": done.interrupted,
         "rejects": {k: v for k, v in log.rejects.items() if v},
         "stragglers": log.stragglers,
-        "releases": state.release_clocks(),
+        "releases": [c for c in state.release_clocks() if c not in engine.progress.refused],
+        "refused": list(engine.progress.refused),
         "peak_mib": round(peak),
         "settings": dump_toml(settings),
     }

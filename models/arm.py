@@ -198,7 +198,7 @@ class Arm:
 
     def begin(self, chunks: int) -> None:
         """Remember what ``rollback`` needs; a step of one chunk changes nothing but batch norm before ``apply``."""
-        counts = [b.clone() for b in self._counts()]
+        counts = [b.clone() for b in self.counts()]
         self._undo = _Undo(self.flat.buffers.clone(), counts, self.flat.undo() if chunks > 1 else None, [])
 
     def compute(self, prepared: Prepared) -> float:
@@ -245,8 +245,8 @@ class Arm:
             values = own.detach()
             if undo.flat is not None:
                 undo.rows.append((table, table.undo(rows.at)))
-            table.update(rows.at, values, gradient_of(leaf), square, self.embedding_lr)
             table.mark(rows.index)
+            table.update(rows.at, values, gradient_of(leaf), square, self.embedding_lr)
 
     def commit(self) -> None:
         """The step stands."""
@@ -257,7 +257,7 @@ class Arm:
         undo, self._undo, self._pending = self._undo, None, None
         assert undo is not None, "rollback follows begin"
         self.flat.buffers.copy_(undo.buffers)
-        for now, before in zip(self._counts(), undo.counts, strict=True):
+        for now, before in zip(self.counts(), undo.counts, strict=True):
             now.copy_(before)
         if undo.flat is not None:
             self.flat.revert(undo.flat)
@@ -285,7 +285,8 @@ class Arm:
         self.commit()
         return total / rows if rows else 0.0
 
-    def _counts(self) -> list[Tensor]:
+    def counts(self) -> list[Tensor]:
+        """Batch norm's counters of batches."""
         return [b for n, b in self.net.named_buffers() if n.endswith("num_batches_tracked")]
 
     # -- keep

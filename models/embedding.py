@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EmbeddingTable", "RowUndo", "TouchedRows", "gradient_of", "initial_rows"]
+__all__ = ["EmbeddingTable", "KeptRows", "RowUndo", "TouchedRows", "gradient_of", "initial_rows"]
 
 _CHUNK = 4096
 """Rows that share one counter block. Part of the definition of a row's first value: never change it."""
@@ -70,7 +70,8 @@ class TouchedRows:
     """Set of row numbers; marking and taking cost what is marked and taken, never the table's size.
 
     >>> touched = TouchedRows(10)
-    >>> touched.mark(np.array([3, 1])); touched.mark(np.array([3, 7]))
+    >>> touched.mark(np.array([3, 1])), touched.mark(np.array([3, 7]))
+    (array([3, 1]), array([7]))
     >>> touched.take(), touched.take()
     (array([1, 3, 7]), array([], dtype=int64))
     """
@@ -83,12 +84,13 @@ class TouchedRows:
         """Make room for row numbers below ``rows``."""
         self._flag = np.concatenate([self._flag, np.zeros(rows - len(self._flag), np.bool_)])
 
-    def mark(self, index: NDArray[np.int64]) -> None:
-        """Add rows; each at most once in ``index``."""
+    def mark(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Add rows; each at most once in ``index``. Gives those that were not marked yet."""
         new = index[~self._flag[index]]
         if len(new):
             self._flag[new] = True
             self._parts.append(new)
+        return new
 
     def peek(self) -> NDArray[np.int64]:
         """All rows marked, ascending."""
@@ -146,6 +148,8 @@ class EmbeddingTable:
         Rows changed since the last capture.
     unreleased
         Rows changed since the last release.
+    kept
+        While set, every row is copied there before its first change.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class EmbeddingTable:
         self.accumulator = torch.full((rows,), accumulator, device=device)
         self.unsaved = TouchedRows(rows)
         self.unreleased = TouchedRows(rows)
+        self.kept: KeptRows | None = None
 
     @property
     def device(self) -> torch.device:
@@ -183,7 +188,9 @@ class EmbeddingTable:
         return self.weight.index_select(0, index)
 
     def mark(self, index: NDArray[np.int64]) -> None:
-        """Note that rows change (each named once)."""
+        """Note that rows are about to change (each named once)."""
+        if self.kept is not None:
+            self.kept.keep(index)
         self.unsaved.mark(index)
         self.unreleased.mark(index)
 
@@ -251,6 +258,34 @@ class EmbeddingTable:
         self.accumulator.fill_(self.initial_accumulator)
         self.unsaved.take()
         self.unreleased.take()
+
+
+class KeptRows:
+    """Rows of a table as they were before their first change, so that any number of changes can be taken back.
+
+    Memory is bounded by the distinct rows that change, beside one flag a row of the table.
+
+    Parameters
+    ----------
+    table
+        Whose rows.
+    """
+
+    def __init__(self, table: EmbeddingTable) -> None:
+        self._table = table
+        self._seen = TouchedRows(table.rows)
+        self._undo: list[RowUndo] = []
+
+    def keep(self, index: NDArray[np.int64]) -> None:
+        """Before rows change (each named once): copy those that are not kept yet."""
+        new = self._seen.mark(index)
+        if len(new):
+            self._undo.append(self._table.undo(torch.from_numpy(new).to(self._table.device)))
+
+    def revert(self) -> None:
+        """Set every row to what it was, bit for bit."""
+        for undo in self._undo:
+            self._table.revert(undo)
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

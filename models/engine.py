@@ -39,6 +39,8 @@ class Progress:
     rows: dict[str, int] = field(default_factory=lambda: {"natural": 0, "ad": 0})
     skipped_rows: int = 0
     releases: int = 0
+    refused: list[int] = field(default_factory=list)
+    """Event clocks (ms) of the releases that the gate refused."""
     redone_steps: int = 0
     checkpoints: int = 0
     checkpoint_failures: int = 0
@@ -47,12 +49,18 @@ class Progress:
     last_step_at: float = field(default_factory=time.monotonic)
 
     def durable(self) -> dict[str, Any]:
-        return {"rows": dict(self.rows), "skipped_rows": self.skipped_rows, "releases": self.releases}
+        return {
+            "rows": dict(self.rows),
+            "skipped_rows": self.skipped_rows,
+            "releases": self.releases,
+            "refused": list(self.refused),
+        }
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.rows = {k: int(v) for k, v in saved["rows"].items()}
         self.skipped_rows = int(saved["skipped_rows"])
         self.releases = int(saved["releases"])
+        self.refused = list(saved.get("refused", ()))
 
 
 class Engine:
@@ -276,8 +284,11 @@ class Engine:
         if entry.kind == "release":
             report = self.trainer.release(entry.clock)
             self.releases.append(report)
-            self.progress.releases += 1
-            log.info("CPM release %s", report)
+            if report.accepted:
+                self.progress.releases += 1
+            else:
+                self.progress.refused.append(report.clock_ms)
+            log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
         elif entry.kind == "reset":
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == "month":

@@ -70,7 +70,7 @@ class LinkedArm(Arm):
 
     def begin(self, chunks: int) -> None:
         super().begin(chunks)
-        if not any(int(count) for count in self._counts()):
+        if not any(int(count) for count in self.counts()):
             self._begin_as_backbone()
 
     def _begin_as_backbone(self) -> None:

@@ -46,6 +46,7 @@ class ReleaseSchedule:
         self._first: int | None = None
         self._clock: int | None = None
         self._last: int | None = None
+        self._served = False
 
     def observe(self, first_ts: int, last_ts: int) -> None:
         """Natural rows of this range of event times were learned."""
@@ -61,7 +62,7 @@ class ReleaseSchedule:
 
     def due(self, clock_ms: int) -> int | None:
         """The boundary that was crossed and not yet acted upon."""
-        if self._mode == "never" or (self._mode == "once" and self._last is not None):
+        if self._mode == "never" or (self._mode == "once" and self._served):
             return None
         if self._first is None or self._clock is None:
             return None
@@ -71,13 +72,16 @@ class ReleaseSchedule:
             return None
         return boundary + (reached - boundary) // self._every * self._every
 
-    def done(self, boundary_ms: int) -> None:
-        """A release was made for this boundary."""
+    def done(self, boundary_ms: int, *, accepted: bool = True) -> None:
+        """A release was made for this boundary. One that the gate refused is followed by the next boundary's, also
+        where there is to be only one."""
         self._last = boundary_ms
+        self._served |= accepted
 
     def to_json(self) -> dict[str, Any]:
-        return {"first": self._first, "clock": self._clock, "last": self._last}
+        return {"first": self._first, "clock": self._clock, "last": self._last, "served": self._served}
 
     def load(self, data: dict[str, Any]) -> None:
         """Inverse of :meth:`to_json`."""
         self._first, self._clock, self._last = data["first"], data["clock"], data["last"]
+        self._served = data.get("served", self._last is not None)

@@ -175,6 +175,12 @@ class ScheduleSettings(Section):
     reset_batch_norm: bool = Field(
         default=True, description="The paper's policy; False keeps CPM's batch norm."
     )
+    gate: bool = Field(
+        default=True,
+        description="A release serves only if it is not proven worse than the serving model or the ads-only control "
+        "(GAUC and NE, on rows that all of them predicted).",
+    )
+    gate_days: int = Field(default=3, ge=1, description="Last event days of the ad window that it looks at.")
 
 
 class EventSettings(Section):

@@ -17,6 +17,7 @@ from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from models.device import choose_device, use_threads
 from models.features import FeatureSchema, mix64
+from models.gate import Evidence, Gate
 from models.lineup import lineup
 from models.linked import LinkedArm
 from models.lookup import Encoded, InputEncoder
@@ -111,6 +112,8 @@ class Trainer:
         Overrides ``model.device``.
     score_ads_with_cpm
         Predict ad rows with CPM too, for comparison: a forward pass more.
+    gate
+        Judges whether a release may serve; None: every one may.
 
     Attributes
     ----------
@@ -119,7 +122,7 @@ class Trainer:
     clock
         Youngest event time met, ms.
     releases
-        CPM releases made.
+        CPM releases that came to serve: the version of A-CTR.
     until_room
         Does a write to disk; an owner that can wait for room on a full disk sets another.
     """
@@ -135,6 +138,7 @@ class Trainer:
         device: str | None = None,
         *,
         score_ads_with_cpm: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         use_threads(model.threads)
         self.device = choose_device(device or model.device)
@@ -157,6 +161,7 @@ class Trainer:
                 reset_batch_norm=schedule.reset_batch_norm,
                 fine_tune=schedule.fine_tune,
             )
+        self.gate, self._gate_days = gate, schedule.gate_days
         self.shift, self.item_ctr = OnlineShift(), ItemCtr()
         self.stack = Stack(
             self.lineup.stack, ridge=model.stack_ridge, every=model.stack_every, fade=model.stack_fade
@@ -244,6 +249,9 @@ class Trainer:
             self._observe(batch, scores)
             names = ("ts", "user", "item", "features", "dense", "label")
             columns = {name: getattr(batch, name) for name in names}
+            # What a release replaces is the network that reloads, whatever arm is served besides.
+            columns["p_serving"] = scores.get("reload", scores["actr"])
+            columns["p_control"] = scores["ads_only"]
             self.until_room(lambda: self.ad_window.append(columns))
         return StepResult(kind, len(batch), loss, scored, scores)
 
@@ -378,12 +386,19 @@ class Trainer:
         1. A-CTR becomes CPM in everything but batch norm.
         2. The snapshots that CPM reads are merged through A-CTR's copy of its attention, which learns no more.
         3. Batch norm's statistics and the output bias are estimated on the ad window.
-        4. The ad window is learned once, at gentle rates.
-        5. The gate belongs here: whether the new version may serve. Every version is accepted so far.
-        6. The versions (TPM months, CPM release, A-CTR) change together.
+        4. The ad window is learned once, at gentle rates; rows of its last days are predicted before they are learned.
+        5. The gate compares those predictions with what the A-CTR in place and the control said of the same rows
+           before they learned them. It is lenient in one respect: the new version comes from a CPM that has seen
+           natural clicks younger than the rows, and batch norm and bias were estimated on them.
+        6. Accepted: the versions (TPM months, CPM release, A-CTR) change together. Refused: A-CTR is set back to what
+           it was, bit for bit, and the next release is due at the next boundary.
         """
         assert self.transfer is not None, f"transfer = {self.model.transfer} knows no releases"
         boundary = self.schedule.due(clock_ms)
+        evidence, months = None, self.actr_months
+        if self.gate is not None:
+            evidence = Evidence(self.ad_window.last_days(self._gate_days))
+            self.transfer.begin()
         copied = self.transfer.load()
         self._set_actr_months(self.cpm_months)
         report = self.transfer.adapt(
@@ -393,10 +408,18 @@ class Trainer:
                 boundary_ms=clock_ms if boundary is None else boundary,
                 months=self.cpm_months,
                 rows_copied=copied,
-            )
+            ),
+            evidence,
         )
-        self.schedule.done(report.boundary_ms)
-        self.releases += 1
+        if self.gate is not None and evidence is not None:
+            report = report.judged(self.gate(evidence.rows()))
+            if report.accepted:
+                self.transfer.commit()
+            else:
+                self.transfer.rollback()
+                self.actr_months = months
+        self.schedule.done(report.boundary_ms, accepted=report.accepted)
+        self.releases += report.accepted
         return report
 
     @property

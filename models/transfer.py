@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from models.arm import PREDICT_ROWS, Arm, Prepared
 from models.batch import AD, Batch
 from models.batch_norm import BatchNorm
+from models.gate import Evidence, Verdict
+from models.kept import KeptArm
 from models.lookup import InputEncoder
 from state.ad_window import AdWindow
 
@@ -31,7 +34,7 @@ class ReleaseReport:
     Attributes
     ----------
     number
-        1 for the first.
+        Version of A-CTR that it made, 1 for the first; where it was refused, the one that it would have been.
     clock_ms, boundary_ms
         Event clock at the release, and the scheduled time that it stands for.
     months
@@ -49,6 +52,8 @@ class ReleaseReport:
         Window rows whose fine-tuning step was taken back (loss not finite or exploded).
     accepted
         Whether the new version serves.
+    reason
+        Why, in a sentence; empty without a gate.
     figures
         What decided it: name -> value.
     seconds
@@ -66,6 +71,7 @@ class ReleaseReport:
     loss_after: float = math.nan
     skipped_rows: int = 0
     accepted: bool = True
+    reason: str = ""
     figures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -74,8 +80,19 @@ class ReleaseReport:
         return (
             f"{self.number} at {when} (event time): {self.rows_copied:,} rows copied, TPM months "
             f"{', '.join(self.months) or 'none'}, {self.window_rows:,} ad rows, bias {self.bias_shift:+.3f}, "
-            f"log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {self.seconds:.2f} s"
+            f"log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {self.seconds:.2f} s{self._verdict()}"
         )
+
+    def _verdict(self) -> str:
+        if not self.reason:
+            return ""
+        figures = ", ".join(f"{name} {value:+.5g}" for name, value in self.figures.items())
+        said = "accepted" if self.accepted else "REFUSED, the version before it goes on serving"
+        return f"; {said}: {self.reason}{f' ({figures})' if figures else ''}"
+
+    def judged(self, verdict: Verdict) -> ReleaseReport:
+        """With what the gate said."""
+        return replace(self, accepted=verdict.accepted, reason=verdict.reason, figures=verdict.figures)
 
 
 class Transfer:
@@ -108,9 +125,35 @@ class Transfer:
         self.source, self.target = source, target
         self._encoder, self._window = encoder, window
         self._reset, self._fine_tune = reset_batch_norm, fine_tune
+        self._kept: KeptArm | None = None
+        self._copied: list[NDArray[np.int64]] = []
 
-    def adapt(self, report: ReleaseReport) -> ReleaseReport:
-        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as switched on."""
+    def begin(self) -> None:
+        """From here on :meth:`rollback` can take everything back; else :meth:`commit` ends it."""
+        self._kept = KeptArm(self.target)
+
+    def commit(self) -> None:
+        """The release stands."""
+        assert self._kept is not None, "commit follows begin"
+        self._kept.forget()
+        self._kept = None
+
+    def rollback(self) -> None:
+        """The target becomes what it was at :meth:`begin`, bit for bit; the rows that were copied are owed to the
+        next release again."""
+        assert self._kept is not None, "rollback follows begin"
+        self._kept.revert()
+        self._kept = None
+        for table, index in zip(self.target.tables, self._copied, strict=True):
+            table.unreleased.take()  # what fine-tuning changed beyond them is as it was
+            table.unreleased.mark(index)
+
+    def adapt(self, report: ReleaseReport, evidence: Evidence | None = None) -> ReleaseReport:
+        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as switched on.
+
+        ``evidence`` gathers what the target predicts of the window's last days: each chunk before it is learned,
+        or without being learned where the window is not.
+        """
         began = time.perf_counter()
         rows = len(self._window)
         shift, before, after, skipped = 0.0, math.nan, math.nan, 0
@@ -119,7 +162,10 @@ class Transfer:
                 self.estimate_batch_norm()
             shift, before = self.calibrate()
             if self._fine_tune:
-                after, skipped = self.fine_tune()
+                after, skipped = self.fine_tune(evidence)
+            elif evidence is not None:
+                for columns, prepared in self._read(PREDICT_ROWS, evidence.first_day):
+                    evidence.add(columns, self.target.predict(prepared))
         elif self._reset:
             # Nothing to estimate from, and a network whose batch norm stands at its default is worthless.
             self.target.flat.values.data.copy_(self.source.flat.values.data)
@@ -148,14 +194,16 @@ class Transfer:
             Rows copied.
         """
         source, target = self.source, self.target
-        copied = 0
+        self._copied = []
         for ours, theirs in zip(source.tables, target.tables, strict=True):
             index = np.union1d(ours.unreleased.take(), theirs.unreleased.take())
             at = torch.from_numpy(index).to(target.device)
+            if theirs.kept is not None:
+                theirs.kept.keep(index)
             theirs.weight.index_copy_(0, at, ours.weight.index_select(0, at))
             theirs.accumulator.index_fill_(0, at, theirs.initial_accumulator)
             theirs.unsaved.mark(index)
-            copied += len(index)
+            self._copied.append(index)
         n = source.flat.n_first
         target.flat.values.data[:n].copy_(source.flat.values.data[:n])
         target.flat.reset_adam()
@@ -166,7 +214,7 @@ class Transfer:
         else:
             target.flat.values.data[n:].copy_(source.flat.values.data[n:])
             self._copy_buffers()
-        return copied
+        return sum(map(len, self._copied))
 
     def _copy_buffers(self) -> None:
         self.target.flat.buffers.copy_(self.source.flat.buffers)
@@ -215,8 +263,8 @@ class Transfer:
         z = z + np.float64(np.float32(shift))
         return shift, float(np.mean(np.logaddexp(0.0, z) - y * z))
 
-    def fine_tune(self) -> tuple[float, int]:
-        """Learn the window once, oldest rows first, no remainder dropped.
+    def fine_tune(self, evidence: Evidence | None = None) -> tuple[float, int]:
+        """Learn the window once, oldest rows first, no remainder dropped; what ``evidence`` wants is predicted first.
 
         Returns
         -------
@@ -225,7 +273,9 @@ class Transfer:
             had to be taken back.
         """
         total, learned, skipped = 0.0, 0, 0
-        for prepared in self._chunks(self.target.spec.batch):
+        for columns, prepared in self._read(self.target.spec.batch):
+            if evidence is not None and evidence.wants(columns):
+                evidence.add(columns, self.target.predict(prepared))
             loss = self.target.learn([prepared])
             if math.isnan(loss):
                 skipped += prepared.encoded.n
@@ -235,7 +285,14 @@ class Transfer:
         return (total / learned if learned else math.nan), skipped
 
     def _chunks(self, rows: int) -> Iterator[Prepared]:
-        for columns in self._window.chunks(rows):
+        for _, prepared in self._read(rows):
+            yield prepared
+
+    def _read(
+        self, rows: int, first_day: int | None = None
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], Prepared]]:
+        """The window in chunks: its columns, and the same made ready for the target."""
+        for columns in self._window.chunks(rows, first_day):
             batch = Batch(
                 ts=columns["ts"],
                 domain=np.full(len(columns["ts"]), AD, np.uint8),
@@ -245,7 +302,7 @@ class Transfer:
                 dense=columns["dense"],
                 label=columns["label"],
             )
-            yield self.target.prepare(self._encoder.encode(batch), batch)
+            yield columns, self.target.prepare(self._encoder.encode(batch), batch)
 
 
 def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:

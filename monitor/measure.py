@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.transfer import ReleaseReport
 from monitor.drift import Row, said
 from monitor.rules import Measurement
 from monitor.settings import RuleSpec
 from monitor.windows import DomainWindow
 
-__all__ = ["of_detectors", "of_drift", "of_forgetting", "of_transfer", "of_window"]
+__all__ = ["of_detectors", "of_drift", "of_forgetting", "of_release", "of_transfer", "of_window"]
 
 _OF_ARM = ("log_loss", "ne", "pcoc", "auc", "gauc")
 _NAMES = {"natural": "natural content", "ad": "ads", "both": "natural content and ads"}
@@ -128,6 +129,22 @@ def of_forgetting(rule: RuleSpec, worst: Mapping[str, tuple[float, str]]) -> lis
         )
         for arm, (value, period) in worst.items()
         if rule.arm in ("", arm)
+    ]
+
+
+def of_release(rule: RuleSpec, report: ReleaseReport | None) -> list[Measurement]:  # noqa: ARG001
+    """1 when the gate refused the last release, with its figures."""
+    if report is None:
+        return []
+    figures = ", ".join(f"{name} {value:+.4g}" for name, value in report.figures.items())
+    return [
+        Measurement(
+            "gate",
+            0.0 if report.accepted else 1.0,
+            f"CPM release {report.number} was refused by the gate: {report.reason} ({figures})",
+            "what natural content taught since the last release does not fit the ads: look at drift of natural content",
+            report.clock_ms,
+        )
     ]
 
 

@@ -112,6 +112,7 @@ class Monitor:
         self._transfer_day = -1
         self._loss: dict[str, float] = {}
         self._transfer_now: dict[str, Any] | None = None
+        self._last_release: ReleaseReport | None = None
         self._lock = threading.RLock()
 
     def observe(
@@ -160,10 +161,11 @@ class Monitor:
                 self._work_off()
 
     def release(self, report: ReleaseReport) -> None:
-        """CPM was handed on: a mark on the time axis."""
+        """CPM was handed on: a mark on the time axis; an alert where the gate refused it."""
         state = "" if report.accepted else ", refused by the gate"
         with self._lock:
             self._mark(report.clock_ms, "release", f"CPM release {report.number}{state}")
+            self._last_release = report
 
     def month(self, months: Sequence[str], clock_ms: int | None = None) -> None:
         """CPM reads other TPM snapshots from now on: a mark on the time axis."""
@@ -373,6 +375,8 @@ class Monitor:
             if self._transfer_now is None:
                 self._transfer_now = self.transfer.to_json()
             return measure.of_transfer(rule, self._transfer_now)
+        if kind == "release":
+            return measure.of_release(rule, self._last_release)
         if kind == "forgetting":
             return measure.of_forgetting(rule, self.forgetting.worst())
         return measure.of_window(rule, self._windows[rule.window], clock)

@@ -19,7 +19,7 @@ class RuleSpec(Section):
     name: str = Field(min_length=1, description="Name of the alert.")
     metric: str = Field(
         description="Figure of a window (ctr, rows, late_share, unseen_users, unseen_items, tpm_share, log_loss, ne, pcoc, auc, "
-        "gauc), or drift.feature, drift.label, drift.prediction, drift.behaviour, drift.detectors, transfer, forgetting."
+        "gauc), or drift.feature, drift.label, drift.prediction, drift.behaviour, drift.detectors, transfer, forgetting, release."
     )
     window: Literal["5m", "1h", "1d"] = Field(default="1h", description="Window of event time.")
     domain: Literal["natural", "ad", "any"] = "any"
@@ -42,6 +42,7 @@ def default_rules() -> tuple[RuleSpec, ...]:
         RuleSpec(name="miscalibrated-low", metric="pcoc", window="1d", domain="ad", below=0.67, hold="6h"),
         RuleSpec(name="negative-transfer", metric="transfer", below=0.0, hold="1d", clear="1d", domain="ad"),
         RuleSpec(name="forgetting", metric="forgetting", below=-0.05, clear="1d"),
+        RuleSpec(name="release-refused", metric="release", clear="0s"),
     )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replay.gauc import group_auc
+from replay.metrics import entropy, losses
 
-__all__ = ["Interval", "gauc_difference", "gauc_interval"]
+__all__ = ["Interval", "gauc_difference", "gauc_interval", "ne_difference"]
 
 _DRAWS_AT_ONCE = 1 << 22
 """User draws held in memory at a time (32 MB)."""
@@ -90,6 +91,37 @@ def _gather(
     total = np.bincount(unit, weight)
     keep = total > 0
     return np.bincount(unit, weight * value)[keep] / total[keep], total[keep].astype(np.int64)
+
+
+def ne_difference(
+    y: ArrayLike,
+    p: ArrayLike,
+    base: ArrayLike,
+    user: ArrayLike,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """NE of probabilities ``p`` minus NE of ``base``, on the same rows; parameters as :func:`gauc_difference`.
+
+    All users are drawn from, also those of one class. NE's denominator is that of the rows as they are: it is the
+    same for both arms, so the sign and what the interval says of 0 are those of the log loss. NaN where all rows
+    have one label.
+
+    Examples
+    --------
+    >>> y, user = [1, 0] * 50, [u for u in range(50) for _ in range(2)]
+    >>> found = ne_difference(y, [0.8, 0.2] * 50, [0.5, 0.5] * 50, user)
+    >>> round(found.value, 4), found.high < 0
+    (-0.6781, True)
+    """
+    loss = losses(y, p) - losses(y, base)
+    _, code = np.unique(np.asarray(user), return_inverse=True)
+    weight = np.bincount(code)
+    mean = np.bincount(code, weights=loss) / weight
+    found, scale = _weighted_mean(mean, weight, samples, level, seed), entropy(y)
+    return Interval(*(x / scale if scale else float("nan") for x in (found.value, found.low, found.high)))
 
 
 def gauc_interval(

@@ -19,10 +19,12 @@ __all__ = [
     "GaucResult",
     "auc",
     "calibration_curve",
+    "entropy",
     "field_ece",
     "gauc",
     "list_auc",
     "log_loss",
+    "losses",
     "normalized_entropy",
     "pcoc",
     "rela_impr",
@@ -49,11 +51,28 @@ def log_loss(y: ArrayLike, p: ArrayLike) -> float:
     >>> round(log_loss([1, 0], [0.5, 0.5]), 6)
     0.693147
     """
+    found = losses(y, p)
+    return float(found.mean()) if len(found) else NAN
+
+
+def losses(y: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
+    """Log loss of each row, ``(n,)``; see :func:`log_loss`."""
     labels, q = _probabilities(y, p)
-    if not len(labels):
-        return NAN
     q = np.clip(q, CLIP, 1.0 - CLIP)
-    return float(-np.where(labels, np.log(q), np.log1p(-q)).mean())
+    return -np.where(labels, np.log(q), np.log1p(-q))
+
+
+def entropy(y: ArrayLike) -> float:
+    """Log loss of the rows' own mean CTR, in nats; 0 when all labels are equal or there are none.
+
+    >>> round(entropy([1, 0]), 6)
+    0.693147
+    """
+    labels = np.asarray(y)
+    ctr = float(labels.mean(dtype=np.float64)) if len(labels) else 0.0
+    if ctr in (0.0, 1.0):
+        return 0.0
+    return -(ctr * math.log(ctr) + (1.0 - ctr) * math.log1p(-ctr))
 
 
 def normalized_entropy(y: ArrayLike, p: ArrayLike) -> float:
@@ -64,11 +83,8 @@ def normalized_entropy(y: ArrayLike, p: ArrayLike) -> float:
     >>> round(normalized_entropy([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]), 12)
     1.0
     """
-    labels, _ = _probabilities(y, p)
-    ctr = float(labels.mean()) if len(labels) else 0.0
-    if ctr in (0.0, 1.0):
-        return NAN
-    return log_loss(y, p) / -(ctr * math.log(ctr) + (1.0 - ctr) * math.log1p(-ctr))
+    loss, scale = log_loss(y, p), entropy(y)
+    return loss / scale if scale else NAN
 
 
 def pcoc(y: ArrayLike, p: ArrayLike) -> float:

@@ -37,7 +37,7 @@ def write_report(
         Of :func:`replay.evaluate.evaluate`.
     meta
         About the run, all optional: ``source``, ``rows``, ``seconds``, ``rows_per_s``, ``releases`` (event clocks of
-        the CPM releases, ms), ``interrupted``, ``rejects`` (counts by reason), ``settings`` (text). All of it goes
+        the CPM releases, ms), ``refused`` (those that the gate refused), ``interrupted``, ``rejects`` (counts by reason), ``settings`` (text). All of it goes
         into the JSON.
 
     Returns
@@ -128,6 +128,8 @@ def _facts(result: ReplayResult, meta: dict[str, Any]) -> Iterator[str]:
         facts.append(("Rows a second", f"{meta['rows_per_s']:,.0f}"))
     if "releases" in meta:
         facts.append(("CPM releases", f"{len(meta['releases'])}"))
+    if meta.get("refused"):
+        facts.append(("Refused by the gate", f"{len(meta['refused'])}"))
     if meta.get("rejects"):
         facts.append(("Left out", ", ".join(f"{n:,} {reason}" for reason, n in meta["rejects"].items())))
     if meta.get("interrupted"):

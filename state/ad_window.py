@@ -14,6 +14,9 @@ from state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
 
 __all__ = ["AdWindow"]
 
+PREDICTIONS = ("p_serving", "p_control")
+"""What the serving model and the ads-only control said of a row before they learned it; NaN: nothing."""
+
 
 class AdWindow:
     """Encoded ad rows whose event day is among the last ``days`` days seen.
@@ -43,6 +46,7 @@ class AdWindow:
                 ("features", "<i4", (n_features,)),
                 ("dense", "<f4", (n_dense,)),
                 ("label", "<f4"),
+                *((name, "<f4") for name in PREDICTIONS),
             ]
         )
         self._dtype = dtype
@@ -57,7 +61,8 @@ class AdWindow:
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add ad rows: ``ts`` (ms), ``user``, ``item``, ``features`` (n, F), ``dense`` (n, D), ``label``.
 
-        Rows older than the window are left out.
+        With ``p_serving`` and ``p_control``, what was predicted of them live; NaN where they are not given. Rows
+        older than the window are left out.
         """
         ts = np.asarray(columns["ts"], np.int64)
         if len(ts) == 0:
@@ -65,7 +70,7 @@ class AdWindow:
         days = ts // DAY_MS
         rows = np.empty(len(ts), self._dtype)
         for name in self._dtype.names or ():
-            rows[name] = columns[name]
+            rows[name] = columns.get(name, np.nan) if name in PREDICTIONS else columns[name]
         newest = max(self._newest, int(days.max()))
         young = days > newest - self.days
         if not young.all():
@@ -73,9 +78,17 @@ class AdWindow:
         self._log.append(rows, days)
         self._newest = newest
 
-    def chunks(self, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """The window's rows in pieces of ``rows`` (the last one may be smaller): by event day, then as appended."""
-        for chunk in self._log.iter_chunks(rows, first_day=self.first_day):
+    def last_days(self, days: int) -> int:
+        """First of the last ``days`` event days of the window (days since the epoch)."""
+        return max(self.first_day, self._newest - days + 1)
+
+    def chunks(self, rows: int, first_day: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+        """The window's rows in pieces of ``rows`` (the last one may be smaller): by event day, then as appended.
+
+        ``first_day`` leaves out the days before it.
+        """
+        first = self.first_day if first_day is None else max(first_day, self.first_day)
+        for chunk in self._log.iter_chunks(rows, first_day=first):
             yield {name: np.ascontiguousarray(chunk[name]) for name in self._dtype.names or ()}
 
     def __len__(self) -> int:

@@ -90,8 +90,10 @@ class Reporter:
             self._topic.close()
 
     def begin(self, engine: Engine) -> None:
-        """Recovery is over: what was done before is not news."""
+        """Recovery is over: what was done before is not news, but for a refused release that none followed."""
         self._releases = len(engine.releases)
+        if engine.releases and not engine.releases[-1].accepted:
+            self._releases -= 1
         self._checkpoints = engine.progress.checkpoints
         self._months = tuple(engine.trainer.cpm_months)
         self.health.enter("live")

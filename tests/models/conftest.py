@@ -12,6 +12,7 @@ import torch
 
 from models.batch import AD, NATURAL, Batch
 from models.features import FeatureSchema
+from models.gate import Gate
 from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from models.trainer import Trainer
 from state.ad_window import AdWindow
@@ -72,6 +73,7 @@ class World:
         store: MemoryEmbeddingStore | None = None,
         window: AdWindow | None = None,
         schedule: dict[str, Any] | None = None,
+        gate: Gate | None = None,
         **changes: Any,
     ) -> Trainer:
         settings = ScheduleSettings(
@@ -79,7 +81,9 @@ class World:
         )
         if window is None:
             window = self.window()
-        return Trainer(self.schema, self.model(**changes), settings, self.tpm, store, window, device="cpu")
+        return Trainer(
+            self.schema, self.model(**changes), settings, self.tpm, store, window, device="cpu", gate=gate
+        )
 
     def window(self, days: int = 30) -> AdWindow:
         return AdWindow(None, self.schema.n_features, self.schema.n_dense, days)

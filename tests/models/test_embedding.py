@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.embedding import EmbeddingTable, TouchedRows, initial_rows
+from models.embedding import EmbeddingTable, KeptRows, TouchedRows, initial_rows
 
 
 def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:
@@ -82,6 +82,25 @@ def test_undo_takes_an_update_back_to_the_bit() -> None:
     t.revert(undo)
     assert torch.equal(t.weight, weight)
     assert torch.equal(t.accumulator, accumulator)
+
+
+def test_kept_rows_are_those_before_the_first_of_many_changes_and_no_others() -> None:
+    one, untouched = (table(rows=50) for _ in range(2))
+    one.kept = kept = KeptRows(one)
+    rng = np.random.default_rng(0)
+    changed = np.unique(rng.integers(0, 50, 12))
+    for _ in range(5):
+        index = np.sort(rng.choice(changed, 6, replace=False))
+        at = torch.from_numpy(index)
+        one.mark(index)
+        gradient = torch.from_numpy(rng.normal(size=(6, one.dim)).astype(np.float32))
+        one.update(at, one.gather(at), gradient, gradient.square().mean(1), 0.1)
+    assert not torch.equal(one.weight, untouched.weight)
+    assert sum(len(u.index) for u in kept._undo) <= len(changed)
+    one.kept = None
+    kept.revert()
+    assert torch.equal(one.weight, untouched.weight)
+    assert torch.equal(one.accumulator, untouched.accumulator)
 
 
 def test_payload_goes_out_and_comes_in() -> None:
