@@ -1,96 +1,204 @@
-"""What monitoring costs: rows a second through the engine with and without the monitor, on the same steps.
+"""What monitoring costs: rows a second through a worker's engine with and without all that watches it.
 
-The simulator's rows go through ``Engine.run`` as in a worker (512 natural rows or up to 128 ad rows a step; journal and scores in
-memory), in rounds of a few hundred steps, each round once without and once with the monitor, in turn, so that a machine's
-moods fall on both. The last line is JSON: ``ratio`` = rows/s with over rows/s without (median over rounds).
+    python benchmarks/monitor.py [--short] [--rounds 4] [--rows 400000] [--threads 1]
 
-    python benchmarks/monitor.py [--rounds 8] [--rows 40000] [--threads 1]
+Two engines, each as a worker has it (state folder on disk, TPM vectors of three months of nine in ten users and items, 512
+natural or up to 128 ad rows a step, one core for torch), learn the same steps, a simulated day in turn. One of them is watched
+exactly as in a worker: the reporter after each step, gauges, snapshot and alerts once a second from another thread, the page's
+document every two seconds and a scrape of /metrics every five. A checkpoint is taken every day, that is more often than a worker's
+2,000 steps; all eight probe slices of both domains are full (6 hours each instead of a week). Seconds are summed over all days:
+costs that come seldom count in full. The last line is JSON: ``ratio`` = rows/s with over rows/s without.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import statistics
 import sys
+import tempfile
+import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 # This folder has a monitor.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
+import numpy as np  # noqa: E402
+
 from ecdctr import build  # noqa: E402
-from ecdctr.settings import load_settings  # noqa: E402
+from ecdctr.settings import Settings, load_settings  # noqa: E402
+from models.engine import Engine  # noqa: E402
 from models.features import FeatureSchema  # noqa: E402
-from monitor.monitor import Monitor  # noqa: E402
-from replay.align import Step  # noqa: E402
+from replay.align import Aligner, Step  # noqa: E402
 from replay.rows import SourceLog, steps_of  # noqa: E402
-from replay.simulator import Simulator  # noqa: E402
+from replay.simulator import DAY_MS, Simulator  # noqa: E402
+from streams.handoff import AlignedIntake  # noqa: E402
+from streams.reporting import Reporter  # noqa: E402
+
+MONTHS, WARM_UP_DAYS = 3, 2
+
+
+class Beside:
+    """What a worker's event loop and its visitors do meanwhile, in a thread."""
+
+    def __init__(self, reporter: Reporter, engine: Engine, port: int) -> None:
+        aligner = Aligner({}, natural_batch=512, ad_batch=128)
+        self._intake = AlignedIntake(aligner, 1, {"natural-clicks": 0, "ad-clicks": 1})
+        self._reporter, self._engine, self._address = reporter, engine, f"http://127.0.0.1:{port}"
+        self._awake, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def go_on(self, on: bool) -> None:
+        """Only while the watched engine runs."""
+        (self._awake.set if on else self._awake.clear)()
+
+    def _run(self) -> None:
+        second = 0
+        while not self._end.wait(1.0):
+            self._awake.wait()
+            second += 1
+            self._reporter.tick(self._engine, self._intake, {"json": second})
+            self._reporter.station.deliver()
+            for path, every in (("/api/snapshot", 2), ("/metrics", 5)):
+                if second % every == 0:
+                    with urllib.request.urlopen(self._address + path, timeout=60) as answer:
+                        answer.read()
+
+    def close(self) -> None:
+        self._end.set()
+        self._awake.set()
+        self._thread.join()
+
+
+def settings_of(folder: Path, sim: Simulator) -> Settings:
+    settings = load_settings(
+        environ={},
+        overrides=[
+            f"state.folder={folder}",
+            "state.checkpoint_every_steps=1000000000",  # once a day, below
+            "state.checkpoint_every_s=1e9",
+            "monitor.alerts_topic=",
+            "monitor.watch.drift.reference_length=1d",
+            "monitor.watch.probes.period=6h",
+        ],
+    ).settings
+    return build.use_features(settings, sim.feature_specs(), configured=False)
+
+
+def give_vectors(settings: Settings, sim: Simulator) -> None:
+    """Snapshots of three months for ids that the stream has; what stands in them does not matter here."""
+    first = build.decoder(settings).from_frame(sim.day(0)).batch
+    rng = np.random.default_rng(0)
+    store = build.snapshot_store(settings)
+    assert store is not None
+    for month in range(MONTHS):
+        tables = []
+        for column in (first.user, first.item):
+            ids = np.unique(column)
+            ids = ids[rng.random(len(ids)) < 0.9]
+            tables.append((ids, rng.normal(0, 0.3, (len(ids), settings.tpm.dim)).astype(np.float32)))
+        end = sim.start_ms - 1 - (MONTHS - 1 - month) * 30 * DAY_MS
+        store.write(f"m{month}", settings.tpm.dim, end, tables[0], tables[1], first_ts=end - 30 * DAY_MS)
+    store.close()
+
+
+def days_of(steps: Iterator[Step]) -> Iterator[list[Step]]:
+    """The steps of each day."""
+    day: list[Step] = []
+    for step in steps:
+        if day and step.clock // DAY_MS > day[0].clock // DAY_MS:
+            yield day
+            day = []
+        day.append(step)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=40_000, help="rows of half a round")
+    parser.add_argument("--rounds", type=int, default=4, help="measured days")
+    parser.add_argument("--rows", type=int, default=400_000, help="rows of a day")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="2 days of 150,000 rows")
     args = parser.parse_args()
+    rounds, rows = (2, 150_000) if args.short else (args.rounds, args.rows)
 
-    # As many rows a day as a round has: a round sees a whole day pass, with every comparison that is due in it.
     sim = Simulator(
-        seed=0,
-        days=2 * args.rounds + 10,
-        live_from=0,
-        natural_per_day=args.rows * 20 // 21,
-        ads_per_day=args.rows // 21,
-    )
-    settings = load_settings(environ={}, overrides=["model.history=none"]).settings
-    settings = build.use_features(settings, sim.feature_specs(), configured=False)
-    engine = build.memory_engine(settings, threads=args.threads)
-    engine.bind_thread()
-    monitor = Monitor(FeatureSchema(settings.features, settings.model.dim))
-    steps = steps_of(SourceLog(sim, build.decoder(settings)).batches(), natural_batch=512, ad_batch=128)
+        seed=0, days=WARM_UP_DAYS + rounds + 1, live_from=0, users=20_000, items=5_000,
+        natural_per_day=rows * 20 // 21, ads_per_day=rows // 21,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        engines = []
+        for side in ("without", "with"):
+            settings = settings_of(Path(name) / side, sim)
+            settings = settings.model_copy(update={"model": build.model_settings(settings, args.threads)})
+            give_vectors(settings, sim)
+            engines.append(build.live_engine(settings))
+        monitored = settings.monitor.model_copy(update={"port": 0})
+        reporter = Reporter(
+            FeatureSchema(settings.features, settings.model.dim), settings.kafka, settings.topics, monitored
+        )
+        port = reporter.station.serve("127.0.0.1", 0)
+        engines[0].bind_thread()
+        reporter.begin(engines[1])
+        beside = Beside(reporter, engines[1], port)
 
-    def take(rows: int) -> list[Step]:
-        out: list[Step] = []
-        while sum(len(s.batch) for s in out) < rows:
-            out.append(next(steps))
-        return out
+        def run(steps: list[Step], watched: bool) -> float:
+            engine = engines[watched]
+            beside.go_on(watched)
+            gc.collect()
+            began = time.perf_counter()
+            engine.checkpoint()
+            for step in steps:
+                at = time.perf_counter()
+                result = engine.run(step.kind, step.batch, step.clock)
+                if watched:
+                    reporter.stepped(engine, step, result, time.perf_counter() - at)
+            took = time.perf_counter() - began
+            beside.go_on(False)
+            return took
 
-    def run(chosen: list[Step], watched: bool) -> float:
+        decoder = build.decoder(settings)
+        steps = steps_of(SourceLog(sim, decoder).batches(), natural_batch=512, ad_batch=128)
+        seconds, done = [0.0, 0.0], 0
+        print(f"{'day':>4} {'rows':>9} {'without':>10} {'with':>10}  rows/s")
+        for number, day in enumerate(days_of(steps)):
+            took = [0.0, 0.0]
+            for watched in (number % 2, 1 - number % 2):  # in turn first and second
+                took[watched] = run(day, bool(watched))
+            n = sum(len(s.batch) for s in day)
+            note = ""
+            if number < WARM_UP_DAYS:
+                note = " (warm-up)"
+            else:
+                done += n
+                seconds = [a + b for a, b in zip(seconds, took, strict=True)]
+            print(
+                f"{number:>4} {n:>9,} {n / took[0]:>10,.0f} {n / took[1]:>10,.0f}  {took[0] / took[1]:.3f}{note}",
+                flush=True,
+            )
+        beside.close()
+        snapshot = reporter.monitor.snapshot()
         began = time.perf_counter()
-        for s in chosen:
-            at = time.perf_counter()
-            result = engine.run(s.kind, s.batch, s.clock)
-            if watched:
-                seconds = time.perf_counter() - at
-                monitor.observe(s.kind, s.batch, result.scored, result.scores, result.loss, seconds)
-        return sum(len(s.batch) for s in chosen) / (time.perf_counter() - began)
-
-    for _ in range(8):  # the drift reference fills: seven days
-        run(take(args.rows), watched=True)
-    ratios, plain, watched = [], [], []
-    print(f"{'round':>5} {'without':>12} {'with':>12}  rows/s")
-    for i in range(args.rounds):
-        halves = [take(args.rows), take(args.rows)]
-        if i % 2:  # in turn first and second
-            fast, slow = run(halves[0], watched=False), run(halves[1], watched=True)
-        else:
-            slow, fast = run(halves[0], watched=True), run(halves[1], watched=False)
-        ratios.append(slow / fast)
-        plain.append(fast)
-        watched.append(slow)
-        print(f"{i:>5} {fast:>12,.0f} {slow:>12,.0f}  {slow / fast:.3f}")
-    began = time.perf_counter()
-    monitor.snapshot()
+        reporter.monitor.snapshot()
+        snapshot_ms = 1000 * (time.perf_counter() - began)
+        reporter.close()
+        for engine in engines:
+            engine.close(checkpoint=False)
     print(
         json.dumps(
             {
                 "benchmark": "monitor",
-                "ratio": round(statistics.median(ratios), 4),
-                "rows_per_s_without": round(statistics.median(plain)),
-                "rows_per_s_with": round(statistics.median(watched)),
-                "snapshot_ms": round(1000 * (time.perf_counter() - began), 1),
-                "comparisons_ended_at": monitor.drift.evaluated_at,
+                "ratio": round(seconds[0] / seconds[1], 4),
+                "rows_per_s_without": round(done / seconds[0]),
+                "rows_per_s_with": round(done / seconds[1]),
+                "rows": done,
+                "snapshot_ms": round(snapshot_ms, 1),
+                "comparisons_ended_at": reporter.monitor.drift.evaluated_at,
+                "probe_slices": len(snapshot["forgetting"]["periods"]),
+                "tpm_share": round(snapshot["windows"]["1d"]["ad"]["tpm_share"], 2),
             }
         )
     )
