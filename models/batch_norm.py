@@ -89,15 +89,15 @@ class BatchNorm(nn.BatchNorm1d):
             return functional.batch_norm(x, mean, variance, weight, bias, True, momentum, self.eps)
         out = functional.batch_norm(x, mean.clone(), variance.clone(), weight, bias, False, 0.0, self.eps)
         with torch.no_grad():
-            full = min(1.0, len(x) / MIN_ROWS)
+            off = x.detach() - mean
+            if not self.running:
+                share = momentum * len(x) / MIN_ROWS
+                mean.add_(off.mean(0), alpha=share)
+                variance.lerp_(off.square().mean(0), share)
+                return out
             # The first chunks count by their number, the initial statistics as one of them: left to the momentum they
             # would last for 1 / momentum chunks, and without them a network whose outputs still grow explodes.
-            share = (
-                full * (1.0 / (self.num_batches_tracked + 1)).clamp(min=momentum)
-                if self.running
-                else full * momentum
-            )
-            off = x.detach() - mean
-            mean.add_(off.mean(0) * share)
-            variance.lerp_(off.square().mean(0), share)
+            part = (1.0 / (self.num_batches_tracked + 1)).clamp(min=momentum) * min(1.0, len(x) / MIN_ROWS)
+            mean.add_(off.mean(0) * part)
+            variance.lerp_(off.square().mean(0), part)
         return out
