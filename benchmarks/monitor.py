@@ -131,6 +131,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         engines = []
+        watched_s, watched_from = 0.0, 0.0  # the reporter's clock stands still while the other engine runs
         for side in ("without", "with"):
             settings = settings_of(Path(name) / side, sim)
             settings = settings.model_copy(update={"model": build.model_settings(settings, args.threads)})
@@ -138,7 +139,11 @@ def main() -> None:
             engines.append(build.live_engine(settings))
         monitored = settings.monitor.model_copy(update={"port": 0})
         reporter = Reporter(
-            FeatureSchema(settings.features, settings.model.dim), settings.kafka, settings.topics, monitored
+            FeatureSchema(settings.features, settings.model.dim),
+            settings.kafka,
+            settings.topics,
+            monitored,
+            now=lambda: watched_s + (time.perf_counter() - watched_from if watched_from else 0.0),
         )
         port = reporter.station.serve("127.0.0.1", 0)
         engines[0].bind_thread()
@@ -146,18 +151,24 @@ def main() -> None:
         beside = Beside(reporter, engines[1], port)
 
         def run(steps: list[Step], watched: bool) -> float:
+            nonlocal watched_s, watched_from
             engine = engines[watched]
             beside.go_on(watched)
             gc.collect()
             began = time.perf_counter()
+            watched_from = began if watched else 0.0
             engine.checkpoint()
             for step in steps:
                 at = time.perf_counter()
                 result = engine.run(step.kind, step.batch, step.clock)
                 if watched:
                     reporter.stepped(engine, step, result, time.perf_counter() - at)
+            if watched:
+                reporter.work_off()  # what is left over is part of the price
             took = time.perf_counter() - began
             beside.go_on(False)
+            if watched:
+                watched_s, watched_from = watched_s + took, 0.0
             return took
 
         decoder = build.decoder(settings)

@@ -28,6 +28,8 @@ log = logging.getLogger("ecdctr.monitor")
 
 RESOLVED_SHOWN = 50
 TRANSFER_POINTS = 1_000
+UNSEEN_EVERY_S = 15.0
+"""A snapshot is made so often where nobody looks: the chart of transfer has a past all the same."""
 
 
 class Watcher(Protocol):
@@ -99,7 +101,7 @@ class Station:
         )
         self._server: MonitorServer | None = None
         self._snapshot: dict[str, Any] = {}
-        self._snapshot_at = -float("inf")
+        self._snapshot_at, self._snapshot_took = -float("inf"), 0.0
         self._failing = False
         self._resolved: deque[dict[str, Any]] = deque(maxlen=RESOLVED_SHOWN)
         self._transfer: deque[tuple[int, dict[str, float]]] = deque(maxlen=TRANSFER_POINTS)
@@ -110,11 +112,21 @@ class Station:
 
     # -- what the worker says
 
-    def stepped(self, kind: str, ts_ms: NDArray[np.int64], *, rows: int) -> None:
-        """A step ended: event times of its rows, and how many of them were learned (0: it was taken back)."""
-        wall = self._wall()
+    def stepped(
+        self,
+        kind: str,
+        ts_ms: NDArray[np.int64],
+        *,
+        rows: int,
+        wall: float | NDArray[np.float64] | None = None,
+    ) -> None:
+        """A step ended (or some of a kind): event times of the rows, and how many of them were learned (0: it was taken back).
+
+        ``wall``: epoch seconds at which it ended, of each row where there are several; default: now.
+        """
+        wall = self._wall() if wall is None else wall
         self.health.step()
-        self.metrics.last_step.set(wall)
+        self.metrics.last_step.set(float(np.max(wall)))
         self._rows[kind] += rows
         if rows:
             self.metrics.rows.labels(kind).inc(rows)
@@ -178,7 +190,8 @@ class Station:
             if said["status"] == "resolved":
                 self._resolved.appendleft(said)
             self._delivery.send(said)
-        self._keep_transfer(self.snapshot())
+        if self._now() - self._snapshot_at >= UNSEEN_EVERY_S:
+            self.snapshot()
 
     def _keep_transfer(self, snapshot: Mapping[str, Any]) -> None:
         """The monitor knows the figure of now; the chart shows how it came about."""
@@ -191,14 +204,20 @@ class Station:
     # -- what is shown
 
     def snapshot(self) -> dict[str, Any]:
-        """The monitor's figures, at most half of ``refresh_s`` old: scrapes, pages and alerts share one."""
+        """The monitor's figures, at most half of ``refresh_s`` old: scrapes and pages share one.
+
+        Where one takes long it is used for longer: they take 2 % of the time at most, whoever looks.
+        """
         if self.watcher is None:
             return {}
         with self._lock:
-            if self._now() - self._snapshot_at >= self._refresh_s / 2:
-                self._snapshot_at = self._now()
+            began = self._now()
+            if began - self._snapshot_at >= max(self._refresh_s / 2, 50 * self._snapshot_took):
+                self._snapshot_at = began
                 try:
                     self._snapshot = self.watcher.snapshot()
+                    self._keep_transfer(self._snapshot)
+                    self._snapshot_took = self._now() - began
                     self._failing = False
                 except Exception:  # the page shows what was known; the worker's own metrics must go on
                     if not self._failing:

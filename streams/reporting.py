@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -19,6 +24,7 @@ from monitor.monitor import Monitor
 from monitor.station import Station
 from replay.align import Step
 from replay.connection import KafkaSettings
+from state.embedding_store import EmbeddingStore
 from streams.alerts import TopicChannel
 from streams.handoff import AlignedIntake
 from streams.settings import MonitorSettings, TopicSettings
@@ -30,6 +36,25 @@ log = logging.getLogger("ecdctr.worker")
 HISTORY_EVERY = 8
 """Natural steps of which one is asked which users have TPM vectors."""
 
+PROBE_SHARE = 0.01
+"""Share of the time that scoring probe slices may take."""
+
+WAKE, FULL = 64, 1024
+"""Steps put aside at which the thread is woken, and at which training waits for it."""
+
+LOOK_EVERY_S, FLUSH_EVERY_S = 0.5, 2.0
+
+
+@dataclass(slots=True)
+class _Done:
+    """A step that was done; ``at``: epoch seconds of its end, ``months``: the snapshots that CPM read."""
+
+    step: Step
+    result: StepResult
+    seconds: float
+    at: float
+    months: tuple[str, ...]
+
 
 class Reporter:
     """Tells the monitor and the station what the worker does; they never stop it.
@@ -40,6 +65,8 @@ class Reporter:
         The features, for the drift table.
     kafka, topics, settings
         Configuration.
+    now
+        Monotonic seconds.
 
     Attributes
     ----------
@@ -48,7 +75,12 @@ class Reporter:
     """
 
     def __init__(
-        self, schema: FeatureSchema, kafka: KafkaSettings, topics: TopicSettings, settings: MonitorSettings
+        self,
+        schema: FeatureSchema,
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        settings: MonitorSettings,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._settings = topics, settings
         self.monitor = Monitor(schema, settings.watch)
@@ -67,6 +99,15 @@ class Reporter:
         self._months: tuple[str, ...] = ()
         self._broken = False
         self.waiting_for: str | None = None
+        self._now = now
+        self._store: EmbeddingStore | None = None
+        self._done: deque[_Done] = deque()
+        self._marks: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._wake, self._end = threading.Event(), False
+        self._steps = 0
+        self._flushed = self._probe_from = -float("inf")
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def _channels(self) -> dict[str, Send]:
         channels: dict[str, Send] = {}
@@ -85,6 +126,11 @@ class Reporter:
 
     def close(self) -> None:
         """Close the port; queued alerts still go out, for a few seconds at most."""
+        self._end = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.work_off()
         self.station.close()
         if self._topic is not None:
             self._topic.close()
@@ -96,65 +142,127 @@ class Reporter:
             self._releases -= 1
         self._checkpoints = engine.progress.checkpoints
         self._months = tuple(engine.trainer.cpm_months)
+        self._store = engine.trainer.store
+        if not self._thread.is_alive():
+            self._thread.start()
         self.health.enter("live")
 
     # -- from the trainer's thread
 
     def stepped(self, engine: Engine, step: Step, result: StepResult, seconds: float) -> None:
-        """A step was done."""
-        m = self.station.metrics
-        m.steps.labels(step.kind).inc()
-        m.step_seconds.labels(step.kind).observe(seconds)
-        self.station.stepped(step.kind, step.batch.ts, rows=result.n if result.skipped is None else 0)
-        self._running_means(step, result)
+        """A step was done. It is only put aside here; a thread of its own makes figures of it."""
+        self.health.step()
+        months = tuple(engine.trainer.cpm_months)
+        self._done.append(_Done(step, result, seconds, time.time(), months))
+        for report in engine.releases[self._releases :]:
+            self._marks.append(partial(self.monitor.release, report))
+            self._releases += 1
+        if months != self._months:
+            self._months = months
+            self._marks.append(partial(self.monitor.month, months, engine.clock))
+        if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probe_from:
+            self._checkpoints = engine.progress.checkpoints
+            self._score_probes(engine)
+        if len(self._done) >= FULL:  # the thread does not keep up: training waits rather than memory grows
+            self.work_off()
+        elif len(self._done) >= WAKE:
+            self._wake.set()
+
+    def _score_probes(self, engine: Engine) -> None:
+        """The model is this thread's: probes are scored here, and never so often that it shows."""
+        began = self._now()
+        self._safely(lambda: self.monitor.checkpoint(engine.trainer.predict))
+        self._probe_from = self._now() + (self._now() - began) / PROBE_SHARE
+
+    # -- in a thread of its own
+
+    def _run(self) -> None:
+        while not self._end:
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+            self.work_off()
+
+    def work_off(self) -> None:
+        """Make figures of the steps that were put aside."""
+        with self._lock:
+            done = [self._done.popleft() for _ in range(len(self._done))]
+            marks = [self._marks.popleft() for _ in range(len(self._marks))]
+            if done:
+                self._safely(lambda: self._count(done))
+                self._safely(lambda: self._tell_monitor(done))
+            for mark in marks:
+                self._safely(mark)
+            if self._now() - self._flushed >= FLUSH_EVERY_S:
+                self._flushed = self._now()
+                self._safely(self.monitor.flush)
+
+    def _safely(self, call: Callable[[], None]) -> None:
         if self._broken:
             return
         try:
-            self._tell_monitor(engine, step, result, seconds)
-        except Exception:  # figures are not worth a training run; /metrics of the worker itself goes on
+            call()
+        except Exception:  # figures are not worth a training run
             self._broken = True
             log.exception("the monitor has failed: training goes on without it")
 
-    def _tell_monitor(self, engine: Engine, step: Step, result: StepResult, seconds: float) -> None:
-        if result.skipped is None:
-            self.monitor.observe(
-                step.kind,
-                step.batch,
-                result.scored,
-                result.scores,
-                result.loss,
-                seconds,
-                self._has_history(engine, step),
-            )
-        for report in engine.releases[self._releases :]:
-            self.monitor.release(report)
-            self._releases += 1
-        months = tuple(engine.trainer.cpm_months)
-        if months != self._months:
-            self._months = months
-            self.monitor.month(months, engine.clock)
-        if engine.progress.checkpoints != self._checkpoints:
-            self._checkpoints = engine.progress.checkpoints
-            self.monitor.checkpoint(engine.trainer.predict)
-
-    def _has_history(self, engine: Engine, step: Step) -> NDArray[np.bool_] | None:
-        """Which rows' users have TPM vectors; of natural steps one in a few is asked, they are many and alike."""
-        store, months = engine.trainer.store, engine.trainer.cpm_months
-        if store is None or not months or (step.batch.domain[0] == NATURAL and engine.step % HISTORY_EVERY):
-            return None
-        return np.asarray(store.lookup("user", step.batch.user, months)[1].any(axis=1))
-
-    def _running_means(self, step: Step, result: StepResult) -> None:
+    def _count(self, done: list[_Done]) -> None:
+        """The worker's own metrics, by kind at once."""
         m = self.station.metrics
-        label = step.batch.label[result.scored].astype(np.float64)
-        for arm, p in result.scores.items():
-            if not len(p):
+        for kind in DOMAIN_NAMES:
+            mine = [d for d in done if d.step.kind == kind]
+            m.steps.labels(kind).inc(len(mine))
+            for d in mine:
+                m.step_seconds.labels(kind).observe(d.seconds)
+            for learned in (True, False):
+                some = [d for d in mine if (d.result.skipped is None) is learned]
+                if some:
+                    ts = np.concatenate([d.step.batch.ts for d in some])
+                    ended = np.repeat([d.at for d in some], [len(d.step.batch) for d in some])
+                    self.station.stepped(
+                        kind, ts, rows=sum(d.result.n for d in some) if learned else 0, wall=ended
+                    )
+            self._running_means(kind, mine)
+
+    def _tell_monitor(self, done: list[_Done]) -> None:
+        histories = self._histories(done)
+        for d, has_history in zip(done, histories, strict=True):
+            r = d.result
+            if r.skipped is None:
+                self.monitor.observe(
+                    d.step.kind, d.step.batch, r.scored, r.scores, r.loss, d.seconds, has_history
+                )
+
+    def _histories(self, done: list[_Done]) -> list[NDArray[np.bool_] | None]:
+        """Which rows' users have TPM vectors; of natural steps one in a few is asked, they are many and alike."""
+        out: list[NDArray[np.bool_] | None] = [None] * len(done)
+        asked: dict[tuple[str, ...], list[int]] = {}
+        for i, d in enumerate(done):
+            self._steps += 1
+            if d.months and (d.step.kind != DOMAIN_NAMES[NATURAL] or not self._steps % HISTORY_EVERY):
+                asked.setdefault(d.months, []).append(i)
+        for months, of in asked.items():
+            if self._store is None:
                 continue
-            q = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
-            loss = -float(np.sum(label * np.log(q) + (1 - label) * np.log1p(-q)))
-            name = f"{step.kind}/{arm}"
-            for kind, total in (("loss", loss), ("p", float(q.sum())), ("y", float(label.sum()))):
-                self._means.setdefault(f"{name}/{kind}", RunningMean()).add(total, len(p))
+            users = np.concatenate([done[i].step.batch.user for i in of])
+            known = np.asarray(self._store.lookup("user", users, months)[1].any(axis=1))
+            ends = np.cumsum([len(done[i].step.batch) for i in of])[:-1]
+            for i, part in zip(of, np.split(known, ends), strict=True):
+                out[i] = part
+        return out
+
+    def _running_means(self, kind: str, done: list[_Done]) -> None:
+        m = self.station.metrics
+        for arm in {arm for d in done for arm in d.result.scores}:
+            some = [d for d in done if len(d.result.scores.get(arm, ()))]
+            if not some:
+                continue
+            label = np.concatenate([d.step.batch.label[d.result.scored] for d in some]).astype(np.float64)
+            p = np.concatenate([d.result.scores[arm] for d in some]).astype(np.float64)
+            q = np.clip(p, 1e-7, 1 - 1e-7)
+            loss = -float(np.log(np.where(label > 0, q, 1 - q)).sum())
+            name = f"{kind}/{arm}"
+            for of, total in (("loss", loss), ("p", float(q.sum())), ("y", float(label.sum()))):
+                self._means.setdefault(f"{name}/{of}", RunningMean()).add(total, len(p))
             m.log_loss.labels(arm).set(self._means[f"{name}/loss"].value)
             clicks = self._means[f"{name}/y"].value
             if clicks > 0:

@@ -188,7 +188,14 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     value = gauc(live["label"], live["p_actr"], live["user"])
     offline = result["result"]["totals"]["ad"]["actr"]
     assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())
-    assert abs(offline["gauc"] - value.value) < 0.002
+    # Row by row: 64 users of a day-old model are too few for GAUC to tell (it moves by .004 where no prediction moves by .04).
+    replayed = result["engine"].scores.read(domain=1)
+    first, second = (np.lexsort((c["item"], c["user"], c["ts"])) for c in (live, replayed))
+    for arm, apart in (("actr", 0.01), ("ads_only", 1e-4)):
+        difference = live[f"p_{arm}"][first] - replayed[f"p_{arm}"][second]
+        assert float(np.sqrt(np.mean(difference.astype(np.float64) ** 2))) < apart, arm
+    control = gauc(live["label"], live["p_ads_only"], live["user"]).value
+    assert abs(result["result"]["totals"]["ad"]["ads_only"]["gauc"] - control) < 0.002
 
 
 def test_other_settings_on_the_same_rows_are_scored_beside_what_was(run, tmp_path):
