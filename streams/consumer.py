@@ -28,6 +28,12 @@ log = logging.getLogger("ecdctr.consumer")
 # Also how soon a partition that was full is fetched again.
 _POLL_S = 0.1
 _MEND_EVERY_S = 1.0
+
+# How long the broker may hold back an answer for want of records, while some come in and while none do. A broker is
+# sent one request at a time, and partitions whose records wait here are not part of it: one that asks for quiet
+# partitions alone keeps the busy ones waiting for as long. Faust's own 1,500 ms make bursts of that period.
+_WAIT_BUSY_MS = 5
+_WAIT_IDLE_MS = 100
 _LOST_AFTER_S = 30.0
 
 
@@ -221,6 +227,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                     wanted, timeout=0, max_records=consumer._max_poll_records
                 )
                 if taken:
+                    fetcher._fetch_max_wait_ms = _WAIT_BUSY_MS
                     self._same_assignment(fetcher)
                     return {TP(*tp): self._as_list(TP(*tp), records) for tp, records in taken.items()}
                 left = deadline - time.monotonic()
@@ -232,6 +239,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                     waiter.cancel()
                 else:
                     waiter.result()  # an authorisation error shows here
+        fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
         return {}
 
     def _as_list(self, tp: TP, records: list[Any]) -> RecordList:
