@@ -222,8 +222,8 @@ def _summarise(
     rebuilt = rebuild(Console(stderr=True), settings)
     out.print(f"   journal redone from the log: {rebuilt.verdict}", soft_wrap=True)
     kept = ScoreLog(folders.scores, read_only=True)
-    live = evaluate(kept.read(), kept.arms)
-    again = evaluate(rebuilt.engine.scores.read(), kept.arms)
+    live = evaluate(kept, kept.arms)
+    again = evaluate(rebuilt.engine.scores, kept.arms)
     offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
     meta = {
         "source": plan.title,

@@ -194,10 +194,8 @@ def _report(
     peak: float,
 ) -> dict[str, Any]:
     from replay.report import evaluate, write_report
-    from replay.slices import slice_figures
     from replay.tables import write_tables
 
-    columns = engine.scores.read()
     meta = {
         "source": log.name,
         "rows": done.rows,
@@ -213,11 +211,10 @@ def _report(
         "peak_mib": round(peak),
         "settings": dump_toml(settings),
     }
-    result = evaluate(columns, build.arms(settings))
-    slices = slice_figures(columns, build.arms(settings), result["base"])
-    path = write_report(out_dir, f"Replay of {log.name}", {**result, "slices": slices}, meta)
-    tables = write_tables(out_dir, result, slices, csv=options.csv)
-    return {"result": result, "slices": slices, "meta": meta, "report": path, "tables": tables}
+    result = evaluate(engine.scores, build.arms(settings), folder=state.folder)
+    path = write_report(out_dir, f"Replay of {log.name}", result, meta)
+    tables = write_tables(out_dir, result, csv=options.csv)
+    return {"result": result, "meta": meta, "report": path, "tables": tables}
 
 
 def _tell(out: Console, err: Console, log: Log, done: Playback, written: dict[str, Any]) -> None:
@@ -257,8 +254,8 @@ def replay_journal(out: Console, err: Console, loaded: Loaded, out_dir: Path) ->
         out.print(rebuilt.verdict, soft_wrap=True)
         return 0 if rebuilt.identical else 1
     kept = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True)
-    was = evaluate(kept.read(), kept.arms)
-    would = evaluate(rebuilt.engine.scores.read(), rebuilt.engine.scores.arms)
+    was = evaluate(kept, kept.arms)
+    would = evaluate(rebuilt.engine.scores, rebuilt.engine.scores.arms)
     shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)
     out.print(f"same rows, same order ({rebuilt.steps:,} steps, {rebuilt.rows:,} rows), with {shown}")
     print_totals(out, was, title="as it was")

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from replay.gauc import group_auc
 from replay.metrics import entropy, losses
 
-__all__ = ["Interval", "gauc_difference", "gauc_interval", "ne_difference"]
+__all__ = ["Interval", "gauc_difference", "gauc_interval", "ne_difference", "weighted_mean"]
 
 _DRAWS_AT_ONCE = 1 << 22
 """User draws held in memory at a time (32 MB)."""
@@ -75,7 +75,7 @@ def gauc_difference(
     weight = first.impressions[keep]
     if drawn_by is not None:
         gain, weight = _gather(gain, weight, first.group[keep], np.asarray(user), drawn_by)
-    return _weighted_mean(gain, weight, samples, level, seed)
+    return weighted_mean(gain, weight, samples, level, seed)
 
 
 def _gather(
@@ -120,7 +120,7 @@ def ne_difference(
     _, code = np.unique(np.asarray(user), return_inverse=True)
     weight = np.bincount(code)
     mean = np.bincount(code, weights=loss) / weight
-    found, scale = _weighted_mean(mean, weight, samples, level, seed), entropy(y)
+    found, scale = weighted_mean(mean, weight, samples, level, seed), entropy(y)
     return Interval(*(x / scale if scale else float("nan") for x in (found.value, found.low, found.high)))
 
 
@@ -140,10 +140,10 @@ def gauc_interval(
     value, weight = ranked.auc[keep], ranked.impressions[keep]
     if drawn_by is not None:
         value, weight = _gather(value, weight, ranked.group[keep], np.asarray(user), drawn_by)
-    return _weighted_mean(value, weight, samples, level, seed)
+    return weighted_mean(value, weight, samples, level, seed)
 
 
-def _weighted_mean(
+def weighted_mean(
     value: NDArray[np.float64], weight: NDArray[np.int64], samples: int, level: float, seed: int
 ) -> Interval:
     """``sum w v / sum w`` over users, and its percentiles over draws of the users."""

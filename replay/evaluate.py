@@ -1,75 +1,76 @@
-"""Scored rows -> figures: totals, days, differences between arms, calibration; plain data, ready for JSON."""
+"""Figures of a replay: per arm, per day, differences to the control, calibration. Plain data, ready for JSON."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.batch import DOMAIN_NAMES
-from replay.bootstrap import gauc_difference, gauc_interval
-from replay.metrics import calibration_curve, rela_impr, summary
+from replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
+from replay.metrics import rela_impr, summary
+from replay.parted import PART_ROWS, Cut, PartedRows, Ranked, scratch
+from replay.scored import (
+    DAY_MS,
+    ORACLE,
+    Columns,
+    ScoredDays,
+    ScoredRows,
+    Shape,
+    common_rows,
+    days_of,
+    survey,
+)
+from replay.slices import SLICES, Slicer
+from state.score_log import ScoreLog
 
-__all__ = ["ORACLE", "ReplayResult", "evaluate"]
-
-DAY_MS = 86_400_000
-ORACLE = "oracle"
-"""Name under which a simulator's true probabilities stand beside the arms."""
+__all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
 
 ReplayResult = dict[str, Any]
 """See :func:`evaluate`."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Rows of one domain that every arm scored."""
-
-    ts: NDArray[np.int64]
-    user: NDArray[Any]
-    label: NDArray[Any]
-    list_id: NDArray[Any] | None
-    scores: dict[str, NDArray[Any]]
-
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> _Rows:
-        return _Rows(
-            self.ts[rows],
-            self.user[rows],
-            self.label[rows],
-            None if self.list_id is None else self.list_id[rows],
-            {arm: p[rows] for arm, p in self.scores.items()},
-        )
+_ALL = Cut()
 
 
 def evaluate(
-    columns: Mapping[str, NDArray[Any]],
+    rows: Columns | ScoreLog | ScoredDays,
     arms: Sequence[str],
     *,
     base: str = "ads_only",
     samples: int = 1000,
     day_samples: int = 200,
     seed: int = 0,
+    folder: Path | None = None,
+    part_rows: int = PART_ROWS,
 ) -> ReplayResult:
     """Every figure of a replay. All arms of a domain are judged on the identical rows.
 
+    Memory is bounded by the largest event day, and by the number of users and items: rows come a day at a
+    time, and what concerns all days goes over parts on disk (:class:`PartedRows`). The figures are exact.
+
     Parameters
     ----------
-    columns
-        Scored rows: ``ts`` (ms), ``domain`` (0 natural, 1 ad), ``user``, ``label``, ``p_<arm>`` (NaN where the arm
-        did not score the row), and, if known, ``list_id`` (0: none) and ``oracle`` (NaN: unknown). Shape
-        ``(n,)`` each, any order.
+    rows
+        Scored rows, as columns or in a score log: ``ts`` (ms), ``domain`` (0 natural, 1 ad), ``user``, ``label``,
+        ``p_<arm>`` (NaN where the arm did not score the row), and, if known, ``item``, ``list_id`` (0: none) and
+        ``oracle`` (NaN: unknown). Shape ``(n,)`` each, any order.
     arms
         Names of the arms; one that scored no row of a domain does not appear there.
     base
         The arm that the others are compared with; where it is absent, the first one that is there.
     samples, day_samples
-        Bootstrap draws for the whole, and for a day.
+        Bootstrap draws for the whole, and for a day or a slice.
     seed
         Of the bootstrap.
+    folder
+        Where parts of many rows are kept meanwhile; default: where temporary files go.
+    part_rows
+        Rows of a part.
 
     Returns
     -------
@@ -82,6 +83,10 @@ def evaluate(
             GAUC minus that of ``base[domain]``: ``value, low, high`` (95 %, paired over users) and ``rela_impr``.
         ``calibration[domain][arm]``
             ``predicted, observed, rows`` of twenty groups of equally many rows.
+        ``slices``
+            A list of ``slice, value, domain, arm`` (see :data:`replay.slices.SLICES`), with the figures of the arm on
+            those rows, bounds of its GAUC, and ``difference, low, high`` to the base; None for the base itself, and for
+            what cannot be computed.
         ``left_out[domain]``
             Rows that only some of the arms scored.
 
@@ -96,46 +101,135 @@ def evaluate(
     >>> result["totals"]["ad"]["a"]["gauc"], result["days"]["ad"][0]["day"]
     (0.5, '1970-01-01')
     """
+    source = days_of(rows)
     out: ReplayResult = {"arms": list(arms)}
     out |= {k: {} for k in ("base", "left_out", "totals", "differences", "days", "calibration")}
-    for number, domain in enumerate(DOMAIN_NAMES):
-        found = _common_rows(columns, arms, number)
-        if found is None:
-            continue
-        rows, out["left_out"][domain] = found
-        reference = base if base in rows.scores else next(iter(rows.scores))
-        out["base"][domain] = reference
-        out["totals"][domain], out["differences"][domain] = _figures(rows, reference, samples, seed)
-        out["days"][domain] = _days(rows, reference, day_samples, seed)
-        out["calibration"][domain] = {arm: _curve(rows.label, p) for arm, p in rows.scores.items()}
+    out["slices"] = []
+    with scratch(folder) as made:
+        judges = [
+            _Judge(shape, made / str(shape.domain), base, samples, day_samples, seed, part_rows)
+            for shape in survey(source, arms)
+        ]
+        for day, columns in source.days() if judges else ():
+            for judge in judges:
+                judge.add(day, columns)
+        for judge in judges:
+            judge.finish(out)
     return out
 
 
-def _common_rows(
-    columns: Mapping[str, NDArray[Any]], arms: Sequence[str], domain: int
-) -> tuple[_Rows, int] | None:
-    here = columns["domain"] == domain
-    scores = {arm: columns[f"p_{arm}"][here] for arm in arms if f"p_{arm}" in columns}
-    scored = {arm: ~np.isnan(p) for arm, p in scores.items()}
-    scores = {arm: p for arm, p in scores.items() if scored[arm].any()}
-    if not scores:
-        return None
-    common = np.logical_and.reduce([scored[arm] for arm in scores])
-    some = np.logical_or.reduce([scored[arm] for arm in scores])
-    if "oracle" in columns and not np.isnan(columns["oracle"][here][common]).any():
-        scores[ORACLE] = columns["oracle"][here]
-    lists = columns["list_id"][here] if "list_id" in columns else None
-    if lists is not None and not lists.any():
-        lists = None
-    rows = _Rows(columns["ts"][here], columns["user"][here], columns["label"][here], lists, scores)
-    return rows.take(common), int(some.sum() - common.sum())
+class _Judge:
+    """One domain: rows come in day by day, figures go out at the end."""
+
+    def __init__(
+        self, shape: Shape, folder: Path, base: str, samples: int, day_samples: int, seed: int, part_rows: int
+    ) -> None:
+        self.shape, self.base = shape, base if base in shape.arms else shape.arms[0]
+        self._samples, self._day_samples, self._seed = samples, day_samples, seed
+        self._folder, self._part_rows = folder, part_rows
+        self._slicer = Slicer()
+        self._parted: PartedRows | None = None
+        self._left_out = 0
+        self._days: list[dict[str, Any]] = []
+
+    def add(self, day: int, columns: Columns) -> None:
+        rows, left_out = common_rows(columns, self.shape)
+        self._left_out += left_out
+        if self._parted is None:
+            self._folder.mkdir()
+            dtypes = {arm: _dtype(p.dtype) for arm, p in rows.scores.items()}
+            self._parted = PartedRows(
+                self._folder,
+                dtypes,
+                self.shape.rows,
+                len(SLICES),
+                lists=self.shape.lists,
+                part_rows=self._part_rows,
+            )
+        if not len(rows):
+            return
+        self._parted.add(rows, self._slicer.codes(rows))
+        arms, differences = _of_day(rows, self.base, self._day_samples, self._seed)
+        date = (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
+        self._days.append({"day": date, "n": len(rows), "arms": arms, "differences": differences})
+
+    def finish(self, out: ReplayResult) -> None:
+        parted = self._parted
+        assert parted is not None
+        domain = DOMAIN_NAMES[self.shape.domain]
+        out["base"][domain], out["left_out"][domain], out["days"][domain] = (
+            self.base,
+            self._left_out,
+            self._days,
+        )
+        named = [
+            (Cut(column, code), {"slice": name, "value": value, "domain": domain})
+            for column, name in enumerate(SLICES)
+            for code, value in enumerate(Slicer.values[name])
+        ]
+        cuts = [_ALL, *(cut for cut, _ in named)]
+        ranked, lists = parted.ranked(cuts), parted.lists()
+        figures: dict[str, list[dict[str, Any]]] = {}
+        out["calibration"][domain] = {}
+        for arm in parted.arms:
+            figures[arm], out["calibration"][domain][arm] = parted.scored(arm, cuts)
+        out["totals"][domain], out["differences"][domain] = {}, {}
+        for arm in parted.arms:
+            whole = _summary(figures[arm][0], ranked[0], arm) | lists.get(arm, {})
+            interval = self._interval(ranked[0], ranked[0].auc[arm], self._samples)
+            out["totals"][domain][arm] = whole | _bounds(interval)
+        for arm in parted.arms:
+            if arm in (self.base, ORACLE):
+                continue
+            gain = self._interval(ranked[0], ranked[0].auc[arm] - ranked[0].auc[self.base], self._samples)
+            better = rela_impr(*(out["totals"][domain][a]["gauc"] for a in (arm, self.base)))
+            out["differences"][domain][arm] = {**gain, "rela_impr": better}
+        for i, (_, names) in enumerate(named, 1):
+            if ranked[i].impressions_total:
+                of_cut = {arm: found[i] for arm, found in figures.items()}
+                out["slices"] += [{**names, **row} for row in self._slice(ranked[i], of_cut)]
+
+    def _slice(self, users: Ranked, figures: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for arm, found in figures.items():
+            own = self._interval(users, users.auc[arm], self._day_samples)
+            row: dict[str, Any] = {"arm": arm, **_summary(found, users, arm), **_bounds(own)}
+            gain: dict[str, float] = {}
+            if arm != self.base:
+                gain = self._interval(users, users.auc[arm] - users.auc[self.base], self._day_samples)
+            row |= {"difference": gain.get("value"), "low": gain.get("low"), "high": gain.get("high")}
+            yield {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+    def _interval(self, users: Ranked, value: Any, samples: int) -> dict[str, float]:
+        return asdict(weighted_mean(value, users.impressions, samples, 0.95, self._seed))
 
 
-def _figures(
-    rows: _Rows, reference: str, samples: int, seed: int
+def _dtype(found: np.dtype[Any]) -> np.dtype[Any]:
+    return found if found in (np.float32, np.float64) else np.dtype(np.float64)
+
+
+def _bounds(interval: dict[str, float]) -> dict[str, float]:
+    return {"gauc_low": interval["low"], "gauc_high": interval["high"]}
+
+
+def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]:
+    """As :func:`replay.metrics.summary`."""
+    n, clicks = figures["n"], figures["clicks"]
+    return {
+        "n": n,
+        "clicks": clicks,
+        "ctr": clicks / n if n else float("nan"),
+        "gauc": users.gauc(arm),
+        **{k: figures[k] for k in ("auc", "log_loss", "normalized_entropy", "pcoc")},
+        **users.coverage(),
+    }
+
+
+def _of_day(
+    rows: ScoredRows, reference: str, samples: int, seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
-    """Metrics of each arm, and its GAUC difference to the reference."""
-    totals, differences = {}, {}
+    """Metrics of each arm, and its GAUC difference to the reference, of rows in memory."""
+    totals: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, float]] = {}
     for arm, p in rows.scores.items():
         totals[arm] = summary(rows.label, p, rows.user, rows.list_id)
         interval = gauc_interval(rows.label, p, rows.user, samples=samples, seed=seed)
@@ -147,21 +241,3 @@ def _figures(
         differences[arm] = asdict(gain)
         differences[arm]["rela_impr"] = rela_impr(totals[arm]["gauc"], totals[reference]["gauc"])
     return totals, differences
-
-
-def _days(rows: _Rows, reference: str, samples: int, seed: int) -> list[dict[str, Any]]:
-    day = rows.ts // DAY_MS
-    order = np.argsort(day, kind="stable")
-    rows, day = rows.take(order), day[order]
-    edge = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)] if len(day) else []
-    out = []
-    for first, end in pairwise(edge):
-        arms, differences = _figures(rows.take(slice(first, end)), reference, samples, seed)
-        date = (dt.date(1970, 1, 1) + dt.timedelta(days=int(day[first]))).isoformat()
-        out.append({"day": date, "n": end - first, "arms": arms, "differences": differences})
-    return out
-
-
-def _curve(label: NDArray[Any], p: NDArray[Any]) -> dict[str, list[float]]:
-    predicted, observed, rows = calibration_curve(label, p)
-    return {"predicted": predicted.tolist(), "observed": observed.tolist(), "rows": rows.tolist()}

@@ -20,6 +20,7 @@ __all__ = [
     "auc",
     "calibration_curve",
     "entropy",
+    "entropy_of",
     "field_ece",
     "gauc",
     "list_auc",
@@ -69,7 +70,12 @@ def entropy(y: ArrayLike) -> float:
     0.693147
     """
     labels = np.asarray(y)
-    ctr = float(labels.mean(dtype=np.float64)) if len(labels) else 0.0
+    return entropy_of(int(np.count_nonzero(labels)), len(labels))
+
+
+def entropy_of(clicks: int, n: int) -> float:
+    """:func:`entropy` of ``n`` rows with so many clicks."""
+    ctr = clicks / n if n else 0.0
     if ctr in (0.0, 1.0):
         return 0.0
     return -(ctr * math.log(ctr) + (1.0 - ctr) * math.log1p(-ctr))

@@ -1,33 +1,27 @@
-"""Figures of parts of the scored rows: by how much is known of a user or an item, and how old that is."""
+"""Slices of the scored rows: by how much is known of a user or an item, and how old that is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES
-from replay.bootstrap import gauc_difference
-from replay.metrics import summary
+from models.id_map import IdMap
+from replay.scored import ScoredRows
 
-__all__ = ["SLICES", "earlier_rows", "slice_figures"]
+__all__ = ["SLICES", "Slicer", "earlier_rows"]
 
 HOUR_MS = 3_600_000
 
-SLICES = ("user_rows", "item_rows", "user_gap", "item_gap")
+SLICES = ("user_rows", "user_gap", "item_rows", "item_gap")
 """Earlier scored rows of the row's user (item), and the time since the last of them, within the domain."""
 
-_COUNTS = (("0", 1), ("1 to 9", 10), ("10 to 99", 100), ("100 to 999", 1_000), ("1,000 and more", None))
-_GAPS = (
-    ("under 1 h", HOUR_MS),
-    ("1 to 24 h", 24 * HOUR_MS),
-    ("1 to 7 days", 7 * 24 * HOUR_MS),
-    ("over 7 days", None),
-)
-_FIRST = "first seen"
+_COUNTS = ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 and more")
+_COUNT_EDGES = np.array([1, 10, 100, 1_000])
+_GAPS = ("first seen", "under 1 h", "1 to 24 h", "1 to 7 days", "over 7 days")
+_GAP_EDGES = np.array([0, HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS])
 
 
 def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -67,83 +61,59 @@ def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.i
     return counts, gaps
 
 
-def slice_figures(
-    columns: Mapping[str, NDArray[Any]],
-    arms: Sequence[str],
-    base: Mapping[str, str],
-    *,
-    samples: int = 200,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Metrics of every arm in every slice; all arms of a domain on the identical rows.
+class _Seen:
+    """:func:`earlier_rows` for a log that comes in stretches of time; remembers two numbers a key."""
 
-    Parameters
+    def __init__(self) -> None:
+        self._ids = IdMap()
+        self._rows, self._last = np.zeros(1024, np.int64), np.zeros(1024, np.int64)
+
+    def observe(
+        self, key: NDArray[Any], ts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Counts and gaps of the rows of a stretch; all of them are younger than those of earlier ones."""
+        counts, gaps = earlier_rows(key, ts)
+        unique, inverse = np.unique(key.astype(np.uint64), return_inverse=True)
+        at = self._ids.add(unique)
+        if len(self._ids) > len(self._rows):
+            more = np.zeros(max(len(self._ids), 2 * len(self._rows)) - len(self._rows), np.int64)
+            self._rows, self._last = (np.concatenate([x, more]) for x in (self._rows, self._last))
+        before, last = self._rows[at][inverse], self._last[at][inverse]
+        gaps = np.where((counts == 0) & (before > 0), ts - last, gaps)
+        self._rows[at] += np.bincount(inverse, minlength=len(at))
+        youngest = np.zeros(len(at), np.int64)
+        np.maximum.at(youngest, inverse, ts)
+        self._last[at] = youngest
+        return counts + before, gaps
+
+
+class Slicer:
+    """Which value of each slice the rows of one domain have; asked day by day, oldest first.
+
+    Attributes
     ----------
-    columns, arms
-        As :func:`replay.evaluate.evaluate`; natural rows are scored for a sample of users only, and only scored
-        rows count as earlier ones.
-    base
-        The arm of each domain that the others are compared with.
-    samples, seed
-        Of the bootstrap of the differences.
+    values
+        Names of the values of each slice in :data:`SLICES`; a row's code is an index into them.
 
-    Returns
-    -------
-    list of dict
-        ``slice, value, domain, arm``, the figures of :func:`replay.metrics.summary`, and ``difference, low, high`` to
-        the base (NaN for the base itself).
+    Examples
+    --------
+    >>> slicer = Slicer()
+    >>> rows = ScoredRows(np.array([5, 6]), np.array([7, 7]), np.array([1, 2]), np.zeros(2), None, {})
+    >>> [slicer.values["user_rows"][code] for code in slicer.codes(rows)[:, 0]]
+    ['0', '1 to 9']
     """
-    out: list[dict[str, Any]] = []
-    for number, domain in enumerate(DOMAIN_NAMES):
-        here = columns["domain"] == number
-        scores = {arm: columns[f"p_{arm}"][here] for arm in arms if f"p_{arm}" in columns}
-        scores = {arm: p for arm, p in scores.items() if not np.isnan(p).all()} if here.any() else {}
-        if not scores:
-            continue
-        common = ~np.logical_or.reduce([np.isnan(p) for p in scores.values()])
-        rows = {name: columns[name][here][common] for name in ("ts", "user", "item", "label")}
-        scores = {arm: p[common] for arm, p in scores.items()}
-        for name, values in _slices(rows):
-            for value, chosen in values:
-                part = {k: v[chosen] for k, v in rows.items()}
-                chosen_scores = {arm: p[chosen] for arm, p in scores.items()}
-                for figures in _figures(part, chosen_scores, base.get(domain, ""), samples, seed):
-                    out.append({"slice": name, "value": value, "domain": domain, **figures})
-    return out
 
+    values: ClassVar[dict[str, Sequence[str]]] = dict(zip(SLICES, (_COUNTS, _GAPS) * 2, strict=True))
 
-def _slices(
-    rows: Mapping[str, NDArray[Any]],
-) -> Iterator[tuple[str, list[tuple[str, NDArray[np.bool_]]]]]:
-    for key in ("user", "item"):
-        counts, gaps = earlier_rows(rows[key], rows["ts"])
-        yield f"{key}_rows", _bins(counts, _COUNTS)
-        seen = gaps >= 0
-        yield f"{key}_gap", [(_FIRST, ~seen), *((name, found & seen) for name, found in _bins(gaps, _GAPS))]
+    def __init__(self) -> None:
+        self._seen = {"user": _Seen(), "item": _Seen()}
 
-
-def _bins(
-    values: NDArray[np.int64], edges: Sequence[tuple[str, int | None]]
-) -> list[tuple[str, NDArray[np.bool_]]]:
-    out, low = [], None
-    for name, high in edges:
-        found = np.ones(len(values), bool) if low is None else values >= low
-        out.append((name, found if high is None else found & (values < high)))
-        low = high
-    return out
-
-
-def _figures(
-    rows: Mapping[str, NDArray[Any]], scores: Mapping[str, NDArray[Any]], base: str, samples: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    label, user = rows["label"], rows["user"]
-    if not len(label):
-        return
-    for arm, p in scores.items():
-        figures = {"arm": arm, **summary(label, p, user)}
-        nan = float("nan")
-        gain: dict[str, Any] = {"value": nan, "low": nan, "high": nan}
-        if base in scores and arm != base:
-            gain = asdict(gauc_difference(label, p, scores[base], user, samples=samples, seed=seed))
-        figures |= {"difference": gain["value"], "low": gain["low"], "high": gain["high"]}
-        yield figures
+    def codes(self, rows: ScoredRows) -> NDArray[np.uint8]:
+        """Codes ``(n, len(SLICES))`` of the rows of a day; without items those two are those of the users."""
+        out = []
+        for name, seen in self._seen.items():
+            key = rows.user if name == "user" or rows.item is None else rows.item
+            counts, gaps = seen.observe(key, rows.ts)
+            out.append(np.searchsorted(_COUNT_EDGES, counts, side="right"))
+            out.append(np.searchsorted(_GAP_EDGES, gaps, side="right"))
+        return np.stack(out, axis=1).astype(np.uint8)

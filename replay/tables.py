@@ -26,17 +26,15 @@ def day_table(result: ReplayResult) -> pl.DataFrame:
     return _table(rows, ("day", "domain", "arm"))
 
 
-def slice_table(slices: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """:func:`replay.slices.slice_figures` as a frame."""
-    return _table(slices, ("slice", "value", "domain", "arm"))
+def slice_table(result: ReplayResult) -> pl.DataFrame:
+    """``slice, value, domain, arm``, the figures of the arm on those rows, and ``difference, low, high`` to the base."""
+    return _table(result["slices"], ("slice", "value", "domain", "arm"))
 
 
-def write_tables(
-    folder: Path, result: ReplayResult, slices: Sequence[dict[str, Any]], *, csv: bool = False
-) -> list[Path]:
+def write_tables(folder: Path, result: ReplayResult, *, csv: bool = False) -> list[Path]:
     """``days`` and ``slices`` as Parquet, and as CSV if asked for; gives the files written."""
     written = []
-    for name, table in (("days", day_table(result)), ("slices", slice_table(slices))):
+    for name, table in (("days", day_table(result)), ("slices", slice_table(result))):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{name}.parquet")

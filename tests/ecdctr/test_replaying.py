@@ -78,7 +78,7 @@ def test_figures_by_day_and_slice_are_the_same_in_all_forms(whole):
         assert row["gauc"].item() == entry["arms"]["actr"]["gauc"]
         assert row["difference"].item() == entry["differences"]["actr"]["value"]
     slices = pl.read_parquet(folder / "slices.parquet")
-    assert slices.height == pl.read_csv(folder / "slices.csv").height == len(whole["slices"])
+    assert slices.height == pl.read_csv(folder / "slices.csv").height == len(result["slices"])
     # The values of a slice part the rows: nothing is left out, nothing counted twice.
     total = result["totals"]["ad"]["actr"]["n"]
     parts = slices.filter(domain="ad", arm="actr").group_by("slice").agg(pl.col("n").sum())

@@ -111,6 +111,37 @@ def test_the_result_is_plain_data_and_repeatable(columns):
     assert json.loads(json.dumps(first)) == json.loads(json.dumps(second)) == first
 
 
+def test_rows_parted_on_disk_give_the_figures_of_rows_in_memory(columns, tmp_path):
+    """In 64 parts and one; AUC, GAUC, intervals and counts to the last bit, sums of floats up to rounding."""
+    rng = np.random.default_rng(3)
+    columns["item"] = rng.integers(0, 2**63, 50).astype(np.uint64)[rng.integers(0, 50, 6_000)]
+    columns["list_id"] = rng.integers(0, 2**63, 900).astype(np.uint64)[rng.integers(0, 900, 6_000)]
+    for name in ("p_actr", "p_cpm"):  # ties, also across days
+        columns[name] = np.round(columns[name], 2)
+    how = {"samples": 40, "day_samples": 20}
+    once = evaluate(columns, ARMS, **how)
+    parted = evaluate(columns, ARMS, **how, folder=tmp_path, part_rows=64)
+    assert list(tmp_path.iterdir()) == []
+    assert_alike(parted, once)
+
+
+def assert_alike(found, wanted, at=""):
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted), at
+        for key, value in wanted.items():
+            assert_alike(found[key], value, f"{at}/{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), at
+        for i, value in enumerate(wanted):
+            assert_alike(found[i], value, f"{at}/{i}")
+    elif isinstance(wanted, float) and any(
+        name in at for name in ("log_loss", "normalized_entropy", "pcoc", "list_auc", "calibration")
+    ):
+        assert found == pytest.approx(wanted, rel=1e-12, nan_ok=True), at
+    else:
+        assert found == wanted, at
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_nothing_scored(columns, rows):
     few = {k: v[:rows] for k, v in columns.items()}
