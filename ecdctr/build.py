@@ -17,6 +17,7 @@ from models.features import FeatureSchema
 from models.lineup import lineup
 from models.settings import FeatureSpec, ModelSettings
 from models.trainer import Trainer
+from replay.frozen import FrozenArm
 from replay.gate import PairedGate
 from replay.kafka_log import KafkaLog
 from replay.score_buffer import BufferedScores
@@ -34,6 +35,7 @@ __all__ = [
     "Folders",
     "arms",
     "decoder",
+    "frozen_arm",
     "kafka_log",
     "live_engine",
     "memory_engine",
@@ -180,6 +182,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
         ad_window=window,
         settings=never,
         fingerprint=_fingerprint(schema, settings),
+        score_skipped=True,
     )
 
 
@@ -208,4 +211,34 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),
+        score_skipped=True,
     )
+
+
+def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
+    """The model of a checkpoint, learning nothing; its scores go to ``folder``.
+
+    The TPM snapshots are those of the state folder that the checkpoint lies in, where there are any, else those
+    configured.
+    """
+    if not checkpoint.is_dir():
+        raise ConfigError(
+            f"there is no checkpoint {checkpoint}: name its folder, as state/checkpoints/000003-step-500"
+        )
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    loaded = CheckpointStore(checkpoint.parent).load(checkpoint.name)
+    made, wanted = loaded.meta["fingerprint"], _fingerprint(schema, settings)
+    if made != wanted:
+        raise ConfigError(
+            f"checkpoint {checkpoint} was made with other features or networks (fingerprint {made}, configured {wanted}): "
+            "replay with the configuration that it was made with"
+        )
+    own = Folders(checkpoint.parent.parent)
+    if own.snapshots.is_dir():
+        settings = settings.model_copy(
+            update={"state": settings.state.model_copy(update={"folder": own.root})}
+        )
+    window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
+    trainer = _trainer(settings, schema, window)
+    trainer.restore(loaded)
+    return FrozenArm(trainer, ScoreLog(Folders(folder).scores, ("actr", "cpm")))

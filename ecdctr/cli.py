@@ -207,11 +207,33 @@ def replay(
         bool, typer.Option("--resume", help="Go on with the interrupted replay in the report folder.")
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Figures by day and slice as CSV, too.")] = False,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Arms trained side by side on the same batches: full, ads-only, cpm, cpm-only, mixed, mixed-tpm, ads-tpm, "
+            "item-ctr, reload, linked, stack; and the configuration with one thing changed: no-tpm, tpm-mean, tpm-latest, "
+            "bn-kept, no-fine-tune, init-once, no-gate."
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more arm, with settings of its own: `--arm small:model.dim=8,model.lr=0.002`. Repeatable."
+        ),
+    ] = None,
+    frozen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A checkpoint as an arm that learns nothing: `--frozen tuesday:state/checkpoints/000003-step-500`; it "
+            "is asked only of rows younger than itself. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Play a log back through the trainer: predict, score, learn; figures per day and a report.
 
     Ctrl-C ends it with a report of what was done; `--resume` goes on from there.
     """
+    from ecdctr.arms import asked_arms
     from ecdctr.replaying import ReplayOptions, replay_journal, replay_source
     from state.errors import ConfigError
 
@@ -221,7 +243,13 @@ def replay(
     if source is None:
         raise ConfigError("replay needs a SOURCE (see `ecdctr replay --help`) or --journal")
     options = ReplayOptions(
-        since=since, until=until, last=last, sample_users=sample_users, resume=resume, csv=csv
+        since=since,
+        until=until,
+        last=last,
+        sample_users=sample_users,
+        resume=resume,
+        csv=csv,
+        arms=asked_arms(arms, arm or (), frozen or ()),
     )
     replay_source(out, err, loaded, source, out_dir, options)
 

@@ -149,6 +149,7 @@ def play_run(run: Run) -> Scored:
     from ecdctr.settings import load_settings
     from ecdctr.sources import open_with_features
     from replay.rows import SourceLog, steps_of
+    from replay.side_by_side import SideBySide
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -157,23 +158,19 @@ def play_run(run: Run) -> Scored:
         silent = Console(file=io.StringIO())
         train_tpm(silent, silent, loaded, run.source, partial=True)
         source, settings = open_with_features(run.source, loaded)
-        engines = {"": build.memory_engine(settings)}
+        beside = {}
         for name, more in run.variants:
             changed = load_settings(None, (*texts, *more), environ={})
-            engines[name] = build.memory_engine(open_with_features(run.source, changed)[1])
-        for engine in engines.values():
-            engine.bind_thread()
+            beside[name] = build.memory_engine(open_with_features(run.source, changed)[1])
+        arms = SideBySide(build.memory_engine(settings), beside)
+        arms.bind_thread()
         known = _Known()
         batches = known.watch(SourceLog(source, build.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
         for step in steps_of(batches, **sizes):
-            for engine in engines.values():
-                engine.run(step.kind, step.batch, step.clock)
-        columns = engines[""].scores.read(domain=AD)
-        for name in engines.keys() - {""}:
-            columns[f"p_{name}"] = engines[name].scores.read(domain=AD)["p_actr"]
-        for engine in engines.values():
-            engine.close(checkpoint=False)
+            arms.run(step.kind, step.batch, step.clock)
+        columns = arms.columns(AD)
+        arms.close(checkpoint=False)
     columns |= known.columns()
     late = columns["ts"] >= columns["ts"].min() + int(run.skip_days * DAY_MS)
     kept = {name: values[late] for name, values in columns.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from ecdctr import build
 from ecdctr.settings import Settings, dump_toml
 from models.engine import Engine
+from replay.frozen import FrozenArm
+from replay.side_by_side import SideBySide
 from state.errors import StateError
 from state.files import write_atomic
 from state.journal import Journal
@@ -19,7 +21,7 @@ from state.lock import FolderLock
 
 __all__ = ["ReplayState", "asked_for"]
 
-_PARTS = ("checkpoints", "journal", "ad-window", "scores", "replay.json")
+_PARTS = ("checkpoints", "journal", "ad-window", "scores", "arms", "replay.json")
 _LEARNING = ("[model]", "[tpm]", "[schedule]", "[events]")
 
 
@@ -84,13 +86,36 @@ class ReplayState:
         """Wall seconds of the earlier runs."""
         return float((self._read() or {}).get("seconds", 0.0))
 
-    def engine(self, settings: Settings, *, checkpoint_every_s: float) -> Engine:
-        """The engine, as the newest checkpoint has it; a new one if there is none."""
-        engine = build.replay_engine(settings, self.folder, checkpoint_every_s=checkpoint_every_s)
-        engine.recover()
-        # Steps past the checkpoint come from the log again, and are planned again.
-        engine.journal.truncate_after(engine.step)
-        return engine
+    def arms(
+        self,
+        settings: Settings,
+        others: Mapping[str, Settings],
+        frozen: Mapping[str, Path],
+        *,
+        checkpoint_every_s: float,
+    ) -> SideBySide:
+        """All engines, as their newest checkpoints have them; new ones where there are none."""
+
+        def engine(folder: Path, of: Settings) -> Engine:
+            made = build.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s)
+            made.recover()
+            # Steps past the checkpoint come from the log again, and are planned again.
+            made.journal.truncate_after(made.step)
+            return made
+
+        main = engine(self.folder, settings)
+        beside: dict[str, Engine | FrozenArm] = {
+            name: engine(self._folder_of(name), of) for name, of in others.items()
+        }
+        for name, checkpoint in frozen.items():
+            arm = build.frozen_arm(settings, checkpoint, self._folder_of(name))
+            arm.scores.truncate(main.scores.sizes())
+            arm.positions.update(main.positions)
+            beside[name] = arm
+        return SideBySide(main, beside)
+
+    def _folder_of(self, arm: str) -> Path:
+        return self.folder / "arms" / arm
 
     def release_clocks(self) -> list[int]:
         """Event times of the CPM releases, refused ones and those of earlier runs included, ms."""
@@ -103,9 +128,12 @@ class ReplayState:
 
     def finished(self) -> None:
         """Nothing to go on with: only the scored rows stay."""
-        self._remove([p for p in _PARTS if p != "scores"])
+        self._remove([p for p in _PARTS if p not in ("scores", "arms")])
+        for path in (self.folder / "arms").glob("*/*"):
+            if path.name != "scores":
+                shutil.rmtree(path)
 
-    def _remove(self, names: Iterator[str] | list[str] | tuple[str, ...]) -> None:
+    def _remove(self, names: Sequence[str]) -> None:
         for name in names:
             path = self.folder / name
             if path.is_dir():

@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ecdctr import build
+from ecdctr.arms import ArmsAsked
 from ecdctr.interrupt import interruptible
-from ecdctr.progress import progress_bar
+from ecdctr.progress import event_day, progress_bar
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_with_features
 from ecdctr.tables import print_days
-from models.engine import Engine
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
 from replay.rows import Log, RowFilter, SourceLog, steps_of
 from replay.run import Playback, play
+from replay.side_by_side import SideBySide
 from replay.source import parse_options
 from state.errors import ConfigError, DataError
 
@@ -55,6 +56,8 @@ class ReplayOptions:
         Print nothing.
     checkpoint_every_s
         Wall seconds between checkpoints.
+    arms
+        What is trained side by side.
     """
 
     since: str | None = None
@@ -65,6 +68,7 @@ class ReplayOptions:
     csv: bool = False
     quiet: bool = False
     checkpoint_every_s: float = 60.0
+    arms: ArmsAsked = field(default_factory=ArmsAsked)
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_users <= 1:
@@ -87,39 +91,42 @@ def replay_source(
     """Play a source through a fresh trainer; prints and writes the report, gives its figures.
 
     1. Open the log, and say which rows are taken.
-    2. Take up the model: a new one, or with ``resume`` that of the interrupted replay's last checkpoint.
-    3. Play. Checkpoints are written into ``out_dir/state`` on the way; the first Ctrl-C ends it
-       between two steps, with a checkpoint.
+    2. Take up the models: new ones, or with ``resume`` those of the interrupted replay's last checkpoints.
+    3. Play: all arms learn the same steps. Checkpoints are written into ``out_dir/state`` on the way; the first Ctrl-C
+       ends it between two steps, with a checkpoint.
     4. Figures of everything that was scored so far: page, JSON, Parquet, CSV.
     """
     options = options or ReplayOptions(until=until, quiet=quiet)
     state = ReplayState(out_dir)
-    with state.hold(), _open_log(text, loaded) as (log, settings):
+    with state.hold(), _open_log(text, loaded) as (log, found):
+        settings = options.arms.main(found)
+        others = options.arms.beside(loaded, settings)
         asked = asked_for(
             text,
             settings,
             **{"--from": options.since, "--until": options.until, "--last": options.last},
-            **{"--sample-users": options.sample_users},
+            **{"--sample-users": options.sample_users, "--arm": options.arms.as_told()},
         )
         rows = _take_up(err, state, log, asked, options)
         before = state.seconds
-        engine = state.engine(settings, checkpoint_every_s=options.checkpoint_every_s)
+        every = options.checkpoint_every_s
+        arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every)
         try:
-            done = _play(err, engine, log, rows, settings)
+            done = _play(err, arms, log, rows, settings)
             peak = peak_mib()
             done.seconds += before
-            engine.close(checkpoint=done.interrupted and not done.torn)
+            arms.close(checkpoint=done.interrupted and not done.torn)
         except BaseException:
-            engine.close(checkpoint=False)
+            arms.close(checkpoint=False)
             raise
-        written = _report(out_dir, state, engine, log, done, settings, options, peak)
+        written = _report(out_dir, state, arms, log, done, settings, options, peak)
         if done.interrupted:
             state.interrupted(done.seconds)
         else:
             state.finished()
     if not options.quiet:
         _tell(out, err, log, done, written)
-    return {**written, "engine": engine}
+    return {**written, "engine": arms.engine}
 
 
 def peak_mib() -> float:
@@ -171,7 +178,7 @@ def _take_up(
     return RowFilter(found["from"], found["until"], options.sample_users)
 
 
-def _play(err: Console, engine: Engine, log: Log, rows: RowFilter, settings: Settings) -> Playback:
+def _play(err: Console, arms: SideBySide, log: Log, rows: RowFilter, settings: Settings) -> Playback:
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
     steps = steps_of(rows.apply(log.batches()), **sizes)
     total = log.count() if rows.takes_all else None
@@ -180,13 +187,13 @@ def _play(err: Console, engine: Engine, log: Log, rows: RowFilter, settings: Set
         err.print("stopping after this step; Ctrl-C again stops at once")
 
     with progress_bar(err, BAR.format(log.name), total) as update, interruptible(told) as stop:
-        return play(engine, steps, update, stop)
+        return play(arms.engine, steps, update, stop, tuple(arms.beside.values()))
 
 
 def _report(
     out_dir: Path,
     state: ReplayState,
-    engine: Engine,
+    arms: SideBySide,
     log: Log,
     done: Playback,
     settings: Settings,
@@ -196,6 +203,7 @@ def _report(
     from replay.report import evaluate, write_report
     from replay.tables import write_tables
 
+    engine = arms.engine
     meta = {
         "source": log.name,
         "rows": done.rows,
@@ -209,9 +217,18 @@ def _report(
         "releases": [c for c in state.release_clocks() if c not in engine.progress.refused],
         "refused": list(engine.progress.refused),
         "peak_mib": round(peak),
+        "arms": {name: ", ".join(changed) for name, changed in options.arms.variants.items()},
+        "frozen": {
+            name: {
+                "checkpoint": str(options.arms.frozen[name]),
+                "clock": arm.clock,
+                "not_asked": arm.not_asked,
+            }
+            for name, arm in arms.frozen.items()
+        },
         "settings": dump_toml(settings),
     }
-    result = evaluate(engine.scores, build.arms(settings), folder=state.folder)
+    result = evaluate(arms, options.arms.scored(settings), folder=state.folder)
     path = write_report(out_dir, f"Replay of {log.name}", result, meta)
     tables = write_tables(out_dir, result, csv=options.csv)
     return {"result": result, "meta": meta, "report": path, "tables": tables}
@@ -232,6 +249,13 @@ def _tell(out: Console, err: Console, log: Log, done: Playback, written: dict[st
         f"{done.rows:,} rows in {done.seconds:.1f} s ({done.rows_per_s:,.0f} rows/s); report: {written['report']}",
         soft_wrap=True,
     )
+    for name, frozen in written["meta"]["frozen"].items():
+        if frozen["not_asked"]:
+            err.print(
+                f"arm {name} was not asked of {frozen['not_asked']:,} rows up to {event_day(frozen['clock'])}: it may have "
+                "learned them; no arm is judged on them",
+                soft_wrap=True,
+            )
     if done.interrupted:
         again = "start it anew" if done.torn else "--resume goes on from here"
         err.print(f"interrupted: the figures cover what was done; {again}", soft_wrap=True)

@@ -30,7 +30,7 @@ from state.errors import ConfigError
 from state.settings import StateSettings
 from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 
-__all__ = ["ENV_PREFIX", "Loaded", "Settings", "dump_toml", "load_settings", "settings_table"]
+__all__ = ["ENV_PREFIX", "Loaded", "Settings", "change", "dump_toml", "load_settings", "settings_table"]
 
 ENV_PREFIX = "ECDCTR_"
 # Variables that are not configuration keys: the file to read, and where tests find real logs.
@@ -118,6 +118,17 @@ def load_settings(
     origin: dict[str, str] = {}
     for name, layer in layers:
         _merge(merged, layer, origin, name)
+    return _loaded(merged, origin)
+
+
+def change(loaded: Loaded, overrides: Sequence[str], where: str) -> Loaded:
+    """The configuration with further ``key=value`` overrides, which errors and origins call ``where``."""
+    merged, origin = loaded.settings.model_dump(), dict(loaded.origin)
+    _merge(merged, _read_overrides(overrides, where), origin, where)
+    return _loaded(merged, origin)
+
+
+def _loaded(merged: dict[str, Any], origin: dict[str, str]) -> Loaded:
     try:
         return Loaded(Settings(**merged), origin)
     except ValidationError as error:
@@ -160,12 +171,12 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"environment: {error}") from error
 
 
-def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def _read_overrides(overrides: Sequence[str], where: str = "--set") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for text in overrides:
         key, sep, value = text.partition("=")
         if not sep or not key.strip():
-            raise ConfigError(f'--set {text!r}: write it as section.key=value, as in "model.lr=0.001"')
+            raise ConfigError(f'{where} {text!r}: write it as section.key=value, as in "model.lr=0.001"')
         try:
             parsed = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,9 @@ class Engine:
     on_skipped
         Called with a batch whose step was rolled back, and the reason; while redoing too, since a crash may have
         come between the step and what was made of it.
+    score_skipped
+        A step that was rolled back goes to the score log without scores (NaN): engines that run the same steps then
+        have the same rows there, one by one.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Engine:
         fingerprint: str,
         on_checkpoint: Callable[[Positions], None] | None = None,
         on_skipped: Callable[[Batch, str], None] | None = None,
+        score_skipped: bool = False,
     ) -> None:
         self.trainer = trainer
         self.journal = journal
@@ -105,6 +109,7 @@ class Engine:
         self.fingerprint = fingerprint
         self.on_checkpoint = on_checkpoint
         self.on_skipped = on_skipped
+        self.score_skipped = score_skipped
         self.step = -1
         self.clock = 0
         self.positions = Positions()
@@ -303,6 +308,8 @@ class Engine:
                 self.progress.rows[entry.kind] += result.n
             else:
                 self.progress.skipped_rows += len(batch)
+                if self.score_skipped:
+                    self._record(batch, replace(result, scores={}))
                 log.error("step %d rolled back: %s", entry.step, result.skipped)
                 if self.on_skipped is not None:
                     self.on_skipped(batch, result.skipped)

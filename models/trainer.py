@@ -228,17 +228,7 @@ class Trainer:
             return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
         learners = self._learners(kind)
         prepared = self._prepare(batch, learners)
-        if kind == DOMAIN_NAMES[NATURAL]:
-            scored = self._sample(batch)
-            everyone = len(scored) == len(batch)
-            scores = {
-                "cpm": _predict(self.arms["cpm"], prepared["cpm"])
-                if everyone
-                else self.predict(batch.take(scored), "cpm")
-            }
-        else:
-            scored = np.arange(len(batch))
-            scores = self._score_ads(batch, prepared)
+        scored, scores = self._score(kind, batch, prepared)
         self.clock = max(self.clock, int(batch.ts.max()))
         loss, skipped = _learn(learners, prepared)
         if skipped is not None:
@@ -254,6 +244,29 @@ class Trainer:
             columns["p_control"] = scores["ads_only"]
             self.until_room(lambda: self.ad_window.append(columns))
         return StepResult(kind, len(batch), loss, scored, scores)
+
+    def score(self, batch: Batch) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
+        """What :meth:`step` would predict of rows of one domain; nothing is learned.
+
+        Returns
+        -------
+        tuple
+            Which rows are scored, and their click probabilities by arm.
+        """
+        kind = _kind(batch)
+        if not len(batch):
+            return np.empty(0, np.intp), {}
+        return self._score(kind, batch, self._prepare(batch, self._learners(kind)))
+
+    def _score(
+        self, kind: str, batch: Batch, prepared: Mapping[str, list[Prepared]]
+    ) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
+        if kind == DOMAIN_NAMES[AD]:
+            return np.arange(len(batch)), self._score_ads(batch, prepared)
+        scored = self._sample(batch)
+        if len(scored) == len(batch):
+            return scored, {"cpm": _predict(self.arms["cpm"], prepared["cpm"])}
+        return scored, {"cpm": self.predict(batch.take(scored), "cpm")}
 
     def _prepare(self, batch: Batch, arms: list[Arm]) -> dict[str, list[Prepared]]:
         """The batch in chunks of each arm's size; arms of one size share the tensors, those of one reader what it

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from models.batch import DOMAIN_NAMES
+from models.batch import DOMAIN_NAMES, Batch
 from models.engine import Engine
 from replay.align import Step
 from replay.kafka_log import KafkaLog
@@ -14,7 +15,7 @@ from state.errors import DataError
 from state.journal import JournalEntry
 from state.positions import Positions
 
-__all__ = ["Playback", "ProgressCallback", "play", "redo"]
+__all__ = ["Playback", "Player", "ProgressCallback", "play", "redo"]
 
 ProgressCallback = Callable[[int, int], None]
 """``progress(rows done, event clock in ms)``."""
@@ -49,36 +50,53 @@ class Playback:
         return (self.rows - self.skipped) / self.seconds if self.seconds else 0.0
 
 
+class Player(Protocol):
+    """What runs the steps of a replay: an engine, or an arm beside it."""
+
+    @property
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """How far in the log it is."""
+        ...
+
+    def run(self, kind: str, batch: Batch, clock: int) -> Any:
+        """Do a step."""
+        ...
+
+
 def play(
-    engine: Engine,
+    player: Player,
     steps: Iterator[Step],
     progress: ProgressCallback | None = None,
     stop: Callable[[], bool] | None = None,
+    beside: Sequence[Player] = (),
 ) -> Playback:
     """Run every step through the engine; ``stop`` is asked after each, Ctrl-C ends it even within one.
 
     An engine that has done steps already (:meth:`Engine.recover`) goes on behind them: the steps that lead up to
-    its positions are counted and not run.
+    its positions are counted and not run. Those ``beside`` it run the same steps, each from where it stands.
 
     Raises
     ------
     DataError
-        The steps do not lead to the engine's positions: the log is not the one that it has learned from.
+        The steps do not lead to an engine's positions: the log is not the one that it has learned from.
     """
     done = Playback()
     began, cpu = time.perf_counter(), time.process_time()
-    reached, wanted = Positions(), Positions(engine.positions)
+    reached = Positions()
+    waiting = {one: Positions(one.positions) for one in (player, *beside) if Positions(one.positions)}
     try:
         for step in steps:
-            if reached != wanted:
-                reached.advance(step.parts)
-                if any(at > wanted.get(key, -1) for key, at in reached.items()):
+            for one in (player, *beside):
+                if one not in waiting:
+                    one.run(step.kind, step.batch, step.clock)
+                elif one is player:
+                    done.skipped += len(step.batch)
+            reached.advance(step.parts)
+            for one, wanted in list(waiting.items()):
+                if reached == wanted:
+                    del waiting[one]
+                elif any(at > wanted.get(key, -1) for key, at in reached.items()):
                     raise _other_log(reached, wanted)
-                done.skipped += len(step.batch)
-            else:
-                engine.run(step.kind, step.batch, step.clock)
-                reached.advance(step.parts)
-                wanted = reached
             done.rows += len(step.batch)
             done.steps += 1
             if progress is not None:
@@ -87,7 +105,7 @@ def play(
                 done.interrupted = True
                 break
         else:
-            if reached != wanted:
+            for wanted in waiting.values():
                 raise _other_log(reached, wanted)
     except KeyboardInterrupt:
         # Somewhere within a step: its figures stand, its model must not be gone on with.

@@ -1,0 +1,84 @@
+"""``SideBySide``: several engines over the same steps, their scores row by row in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import AD
+from models.engine import Engine
+from replay.frozen import FrozenArm
+from replay.scored import Columns
+from state.errors import StateError
+
+__all__ = ["SideBySide"]
+
+
+class SideBySide:
+    """The engine of the configuration, and arms of their own beside it.
+
+    All of them score the same rows in the same order: engines must be made with ``score_skipped``, and agree in which
+    natural rows are scored.
+
+    Parameters
+    ----------
+    engine
+        Its arms keep their names.
+    beside
+        By name: what serves in each of them stands under that name, on natural rows its CPM.
+    """
+
+    def __init__(self, engine: Engine, beside: Mapping[str, Engine | FrozenArm] | None = None) -> None:
+        self.engine = engine
+        self.beside = dict(beside or {})
+
+    @property
+    def frozen(self) -> dict[str, FrozenArm]:
+        """Those that learn nothing."""
+        return {name: arm for name, arm in self.beside.items() if isinstance(arm, FrozenArm)}
+
+    def bind_thread(self) -> None:
+        """As :meth:`Engine.bind_thread`."""
+        self.engine.bind_thread()
+
+    def run(self, kind: str, batch: Any, clock: int) -> None:
+        """Do a step in all of them."""
+        for one in (self.engine, *self.beside.values()):
+            one.run(kind, batch, clock)
+
+    def days(self) -> Iterator[tuple[int, Columns]]:
+        """Scored rows by event day, as :class:`replay.scored.ScoredDays`."""
+        for day in self.engine.scores.sizes():
+            yield day, self._day(day)
+
+    def columns(self, domain: int) -> dict[str, NDArray[Any]]:
+        """All scored rows of one domain, in memory."""
+        parts = [{k: v[c["domain"] == domain] for k, v in c.items()} for _, c in self.days()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def _day(self, day: int) -> dict[str, NDArray[Any]]:
+        columns = self.engine.scores.read(first_day=day, last_day=day)
+        for name, arm in self.beside.items():
+            found = arm.scores.read(first_day=day, last_day=day)
+            # Of a step that a second Ctrl-C tore, some have scored the rows and some have not.
+            rows = min(len(columns["ts"]), len(found["ts"]))
+            columns = {k: v[:rows] for k, v in columns.items()}
+            for key in ("ts", "user", "item"):
+                if not np.array_equal(columns[key], found[key][:rows]):
+                    raise StateError(
+                        f"arm {name} has not scored the rows that the others have: play the log anew, without --resume"
+                    )
+            both = (found[f"p_{served}"][:rows] for served in ("actr", "cpm"))
+            columns[f"p_{name}"] = np.where(columns["domain"] == AD, *both)
+        return columns
+
+    def close(self, *, checkpoint: bool = True) -> None:
+        """Close all of them."""
+        try:
+            self.engine.close(checkpoint=checkpoint)
+        finally:
+            for arm in self.beside.values():
+                arm.close(checkpoint=checkpoint)

@@ -1,0 +1,185 @@
+"""Arms side by side: each is what it would be alone, on the same rows; a frozen one learns nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ecdctr.arms import asked_arms
+from ecdctr.cli import app
+from ecdctr.replaying import ReplayOptions, replay_source
+from ecdctr.settings import load_settings
+from replay.bootstrap import gauc_difference
+from state.errors import ConfigError
+from state.score_log import ScoreLog
+
+SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
+SETTINGS = (
+    "model.threads=1",
+    "model.natural_batch=128",
+    "model.ad_batch=64",
+    "model.hidden=[16]",
+    "model.history=none",
+    "schedule.release_every=1d",
+    "schedule.gate=false",
+)
+ONCE = "schedule.releases=once"
+ARMS = {"arms": "full,ads-only,mixed,bn-kept", "variants": ["small:model.dim=4,model.hidden=[8, 4]"]}
+
+
+def run(source, folder, *more, arms=None, **options):
+    out, err = (Console(file=io.StringIO(), width=100) for _ in range(2))
+    loaded = load_settings(None, (*SETTINGS, *more), environ={})
+    asked = asked_arms(**arms) if arms else asked_arms(None)
+    done = replay_source(out, err, loaded, source, folder, ReplayOptions(arms=asked, **options))
+    return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
+
+
+def scores(folder):
+    return ScoreLog(folder / "scores", read_only=True).read()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    return run(SMALL, folder, arms=ARMS) | {"folder": folder}
+
+
+def test_each_arm_scores_as_it_would_alone(together, tmp_path):
+    state = together["folder"] / "state"
+    alone = {
+        "bn-kept": ("schedule.reset_batch_norm=false",),
+        "small": ("model.dim=4", "model.hidden=[8, 4]"),
+    }
+    for name, changed in alone.items():
+        run(SMALL, tmp_path / name, *changed)
+        wanted, found = scores(tmp_path / name / "state"), scores(state / "arms" / name)
+        for column in wanted:
+            np.testing.assert_array_equal(found[column], wanted[column], err_msg=f"{name} {column}")
+    assert {p.name for p in (state / "arms" / "small").iterdir()} == {"scores"}
+    assert not np.array_equal(scores(state)["p_actr"], scores(state / "arms" / "bn-kept")["p_actr"])
+
+
+def test_the_report_compares_them_on_identical_rows(together):
+    result, state = together["result"], together["folder"] / "state"
+    assert list(result["totals"]["ad"]) == ["actr", "ads_only", "mixed", "bn-kept", "small", "oracle"]
+    assert len({f["n"] for f in result["totals"]["ad"].values()}) == 1
+    assert set(result["totals"]["natural"]) == {"bn-kept", "small", "oracle"}  # cpm was not asked for
+    ours, theirs = scores(state), scores(state / "arms" / "small")
+    ads = ours["domain"] == 1
+    gain = gauc_difference(
+        ours["label"][ads], theirs["p_actr"][ads], ours["p_ads_only"][ads], ours["user"][ads], samples=1000
+    )
+    got = result["differences"]["ad"]["small"]
+    assert (got["value"], got["low"], got["high"]) == (gain.value, gain.low, gain.high)
+    page = (together["folder"] / "report.html").read_text()
+    assert "bn-kept" in page
+    assert json.loads((together["folder"] / "report.json").read_text())["meta"]["arms"] == {
+        "bn-kept": "schedule.reset_batch_norm=false",
+        "small": "model.dim=4, model.hidden=[8, 4]",
+    }
+
+
+def stop_after(monkeypatch, rows):
+    """Presses Ctrl-C once, after so many rows of the log."""
+    from replay import rows as module
+
+    before, pressed = module.SourceLog.batches, []
+
+    def batches(log):
+        done = 0
+        for batch in before(log):
+            yield batch
+            done += len(batch)
+            if done >= rows and not pressed:
+                pressed.append(True)
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module.SourceLog, "batches", batches)
+
+
+def test_gone_on_with_they_equal_the_uninterrupted(together, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3_000)
+        assert run(SMALL, tmp_path, arms=ARMS)["meta"]["interrupted"]
+    done = run(SMALL, tmp_path, arms=ARMS, resume=True)
+    assert json.dumps(done["result"]) == json.dumps(together["result"])
+    assert done["meta"]["rows"] == together["meta"]["rows"]
+
+
+def test_an_arm_whose_step_is_taken_back_is_not_judged_there_and_nor_are_the_others(tmp_path):
+    arms = {"arms": "full,ads-only", "variants": ["wild:model.lr=1e30,model.ad_embedding_lr=1e30"]}
+    done = run(SMALL, tmp_path, arms=arms)
+    found = scores(tmp_path / "state" / "arms" / "wild")
+    ads = found["domain"] == 1
+    missing = int(np.isnan(found["p_actr"][ads]).sum())
+    assert 0 < missing <= ads.sum()
+    judged = done["result"]["totals"].get("ad", {}).get("wild", {"n": 0})["n"]
+    assert judged + done["result"]["left_out"].get("ad", missing) == ads.sum()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What an interrupted replay left, its one release behind it."""
+    folder = tmp_path_factory.mktemp("tuesday")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3_000)
+        run(SMALL, folder, ONCE)
+    (found,) = (folder / "state" / "checkpoints").glob("*-step-*")
+    return found
+
+
+def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not_seen(checkpoint, tmp_path):
+    done = run(SMALL, tmp_path, ONCE, arms={"arms": "full,ads-only", "frozen": [f"tuesday:{checkpoint}"]})
+    about = done["meta"]["frozen"]["tuesday"]
+    ours, old = scores(tmp_path / "state"), scores(tmp_path / "state" / "arms" / "tuesday")
+    ads = ours["domain"] == 1
+    late = ours["ts"] > about["clock"]
+    assert 0 < (ads & late).sum() < ads.sum()
+    assert about["not_asked"] == (~late).sum()
+    assert "tuesday was not asked of" in done["err"]
+    np.testing.assert_array_equal(np.isnan(old["p_actr"][ads]), ~late[ads])
+    # At first it is what the learning arm is then; later it is not, and its predictions never move.
+    first = np.flatnonzero(ads & late)[0]
+    assert old["p_actr"][first] == ours["p_actr"][first]
+    assert (old["p_actr"][ads & late] != ours["p_actr"][ads & late]).mean() > 0.5
+    assert {f["n"] for f in done["result"]["totals"]["ad"].values()} == {int((ads & late).sum())}
+    assert done["result"]["left_out"]["ad"] == (ads & ~late).sum()
+
+
+def test_a_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="other features or networks"):
+        run(SMALL, tmp_path, "model.dim=8", arms={"arms": "full", "frozen": [f"old:{checkpoint}"]})
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
+        run(SMALL, tmp_path, arms={"arms": "full", "frozen": [f"old:{checkpoint}-2"]})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"arms": "full,fulll"}, "--arms 'fulll' is not known; there are full, ads-only"),
+        ({"arms": None, "variants": ["model.dim=8"]}, "write it as --arm small:model.dim=8"),
+        ({"arms": "no-tpm", "variants": ["no-tpm:model.dim=8"]}, "an arm 'no-tpm' already"),
+        ({"arms": None, "variants": ["x:model.ad_batch=8"]}, "arm x changes model.ad_batch: all arms"),
+        ({"arms": None, "variants": ["x:model.dimm=8"]}, "model.dimm.*--arm x"),
+        ({"arms": None, "frozen": ["tuesday"]}, "write it as --frozen tuesday:"),
+    ],
+)
+def test_wrong_words_are_named(tmp_path, words, message):
+    with pytest.raises(ConfigError, match=message):
+        run(SMALL, tmp_path, arms=words)
+
+
+def test_the_command_takes_them(tmp_path):
+    words = ["replay", SMALL, "--out", str(tmp_path), "--until", "2026-01-06"]
+    words += [w for text in SETTINGS for w in ("--set", text)]
+    words += ["--arms", "full,ads-only,init-once", "--arm", "fast:model.lr=0.01"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert {"init-once", "fast"} <= set(json.loads((tmp_path / "report.json").read_text())["result"]["arms"])
