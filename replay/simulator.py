@@ -100,6 +100,8 @@ class Simulator:
         Days of a month; the two interests of a user take turns by month.
     start
         UTC date of day 0.
+    draw
+        Another number gives other rows of the same world: held-out ones.
 
     Examples
     --------
@@ -126,7 +128,9 @@ class Simulator:
         ads_per_day: int = 2_000,
         month_days: int = 30,
         start: str = "2026-01-01",
+        draw: int = 0,
     ) -> None:
+        self.draw = draw
         self.seed, self.days, self.users, self.items = seed, days, users, items
         self.live_from = days * 3 // 4 if live_from is None else live_from
         self.categories, self.dim, self.month_days = categories, dim, month_days
@@ -186,7 +190,7 @@ class Simulator:
         """All rows of one day (0 .. ``days`` - 1), ``ts`` rising."""
         if not 0 <= day < self.days:
             raise ValueError(f"day {day} is outside 0..{self.days - 1}")
-        rng, world = self._rng(_DAY, day), self._world
+        rng, world = self._rng(_DAY, self.draw << 20 | day), self._world
         live = day >= self.live_from
         ads = self.ads_per_day if live else 0
         n = ads + (self.natural_per_day if live else self.history_per_day)
@@ -211,10 +215,11 @@ class Simulator:
         z += np.where(ad, -3.0 + world.item_bias[AD][item], -2.2 + world.item_bias[NATURAL][item])
         z += np.where(ad, 0.8, 1.0) * world.user_bias[user]
         oracle = 1.0 / (1.0 + np.exp(-z))
+        name = f"s{self.seed}-{day}" if not self.draw else f"s{self.seed}.{self.draw}-{day}"
         return pl.DataFrame(
             {
                 "domain": domain,
-                "event_id": pl.select(pl.format(f"s{self.seed}-{day}-{{}}", pl.int_range(n))).to_series(),
+                "event_id": pl.select(pl.format(f"{name}-{{}}", pl.int_range(n))).to_series(),
                 "ts": ts,
                 "user_id": user,
                 "item_id": item,
@@ -271,7 +276,9 @@ class Simulator:
         return np.random.Generator(np.random.Philox(key=key))
 
     def _check(self) -> None:
-        least = {"seed": 0, "live_from": 0, "history_per_day": 0, "natural_per_day": 0, "ads_per_day": 0}
+        least = dict.fromkeys(
+            ("seed", "live_from", "history_per_day", "natural_per_day", "ads_per_day", "draw"), 0
+        )
         for name in ("days", "users", "items", "categories", "dim", "month_days", *least):
             value = getattr(self, name)
             if value < least.get(name, 1):

@@ -86,6 +86,20 @@ def test_a_day_does_not_depend_on_the_days_asked_before(small):
     assert not Simulator(**(small | {"seed": 8})).day(3).equals(days[3])
 
 
+def test_another_draw_gives_other_rows_of_the_same_world(small):
+    """What a held-out row shows of a user, an item and a moment is what the played rows show of them."""
+    big = small | {"natural_per_day": 20_000}
+    one, two = (Simulator(**big, draw=d).day(10) for d in (0, 1))
+    assert not set(one["event_id"]) & set(two["event_id"])
+    keys = ["domain", "user_id", "item_id", "slot"]
+    hour = (pl.col("ts") // 3_600_000).alias("hour")
+    # log-odds + x/2 is a function of domain, user, item, slot and hour
+    flat = ((pl.col("oracle") / (1 - pl.col("oracle"))).log() + 0.5 * pl.col("x")).alias("z")
+    met = one.select(*keys, hour, flat).join(two.select(*keys, hour, flat), on=[*keys, "hour"])
+    assert met.height > 100
+    assert (met["z"] - met["z_right"]).abs().max() < 1e-9
+
+
 def test_history_then_frames_are_the_days_in_order(small):
     sim = Simulator(**small)
     history, frames = pl.concat(sim.history()), pl.concat(sim.frames())
