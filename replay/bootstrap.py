@@ -6,6 +6,7 @@ the interval too narrow. Both arms are scored on the identical rows, so a drawn 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from replay.gauc import group_auc
 from replay.metrics import entropy, losses
 
-__all__ = ["Interval", "gauc_difference", "gauc_interval", "ne_difference", "weighted_mean"]
+__all__ = [
+    "Interval",
+    "gauc_contrast",
+    "gauc_difference",
+    "gauc_interval",
+    "ne_difference",
+    "weighted_mean",
+]
 
 _DRAWS_AT_ONCE = 1 << 22
 """User draws held in memory at a time (32 MB)."""
@@ -69,13 +77,44 @@ def gauc_difference(
     >>> gauc_difference(y, [0.9, 0.1] * 50, [0.1, 0.9] * 50, user)
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    first, second = group_auc(y, p, user), group_auc(y, base, user)
-    keep = first.both_classes  # the same users in the same order for both: labels decide
-    gain = first.auc[keep] - second.auc[keep]
+    terms = [(1.0, p), (-1.0, base)]
+    return gauc_contrast(y, terms, user, samples=samples, level=level, seed=seed, drawn_by=drawn_by)
+
+
+def gauc_contrast(
+    y: ArrayLike,
+    terms: Sequence[tuple[float, ArrayLike]],
+    user: ArrayLike,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    drawn_by: NDArray[np.int64] | None = None,
+) -> Interval:
+    """``sum_k c_k GAUC(p_k)`` of scores on the same rows, as a difference of differences; paired over users.
+
+    Parameters
+    ----------
+    y, user, samples, level, seed, drawn_by
+        As of :func:`gauc_difference`.
+    terms
+        Pairs ``(c_k, p_k)``.
+
+    Examples
+    --------
+    >>> y, user = [1, 0] * 50, [u for u in range(50) for _ in range(2)]
+    >>> right, wrong = [0.9, 0.1] * 50, [0.1, 0.9] * 50
+    >>> gauc_contrast(y, [(1, right), (-1, wrong), (-1, right), (1, wrong)], user)
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    parts = [(c, group_auc(y, p, user)) for c, p in terms]
+    first = parts[0][1]
+    keep = first.both_classes  # the same users in the same order for all: labels decide
+    value = np.sum([c * part.auc[keep] for c, part in parts], axis=0)
     weight = first.impressions[keep]
     if drawn_by is not None:
-        gain, weight = _gather(gain, weight, first.group[keep], np.asarray(user), drawn_by)
-    return weighted_mean(gain, weight, samples, level, seed)
+        value, weight = _gather(value, weight, first.group[keep], np.asarray(user), drawn_by)
+    return weighted_mean(value, weight, samples, level, seed)
 
 
 def _gather(

@@ -1,0 +1,328 @@
+"""Forgetting, shown or denied: ads for who and what was away for weeks, and rows of earlier periods asked again later.
+
+Four engines learn the same simulated stream: A-CTR by the paper's ``reload`` with and without TPM, from a CPM that begins with the live
+month or that has seen all natural clicks before it, too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.commands import train_tpm
+from ecdctr.settings import Settings, load_settings
+from models.batch import AD, DOMAIN_NAMES, Batch
+from models.engine import Engine
+from models.events import EventDecoder
+from replay.rows import steps_of
+from replay.simulator import DAY_MS, Simulator
+from replay.slices import earlier_rows
+
+__all__ = ["ARMS", "SETTINGS", "SHORT", "Study", "StudyRun", "play_study", "run_studies"]
+
+ARMS = {
+    "month": ("model.history=none",),
+    "month_tpm": (),
+    "all": ("model.history=none",),
+    "all_tpm": (),
+}
+"""CPM of the live month or of all natural clicks, without and with TPM: what each engine changes."""
+
+SETTINGS = (
+    "model.natural_score_share=0.0",
+    "model.transfer=reload",
+    "schedule.release_every=7d",
+    "schedule.gate=false",
+    "model.transfer_embedding_lr=0.05",
+    "model.ad_embedding_lr=0.2",
+)
+"""The paper's mode and pace, at the rates of the other simulator studies; no release is refused."""
+
+SHORT = (
+    "tpm.month=10d",
+    "tpm.dim=8",
+    "model.dim=8",
+    "model.hidden=[32, 16]",
+    "model.natural_batch=256",
+)
+
+_PROBED = {"natural": "cpm", "ad": "actr"}
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One simulated log through the four engines.
+
+    Attributes
+    ----------
+    seed
+        Of the simulator.
+    settings
+        ``key=value`` overrides.
+    world
+        Further parameters of the simulator.
+    skip_days
+        Live days that are not judged: every model is new.
+    period_days
+        Length of the live periods that are asked again.
+    """
+
+    seed: int
+    settings: tuple[str, ...] = SETTINGS
+    world: tuple[tuple[str, int], ...] = ()
+    skip_days: int = 10
+    period_days: int = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a run scored.
+
+    Attributes
+    ----------
+    ads
+        Judged ad rows: ``user``, ``label``, ``oracle``, ``p_<arm>`` (of ``ARMS`` and ``ads_only``), ``user_away``, ``item_away``
+        (days since the last day with rows before this one, -1: never), ``before_live`` (the user's last day lies before
+        the live month).
+    probes
+        By ``"<domain> <period>"``: ``user``, ``label`` of held-out rows, and ``p_<arm>_<k>`` by the model as it was at the end of
+        period ``k``.
+    rows, seconds
+        What it took.
+    """
+
+    run: StudyRun
+    ads: dict[str, NDArray[Any]] = field(repr=False)
+    probes: dict[str, dict[str, NDArray[Any]]] = field(repr=False)
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Period:
+    name: str
+    domain: str
+    number: int
+    end_ms: int
+    batch: Batch
+    arms: tuple[str, ...]
+
+
+def play_study(run: StudyRun) -> Study:
+    """Play one log.
+
+    1. TPM learns the history, month by month.
+    2. The history's natural rows teach the CPMs that see everything; snapshots take part as their months close.
+    3. The live days teach all engines: predict, score, learn.
+    4. At the end of each period every engine predicts held-out rows of this and of all earlier periods, asked as of that
+       day: each meets the snapshots that serve then.
+    """
+    began = time.perf_counter()
+    sim = _world(run)
+    source = "sim:" + ",".join(f"{k}={v}" for k, v in (("seed", run.seed), *run.world))
+    with tempfile.TemporaryDirectory() as folder:
+        texts = (f"state.folder={json.dumps(folder)}", "model.threads=1", *run.settings)
+        silent = Console(file=io.StringIO())
+        train_tpm(silent, silent, load_settings(None, texts, environ={}), source, partial=True)  # 1
+        settings = {name: _settings(sim, (*texts, *more)) for name, more in ARMS.items()}
+        engines = {name: build.memory_engine(found) for name, found in settings.items()}
+        for engine in engines.values():
+            engine.bind_thread()
+        decoder = build.decoder(settings["all"])
+        periods, probes = _periods(sim, run, decoder), _Probes(engines)
+        seen = _Seen(sim)
+        unbounded = {name: engine for name, engine in engines.items() if name.startswith("all")}
+        _play(sim.history(), decoder, unbounded, settings["all"], periods, probes, seen)  # 2
+        _play(sim.frames(), decoder, engines, settings["all"], periods, probes, seen)  # 3, 4
+        probes.ask(periods, 2**62)
+        ads = engines["all"].scores.read(domain=AD)
+        columns = {name: ads[name] for name in ("ts", "user", "label", "oracle", "p_ads_only")}
+        for name, engine in engines.items():
+            columns[f"p_{name}"] = engine.scores.read(domain=AD)["p_actr"]
+            engine.close(checkpoint=False)
+    columns |= seen.columns()
+    late = columns["ts"] >= sim.start_ms + (sim.live_from + run.skip_days) * DAY_MS
+    kept = {name: values[late] for name, values in columns.items()}
+    return Study(run, kept, probes.found, seen.rows, time.perf_counter() - began)
+
+
+def _world(run: StudyRun, **changes: int) -> Simulator:
+    parameters: dict[str, Any] = dict(run.world) | changes
+    return Simulator(run.seed, **parameters)
+
+
+def _settings(sim: Simulator, texts: Sequence[str]) -> Settings:
+    loaded = load_settings(None, texts, environ={})
+    settings = build.use_features(loaded.settings, sim.feature_specs(), configured=False)
+    return settings.model_copy(
+        update={"events": settings.events.model_copy(update={"oracle_field": "oracle"})}
+    )
+
+
+def _play(
+    frames: Iterator[pl.DataFrame],
+    decoder: EventDecoder,
+    engines: dict[str, Engine],
+    settings: Settings,
+    periods: Sequence[_Period],
+    probes: _Probes,
+    seen: _Seen,
+) -> None:
+    batches = seen.watch(decoder.from_frame(frame).batch for frame in frames)
+    for step in steps_of(
+        batches, natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch
+    ):
+        probes.ask(periods, int(step.batch.ts.max()))
+        for engine in engines.values():
+            engine.run(step.kind, step.batch, step.clock)
+
+
+def _periods(sim: Simulator, run: StudyRun, decoder: EventDecoder) -> list[_Period]:
+    """Months of natural rows, for a CPM that saw them all; live periods of both domains, for every engine."""
+    other = _world(run, draw=1, natural_per_day=2_000, history_per_day=1_000)
+    out: list[_Period] = []
+    for month in range(sim.days // sim.month_days):
+        days = range(month * sim.month_days, (month + 1) * sim.month_days)
+        out += _held_out(other, decoder, days, f"month {month}", ("natural",), ("all", "all_tpm"))
+    for number, first in enumerate(range(sim.live_from, sim.days - run.period_days + 1, run.period_days)):
+        days = range(first, first + run.period_days)
+        out += _held_out(other, decoder, days, f"live {number}", ("natural", "ad"), tuple(ARMS))
+    return sorted(out, key=lambda period: period.end_ms)
+
+
+def _held_out(
+    other: Simulator,
+    decoder: EventDecoder,
+    days: range,
+    name: str,
+    domains: tuple[str, ...],
+    arms: tuple[str, ...],
+) -> Iterator[_Period]:
+    batch = Batch.concat([decoder.from_frame(other.day(day)).batch for day in days])
+    end = other.start_ms + days.stop * DAY_MS
+    for domain in domains:
+        rows = batch.take(batch.domain == DOMAIN_NAMES.index(domain))
+        yield _Period(name, domain, int(name.split()[1]), end, rows, arms)
+
+
+class _Probes:
+    """Held-out rows predicted at the end of their period and of every later one of the same kind."""
+
+    def __init__(self, engines: dict[str, Engine]) -> None:
+        self.engines = engines
+        self.found: dict[str, dict[str, NDArray[Any]]] = {}
+        self._asked = 0
+
+    def ask(self, periods: Sequence[_Period], clock_ms: int) -> None:
+        """Ask what ends before ``clock_ms`` and was not asked yet."""
+        while self._asked < len(periods) and periods[self._asked].end_ms <= clock_ms:
+            now = periods[self._asked]
+            self._asked += 1
+            kind = now.name.split()[0]
+            for then in periods:
+                if then.name.split()[0] != kind or then.domain != now.domain or then.number > now.number:
+                    continue
+                key = f"{then.domain} {then.name}"
+                columns = self.found.setdefault(key, {"user": then.batch.user, "label": then.batch.label})
+                asked = replace(then.batch, ts=np.full(len(then.batch), now.end_ms, np.int64))
+                for arm in then.arms:
+                    p = self.engines[arm].trainer.predict(asked, _PROBED[then.domain])
+                    columns[f"p_{arm}_{now.number}"] = p
+
+
+class _Seen:
+    """On which days each user and item had rows, in either stream, history included."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self._sim = sim
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+        self.rows = 0
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            day = (batch.ts - self._sim.start_ms) // DAY_MS
+            self._parts.append((day, batch.user, batch.item, batch.domain))
+            self.rows += len(batch)
+            yield batch
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Of each ad row, in the log's order."""
+        day, user, item, domain = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        ad = domain == AD
+        away = {
+            name: earlier_rows(key, day)[1][ad] for name, key in (("user", user), ("item", item))
+        }  # rows of one day do not count for each other
+        last = day[ad] - away["user"]
+        before = (away["user"] > 0) & (last < self._sim.live_from)
+        return {"user_away": away["user"], "item_away": away["item"], "before_live": before}
+
+
+def run_studies(
+    runs: Sequence[StudyRun], *, jobs: int, told: Callable[[Study], None], keep: Path | None = None
+) -> list[Study]:
+    """Every run, ``jobs`` at a time; with ``keep``, a run that is kept there is not run again."""
+    one = partial(_kept, keep)
+    out: list[Study] = []
+    if jobs == 1:
+        for run in runs:
+            out.append(one(run))
+            told(out[-1])
+        return out
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for study in pool.map(one, runs):
+            out.append(study)
+            told(study)
+    return out
+
+
+def _kept(folder: Path | None, run: StudyRun) -> Study:
+    if folder is None:
+        return play_study(run)
+    path = folder / f"forgetting-{blake2b(repr(run).encode(), digest_size=8).hexdigest()}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as data:
+            return _from_columns(run, {key: data[key] for key in data.files})
+    study = play_study(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez_compressed(aside, **_to_columns(study))  # type: ignore[arg-type]
+    aside.replace(path)
+    return study
+
+
+def _to_columns(study: Study) -> dict[str, NDArray[Any]]:
+    out = {f"ads/{name}": values for name, values in study.ads.items()}
+    for key, columns in study.probes.items():
+        out |= {f"probe/{key}/{name}": values for name, values in columns.items()}
+    return out | {"took": np.array([study.rows, study.seconds])}
+
+
+def _from_columns(run: StudyRun, data: dict[str, NDArray[Any]]) -> Study:
+    rows, seconds = data.pop("took")
+    ads: dict[str, NDArray[Any]] = {}
+    probes: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, values in data.items():
+        what, _, rest = name.partition("/")
+        if what == "ads":
+            ads[rest] = values
+        else:
+            key, _, column = rest.partition("/")
+            probes.setdefault(key, {})[column] = values
+    return Study(run, ads, probes, int(rows), float(seconds))
