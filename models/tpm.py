@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,9 +26,24 @@ from models.months import Month, month_of
 from models.network import embed
 from models.settings import ModelSettings, TpmSettings
 from state.capture import Capture, Loaded, Rows
-from state.embedding_store import EmbeddingStore, RocksEmbeddingStore, SnapshotManifest
+from state.embedding_store import RocksEmbeddingStore, SnapshotManifest
+from state.snapshot import Vectors
 
-__all__ = ["IdTable", "TpmModel", "TpmTrainer", "month_of"]
+__all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
+
+_WAITING = ("ts", "domain", "user", "item", "features", "dense", "label")
+"""Columns of rows that wait for their chunk to fill."""
+
+
+class SnapshotSink(Protocol):
+    """Takes the vectors of a closed month: an :class:`EmbeddingStore`, or what writes to one later."""
+
+    def write(
+        self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
+    ) -> SnapshotManifest | None:
+        """See :func:`state.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
+        ...
+
 
 ID_FIELDS = ("user_id", "item_id")
 """Fields whose ids have rows of their own here: a feature that reads one of them is not hashed a second time."""
@@ -105,6 +120,9 @@ class _Ids:
 class TpmTrainer:
     """Learns natural rows in event order and writes a snapshot at each month's end.
 
+    Rows are learned in chunks of exactly ``tpm.batch``, those of a month's end apart: what a month's snapshot holds is
+    a function of the rows in their order, however they were handed in.
+
     Parameters
     ----------
     schema
@@ -114,7 +132,7 @@ class TpmTrainer:
     tpm
         Settings of TPM.
     snapshots
-        Takes a closed month: a store or its folder. None: months close without a trace.
+        Takes a closed month: a store, its folder, or a sink. None: months close without a trace.
     device
         Overrides ``model.device``.
 
@@ -125,7 +143,7 @@ class TpmTrainer:
     written
         Labels of the months closed so far.
     rows_learned, rows_skipped, rows_late
-        Since the start: learned; left out because their step was not finite; learned in a later month than their own.
+        Since the start, without those that wait for their chunk to fill: learned; left out because their step was not finite; learned in a later month than their own.
     """
 
     def __init__(
@@ -133,13 +151,15 @@ class TpmTrainer:
         schema: FeatureSchema,
         model: ModelSettings,
         tpm: TpmSettings,
-        snapshots: EmbeddingStore | Path | None = None,
+        snapshots: SnapshotSink | Path | None = None,
         device: str | None = None,
     ) -> None:
         use_threads(model.threads)
         self.settings, self.schema = tpm, schema
         self.device = choose_device(device or model.device)
-        self._store = RocksEmbeddingStore(snapshots) if isinstance(snapshots, Path) else snapshots
+        self._store: SnapshotSink | None = (
+            RocksEmbeddingStore(snapshots) if isinstance(snapshots, Path) else snapshots
+        )
         hashed = [
             replace(g, dim=tpm.dim) for g in schema.categorical if g.tpm and g.spec.field not in ID_FIELDS
         ]
@@ -166,6 +186,8 @@ class TpmTrainer:
         self.month: Month | None = None
         self._first_ts = self._last_ts = -1
         self._month_rows = 0
+        self._waiting: list[Batch] = []
+        self._n_waiting = 0
         self.written: list[str] = []
         self.rows_learned = self.rows_skipped = self.rows_late = 0
 
@@ -199,16 +221,18 @@ class TpmTrainer:
     def close_month(self) -> SnapshotManifest | None:
         """End the open month.
 
-        1. Its snapshot holds the vector of every id trained so far, not only the month's: an id that stays away
+        1. The rows that wait for their chunk to fill are learned.
+        2. Its snapshot holds the vector of every id trained so far, not only the month's: an id that stays away
            keeps what was last known of it, and tables go on warm, so that months share one coordinate system.
-        2. ``last_ts`` is the youngest row in any of these vectors.
-        3. The next row opens its own month, with these parameters.
+        3. ``last_ts`` is the youngest row in any of these vectors.
+        4. The next row opens its own month, with these parameters.
 
         Returns
         -------
         SnapshotManifest or None
-            None when the month saw no row, or there is no store.
+            None when the month saw no row, there is no store, or the sink writes it later.
         """
+        self._flush()
         month, self.month = self.month, None
         rows, self._month_rows = self._month_rows, 0
         first, self._first_ts = self._first_ts, -1
@@ -223,7 +247,7 @@ class TpmTrainer:
             first_ts=first,
             features=["user_id", "item_id", *(g.name for g in self._features)],
         )
-        self.written.append(manifest.month)
+        self.written.append(month.label)
         return manifest
 
     def finish(self) -> list[str]:
@@ -252,10 +276,26 @@ class TpmTrainer:
             out: NDArray[np.float32] = torch.sigmoid(logit).cpu().numpy()
         return out
 
+    @property
+    def last_ts(self) -> int:
+        """Youngest row in any vector, ms; -1 before the first."""
+        return max([self._last_ts, *(int(b.ts.max()) for b in self._waiting)])
+
     def _learn(self, batch: Batch) -> None:
         size = self.settings.batch
-        for begin in range(0, len(batch), size):
-            self._learn_chunk(batch.take(slice(begin, begin + size)))
+        begin = 0
+        while begin < len(batch):
+            part = batch.take(slice(begin, begin + size - self._n_waiting))
+            begin += len(part)
+            self._waiting.append(part)
+            self._n_waiting += len(part)
+            if self._n_waiting == size:
+                self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._n_waiting = self._waiting, [], 0
+        if waiting:
+            self._learn_chunk(Batch.concat(waiting))
 
     def _learn_chunk(self, batch: Batch) -> None:
         assert self.month is not None
@@ -312,6 +352,9 @@ class TpmTrainer:
             index = table.unsaved.take()
             rows[f"tpm/table{i}"] = (index, table.payload(index))
         dense = {f"tpm/{name}": value for name, value in self.flat.state().items()}
+        if self._waiting:
+            batch = Batch.concat(self._waiting)
+            dense |= {f"tpm-waiting/{name}": getattr(batch, name) for name in _WAITING}
         return Capture(dense=dense, rows=rows, meta={"tpm": self._meta()})
 
     def _meta(self) -> dict[str, Any]:
@@ -324,8 +367,11 @@ class TpmTrainer:
             "rows": [self.rows_learned, self.rows_skipped, self.rows_late],
         }
 
-    def restore(self, loaded: Loaded) -> None:
-        """Make an untouched trainer what was captured; it goes on to the same bits."""
+    def restore(self, loaded: Loaded, *, elsewhere: bool = False) -> None:
+        """Make an untouched trainer what was captured; it goes on to the same bits.
+
+        ``elsewhere``: its next captures go to another store, so that the first of them must hold all rows.
+        """
         self.flat.load_state(
             {n.removeprefix("tpm/"): v for n, v in loaded.dense.items() if n.startswith("tpm/")}
         )
@@ -334,11 +380,23 @@ class TpmTrainer:
             known = loaded.rows[f"tpm/{name}_id"][1].reshape(-1)
             ids.rows(known, add=True)  # ascending row numbers: each id gets its own again
             ids.table.load(index, payload)
+            if elsewhere:
+                ids.table.unsaved.mark(index)
         for i, table in enumerate(self.tables):
-            table.load(*loaded.rows[f"tpm/table{i}"])
+            index, payload = loaded.rows[f"tpm/table{i}"]
+            table.load(index, payload)
+            if elsewhere:
+                table.unsaved.mark(index)
         meta = loaded.meta["tpm"]
         self.month = None if meta["month"] is None else Month(*meta["month"])
         self._first_ts, self._last_ts = int(meta["first_ts"]), int(meta["last_ts"])
         self._month_rows = int(meta["month_rows"])
         self.written = list(meta["written"])
         self.rows_learned, self.rows_skipped, self.rows_late = (int(n) for n in meta["rows"])
+        waiting: dict[str, Any] = {
+            name.removeprefix("tpm-waiting/"): value
+            for name, value in loaded.dense.items()
+            if name.startswith("tpm-waiting/")
+        }
+        self._waiting = [Batch(**waiting)] if waiting else []
+        self._n_waiting = sum(map(len, self._waiting))
