@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,18 @@ from ecdctr.interrupt import interruptible
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
-from ecdctr.sources import moment, open_with_features
+from ecdctr.sources import moment, open_log
 from ecdctr.tables import print_days
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
-from replay.rows import Log, RowFilter, SourceLog, steps_of
+from replay.rows import Log, RowFilter, steps_of
 from replay.run import Playback, play
 from replay.side_by_side import SideBySide
-from replay.source import parse_options
 from state.errors import ConfigError, DataError
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
 
 BAR = "replay {}"
-KAFKA_OPTIONS = ("window", "offsets")
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,11 @@ def replay_source(
     """
     options = options or ReplayOptions(until=until, quiet=quiet)
     state = ReplayState(out_dir)
-    with state.hold(), _open_log(text, loaded) as (log, found):
+    if state.folder.resolve() == loaded.settings.state.folder.resolve():
+        raise ConfigError(
+            f"--out {out_dir}: {state.folder} is the state folder that a worker trains in; choose another folder"
+        )
+    with state.hold(), open_log(text, loaded) as (log, found):
         settings = options.arms.main(found)
         others = options.arms.beside(loaded, settings)
         asked = asked_for(
@@ -139,18 +139,6 @@ def peak_mib() -> float:
             return int(found[1]) / 1024
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-@contextmanager
-def _open_log(text: str, loaded: Loaded) -> Iterator[tuple[Log, Settings]]:
-    if text != "kafka" and not text.startswith("kafka:"):
-        source, settings = open_with_features(text, loaded)
-        yield SourceLog(source, build.decoder(settings)), settings
-        return
-    settings = loaded.settings
-    values = parse_options(text, text.partition(":")[2], ",", KAFKA_OPTIONS)
-    with build.kafka_log(settings, build.decoder(settings)) as kafka:
-        yield KafkaSource(kafka, **values), settings
 
 
 def _take_up(

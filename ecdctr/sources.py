@@ -1,18 +1,23 @@
-"""From a line of text to a source with its settings, and from words to moments."""
+"""From a line of text to a source or a log with its settings, and from words to moments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import polars as pl
 
 from ecdctr import build
 from ecdctr.settings import Loaded, Settings
-from replay.source import Source, open_source
+from replay.kafka_source import KafkaSource
+from replay.rows import Log, SourceLog
+from replay.source import Source, open_source, parse_options
 from state.errors import ConfigError
 
-__all__ = ["CutSource", "history_of", "moment", "open_with_features"]
+__all__ = ["moment", "open_log", "open_with_features"]
+
+KAFKA_OPTIONS = ("window", "offsets")
 
 
 def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
@@ -48,32 +53,33 @@ def moment(text: str | None, option: str = "--until") -> int | None:
     return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-class CutSource:
-    """A source without its rows from a moment on."""
+@contextmanager
+def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tuple[Log, Settings]]:
+    """The log that a line of text names: both click topics (``kafka``, ``kafka:window=1h,offsets=...``) or a source.
 
-    def __init__(self, source: Source, until_ms: int) -> None:
-        self.source, self.until_ms = source, until_ms
+    ``history``: what TPM learns from; where a source has a history of its own, that instead of the rest.
+    """
+    if text != "kafka" and not text.startswith("kafka:"):
+        source, settings = open_with_features(text, loaded)
+        chosen = _History(source) if history else source
+        yield SourceLog(chosen, build.decoder(settings)), settings
+        return
+    settings = loaded.settings
+    values = parse_options(text, text.partition(":")[2], ",", KAFKA_OPTIONS)
+    with build.kafka_log(settings, build.decoder(settings)) as kafka:
+        yield KafkaSource(kafka, **values), settings
+
+
+class _History:
+    """A source's own history where it has one, else all of it."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.name = source.name
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        return self._cut(self.source.frames())
-
-    def history(self) -> Iterator[pl.DataFrame]:
-        return self._cut(history_of(self.source))
+        history: Callable[[], Iterator[pl.DataFrame]] | None = getattr(self.source, "history", None)
+        return self.source.frames() if history is None else history()
 
     def count(self) -> int | None:
         return None
-
-    def _cut(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        for frame in frames:
-            kept = frame.filter(pl.col("ts") < self.until_ms)
-            if kept.height:
-                yield kept
-            if kept.height < frame.height:
-                return  # frames come in event order
-
-
-def history_of(source: Source) -> Iterator[pl.DataFrame]:
-    """What TPM learns from: a source's own history where it has one, else all of it."""
-    history: Callable[[], Iterator[pl.DataFrame]] | None = getattr(source, "history", None)
-    return source.frames() if history is None else history()
