@@ -17,6 +17,7 @@ from state.capture import merge_rows
 from state.checkpoint import CheckpointStore, Loaded
 from state.errors import StateError
 from state.journal import Journal, JournalEntry
+from state.snapshot_writer import SnapshotCheck
 
 __all__ = ["Rebuilt", "first_difference", "rebuild"]
 
@@ -63,7 +64,8 @@ def rebuild(
     1. Name the checkpoint to be met (the newest whole one, or the one asked for).
     2. From step 0, fetch each journaled step's rows from the log and do it again. Where the log was lost and its
        offsets were reset, or old journal files were dropped, begin with the oldest checkpoint behind that.
-    3. At the checkpoint's step, compare every tensor bit by bit, and the digests of all predictions on the way.
+    3. At the checkpoint's step, compare every tensor bit by bit, the digests of all predictions on the way, and TPM
+       months that closed on the way with their snapshots.
 
     Parameters
     ----------
@@ -129,7 +131,14 @@ def _compare(engine: Engine, loaded: Loaded, base: Loaded | None) -> str | None:
     tensor = first_difference(engine, loaded, base)
     if tensor is not None:
         return f"{where}first tensor that differs: {tensor}"
+    where += "; ".join(_other_snapshots(engine))
     return where.rstrip("; ") or None
+
+
+def _other_snapshots(engine: Engine) -> list[str]:
+    """TPM months that closed on the way with other vectors than their snapshots on disk have."""
+    tiny = engine.trainer.tiny
+    return tiny.sink.differences if tiny is not None and isinstance(tiny.sink, SnapshotCheck) else []
 
 
 def first_difference(engine: Engine, loaded: Loaded, base: Loaded | None = None) -> str | None:

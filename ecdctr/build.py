@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ecdctr.settings import Settings
 from models.batch import Batch
@@ -15,7 +16,9 @@ from models.engine import Engine
 from models.events import EventDecoder
 from models.features import FeatureSchema
 from models.lineup import lineup
+from models.live_tpm import LiveSink, LiveTpm, tpm_shape
 from models.settings import FeatureSpec, ModelSettings
+from models.tpm import SnapshotSink, TpmTrainer
 from models.trainer import Trainer
 from replay.frozen import FrozenArm
 from replay.gate import PairedGate
@@ -29,6 +32,8 @@ from state.journal import Journal, MemoryJournal
 from state.positions import Positions
 from state.score_log import ScoreLog
 from state.settings import StateSettings
+from state.snapshot import link_snapshots
+from state.snapshot_writer import SnapshotCheck, SnapshotWriter
 
 __all__ = [
     "ARMS",
@@ -41,7 +46,10 @@ __all__ = [
     "memory_engine",
     "model_settings",
     "replay_engine",
+    "shape_of_tpm",
     "snapshot_store",
+    "tpm_states",
+    "tpm_trainer",
     "use_features",
 ]
 
@@ -57,6 +65,7 @@ class Folders:
         self.checkpoints = root / "checkpoints"
         self.journal = root / "journal"
         self.snapshots = root / "snapshots"
+        self.tpm = root / "tpm"
         self.ad_window = root / "ad-window"
         self.scores = root / "scores"
 
@@ -91,11 +100,43 @@ def _millis(key: str, date: str) -> int:
         raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
 
 
-def snapshot_store(settings: Settings) -> EmbeddingStore | None:
-    """The TPM snapshots of the state folder; None when the models do not read any."""
+def snapshot_store(settings: Settings, folder: Path | None = None) -> EmbeddingStore | None:
+    """The TPM snapshots of the state folder (or another); None when the models do not read any."""
     if settings.model.history == "none":
         return None
-    return RocksEmbeddingStore(Folders(settings.state.folder).snapshots, cache_rows=settings.state.cache_rows)
+    folder = Folders(settings.state.folder if folder is None else folder).snapshots
+    return RocksEmbeddingStore(folder, cache_rows=settings.state.cache_rows)
+
+
+def tpm_trainer(
+    settings: Settings, sink: SnapshotSink | None = None, *, threads: int | None = None
+) -> TpmTrainer:
+    """The tiny model; its months go to ``sink``, by default the state folder."""
+    schema = FeatureSchema(settings.features, settings.model.dim)
+    to = Folders(settings.state.folder).snapshots if sink is None else sink
+    return TpmTrainer(schema, model_settings(settings, threads), settings.tpm, to)
+
+
+def tpm_states(settings: Settings) -> CheckpointStore:
+    """What `ecdctr tpm train` leaves for a tiny model that goes on."""
+    return CheckpointStore(Folders(settings.state.folder).tpm, keep=3)
+
+
+def shape_of_tpm(settings: Settings) -> list[Any]:
+    """What two tiny models must share for one to take up the other's state."""
+    fingerprint = FeatureSchema(settings.features, settings.model.dim).fingerprint()
+    return tpm_shape(fingerprint, settings.tpm.dim, settings.tpm.hidden)
+
+
+def _learns_live(settings: Settings) -> bool:
+    return settings.tpm.live and settings.model.history != "none"
+
+
+def _live_tpm(settings: Settings, sink: LiveSink, threads: int | None) -> LiveTpm:
+    def make(to: SnapshotSink) -> TpmTrainer:
+        return tpm_trainer(settings, to, threads=threads)
+
+    return LiveTpm(make, sink, tpm_states(settings), shape_of_tpm(settings))
 
 
 def kafka_log(settings: Settings, events: EventDecoder) -> KafkaLog:
@@ -128,12 +169,18 @@ def model_settings(settings: Settings, threads: int | None = None) -> ModelSetti
 
 
 def _trainer(
-    settings: Settings, schema: FeatureSchema, window: AdWindow, threads: int | None = None
+    settings: Settings,
+    schema: FeatureSchema,
+    window: AdWindow,
+    store: EmbeddingStore | None,
+    sink: LiveSink | None,
+    threads: int | None = None,
 ) -> Trainer:
     """The same everywhere: what a worker did, a replay and a redone journal do to the last bit."""
-    model, store = model_settings(settings, threads), snapshot_store(settings)
+    model = model_settings(settings, threads)
     gate = PairedGate() if settings.schedule.gate else None
-    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate)
+    tiny = None if sink is None else _live_tpm(settings, sink, threads)
+    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate, tiny=tiny)
 
 
 def live_engine(
@@ -146,7 +193,8 @@ def live_engine(
     folders = Folders(settings.state.folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = _trainer(settings, schema, window)
+    sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1))
+    trainer = _trainer(settings, schema, window, snapshot_store(settings), sink)
     return Engine(
         trainer,
         journal=Journal(folders.journal, fsync=settings.state.fsync_journal),
@@ -157,17 +205,20 @@ def live_engine(
         fingerprint=_fingerprint(schema, settings),
         on_checkpoint=on_checkpoint,
         on_skipped=on_skipped,
+        live_tpm=_learns_live(settings),
     )
 
 
 def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
-    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read.
+    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read; months that close
+    are compared with them, not written.
 
     ``threads`` overrides the configured number: to the last bit only the same number gives the same results.
     """
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = _trainer(settings, schema, window, threads)
+    store = snapshot_store(settings)
+    trainer = _trainer(settings, schema, window, store, SnapshotCheck(store), threads)
     never = StateSettings(
         folder=settings.state.folder,
         checkpoint_every_s=10**9,
@@ -183,18 +234,25 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
         settings=never,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
+        live_tpm=_learns_live(settings),
     )
 
 
 def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0) -> Engine:
     """An engine that keeps what grows with the log on disk, in ``folder``: for replay. Memory stays flat.
 
-    The state folder's TPM snapshots are read; nothing else of it is.
+    The state folder's TPM snapshots are read; nothing else of it is, unless the tiny model is to learn from the log, too:
+    it goes on from what `ecdctr tpm train` left, and months that close are written to ``folder``, beside links to those.
     """
     folders = Folders(folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = _trainer(settings, schema, window)
+    live = _learns_live(settings)
+    if live:
+        link_snapshots(Folders(settings.state.folder).snapshots, folders.snapshots)
+    store = snapshot_store(settings, folder if live else None)
+    sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1), beside=False)
+    trainer = _trainer(settings, schema, window, store, sink)
     kept = StateSettings(
         folder=folder,
         checkpoint_every_s=checkpoint_every_s,
@@ -212,6 +270,7 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         settings=kept,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
+        live_tpm=live,
     )
 
 
@@ -239,6 +298,6 @@ def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
             update={"state": settings.state.model_copy(update={"folder": own.root})}
         )
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = _trainer(settings, schema, window)
+    trainer = _trainer(settings, schema, window, snapshot_store(settings), None)
     trainer.restore(loaded)
     return FrozenArm(trainer, ScoreLog(Folders(folder).scores, ("actr", "cpm")))

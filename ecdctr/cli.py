@@ -169,7 +169,11 @@ def tpm_train(
         bool, typer.Option("--partial", help="Close the last month even if it is not over.")
     ] = False,
 ) -> None:
-    """Train TPM month by month on a source's natural clicks; one frozen snapshot a month."""
+    """Train TPM month by month on a source's natural clicks; one frozen snapshot a month.
+
+    The source may be `kafka`: both click topics, `kafka:offsets=natural-clicks/0:0-90000` a part of them. A worker with
+    `tpm.live` goes on from here: later months close in the stream.
+    """
     from ecdctr.commands import train_tpm
 
     train_tpm(out, err, _load(config, overrides), source, until=until, partial=partial)
@@ -294,6 +298,13 @@ def topics(
 
 @app.command()
 def evidence(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            help="`forgetting`: returning users and items, and earlier periods asked again later, with and without TPM; "
+            "default: all arms on the same rows."
+        ),
+    ] = None,
     overrides: SetOption = None,
     short: Annotated[
         bool, typer.Option("--short", help="One small simulator; exit code 1 if the arms stand out of order.")
@@ -309,11 +320,27 @@ def evidence(
         typer.Option(help="Keep what each run scored here; a run that is there is not run again."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 1,
-    page: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("docs/evidence.md"),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Where the page goes (default docs/evidence.md, forgetting docs/forgetting.md)."
+        ),
+    ] = None,
 ) -> None:
     """Every arm on the same rows, with intervals: simulator seeds, and EB-NeRD where its data is given."""
     from ecdctr.evidence import run_evidence
+    from state.errors import ConfigError
 
+    if study == "forgetting":
+        from ecdctr.forgetting_page import run_forgetting
+
+        page = page or Path("docs/forgetting.md")
+        run_forgetting(err, page, short=short, seeds=seeds, jobs=jobs, keep=keep, overrides=overrides or ())
+        out.print(str(page))
+        return
+    if study is not None:
+        raise ConfigError(f"there is no study {study!r}: `forgetting`, or none for all arms")
+    page = page or Path("docs/evidence.md")
     broken, found = run_evidence(
         err, page, short=short, seeds=seeds, jobs=jobs, data=data, keep=keep, overrides=overrides or ()
     )

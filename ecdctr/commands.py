@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ecdctr import build
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.replaying import replay_journal, replay_source
 from ecdctr.settings import Loaded
-from ecdctr.sources import CutSource, history_of, moment, open_with_features
+from ecdctr.sources import moment, open_log, open_with_features
 from state.errors import DataError, StateError, StreamError
 
 __all__ = [
@@ -66,39 +65,39 @@ def train_tpm(
 ) -> list[str]:
     """One snapshot a month from a source's natural clicks; gives the months written.
 
-    The month that the source ends in is closed when its last day is there, or with ``partial``.
+    The month that the source ends in is closed when its last day is there, or with ``partial``. The tiny model itself
+    is kept, too, for a worker that goes on with it (``tpm.live``).
     """
     from models.batch import NATURAL
-    from models.features import FeatureSchema
-    from models.tpm import TpmTrainer
+    from replay.rows import RowFilter
+    from state.capture import Capture
 
-    source, settings = open_with_features(text, loaded)
-    cut = CutSource(source, limit) if (limit := moment(until)) is not None else source
-    decoder = build.decoder(settings)
-    schema = FeatureSchema(settings.features, settings.model.dim)
-    folder = build.Folders(settings.state.folder).snapshots
-    trainer = TpmTrainer(schema, build.model_settings(settings), settings.tpm, folder)
     written: list[Any] = []
-    rejects: Counter[str] = Counter()
     clock = 0
-    with progress_bar(err, f"TPM on {source.name}", None) as update:
-        for frame in history_of(cut):
-            decoded = decoder.from_frame(frame)
-            rejects.update(r.reason for r in decoded.rejects)
-            batch = decoded.batch.take(decoded.batch.domain == NATURAL)
-            if len(batch):
-                written += trainer.learn(batch)
-                clock = int(batch.ts.max())
-                update(trainer.rows_learned, clock)
+    with open_log(text, loaded, history=True) as (source, settings):
+        trainer = build.tpm_trainer(settings)
+        rows = RowFilter(until_ms=moment(until))
+        with progress_bar(err, f"TPM on {source.name}", None) as update:
+            for mixed in rows.apply(source.batches()):
+                batch = mixed.take(mixed.domain == NATURAL)
+                if len(batch):
+                    written += trainer.learn(batch)
+                    clock = max(clock, int(batch.ts.max()))
+                    update(trainer.rows_learned, clock)
+        rejects = {why: n for why, n in source.rejects.items() if n}
     if trainer.month is not None and (partial or trainer.month.end_ms - clock <= DAY_MS):
         written += [m for m in (trainer.close_month(),) if m is not None]
     if rejects:
-        err.print(f"left out: {dict(rejects)}")
+        err.print(f"left out: {rejects}")
     if not written:
         raise DataError(
             f"{source.name} holds no whole month of natural rows (tpm.month = {settings.tpm.month}): give it more "
             "rows, a shorter month (--set tpm.month=7d), or close the last one as it is (--partial)"
         )
+    # What a worker with tpm.live goes on from.
+    kept = trainer.capture()
+    meta = kept.meta | {"step": trainer.rows_learned, "shape": build.shape_of_tpm(settings)}
+    build.tpm_states(settings).save(Capture(kept.dense, kept.rows, meta))
     months = [m.month for m in written]
     out.print(f"   {trainer.rows_learned:,} natural rows, {len(months)} snapshots: {', '.join(months)}")
     return months

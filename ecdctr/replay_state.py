@@ -21,7 +21,7 @@ from state.lock import FolderLock
 
 __all__ = ["ReplayState", "asked_for"]
 
-_PARTS = ("checkpoints", "journal", "ad-window", "scores", "arms", "replay.json")
+_PARTS = ("checkpoints", "journal", "ad-window", "scores", "snapshots", "arms", "replay.json")
 _LEARNING = ("[model]", "[tpm]", "[schedule]", "[events]")
 
 

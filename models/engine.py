@@ -18,7 +18,7 @@ from crc32c import crc32c
 from models.batch import Batch
 from models.trainer import ReleaseReport, StepResult, Trainer
 from state.ad_window import AdWindow
-from state.capture import Capture, CheckpointInfo, Loaded
+from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from state.checkpoint import CheckpointStoreLike
 from state.errors import JournalDamagedError, StateError
 from state.journal import JournalEntry, JournalLike
@@ -76,6 +76,8 @@ class Engine:
         How often to checkpoint, what to keep.
     fingerprint
         Names the features and networks; a checkpoint of another fingerprint is refused.
+    live_tpm
+        Whether the tiny model is to learn from the natural rows that come; what it does meanwhile, the journal says.
     on_checkpoint
         Called with the checkpoint's positions once it is durable, from the saving thread.
     on_skipped
@@ -99,8 +101,10 @@ class Engine:
         on_checkpoint: Callable[[Positions], None] | None = None,
         on_skipped: Callable[[Batch, str], None] | None = None,
         score_skipped: bool = False,
+        live_tpm: bool = False,
     ) -> None:
         self.trainer = trainer
+        self.live_tpm = live_tpm
         self.journal = journal
         self.checkpoints = checkpoints
         self.scores = scores
@@ -121,6 +125,7 @@ class Engine:
         trainer.until_room = lambda write: self._until_room("ad window", write)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
+        self._owed: list[Rows] = []  # of captures that did not reach the store; the saving thread's
         self._saved_step = -1
         self._saved_at = time.monotonic()
 
@@ -225,8 +230,10 @@ class Engine:
         2. Predict. 3. Score: the predictions go to the score log. 4. Learn.
         5. Advance the offsets in memory.
 
-        Then whatever event time made due (new snapshots, a CPM release) and, if due, a checkpoint.
+        Then whatever event time made due (new snapshots, a CPM release) and, if due, a checkpoint. Before the first
+        step: whether the tiny model learns from here on.
         """
+        self._switch_tpm()
         entry = self._entry(kind, batch.parts, clock)
         self._append(entry)
         result = self._apply(entry, batch)
@@ -235,6 +242,14 @@ class Engine:
         if self._checkpoint_due():
             self.checkpoint()
         return result
+
+    def _switch_tpm(self) -> None:
+        tiny = self.trainer.tiny
+        if tiny is None or tiny.learns == self.live_tpm:
+            return
+        entry = self._entry("tpm", (), self.clock, **(tiny.plan(self.live_tpm) or {}))
+        self._append(entry)
+        self._apply(entry, None)
 
     def _run_due(self) -> None:
         months = self.trainer.months_due(self.clock)
@@ -298,6 +313,10 @@ class Engine:
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == "month":
             self.trainer.use_months(tuple(entry.extra["months"]))
+        elif entry.kind == "tpm":
+            if self.trainer.tiny is None:
+                raise StateError("the journal lets the tiny model learn, and this engine has none")
+            self.trainer.tiny.switch(bool(entry.extra["learns"]), entry.extra.get("from"))
         elif batch is None:
             raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
         else:
@@ -354,8 +373,8 @@ class Engine:
 
         1. The previous save has ended (if not, this one is put off; with ``wait`` it is waited for).
         2. Capture: rows touched since the last capture and dense tensors are copied. This is the whole stall.
-        3. In the saving thread: score log and ad window to disk, then the store's own protocol (write aside,
-           fsync, rename, fsync the folder).
+        3. In the saving thread: the snapshots of TPM months closed before, score log and ad window to disk, then the
+           store's own protocol (write aside, fsync, rename, fsync the folder).
         4. Publish the offsets; begin a new journal file; drop what no kept checkpoint needs.
 
         A save that fails (a full disk) is reported and tried again at the next turn; its rows are not lost, the
@@ -386,9 +405,14 @@ class Engine:
             self._finish_save()
 
     def _save(self, capture: Capture, positions: Positions) -> CheckpointInfo:
+        capture.rows = merge_rows([*self._owed, capture.rows])
+        self._owed = [capture.rows]
+        if self.trainer.tiny is not None:
+            self.trainer.tiny.settle()
         self.journal.sync()  # before the checkpoint that builds on it: a journal must never be behind
         self.scores.flush(fsync=True)
         self.ad_window.flush(fsync=True)
+        self._owed = []  # the store keeps them, if it fails itself
         info = self.checkpoints.save(capture)
         if self.on_checkpoint is not None:
             self.on_checkpoint(positions)
@@ -433,6 +457,8 @@ class Engine:
             self._finish_save()
         finally:
             self._saver.shutdown(wait=True)
+            if self.trainer.tiny is not None:
+                self.trainer.tiny.sink.close()
             self.journal.close()
             self.scores.close()
             self.ad_window.close()

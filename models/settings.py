@@ -151,6 +151,11 @@ class TpmSettings(Section):
         pattern=r"^(calendar|\d+d)$",
         description="'calendar' (UTC) or a length, as '30d'.",
     )
+    live: bool = Field(
+        default=False,
+        description="Also learn from the running stream: a month that closes there gets its snapshot beside training. "
+        "Off: months come from `ecdctr tpm train` alone, and a step costs less.",
+    )
     month_origin: str = Field(
         default="1970-01-01", description="A month of fixed length starts here plus whole lengths (UTC date)."
     )

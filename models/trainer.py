@@ -20,6 +20,7 @@ from models.features import FeatureSchema, mix64
 from models.gate import Evidence, Gate
 from models.lineup import lineup
 from models.linked import LinkedArm
+from models.live_tpm import LiveTpm
 from models.lookup import Encoded, InputEncoder
 from models.rivals import ItemCtr, OnlineShift
 from models.schedule import ReleaseSchedule
@@ -114,6 +115,8 @@ class Trainer:
         Predict ad rows with CPM too, for comparison: a forward pass more.
     gate
         Judges whether a release may serve; None: every one may.
+    tiny
+        TPM from the stream; None: nobody trains it here.
 
     Attributes
     ----------
@@ -139,10 +142,11 @@ class Trainer:
         *,
         score_ads_with_cpm: bool = False,
         gate: Gate | None = None,
+        tiny: LiveTpm | None = None,
     ) -> None:
         use_threads(model.threads)
         self.device = choose_device(device or model.device)
-        self.model, self.tpm = model, tpm
+        self.model, self.tpm, self.tiny = model, tpm, tiny
         self.ad_window = ad_window
         self.store = None if model.history == "none" else store
         self.score_ads_with_cpm = score_ads_with_cpm
@@ -216,7 +220,7 @@ class Trainer:
         2. Learn, in chunks of at most the configured size, every row once: natural rows teach CPM, ad rows A-CTR
            (once there is one) and the control. A loss or gradient that is not finite, or a loss that explodes,
            takes the whole step back in all arms.
-        3. Ad rows join the ad window.
+        3. Ad rows join the ad window; natural rows teach the tiny model, where it learns from the stream.
 
         Parameters
         ----------
@@ -235,6 +239,8 @@ class Trainer:
             return StepResult(kind, len(batch), {}, scored, scores, skipped)
         if kind == DOMAIN_NAMES[NATURAL]:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
+            if self.tiny is not None:
+                self.tiny.learn(batch)
         else:
             self._observe(batch, scores)
             names = ("ts", "user", "item", "features", "dense", "label")
@@ -366,6 +372,8 @@ class Trainer:
         PointInTimeError
             One of them is not older than the event clock.
         """
+        if self.tiny is not None:
+            self.tiny.settle(months)  # redone at speed, a month's write may still be on its way
         self._set_cpm_months(months)
 
     def _set_cpm_months(self, months: tuple[str, ...]) -> None:
@@ -454,7 +462,10 @@ class Trainer:
             rows.update(arm.take_rows())
         if "item_ctr" in self.lineup.extra:
             rows.update(self.item_ctr.take_rows())
-        return Capture(dense=dense, rows=rows, meta={"versions": self.versions, "trainer": self._meta()})
+        capture = Capture(dense=dense, rows=rows, meta={"versions": self.versions, "trainer": self._meta()})
+        if self.tiny is not None:
+            self.tiny.capture_into(capture)
+        return capture
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -494,6 +505,8 @@ class Trainer:
         self._asked_hour = -1
         self._set_cpm_months(tuple(meta["cpm_months"]))
         self._set_actr_months(tuple(meta["actr_months"]))
+        if self.tiny is not None:
+            self.tiny.restore(loaded)
         self._find_unreleased(loaded.rows)
 
     def _find_unreleased(self, rows: Rows) -> None:
@@ -523,6 +536,9 @@ class Trainer:
                 digest.update(f"{name}{table.dim}".encode())
                 digest.update(table.weight.cpu().numpy().data)
                 digest.update(table.accumulator.cpu().numpy().data)
+        for name, value in () if self.tiny is None else self.tiny.tensors():
+            digest.update(f"tpm {name}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
         counters = self._meta()
         names = ("clock", "releases", "cpm_months", "actr_months", "schedule", "shift", "stack")
         digest.update(repr([counters[k] for k in names]).encode())

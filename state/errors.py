@@ -10,6 +10,7 @@
     │   ├── StateLockedError                   another process owns the state folder
     │   ├── CheckpointDamagedError
     │   ├── SnapshotDamagedError
+    │   ├── SnapshotExistsError                the month has another snapshot already
     │   └── JournalDamagedError
     └── StreamError              exit code 5   the broker, a topic, an offset
         ├── BrokerUnavailableError
@@ -30,6 +31,7 @@ __all__ = [
     "OffsetsLostError",
     "PointInTimeError",
     "SnapshotDamagedError",
+    "SnapshotExistsError",
     "StateError",
     "StateLockedError",
     "StreamError",
@@ -74,6 +76,10 @@ class CheckpointDamagedError(StateError):
 
 class SnapshotDamagedError(StateError):
     """A TPM snapshot's files do not match its manifest."""
+
+
+class SnapshotExistsError(StateError):
+    """The month has a snapshot with other content; a snapshot never changes."""
 
 
 class JournalDamagedError(StateError):

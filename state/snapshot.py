@@ -15,7 +15,7 @@ import crc32c as _crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import SnapshotDamagedError, StateError
+from state.errors import SnapshotDamagedError, SnapshotExistsError, StateError
 from state.files import checksum, fsync_dir, fsync_file, read_json, write_json
 from state.snapshot_db import build_db
 
@@ -26,6 +26,7 @@ __all__ = [
     "Vectors",
     "check_files",
     "describe",
+    "link_snapshots",
     "month_names",
     "read_manifest",
     "same_or_refuse",
@@ -111,8 +112,10 @@ def write_snapshot(
 
     Raises
     ------
+    SnapshotExistsError
+        The month has other content already.
     StateError
-        The month has other content already, or the files could not be written.
+        The files could not be written.
     """
     manifest, tables = describe(month, dim, last_ts, users, items, **more)  # 1
     final, partial = Path(folder) / month, Path(folder) / (_PARTIAL + month)
@@ -203,10 +206,10 @@ def describe(
 
 
 def same_or_refuse(found: SnapshotManifest, wanted: SnapshotManifest) -> SnapshotManifest:
-    """The manifest that is there, if the new content is the same; StateError otherwise."""
+    """The manifest that is there, if the new content is the same; SnapshotExistsError otherwise."""
     if (found.checksum, found.dim, found.last_ts) == (wanted.checksum, wanted.dim, wanted.last_ts):
         return found
-    raise StateError(
+    raise SnapshotExistsError(
         f"snapshot {found.month} exists with checksum {found.checksum} and rows up to {found.last_ts} ms, the new one "
         f"has {wanted.checksum} and {wanted.last_ts} ms; a snapshot never changes: use another folder, or remove the "
         "old one and every release that was made with it"
@@ -218,6 +221,15 @@ def month_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return [path.name for path in folder.iterdir() if path.is_dir() and _MONTH.fullmatch(path.name)]
+
+
+def link_snapshots(there: Path, here: Path) -> None:
+    """Make the snapshots of one folder stand in another, too, as symbolic links: they never change."""
+    for month in month_names(there):
+        path = here / month
+        if not path.exists():
+            here.mkdir(parents=True, exist_ok=True)
+            path.symlink_to((there / month).resolve(), target_is_directory=True)
 
 
 def _sorted(kind: Kind, vectors: Vectors, dim: int, month: str) -> Vectors:

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from ecdctr.commands import train_tpm
 from ecdctr.interrupt import interruptible
 from ecdctr.replaying import ReplayOptions, print_totals, replay_source
 from ecdctr.settings import load_settings
@@ -43,6 +44,31 @@ def run(loaded, source, folder, **options):
     out, err = (Console(file=io.StringIO(), width=80) for _ in range(2))
     done = replay_source(out, err, loaded, source, folder, ReplayOptions(**options))
     return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
+
+
+def test_a_replay_trains_months_of_its_own(tmp_path):
+    """With `tpm.live` months close in the log that is replayed; the state folder's stay, and no other joins them."""
+    state = tmp_path / "worker"
+    texts = (*SETTINGS, f'state.folder="{state}"', "model.history=attention", "tpm.live=true", "tpm.month=2d")
+    loaded = load_settings(
+        None, (*texts, "schedule.release_every=1d", "schedule.first_release_after=12h"), environ={}
+    )
+    quiet = Console(quiet=True)
+    before = train_tpm(quiet, quiet, loaded, SMALL)
+    assert before == ["2026-01-01", "2026-01-03"]
+    done = run(loaded, SMALL, tmp_path / "out")
+    reports = done["engine"].releases
+    assert reports[0].months == ("2026-01-01", "2026-01-03")
+    assert reports[-1].months == ("2026-01-01", "2026-01-03", "2026-01-05")
+    assert sorted(p.name for p in (state / "snapshots").iterdir()) == before
+
+
+def test_a_replay_never_begins_in_the_state_folder_of_a_worker(tmp_path):
+    loaded = load_settings(None, (*SETTINGS, f'state.folder="{tmp_path / "state"}"'), environ={})
+    (tmp_path / "state" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="choose another folder"):
+        run(loaded, SMALL, tmp_path)
+    assert (tmp_path / "state" / "checkpoints").is_dir()
 
 
 def scores(folder):

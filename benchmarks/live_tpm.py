@@ -1,0 +1,134 @@
+"""What TPM from the running stream costs: a step, and the end of a month.
+
+    python benchmarks/live_tpm.py [--short] [--steps 400] [--ids 1000000]
+
+Two engines on state folders of their own (journal, checkpoints, score log) learn the same steps of the simulator in turn, one
+with `tpm.live`, one without. Then a month of ``--ids`` users closes: the copy stalls the step, the write runs beside
+steps of the other engine, which are timed with and without it.
+
+The last line is JSON: ``ratio``, a natural step with live TPM by one without (means); ``share``, what all steps, ads
+included, take more; ``stall_ms`` and ``write_s`` of the month; ``beside``, a step while it is written by one without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# This folder has a replay.py and a monitor.py, too: the packages must win.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+import numpy as np  # noqa: E402
+
+from ecdctr import build  # noqa: E402
+from ecdctr.settings import load_settings  # noqa: E402
+from ecdctr.sources import open_with_features  # noqa: E402
+from models.engine import Engine  # noqa: E402
+from replay.align import Step  # noqa: E402
+from replay.rows import SourceLog, steps_of  # noqa: E402
+from state.embedding_store import RocksEmbeddingStore  # noqa: E402
+from state.snapshot_writer import SnapshotWriter  # noqa: E402
+
+SOURCE = "sim:days=12,live_from=0"
+
+
+def prepare(folder: Path, live: bool, steps: int) -> tuple[Engine, list[Step]]:
+    texts = (
+        f"state.folder={json.dumps(str(folder))}",
+        f"tpm.live={str(live).lower()}",
+        "model.threads=1",
+        "schedule.releases=never",
+        "state.checkpoint_every_s=100000",
+        "state.checkpoint_every_steps=1000000",
+    )
+    source, settings = open_with_features(SOURCE, load_settings(None, texts, environ={}))
+    engine = build.live_engine(settings)
+    engine.bind_thread()
+    sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
+    found: list[Step] = []
+    for step in steps_of(SourceLog(source, build.decoder(settings)).batches(), **sizes):
+        found.append(step)
+        if len(found) == steps:
+            break
+    return engine, found
+
+
+def run(engine: Engine, step: Step) -> float:
+    began = time.perf_counter()
+    engine.run(step.kind, step.batch, step.clock)
+    return time.perf_counter() - began
+
+
+def month_end(folder: Path, ids: int, dim: int) -> tuple[float, SnapshotWriter]:
+    """Copy out the vectors of so many users, as the step that closes a month does; their write runs beside."""
+    rng = np.random.default_rng(0)
+    users = rng.permutation(10 * ids)[:ids].astype(np.uint64)
+    table = rng.normal(size=(ids, dim)).astype(np.float32)
+    writer = SnapshotWriter(RocksEmbeddingStore(folder))
+    began = time.perf_counter()
+    writer.write("big", dim, 1, (users.copy(), table.copy()), (users[:1000].copy(), table[:1000].copy()))
+    return time.perf_counter() - began, writer
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--ids", type=int, default=1_000_000, help="users of the month that closes")
+    parser.add_argument("--short", action="store_true", help="300 steps, 200,000 ids")
+    options = parser.parse_args()
+    steps, ids = (300, 200_000) if options.short else (options.steps, options.ids)
+    warm = 60
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        without, plan = prepare(root / "without", False, steps + warm)
+        with_tpm, _ = prepare(root / "with", True, 1)
+        seconds: dict[str, list[tuple[str, float]]] = {"without": [], "with": []}
+        for i, step in enumerate(plan):
+            # By turns, and in turns which comes first.
+            both = [("without", without), ("with", with_tpm)]
+            for name, engine in both if i % 2 else reversed(both):
+                took = run(engine, step)
+                if i >= warm:
+                    seconds[name].append((step.kind, took))
+        total = {name: sum(t for _, t in parts) for name, parts in seconds.items()}
+        # A chunk of TPM takes two steps of rows: means of natural steps, not medians, see all of it.
+        natural = {n: float(np.mean([t for k, t in parts if k == "natural"])) for n, parts in seconds.items()}
+        stall, writer = month_end(root / "month", ids, 16)
+        began = time.perf_counter()
+        beside: list[float] = []
+        last = plan[-1].clock
+        while writer.owed:
+            for step in plan[:20]:
+                beside.append(run(without, Step(step.kind, step.batch, last)))
+        write = time.perf_counter() - began
+        writer.close()
+        alone = [run(without, Step(step.kind, step.batch, last)) for step in plan[:200]]
+        for engine in (without, with_tpm):
+            engine.close(checkpoint=False)
+    print(f"{steps} steps of the simulator, one thread; a month of {ids:,} users")
+    print(
+        f"natural step, mean   without {1e3 * natural['without']:.2f} ms   with {1e3 * natural['with']:.2f} ms"
+    )
+    print(f"all steps            without {total['without']:.2f} s   with {total['with']:.2f} s")
+    print(f"month's end          stall {1e3 * stall:.1f} ms, written beside in {write:.2f} s")
+    print(f"a step meanwhile     {1e3 * np.mean(beside):.2f} ms, alone {1e3 * np.mean(alone):.2f} ms (means)")
+    result = {
+        "benchmark": "live_tpm",
+        "ratio": round(natural["with"] / natural["without"], 3),
+        "share": round(total["with"] / total["without"] - 1, 3),
+        "stall_ms": round(1e3 * stall, 1),
+        "write_s": round(write, 2),
+        "beside": round(float(np.mean(beside) / np.mean(alone)), 2),
+    }
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
