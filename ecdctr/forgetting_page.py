@@ -85,7 +85,10 @@ def run_forgetting(
         runs = [StudyRun(s, (*SETTINGS, *overrides)) for s in seeds_of(text)]
 
     def told(study: Study) -> None:
-        out.print(f"seed {study.run.seed}: {study.rows:,} rows in {study.seconds:,.0f} s", soft_wrap=True)
+        out.print(
+            f"seed {study.run.seed}: {study.rows:,} rows in {study.seconds:,.0f} s of CPU time",
+            soft_wrap=True,
+        )
 
     studies = run_studies(runs, jobs=jobs, told=told, keep=keep)
     found = forgetting_figures(studies)
@@ -118,7 +121,7 @@ def _lines(found: Mapping[str, Any], runs: Sequence[StudyRun], command: str, plo
     yield f"# Forgetting\n\nWritten by `{command}`.\n\n{_INTRO}\n"
     yield f"{found['rows']:,} ad rows judged (after the first {runs[0].skip_days} live days), seeds "
     yield f"{', '.join(str(run.seed) for run in runs)}; {found['played']:,} rows of history and live days, "
-    yield f"{found['seconds']:,.0f} s of wall time on one thread each, four engines in one pass.\n"
+    yield f"{found['seconds']:,.0f} s of CPU time on one thread, four engines in one pass.\n"
     yield f"![Gain of TPM by absence, and GAUC of earlier weeks' ad rows later on]({plot})\n"
     yield from _claims(found)
     for who, title in (("all", "All ad rows"), ("user", "Users away"), ("item", "Items away")):
