@@ -42,6 +42,8 @@ class Outcome:
     rebalances: int = 0
     takeover_s: float | None = None
     steps: int = 0
+    months: int = 0
+    """Times that a TPM month, closed in the stream, came into use."""
     steps_redone: int = 0
     lost: int = -1
     doubled: int = -1
@@ -54,7 +56,7 @@ class Outcome:
         takeover = "none" if self.takeover_s is None else f"{self.takeover_s:.1f} s"
         return (
             f"rows {self.rows:,}  kills {self.kills}  rebalances {self.rebalances}  take-over {takeover}  "
-            f"steps {self.steps:,}  steps redone {self.steps_redone:,}  lost {self.lost}  doubled {self.doubled}\n"
+            f"steps {self.steps:,}  TPM months {self.months}  steps redone {self.steps_redone:,}  lost {self.lost}  doubled {self.doubled}\n"
             f"final parameters against an uninterrupted run of the same journal: {self.verdict}  ({self.seconds:.0f} s)"
         )
 
@@ -113,10 +115,12 @@ class Chaos:
                 "monitor.port=0",
                 "model.dim=8",
                 "model.hidden=[32, 16]",
-                "model.history=none",
                 "model.threads=1",
                 "model.natural_batch=128",
                 "model.ad_batch=32",
+                "tpm.live=true",
+                "tpm.dim=8",
+                "tpm.month=2d",
                 'schedule.release_every="2d"',
             ],
             environ={},
@@ -232,6 +236,8 @@ class Chaos:
             ends = log.end(log.partitions())
         assert sum(ends.values()) == self.outcome.rows
         self.outcome.steps = len(self._entries())
+        entries = Journal(self.journal, read_only=True).entries()
+        self.outcome.months = sum(entry.kind == "month" for entry in entries)
         self.outcome.lost, self.outcome.doubled = audit(Journal(self.journal, read_only=True).entries(), ends)
         self.outcome.steps_redone = sum(
             int(line.split("journal: ")[1].split()[0])

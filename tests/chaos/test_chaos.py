@@ -16,6 +16,7 @@ def test_kills_rebalances_and_a_take_over_lose_and_double_nothing(tmp_path):
     assert outcome.doubled == 0
     assert outcome.verdict.startswith("identical"), outcome.verdict
     assert outcome.kills == 4
+    assert outcome.months >= 3, "months close in the stream, and are as they were after every kill"
     assert outcome.rebalances == 1
     assert outcome.exit_code == 0
     assert outcome.takeover_s is not None and outcome.takeover_s < 10
