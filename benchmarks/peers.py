@@ -105,7 +105,6 @@ def ours(
             f'state.folder="{folder}/state"',
             "worker.session_timeout_s=2",
             "worker.max_idle_s=0.5",
-            "worker.buffer_rows=100000",  # the default holds five steps of this size
             "monitor.port=0",
         ]
         settings = load_settings(None, overrides, environ={}).settings

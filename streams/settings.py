@@ -70,9 +70,10 @@ class WorkerSettings(Section):
         default=5.0, gt=0, description="A row waits so long at most for its batch to become full."
     )
     buffer_rows: int = Field(
-        default=20_000,
-        ge=1,
-        description="Rows of one partition held for alignment; beyond it is not fetched.",
+        default=0,
+        ge=0,
+        description="Rows of one partition held for alignment, beyond which it is not fetched; 0: eight full steps, "
+        "20,000 at least.",
     )
     queue_length: int = Field(
         default=8, ge=1, description="Steps waiting for the trainer; beyond it fetching pauses."
@@ -81,6 +82,18 @@ class WorkerSettings(Section):
     fetch_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Bytes asked of a partition at a time."
     )
+
+    def buffer_for(self, batch: int) -> int:
+        """Rows of one partition that may wait, where the largest step takes ``batch`` rows.
+
+        A partition that holds less than a step is full before it can give one, and the trainer waits.
+
+        >>> WorkerSettings().buffer_for(512), WorkerSettings().buffer_for(4096)
+        (20000, 32768)
+        >>> WorkerSettings(buffer_rows=5_000).buffer_for(4096)
+        5000
+        """
+        return self.buffer_rows or max(20_000, 8 * batch)
 
 
 class MonitorSettings(Section):

@@ -215,19 +215,20 @@ class Worker:
             stop.set()
         now = time.monotonic()
         domains = self._topics.domains
+        buffer_rows = self._worker.buffer_for(max(self._batches.values()))
         aligner = Aligner(
             {key: domains[key[0]] for key in positions},
             positions=positions,
             max_idle_s=self._worker.max_idle_s,
             max_wait_s=self._worker.max_wait_s,
             max_behind_s=self._worker.max_behind_s,
-            buffer_rows=self._worker.buffer_rows,
+            buffer_rows=buffer_rows,
             now=now,
             **self._batches,
         )
         for key, end in ends.items():
             aligner.set_end(*key, end)
-        intake = AlignedIntake(aligner, self._worker.buffer_rows, domains)
+        intake = AlignedIntake(aligner, buffer_rows, domains)
         trainer = TrainerThread(
             engine,
             self._worker.queue_length,
