@@ -1,4 +1,4 @@
-"""Our side of ``peers.py``, a process of its own: a real worker on a topic that is full, timed, then asked.
+"""Our side of ``peers.py`` and ``stream_efficiency.py``, a process of its own: a real worker on a topic that is full.
 
     python benchmarks/_live.py config.toml --rows 300000 --tail tail.npz --scores scores.npy
 
@@ -64,8 +64,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--tail", type=Path, required=True)
-    parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--tail", type=Path, help="rows to score at the end")
+    parser.add_argument("--scores", type=Path, help="where their scores go")
     options = parser.parse_args()
     settings = load_settings(options.config, environ={}).settings
     clocks: list[Clock] = []
@@ -88,7 +88,7 @@ def main() -> int:
         ad_batch=settings.model.ad_batch,
     ).run()
     clock = clocks[0]
-    if options.tail.exists():
+    if options.tail is not None:
         kept = np.load(options.tail)
         first = int(kept["tail"])
         batch = build.decoder(settings).from_frame(frame(kept["x"][first:], kept["y"][first:])).batch

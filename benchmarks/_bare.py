@@ -1,0 +1,62 @@
+"""The bare side of ``stream_efficiency.py``: the same network learns the same batches from memory, and nothing else.
+
+    python benchmarks/_bare.py config.toml --rows rows.npz
+
+Batches are decoded, and their TPM vectors looked up, before the clock starts. What is timed is the loop that any trainer
+on arrays has: distinct rows of a batch, forward, backward, optimizer. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+# This folder has a replay.py and a monitor.py, too: the packages must win.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+from benchmarks._clicks import BATCH, START_MS  # noqa: E402
+from benchmarks._events import frame  # noqa: E402
+from ecdctr import build  # noqa: E402
+from ecdctr.settings import load_settings  # noqa: E402
+from models.arm import Prepared  # noqa: E402
+
+WARM = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rows", type=Path, required=True)
+    options = parser.parse_args()
+    settings = load_settings(options.config, environ={}).settings
+    kept = np.load(options.rows)
+    whole = build.decoder(settings).from_frame(frame(kept["x"], kept["y"])).batch
+    batches = [whole.take(slice(i, i + BATCH)) for i in range(0, len(whole) - BATCH + 1, BATCH)]
+    engine = build.memory_engine(settings)
+    engine.bind_thread()
+    trainer = engine.trainer
+    trainer.clock = START_MS
+    if trainer.store is not None:
+        trainer.use_months(tuple(trainer.store.select(START_MS, settings.tpm.k)))
+    arm, encoder = trainer.arms["cpm"], trainer.encoder
+    history = [arm.prepare(encoder.encode(batch), batch).history for batch in batches]
+    seconds = []
+    for batch, read in zip(batches, history, strict=True):
+        began = time.perf_counter()
+        arm.learn([Prepared(encoder.encode(batch), read)])
+        seconds.append(time.perf_counter() - began)
+    timed = seconds[WARM:]
+    print(
+        json.dumps({"rows_per_s": BATCH * len(timed) / sum(timed), "step_ms": 1000 * float(np.median(timed))})
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
