@@ -29,6 +29,7 @@ from state.checkpoint import CheckpointStore, MemoryCheckpointStore
 from state.embedding_store import EmbeddingStore, RocksEmbeddingStore
 from state.errors import ConfigError
 from state.journal import Journal, MemoryJournal
+from state.journal_none import NoJournal
 from state.positions import Positions
 from state.score_log import ScoreLog
 from state.settings import StateSettings
@@ -258,12 +259,11 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         checkpoint_every_s=checkpoint_every_s,
         checkpoint_every_steps=10**15,
         keep_checkpoints=1,
-        journal_keep_days=1e6,  # it tells a replay that is gone on with when its releases were
         score_days=36_500,
     )
     return Engine(
         trainer,
-        journal=Journal(folders.journal),
+        journal=NoJournal(),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
         scores=BufferedScores(folders.scores, arms(settings)),
         ad_window=window,

@@ -16,12 +16,11 @@ from replay.frozen import FrozenArm
 from replay.side_by_side import SideBySide
 from state.errors import StateError
 from state.files import write_atomic
-from state.journal import Journal
 from state.lock import FolderLock
 
 __all__ = ["ReplayState", "asked_for"]
 
-_PARTS = ("checkpoints", "journal", "ad-window", "scores", "snapshots", "arms", "replay.json")
+_PARTS = ("checkpoints", "ad-window", "scores", "snapshots", "arms", "replay.json")
 _LEARNING = ("[model]", "[tpm]", "[schedule]", "[events]")
 
 
@@ -99,8 +98,6 @@ class ReplayState:
         def engine(folder: Path, of: Settings) -> Engine:
             made = build.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s)
             made.recover()
-            # Steps past the checkpoint come from the log again, and are planned again.
-            made.journal.truncate_after(made.step)
             return made
 
         main = engine(self.folder, settings)
@@ -116,11 +113,6 @@ class ReplayState:
 
     def _folder_of(self, arm: str) -> Path:
         return self.folder / "arms" / arm
-
-    def release_clocks(self) -> list[int]:
-        """Event times of the CPM releases, refused ones and those of earlier runs included, ms."""
-        folder = build.Folders(self.folder).journal
-        return [e.clock for e in Journal(folder, read_only=True).entries() if e.kind == "release"]
 
     def interrupted(self, seconds: float) -> None:
         """Note how long it took until here."""

@@ -202,7 +202,7 @@ def _report(
         "interrupted": done.interrupted,
         "rejects": {k: v for k, v in log.rejects.items() if v},
         "stragglers": log.stragglers,
-        "releases": [c for c in state.release_clocks() if c not in engine.progress.refused],
+        "releases": list(engine.progress.released),
         "refused": list(engine.progress.refused),
         "peak_mib": round(peak),
         "arms": {name: ", ".join(changed) for name, changed in options.arms.variants.items()},

@@ -63,12 +63,8 @@ class Batch:
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Batch:
         """Rows by index, mask or slice; ``parts`` is dropped (the ranges no longer name the rows)."""
-        picked = {
-            f.name: (None if getattr(self, f.name) is None else getattr(self, f.name)[rows])
-            for f in fields(self)
-            if f.name != "parts"
-        }
-        return Batch(**picked)  # type: ignore[arg-type]
+        columns = (getattr(self, name) for name in _COLUMNS)
+        return Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
 
     def with_parts(self, parts: Sequence[Part]) -> Batch:
         """The same rows with another origin."""
@@ -82,9 +78,10 @@ class Batch:
         if len(batches) == 1:
             return batches[0].with_parts(parts)
         columns: dict[str, NDArray[np.generic] | None] = {}
-        for f in fields(Batch):
-            if f.name == "parts":
-                continue
-            values = [getattr(b, f.name) for b in batches]
-            columns[f.name] = None if values[0] is None else np.concatenate(values)
+        for name in _COLUMNS:
+            values = [getattr(b, name) for b in batches]
+            columns[name] = None if values[0] is None else np.concatenate(values)
         return Batch(**columns, parts=tuple(parts))  # type: ignore[arg-type]
+
+
+_COLUMNS = tuple(field.name for field in fields(Batch) if field.name != "parts")

@@ -39,8 +39,9 @@ class Progress:
     rows: dict[str, int] = field(default_factory=lambda: {"natural": 0, "ad": 0})
     skipped_rows: int = 0
     releases: int = 0
+    released: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
-    """Event clocks (ms) of the releases that the gate refused."""
+    """Event clocks (ms) of the releases that came to serve, and of those that the gate refused."""
     redone_steps: int = 0
     checkpoints: int = 0
     checkpoint_failures: int = 0
@@ -53,6 +54,7 @@ class Progress:
             "rows": dict(self.rows),
             "skipped_rows": self.skipped_rows,
             "releases": self.releases,
+            "released": list(self.released),
             "refused": list(self.refused),
         }
 
@@ -60,6 +62,7 @@ class Progress:
         self.rows = {k: int(v) for k, v in saved["rows"].items()}
         self.skipped_rows = int(saved["skipped_rows"])
         self.releases = int(saved["releases"])
+        self.released = list(saved.get("released", ()))
         self.refused = list(saved.get("refused", ()))
 
 
@@ -306,6 +309,7 @@ class Engine:
             self.releases.append(report)
             if report.accepted:
                 self.progress.releases += 1
+                self.progress.released.append(report.clock_ms)
             else:
                 self.progress.refused.append(report.clock_ms)
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
@@ -341,7 +345,7 @@ class Engine:
     def _record(self, batch: Batch, result: StepResult) -> None:
         if not len(result.scored):
             return
-        rows = batch.take(result.scored)
+        rows = batch if len(result.scored) == len(batch) else batch.take(result.scored)
         nothing = np.zeros(len(rows), np.uint64)
         columns = {
             "ts": rows.ts,

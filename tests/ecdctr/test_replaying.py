@@ -308,12 +308,12 @@ def test_ctrl_c_on_the_command_itself(tmp_path):
     for text in SETTINGS:
         command += ["--set", text]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
-    journal = folder / "state" / "journal"
+    learned = folder / "state" / "ad-window"
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
-        # Each step is journaled before it is done.
-        while process.poll() is None and not list(journal.glob("*.log")):
+        # An ad step that was done has left its rows here.
+        while process.poll() is None and not list(learned.glob("day-*.rows")):
             try:
                 process.wait(timeout=0.02)
             except subprocess.TimeoutExpired:
