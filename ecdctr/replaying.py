@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ecdctr import build
@@ -20,6 +21,10 @@ from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.tables import print_days
+from models.features import FeatureSchema
+from replay.checks import checks
+from replay.day_check import DayCheck
+from replay.feature_probe import FeatureProbe
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
 from replay.rows import Log, RowFilter, steps_of
@@ -111,21 +116,24 @@ def replay_source(
         before = state.seconds
         every = options.checkpoint_every_s
         arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every)
+        schema = FeatureSchema(settings.features, settings.model.dim)
+        watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine))
         try:
-            done = _play(err, arms, log, rows, settings)
+            done = _play(err, arms, log, rows, settings, watch)
             peak = peak_mib()
             done.seconds += before
             arms.close(checkpoint=done.interrupted and not done.torn)
         except BaseException:
             arms.close(checkpoint=False)
             raise
-        written = _report(out_dir, state, arms, log, done, settings, options, peak)
+        facts = {"peak_mib": round(peak), "checks": watch.found(log)}
+        written = _report(out_dir, state, arms, log, done, settings, options, facts)
         if done.interrupted:
             state.interrupted(done.seconds)
         else:
             state.finished()
     if not options.quiet:
-        _tell(out, err, log, done, written)
+        _tell(out, err, done, written)
     return {**written, "engine": arms.engine}
 
 
@@ -166,16 +174,34 @@ def _take_up(
     return RowFilter(found["from"], found["until"], options.sample_users)
 
 
-def _play(err: Console, arms: SideBySide, log: Log, rows: RowFilter, settings: Settings) -> Playback:
+@dataclass
+class _Watch:
+    """What is looked for on the way."""
+
+    features: FeatureProbe
+    days: DayCheck
+
+    def found(self, log: Log) -> list[dict[str, Any]]:
+        months = self.days.engine.trainer.cpm_months
+        found = checks(self.days.findings, self.features.findings(), log.stragglers, months)
+        return [check.plain() for check in found]
+
+
+def _play(
+    err: Console, arms: SideBySide, log: Log, rows: RowFilter, settings: Settings, watch: _Watch
+) -> Playback:
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-    steps = steps_of(rows.apply(log.batches()), **sizes)
+    steps = steps_of(watch.features.watch(rows.apply(log.batches())), **sizes)
     total = log.count() if rows.takes_all else None
 
     def told() -> None:
         err.print("stopping after this step; Ctrl-C again stops at once")
 
     with progress_bar(err, BAR.format(log.name), total) as update, interruptible(told) as stop:
-        return play(arms.engine, steps, update, stop, tuple(arms.beside.values()))
+        done = play(watch.days, steps, update, stop, tuple(arms.beside.values()))
+    if not done.torn:
+        watch.days.close_day()
+    return done
 
 
 def _report(
@@ -186,7 +212,7 @@ def _report(
     done: Playback,
     settings: Settings,
     options: ReplayOptions,
-    peak: float,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     from replay.report import evaluate, write_report
     from replay.tables import write_tables
@@ -204,7 +230,7 @@ def _report(
         "stragglers": log.stragglers,
         "releases": list(engine.progress.released),
         "refused": list(engine.progress.refused),
-        "peak_mib": round(peak),
+        **facts,
         "arms": {name: ", ".join(changed) for name, changed in options.arms.variants.items()},
         "frozen": {
             name: {
@@ -222,21 +248,15 @@ def _report(
     return {"result": result, "meta": meta, "report": path, "tables": tables}
 
 
-def _tell(out: Console, err: Console, log: Log, done: Playback, written: dict[str, Any]) -> None:
+def _tell(out: Console, err: Console, done: Playback, written: dict[str, Any]) -> None:
     print_days(out, written["result"])
     print_totals(out, written["result"])
     rejects = written["meta"]["rejects"]
     if rejects:
         err.print(f"rows left out: {', '.join(f'{n:,} {why}' for why, n in rejects.items())}", soft_wrap=True)
-    if log.stragglers:
-        err.print(
-            f"{log.stragglers:,} rows came later than the log's window allows and were learned late (?window=1h widens it)",
-            soft_wrap=True,
-        )
-    out.print(
-        f"{done.rows:,} rows in {done.seconds:.1f} s ({done.rows_per_s:,.0f} rows/s); report: {written['report']}",
-        soft_wrap=True,
-    )
+    for check in written["meta"]["checks"]:
+        if check["ok"] is False:
+            err.print(f"[bold yellow]check:[/] {check['name']}? {escape(check['text'])}", soft_wrap=True)
     for name, frozen in written["meta"]["frozen"].items():
         if frozen["not_asked"]:
             err.print(
