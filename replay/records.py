@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from models.batch import Batch
-from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, EventDecoder
+from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, Decoded, EventDecoder
 from replay.align import Chunk
 
-__all__ = ["KafkaRecord", "RecordReject", "decode_records"]
+__all__ = [
+    "Fetched",
+    "KafkaRecord",
+    "RecordReject",
+    "chunks_of",
+    "decode_records",
+    "decode_values",
+    "is_packed",
+    "join",
+]
 
 
 class KafkaRecord(Protocol):
@@ -36,58 +45,99 @@ class RecordReject:
     row: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Consecutive records of one partition.
+
+    Attributes
+    ----------
+    first
+        Offset at which their chunk begins; at most the first record's (a compacted log may have a gap there).
+    records
+        In offset order; JSON and packed Arrow messages may be mixed.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    records: Sequence[KafkaRecord]
+
+
 def decode_records(
     decoder: EventDecoder, topic: str, partition: int, first: int, records: Sequence[KafkaRecord], domain: int
 ) -> tuple[Chunk, list[RecordReject]]:
-    """Decode consecutive records of one partition.
-
-    Parameters
-    ----------
-    decoder
-        Knows the features.
-    topic, partition
-        Where the records come from.
-    first
-        Offset at which the chunk begins; at most the first record's (a compacted log may have a gap there).
-    records
-        In offset order; JSON and packed Arrow messages may be mixed.
-    domain
-        0 natural, 1 ad.
+    """Decode consecutive records of one partition (see :class:`Fetched`); ``domain``: 0 natural, 1 ad.
 
     Returns
     -------
     Chunk, list of RecordReject
         The chunk covers offsets ``first`` to the last record's + 1, rejects included.
     """
-    batches: list[Batch] = []
-    offsets: list[Any] = []
-    rejects: list[RecordReject] = []
-    for packed, run in _runs(records):
-        decode = decoder.from_packed if packed else decoder.from_json
-        decoded = decode([r.value for r in run], domain)
-        batches.append(decoded.batch)
-        offsets.append(np.array([r.offset for r in run], np.int64)[decoded.index])
-        rejects += [
-            RecordReject(run[r.index], r.reason, r.detail, r.row if packed and r.row >= 0 else None)
-            for r in decoded.rejects
+    decoded = decode_values(decoder, [r.value for r in records], [is_packed(r) for r in records], domain)
+    return chunks_of([Fetched(topic, partition, first, records)], decoded)[0]
+
+
+def decode_values(
+    decoder: EventDecoder, values: Sequence[bytes | None], packed: Sequence[bool], domain: int
+) -> Decoded:
+    """Decode messages, of which some are packed; ``index`` and ``Reject.index`` are positions in ``values``.
+
+    What a message gives does not depend on its neighbours: however values are parted, :func:`join` of the parts
+    is the same.
+    """
+    return join(
+        [
+            (start, (decoder.from_packed if form else decoder.from_json)(values[start:end], domain))
+            for form, start, end in _runs(packed)
         ]
-    batch = batches[0] if len(batches) == 1 else Batch.concat(batches)
-    offset = offsets[0] if len(offsets) == 1 else np.concatenate(offsets)
-    return Chunk(topic, partition, first, records[-1].offset + 1, offset, batch), rejects
+    )
 
 
-def _is_packed(record: KafkaRecord) -> bool:
+def join(parts: Sequence[tuple[int, Decoded]]) -> Decoded:
+    """Decoded parts of a list of messages, each with the position of its first message, in their order."""
+    if len(parts) == 1 and not parts[0][0]:
+        return parts[0][1]
+    return Decoded(
+        Batch.concat([decoded.batch for _, decoded in parts]),
+        np.concatenate([decoded.index + start for start, decoded in parts]),
+        [replace(r, index=r.index + start) for start, decoded in parts for r in decoded.rejects],
+    )
+
+
+def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, list[RecordReject]]]:
+    """Chunk and rejects of each list, from the decoded messages of all of them one behind the other."""
+    out, start, at = [], 0, 0
+    for fetched in lists:
+        records = fetched.records
+        end = start + len(records)
+        first_row, end_row = np.searchsorted(decoded.index, (start, end)).tolist()
+        whole = end_row - first_row == len(decoded.batch)
+        rows = decoded.batch if whole else decoded.batch.take(slice(first_row, end_row))
+        offsets = np.array([r.offset for r in records], np.int64)[decoded.index[first_row:end_row] - start]
+        rejects = []
+        while at < len(decoded.rejects) and decoded.rejects[at].index < end:
+            r = decoded.rejects[at]
+            row = r.row if r.row >= 0 else None
+            rejects.append(RecordReject(records[r.index - start], r.reason, r.detail, row))
+            at += 1
+        chunk = Chunk(fetched.topic, fetched.partition, fetched.first, records[-1].offset + 1, offsets, rows)
+        out.append((chunk, rejects))
+        start = end
+    return out
+
+
+def is_packed(record: KafkaRecord) -> bool:
+    """Whether a record is a packed Arrow message, by its header."""
     return any(
         key == CONTENT_TYPE_HEADER and value == ARROW_CONTENT_TYPE for key, value in record.headers or ()
     )
 
 
-def _runs(records: Sequence[KafkaRecord]) -> Iterable[tuple[bool, Sequence[KafkaRecord]]]:
-    """Runs of neighbours of the same form."""
+def _runs(packed: Sequence[bool]) -> Iterator[tuple[bool, int, int]]:
+    """Runs of neighbours of the same form: form, start, end."""
     start = 0
-    form = _is_packed(records[0])
-    for i, record in enumerate(records):
-        if _is_packed(record) != form:
-            yield form, records[start:i]
-            start, form = i, not form
-    yield form, records[start:]
+    for i in range(1, len(packed)):
+        if packed[i] != packed[start]:
+            yield packed[start], start, i
+            start = i
+    yield packed[start], start, len(packed)

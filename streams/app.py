@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +16,11 @@ from aiokafka.errors import KafkaError
 from models.events import EventDecoder
 from replay.align import Chunk
 from replay.connection import KafkaSettings
-from replay.records import decode_records
+from replay.records import Fetched, chunks_of, decode_values, is_packed
 from state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from streams.consumer import LogConsumer, PositionKeeper, RecordList
 from streams.dead_letters import DeadLetterSink, letters_of
+from streams.decoders import DecodePool
 from streams.settings import TopicSettings, WorkerSettings
 
 __all__ = ["Intake", "StreamApp", "run_app"]
@@ -57,7 +58,8 @@ class StreamApp:
     2. A list that was asked for from beyond the position means that one in between was lost on the
        way, in a rebalance: seek back (``jumps``). A gap behind an offset that *was* asked for is the
        broker's own (compaction, transaction markers) and lawful, unless its log begins only there.
-    3. Decode. Rejects go to the dead-letter topic and are acknowledged there.
+    3. Decode, all lists of a topic that came together at once. Rejects go to the dead-letter topic and are
+       acknowledged there.
     4. Only then are the good rows handed in, and the position moves.
 
     A partition that the group takes away is not read any more; one that comes back is read on from the
@@ -73,6 +75,8 @@ class StreamApp:
         Where rows go.
     dead_letters
         Where the rest goes; started by the caller.
+    pool
+        Processes that decode, started by the caller; None: decoding happens in this process.
 
     Attributes
     ----------
@@ -92,7 +96,9 @@ class StreamApp:
         decoder: EventDecoder,
         intake: Intake,
         dead_letters: DeadLetterSink,
+        pool: DecodePool | None = None,
     ) -> None:
+        self.pool = pool
         self.topics = topics
         self.worker = worker
         self.decoder = decoder
@@ -155,10 +161,11 @@ class StreamApp:
         """Wall seconds since a record was last read."""
         return time.monotonic() - self._progress
 
-    async def _handle(self, records: RecordList, domain: int) -> None:
-        records.begun = True
+    async def _handle(self, together: Sequence[RecordList], domain: int) -> None:
+        for records in together:
+            records.begun = True
         try:
-            await self._take(records, domain)
+            await self._take(together, domain)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -166,19 +173,39 @@ class StreamApp:
                 self.failed.set_exception(error)
             raise
         finally:
-            self.consumer.done(records)
+            for records in together:
+                self.consumer.done(records)
 
-    async def _take(self, records: RecordList, domain: int) -> None:
+    async def _take(self, together: Sequence[RecordList], domain: int) -> None:
+        found = [await self._fresh(records) for records in together]
+        lists = [fetched for fetched in found if fetched is not None]
+        if not lists:
+            return
+        records = [record for fetched in lists for record in fetched.records]
+        values, packed = [r.value for r in records], [is_packed(r) for r in records]
+        if self.pool is None:  # 3
+            decoded = decode_values(self.decoder, values, packed, domain)
+        else:
+            decoded = await self.pool.decode(values, packed, domain)
+        for fetched, (chunk, rejects) in zip(lists, chunks_of(lists, decoded), strict=True):
+            if rejects:
+                await self.dead_letters.send(letters_of(chunk.topic, chunk.partition, rejects))
+            await self.intake.put(chunk)  # 4
+            self.records += len(fetched.records)
+            self.rows += len(chunk.batch)
+
+    async def _fresh(self, records: RecordList) -> Fetched | None:
+        """What of a list is to be decoded; None: nothing, or reading goes back first."""
         topic, partition = records.tp
         position = self.intake.position(topic, partition)
         if position is None:
-            return
+            return None
         self._progress = time.monotonic()
         if records.asked > position:  # 2
             self.jumps += 1
             log.info("%s[%d]: reading goes back from %d to %d", topic, partition, records.asked, position)
             await self.consumer.seek_back({records.tp: position})
-            return
+            return None
         found = records.records
         if found[-1].offset < records.asked:
             raise OffsetsLostError(
@@ -189,15 +216,10 @@ class StreamApp:
         self.redelivered += start
         fresh = found[start:]
         if not fresh:
-            return
+            return None
         if fresh[0].offset > position:
             await self._check_gap(records.tp, position)
-        chunk, rejects = decode_records(self.decoder, topic, partition, position, fresh, domain)  # 3
-        if rejects:
-            await self.dead_letters.send(letters_of(topic, partition, rejects))
-        await self.intake.put(chunk)  # 4
-        self.records += len(fresh)
-        self.rows += len(chunk.batch)
+        return Fetched(topic, partition, position, fresh)
 
     async def _check_gap(self, tp: Any, position: int) -> None:
         """A gap is lawful when the log reaches back to our position; else records were deleted unread."""

@@ -29,6 +29,10 @@ log = logging.getLogger("ecdctr.consumer")
 _POLL_S = 0.1
 _MEND_EVERY_S = 1.0
 
+# Decoding a list costs a millisecond or two whatever is in it: of a trickle, what comes in this time goes together.
+_GATHER_S = 0.05
+_MANY = 1_000
+
 # How long the broker may hold back an answer for want of records, while some come in and while none do. A broker is
 # sent one request at a time, and partitions whose records wait here are not part of it: one that asks for quiet
 # partitions alone keeps the busy ones waiting for as long. Faust's own 1,500 ms make bursts of that period.
@@ -99,7 +103,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     """Recipe: seek to our own positions, hand on record lists, fetch only what is wanted.
 
     A partition has at most one list on its way to the agents: until :meth:`done` is called with it,
-    nothing more of the partition is taken from the fetcher (which reads ahead on its own).
+    nothing more of the partition is taken from the fetcher (which reads ahead on its own). Lists of one topic that
+    were taken together travel together.
 
     The app that owns it has an attribute ``keeper`` (:class:`PositionKeeper`) and an attribute ``ours``,
     the names of the topics that are read this way.
@@ -113,6 +118,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._read_offset = _Forgetful()
         self._mended_at = 0.0
         self.mended = 0
+        self._took_at, self._took_many = 0.0, False
         # Touched by the consumer's thread alone: where the next list of a partition has to begin.
         self._chain: dict[TP, int] = {}
         self._chain_of: object = None
@@ -144,7 +150,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             await self._thread.call_thread(self._seek_in_thread, dict(positions))
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """Yield one message for each record list; its value is a :class:`RecordList`."""
+        """Yield one message for each topic; its value is a list of :class:`RecordList`, one a partition."""
         await self._mend()
         lists, active = await self._wait_next_records(min(timeout, _POLL_S))
         if lists is None or self.should_stop:
@@ -156,19 +162,25 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                 log.warning("seek while the flow was stopped: %r", error)
             return
         self._tell_ends()
+        topics: dict[str, list[RecordList]] = {}
         for tp, found in lists.items():
+            if active is not None and tp not in active and tp not in self._buffered_partitions:
+                continue
+            topics.setdefault(tp.topic, []).append(found)
+        for together in topics.values():
             # Only what a seek is sure to follow may be dropped: a list may be the last of its partition. Those
             # fetched before a rebalance are as good as any other: positions decide, not generations.
             if not self.flow_active:
                 return
-            if active is not None and tp not in active and tp not in self._buffered_partitions:
-                continue
-            self.app.monitor.track_tp_end_offset(tp, found.records[-1].offset + 1)
-            message = self._to_message(tp, found.records[-1])
-            message.value = found
-            found.handed_at = time.monotonic()
-            self._handed[tp] = found
-            yield tp, message
+            now = time.monotonic()
+            for found in together:
+                self.app.monitor.track_tp_end_offset(found.tp, found.records[-1].offset + 1)
+                found.handed_at = now
+                self._handed[found.tp] = found
+            last = together[-1]
+            message = self._to_message(last.tp, last.records[-1])
+            message.value = together
+            yield last.tp, message
 
     async def _mend(self) -> None:
         """Fetch again what was lost between the fetcher and the agents and would not show by itself.
@@ -208,7 +220,11 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         if not wanted:  # the fetcher takes "none" for "all"
             await self.sleep(_POLL_S / 2)
             return {}
+        early = self._took_at + _GATHER_S - time.monotonic()
+        if early > 0 and not self._took_many:
+            await self.sleep(early)
         found: dict[TP, RecordList] = await self._thread.call_thread(self._fetch_in_thread, wanted, timeout)
+        self._took_at, self._took_many = time.monotonic(), sum(map(len, found.values())) >= _MANY
         return found
 
     # -- in the consumer's thread

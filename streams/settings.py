@@ -78,6 +78,12 @@ class WorkerSettings(Section):
     queue_length: int = Field(
         default=8, ge=1, description="Steps waiting for the trainer; beyond it fetching pauses."
     )
+    decoders: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that decode messages beside the worker; 0: it decodes itself. docs/scaling.md says when.",
+    )
     poll_records: int = Field(default=5_000, ge=1, description="Records taken from the consumer at a time.")
     fetch_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Bytes asked of a partition at a time."

@@ -27,6 +27,7 @@ from state.positions import Positions
 from streams.app import StreamApp, run_app
 from streams.broker_watch import BrokerWatch
 from streams.dead_letters import DeadLetter, DeadLetters
+from streams.decoders import DecodePool
 from streams.handoff import AlignedIntake, TrainerThread
 from streams.reporting import Reporter
 from streams.retention import settle_positions
@@ -88,6 +89,7 @@ class Worker:
         self._stopped = False
         self._app: StreamApp | None = None
         self._letters: DeadLetters | None = None
+        self._pool: DecodePool | None = None
         self._engine: Engine | None = None
         self._failure: BaseException | None = None
         self._in_doubt = True
@@ -237,6 +239,8 @@ class Worker:
             on_step=partial(self._report.stepped, engine),
         )
         intake.attach(trainer)
+        if self._worker.decoders:
+            self._pool = DecodePool(self._decoder, self._worker.decoders)
         self._letters = DeadLetters(self._kafka, self._topics)
         await self._letters.start(self._checkpoint_positions)
         unburied, self._unburied = self._unburied, []
@@ -267,6 +271,8 @@ class Worker:
             # In a thread: the step in flight may still want this loop, to bury rows that it gave up.
             await loop.run_in_executor(None, trainer.stop)
             await self._letters.stop()
+            if self._pool is not None:
+                await loop.run_in_executor(None, self._pool.close)
         if self._failure is not None:
             raise self._failure
 
@@ -276,7 +282,7 @@ class Worker:
         while not stop.is_set():
             assert self._letters is not None
             self._app = StreamApp(
-                self._kafka, self._topics, self._worker, self._decoder, intake, self._letters
+                self._kafka, self._topics, self._worker, self._decoder, intake, self._letters, self._pool
             )
             try:
                 await run_app(self._app, stop)

@@ -16,11 +16,13 @@ def main() -> int:
     parser.add_argument(
         "--rebalances", type=int, default=5, help="times a foreign member joins and leaves the group"
     )
+    parser.add_argument("--decoders", type=int, default=0, help="processes that decode beside the worker")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ecdctr-chaos-") as folder:
         chaos = Chaos(
-            Path(folder), rows=options.rows, kills=options.kills, rebalances=options.rebalances, takeover=True, seed=options.seed
+            Path(folder), rows=options.rows, kills=options.kills, rebalances=options.rebalances, takeover=True, seed=options.seed,
+            decoders=options.decoders,
         )  # fmt: skip
         outcome = chaos.run()
     print(outcome)

@@ -65,8 +65,10 @@ class Chaos:
     """One run: ``kills`` kill -9 at seeded points of a log of about ``rows`` rows."""
 
     def __init__(
-        self, folder: Path, *, rows: int, kills: int, rebalances: int, takeover: bool, seed: int = 0
-    ) -> None:
+        self, folder: Path, *, rows: int, kills: int, rebalances: int, takeover: bool, seed: int = 0,
+        decoders: int = 0,
+    ) -> None:  # fmt: skip
+        self.decoders = decoders
         self.folder, self.kills, self.rebalances, self.takeover = folder, kills, rebalances, takeover
         self.rng = np.random.default_rng(seed)
         days = 12
@@ -109,6 +111,7 @@ class Chaos:
                 f'state.folder="{self.folder / "state"}"',
                 "state.checkpoint_every_s=2",
                 "state.checkpoint_every_steps=150",
+                f"worker.decoders={self.decoders}",
                 "worker.session_timeout_s=2",
                 "worker.max_idle_s=1",
                 "worker.max_wait_s=1",

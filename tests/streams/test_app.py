@@ -226,13 +226,16 @@ def test_dead_letters_are_not_doubled_by_a_restart(streams, kit):
 class LossyApp(StreamApp):
     """Loses the second list of each partition on the way to the agent."""
 
-    async def _handle(self, records: RecordList, domain: int) -> None:
+    async def _handle(self, together: list[RecordList], domain: int) -> None:
         seen = self.__dict__.setdefault("seen", Counter())
-        seen[records.tp] += 1
-        if seen[records.tp] == 2:
-            self.consumer.done(records)
-            return
-        await super()._handle(records, domain)
+        arrived = []
+        for records in together:
+            seen[records.tp] += 1
+            if seen[records.tp] == 2:
+                self.consumer.done(records)
+            else:
+                arrived.append(records)
+        await super()._handle(arrived, domain)
 
 
 @pytest.mark.parametrize("messages", [2000, 800], ids=["more after it", "the last one"])
@@ -327,7 +330,7 @@ def take(streams, kit, *, position, asked, offsets, beginning=0):
     app.faust.consumer = StandIn(beginning)
     records = [SimpleNamespace(offset=o, value=kit.event(o), key=None, headers=()) for o in offsets]
 
-    asyncio.run(app._take(RecordList(key, asked, records), 0))
+    asyncio.run(app._take([RecordList(key, asked, records)], 0))
     return intake
 
 
