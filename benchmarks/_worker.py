@@ -1,0 +1,46 @@
+"""A worker made from settings, as the command line makes it, whose steps can be watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ecdctr import build
+from ecdctr.settings import Settings
+from models.batch import Batch
+from models.engine import Engine
+from models.trainer import StepResult
+from streams.worker import Worker
+
+__all__ = ["make_worker"]
+
+Watch = Callable[[Engine, str, Batch], None]
+
+
+def make_worker(settings: Settings, watch: Watch) -> Worker:
+    """The worker of these settings; ``watch(engine, kind, batch)`` is called after each step, in its thread."""
+
+    def engine(**hooks: Any) -> Engine:
+        made = build.live_engine(settings, **hooks)
+        run = made.run
+
+        def watched(kind: str, batch: Batch, clock: int) -> StepResult:
+            result = run(kind, batch, clock)
+            watch(made, kind, batch)
+            return result
+
+        made.run = watched  # type: ignore[method-assign]
+        return made
+
+    return Worker(
+        make_engine=engine,
+        decoder=build.decoder(settings),
+        make_log=lambda decoder: build.kafka_log(settings, decoder),
+        kafka=settings.kafka,
+        topics=settings.topics,
+        worker=settings.worker,
+        monitor=settings.monitor,
+        state_folder=settings.state.folder,
+        natural_batch=settings.model.natural_batch,
+        ad_batch=settings.model.ad_batch,
+    )
