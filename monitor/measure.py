@@ -29,7 +29,7 @@ def of_window(rule: RuleSpec, by: Mapping[str, DomainWindow], clock: int) -> lis
     for domain, window in by.items():
         if rule.domain not in ("any", domain):
             continue
-        f = window.figures(clock, gauc=rule.metric == "gauc")
+        f = window.figures(clock, auc=rule.metric == "auc", gauc=rule.metric == "gauc")
         where = f"{_NAMES[domain]}, {rule.window}"
         if rule.metric not in _OF_ARM:
             value = f["late"] / f["rows"] if rule.metric == "late_share" and f["rows"] else f.get(rule.metric)
@@ -132,10 +132,10 @@ def of_forgetting(rule: RuleSpec, worst: Mapping[str, tuple[float, str]]) -> lis
     ]
 
 
-def of_release(rule: RuleSpec, report: ReleaseReport | None) -> list[Measurement]:  # noqa: ARG001
-    """1 when the gate refused the last release, with its figures."""
+def of_release(rule: RuleSpec, report: ReleaseReport | None) -> list[Measurement] | None:  # noqa: ARG001
+    """1 when the gate refused the last release, with its figures; None: no release since the start."""
     if report is None:
-        return []
+        return None
     figures = ", ".join(f"{name} {value:+.4g}" for name, value in report.figures.items())
     return [
         Measurement(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from monitor.windows import SUMS, Tally, UserRows, arm_figures
-from replay.gauc import group_auc
+from monitor.windows import SUMS, Floats, Tally, UserRows, of_clickers
+from replay.gauc import auc_of_codes
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
 
@@ -25,7 +26,7 @@ FEWEST_ROWS = 300
 
 DAY_MS = 86_400_000
 _COUNTS = ("rows", "clicks", "late")
-_FIGURES = ("rows", "log_loss", "ne", "pcoc")
+_RANKS = ("gauc", "auc")
 
 
 class DomainSeries:
@@ -50,6 +51,15 @@ class DomainSeries:
         kept = self.slot[place] == slot
         np.add.at(self._counts, place[kept], tally.counts[kept][:, : len(_COUNTS)])
         np.add.at(self._sums.transpose(1, 0, 2), place[kept], tally.sums[kept])
+
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """Everything, for :meth:`restore`."""
+        return {"slot": self.slot, "counts": self._counts, "sums": self._sums, "ranks": self._ranks}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:  # noqa: ARG002
+        """Go on from :meth:`kept`."""
+        for name, mine in self.kept().items():
+            mine[:] = arrays[name]
 
     def _open(self, s: int) -> None:
         i = s % self.length
@@ -88,12 +98,24 @@ class DomainSeries:
             sums = self._sums[i, order]
             if not sums.any():
                 continue
-            found = [arm_figures(s) if s[0] else dict.fromkeys(_FIGURES) for s in sums]
-            out["arms"][arm] = {name: [f[name] for f in found] for name in _FIGURES}
-            for j, name in enumerate(("gauc", "auc")):
-                values = self._ranks[i, order, j].tolist()
-                out["arms"][arm][name] = [v if math.isfinite(v) else None for v in values]
+            columns = _figures(sums) | {name: self._ranks[i, order, j] for j, name in enumerate(_RANKS)}
+            rows_of = [int(n) or None for n in sums[:, 0]]
+            out["arms"][arm] = {"rows": rows_of} | {name: _listed(v) for name, v in columns.items()}
         return self.slot[order].tolist(), out
+
+
+def _figures(sums: Floats) -> dict[str, Floats]:
+    """``log_loss, ne, pcoc`` of sums ``(S, 4)``, as :func:`monitor.windows.arm_figures` makes them of one; NaN: none."""
+    rows, clicks, predicted, loss = sums.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ctr, log_loss = clicks / rows, loss / rows
+        entropy = -(ctr * np.log(ctr) + (1 - ctr) * np.log1p(-ctr))
+        return {"log_loss": log_loss, "ne": log_loss / entropy, "pcoc": predicted / clicks}
+
+
+def _listed(values: Floats) -> list[float | None]:
+    """Numbers that exist."""
+    return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
 def rank_by_slot(
@@ -101,22 +123,34 @@ def rank_by_slot(
 ) -> dict[str, dict[int, tuple[float, float]]]:
     """By arm and slot: GAUC and AUC of the kept rows with ``since_ms <= ts < until_ms``."""
     ts, user, label, p = users.rows()
-    inside = (ts >= since_ms) & (ts < until_ms)
+    at = np.flatnonzero((ts >= since_ms) & (ts < until_ms))
+    if not len(at):
+        return {}
+    slot, label, p = ts[at] // slot_ms, label[at], p[:, at]
+    first = int(slot.min())
+    code = (slot - first).astype(np.uint64)
+    inside, person, clickers = of_clickers(user[at], label)
+    pair = code[inside] * np.uint64(len(clickers)) + person
+    length = int(code.max()) + 1
     out: dict[str, dict[int, tuple[float, float]]] = {}
     for i, arm in enumerate(users.arms):
-        rows = np.flatnonzero(inside & ~np.isnan(p[i]))
-        if not len(rows):
+        known = ~np.isnan(p[i])
+        if not known.any():
             continue
-        slots, code = np.unique(ts[rows] // slot_ms, return_inverse=True)
-        who, person = np.unique(user[rows], return_inverse=True)
-        ranked = group_auc(label[rows], p[i, rows], code * len(who) + person)
-        keep = ranked.both_classes
-        of, n = ranked.group[keep] // len(who), ranked.impressions[keep]
-        total = np.bincount(of, weights=n, minlength=len(slots))
-        won = np.bincount(of, weights=n * ranked.auc[keep], minlength=len(slots))
-        whole = group_auc(label[rows], p[i, rows], code)
-        area = dict(zip(whole.group.tolist(), whole.auc.tolist(), strict=True))
+        won: Floats = np.zeros(length)
+        total: Floats = np.zeros(length)
+        rows = known[inside]
+        if rows.any():
+            ranked = auc_of_codes(pair[rows], label[inside[rows]], p[i, inside[rows]])
+            keep = ranked.both_classes
+            of, n = (ranked.group[keep] // np.uint64(len(clickers))).astype(np.intp), ranked.impressions[keep]
+            total = np.bincount(of, weights=n, minlength=length).astype(np.float64)
+            won = np.bincount(of, weights=n * ranked.auc[keep], minlength=length).astype(np.float64)
+        whole = auc_of_codes(code[known], label[known], p[i, known])
         with np.errstate(invalid="ignore"):
             value = won / total
-        out[arm] = {int(s): (float(value[k]), float(area[k])) for k, s in enumerate(slots)}
+        out[arm] = {
+            first + k: (float(value[k]), area)
+            for k, area in zip(whole.group.astype(np.intp).tolist(), whole.auc.tolist(), strict=True)
+        }
     return out

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features import mix64
-from monitor.windows import CLIP, UserRows
-from replay.gauc import group_auc
+from monitor.windows import CLIP, UserRows, of_clickers
+from replay.gauc import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 
@@ -110,15 +110,17 @@ class TransferWatch:
         """A-CTR's GAUC minus the control's with its interval, and the users that count."""
         ts, user, label, p = self._users.rows()
         at = np.flatnonzero(ts > self._clock - self.days * DAY_MS)
-        if not len(at):
+        inside, codes, clickers = of_clickers(user[at], label[at])
+        if not len(inside):
             return None, 0
-        first, second = (group_auc(label[at], p[i, at], user[at]) for i in (0, 1))
+        rows = at[inside]
+        first, second = (auc_of_codes(codes, label[rows], p[i, rows]) for i in (0, 1))
         keep = first.both_classes
         if keep.sum() < 2:
             return None, int(keep.sum())
         n = first.impressions[keep].astype(np.float64)
         gain = n * (first.auc[keep] - second.auc[keep])
-        w = poisson_weights(first.group[keep].astype(np.uint64)).astype(np.float64)
+        w = poisson_weights(clickers[first.group[keep]]).astype(np.float64)
         drawn = (gain @ w) / np.maximum(n @ w, 1e-9)
         value = float(gain.sum() / n.sum())
         half = 1.96 * float(drawn.std(ddof=1))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.features import mix64
 from monitor.cells import logit
-from replay.gauc import group_auc
+from replay.gauc import auc_of_codes
 
 __all__ = [
     "COUNTS",
@@ -34,6 +34,7 @@ __all__ = [
     "UserRows",
     "arm_figures",
     "auc_of_counts",
+    "of_clickers",
 ]
 
 WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "1d": (3_600_000, 24)}
@@ -61,6 +62,25 @@ def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
     below = np.cumsum(others) - others
     tied = float(clicks @ others)
     return (float(clicks @ below) + tied / 2) / (p * n), tied / (2 * p * n)
+
+
+def of_clickers(
+    user: NDArray[np.uint64], click: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Rows of users who clicked, each one's number in the users that follow, and these users.
+
+    Nobody else counts in GAUC, and most users of a window have not clicked: no sort of all rows is needed.
+
+    >>> [a.tolist() for a in of_clickers(np.array([7, 9, 7, 8], np.uint64), np.array([1, 0, 0, 0], bool))]
+    [[0, 2], [0, 0], [7]]
+    """
+    clickers = np.unique(user[click])
+    if not len(clickers):
+        return np.empty(0, np.intp), np.empty(0, np.uint64), clickers
+    code = np.searchsorted(clickers, user)
+    code[code == len(clickers)] = 0
+    rows = np.flatnonzero(clickers[code] == user)
+    return rows, code[rows].astype(np.uint64), clickers
 
 
 class UserRows:
@@ -151,13 +171,19 @@ class UserRows:
     def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
         """By arm: GAUC, the half width of its 95 % interval (0: exact), users that count."""
         at = np.flatnonzero(self._ts[: self._n] > clock_ms - self.span_ms)
+        inside, codes, _ = of_clickers(self._user[at], self._label[at])
+        rows = at[inside]
+        label = self._label[rows]
         out = {}
         for i, arm in enumerate(self.arms):
-            p = self._p[i, at]
-            rows = at[~np.isnan(p)]
-            if not len(rows):
+            if np.isnan(self._p[i, at]).all():
                 continue
-            ranked = group_auc(self._label[rows], self._p[i, rows], self._user[rows])
+            p = self._p[i, rows]
+            known = ~np.isnan(p)
+            if not known.any():
+                out[arm] = (math.nan, math.nan, 0)
+                continue
+            ranked = auc_of_codes(codes[known], label[known], p[known])
             keep = ranked.both_classes
             n, a = ranked.impressions[keep], ranked.auc[keep]
             if not len(n):
@@ -211,6 +237,17 @@ class DomainWindow:
             self._classes[:, i] = 0
         self._now = now
 
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """What the score log cannot give back, for :meth:`restore`."""
+        return {"slot": self._slot, "counts": self._counts}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:
+        """Counts of slots that are still in the window."""
+        self.advance(clock_ms)
+        for s, c in zip(arrays["slot"].tolist(), arrays["counts"], strict=True):
+            if self._slot[s % self.slots] == s:
+                self._counts[s % self.slots] = c
+
     def add(self, tally: Tally, scored: Scored, clock_ms: int) -> None:
         """Rows, summed up beforehand; and those that were predicted."""
         self.advance(clock_ms)
@@ -238,8 +275,8 @@ class DomainWindow:
             self._classes[i] += counts.reshape(self.slots, -1)
         self.users.add(s.ts, s.user, s.label, s.p, clock_ms)
 
-    def figures(self, clock_ms: int, *, gauc: bool = True) -> dict[str, Any]:
-        """What ``Monitor.snapshot`` promises for a window."""
+    def figures(self, clock_ms: int, *, auc: bool = True, gauc: bool = True) -> dict[str, Any]:
+        """What ``Monitor.snapshot`` promises for a window; without AUC or GAUC these are None."""
         self.advance(clock_ms)
         c = dict(zip(COUNTS, self._counts.sum(0).tolist(), strict=True))
         rows = c["rows"]
@@ -248,7 +285,7 @@ class DomainWindow:
         for i, arm in enumerate(self.arms):
             sums = self._sums[i].sum(0)
             if sums[0]:
-                arms[arm] = arm_figures(sums) | self._ranking(i, ranked.get(arm))
+                arms[arm] = arm_figures(sums) | self._ranking(i, ranked.get(arm), auc=auc)
         known = c["history_known"]
         return {
             "rows": int(rows),
@@ -262,11 +299,13 @@ class DomainWindow:
             "arms": arms,
         }
 
-    def _ranking(self, i: int, ranked: tuple[float, float, int] | None) -> dict[str, Any]:
-        classes = self._classes[i].sum(0)
-        auc, auc_error = auc_of_counts(classes[1::2], classes[::2])
+    def _ranking(self, i: int, ranked: tuple[float, float, int] | None, *, auc: bool) -> dict[str, Any]:
+        area = area_error = math.nan
+        if auc:
+            classes = self._classes[i].sum(0)
+            area, area_error = auc_of_counts(classes[1::2], classes[::2])
         value, error, users = ranked or (math.nan, math.nan, 0)
-        out = {"auc": auc, "auc_error": auc_error, "gauc": value, "gauc_error": error}
+        out = {"auc": area, "auc_error": area_error, "gauc": value, "gauc_error": error}
         return {k: v if math.isfinite(v) else None for k, v in out.items()} | {"gauc_users": users}
 
 
