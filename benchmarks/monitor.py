@@ -7,7 +7,8 @@ natural or up to 128 ad rows a step, one core for torch), learn the same steps, 
 exactly as in a worker: the reporter after each step, gauges, snapshot and alerts once a second from another thread, the page's
 document every two seconds and a scrape of /metrics every five. A checkpoint is taken every day, that is more often than a worker's
 2,000 steps; all eight probe slices of both domains are full (6 hours each instead of a week). Seconds are summed over all days:
-costs that come seldom count in full. The last line is JSON: ``ratio`` = rows/s with over rows/s without.
+costs that come seldom count in full. The last line is JSON: ``ratio`` = rows/s with over rows/s without; ``ratio_cpu`` =
+processor seconds (of all threads) without over those with, which neighbours on the machine change less.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def main() -> None:
             settings.kafka,
             settings.topics,
             monitored,
+            folder=Path(name) / "with" / "monitor",
             now=lambda: watched_s + (time.perf_counter() - watched_from if watched_from else 0.0),
         )
         port = reporter.station.serve("127.0.0.1", 0)
@@ -150,12 +152,14 @@ def main() -> None:
         reporter.begin(engines[1])
         beside = Beside(reporter, engines[1], port)
 
+        seconds, cpu_seconds, done, number = [0.0, 0.0], [0.0, 0.0], 0, 0
+
         def run(steps: list[Step], watched: bool) -> float:
             nonlocal watched_s, watched_from
             engine = engines[watched]
             beside.go_on(watched)
             gc.collect()
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             watched_from = began if watched else 0.0
             engine.checkpoint()
             for step in steps:
@@ -166,6 +170,7 @@ def main() -> None:
             if watched:
                 reporter.work_off()  # what is left over is part of the price
             took = time.perf_counter() - began
+            cpu_seconds[watched] += (time.process_time() - cpu) * (number >= WARM_UP_DAYS)
             beside.go_on(False)
             if watched:
                 watched_s, watched_from = watched_s + took, 0.0
@@ -173,7 +178,6 @@ def main() -> None:
 
         decoder = build.decoder(settings)
         steps = steps_of(SourceLog(sim, decoder).batches(), natural_batch=512, ad_batch=128)
-        seconds, done = [0.0, 0.0], 0
         print(f"{'day':>4} {'rows':>9} {'without':>10} {'with':>10}  rows/s")
         for number, day in enumerate(days_of(steps)):
             took = [0.0, 0.0]
@@ -203,6 +207,7 @@ def main() -> None:
             {
                 "benchmark": "monitor",
                 "ratio": round(seconds[0] / seconds[1], 4),
+                "ratio_cpu": round(cpu_seconds[0] / cpu_seconds[1], 4),
                 "rows_per_s_without": round(done / seconds[0]),
                 "rows_per_s_with": round(done / seconds[1]),
                 "rows": done,

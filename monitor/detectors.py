@@ -7,7 +7,7 @@ as drift every evening. Points are scaled to [0, 1] (8 standard deviations eithe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,16 @@ class Detectors:
                     key = (domain, arm, signal)
                     out[key] = out.get(key, 0) + 1
         return out
+
+    def restore(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """What :meth:`to_json` said of changes is known again; the detectors themselves begin anew."""
+        for line in lines:
+            make = MAKERS.get(line["detector"])
+            if make is not None and line["signal"] in SIGNALS:
+                s = self._streams.setdefault((line["domain"], line["arm"]), _Stream())
+                s.tracks[line["signal"], line["detector"]] = _Track(
+                    make(), line["changes"], line["last"], line["level"]
+                )
 
     def to_json(self) -> list[dict[str, Any]]:
         """One line a detector."""

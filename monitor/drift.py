@@ -126,6 +126,10 @@ class DriftWatch:
         self._length_ms = milliseconds(settings.reference_length)
         self._began: int | None = None
 
+    def resume(self, reference: Reference, *, ready: bool) -> None:
+        """Take up a reference that was being gathered, or that is complete."""
+        self.reference, self.ready, self._began = reference, ready, reference.from_ms
+
     def add(
         self,
         domain: str,

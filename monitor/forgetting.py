@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -77,6 +77,12 @@ class _Curve:
         if len(self.clock) > POINTS:
             del self.clock[1:-1:2], self.gauc[1:-1:2], self.log_loss[1:-1:2], self.transfer[1:-1:2]
 
+    def to_columns(self) -> dict[str, NDArray[Any]]:
+        return {
+            "clock": np.asarray(self.clock, np.int64),
+            **{k: np.asarray(getattr(self, k), np.float64) for k in ("gauc", "log_loss", "transfer")},
+        }
+
     def to_json(self) -> dict[str, Any]:
         numbers = {"gauc": self.gauc, "log_loss": self.log_loss, "transfer": self.transfer}
         return {
@@ -108,20 +114,67 @@ class Forgetting:
         self._last: NDArray[np.int64] = np.empty(0, np.int64)
         for name in self.store.names():
             self._take_up(name)
-        self._follow()
+        self._follow(self._slices)
+        self._take_up_rest()
 
     def _take_up(self, name: str) -> None:
         domain, _, number = name.rpartition("-")
         if domain not in DOMAIN_NAMES or not number.isdigit():
             return
-        try:
-            columns: dict[str, Any] = dict(self.store.get(name))
-        except StateError as error:
-            log.error("%s", error)
+        columns = self._get(name)
+        if columns is None:
             return
         history = columns.pop("history").astype(np.int8)
         first = {k.removeprefix("first."): float(columns.pop(k)) for k in list(columns) if "." in k}
-        self._slices.append(_Slice(int(number), domain, Batch(**columns), history, first))
+        share = float(columns.pop("share", 1.0))
+        self._slices.append(_Slice(int(number), domain, Batch(**columns), history, first, share))
+
+    # -- over a restart
+
+    def keep(self) -> None:
+        """Keep what has changed since slices were kept: the periods that go on, curves, and when users were last learned."""
+        columns: dict[str, NDArray[Any]] = {"users": self._users, "last": self._last}
+        for (domain, number, arm), curve in self._curves.items():
+            for name, values in curve.to_columns().items():
+                columns[f"{domain}/{number}/{arm}/{name}"] = values
+        self._put("curves", columns)
+        for domain, g in self._gathering.items():
+            if g.parts:
+                self._put(
+                    f"open-{domain}",
+                    self._columns_of(g) | {"number": np.asarray(g.number), "share": np.asarray(g.share)},
+                )
+
+    def _take_up_rest(self) -> None:
+        names = self.store.names()
+        for domain in DOMAIN_NAMES:
+            found = self._get(f"open-{domain}") if f"open-{domain}" in names else None
+            if found is not None:
+                period, share = int(found.pop("number")), float(found.pop("share"))
+                history = found.pop("history")
+                batch = Batch(**found)
+                self._gathering[domain] = _Gathering(period, [(batch, history)], len(batch), share)
+        found = self._get("curves") if "curves" in names else None
+        if found is None:
+            return
+        users, last = found.pop("users"), found.pop("last")
+        at = np.searchsorted(self._users, users)
+        at[at == len(self._users)] = 0
+        met = self._users[at] == users if len(self._users) else np.zeros(len(users), np.bool_)
+        np.maximum.at(self._last, at[met], last[met])
+        slices = {(s.domain, s.number) for s in self._slices}
+        for name, values in found.items():
+            domain, number, arm, column = name.split("/")
+            if (domain, int(number)) in slices:
+                curve = self._curves.setdefault((domain, int(number), arm), _Curve())
+                setattr(curve, column, values.tolist())
+
+    def _get(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(self.store.get(name))
+        except StateError as error:
+            log.error("%s", error)
+            return None
 
     # -- gathering
 
@@ -163,9 +216,9 @@ class Forgetting:
         self._thin(g)
         if not g.parts:
             return
-        batch = Batch.concat([b for b, _ in g.parts])
-        history = np.concatenate([h for _, h in g.parts])
-        s = _Slice(g.number, domain, batch, history, share=g.share)
+        columns: dict[str, Any] = self._columns_of(g)
+        history = columns.pop("history")
+        s = _Slice(g.number, domain, Batch(**columns), history, share=g.share)
         self._slices.append(s)
         self._keep(s)
         mine = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
@@ -174,29 +227,40 @@ class Forgetting:
             self.store.drop(f"{domain}-{old.number}")
             for arm in ARMS_OF[domain]:
                 self._curves.pop((domain, old.number, arm), None)
-        self._follow()
+        self._follow([s])
 
     def _keep(self, s: _Slice) -> None:
         columns: dict[str, NDArray[Any]] = {name: getattr(s.batch, name) for name in _COLUMNS}
-        columns["history"] = s.history
+        columns |= {"history": s.history, "share": np.asarray(s.share)}
         columns |= {f"first.{arm}": np.asarray(v) for arm, v in s.first.items()}
+        self._put(f"{s.domain}-{s.number}", columns)
+
+    def _put(self, name: str, columns: dict[str, NDArray[Any]]) -> None:
         try:
-            self.store.put(f"{s.domain}-{s.number}", columns)
+            self.store.put(name, columns)
         except StateError as error:
-            log.error("%s: the slice is kept in memory only", error)
+            log.error("%s: it is kept in memory only", error)
+
+    @staticmethod
+    def _columns_of(g: _Gathering) -> dict[str, NDArray[Any]]:
+        batch = Batch.concat([b for b, _ in g.parts])
+        columns: dict[str, NDArray[Any]] = {name: getattr(batch, name) for name in _COLUMNS}
+        return columns | {"history": np.concatenate([h for _, h in g.parts])}
 
     # -- staleness of ids
 
-    def _follow(self) -> None:
-        """Remember when each user of a slice was last learned."""
-        old = dict(zip(self._users.tolist(), self._last.tolist(), strict=True))
-        users = [s.batch.user for s in self._slices]
+    def _follow(self, fresh: Sequence[_Slice]) -> None:
+        """Remember when each user of a slice was last learned; ``fresh``: slices not followed so far."""
+        before, last = self._users, self._last
         self._widest = max((s.share for s in self._slices), default=1.0)
-        self._users = np.unique(np.concatenate(users)) if users else np.empty(0, np.uint64)
-        self._last = np.asarray([old.get(u, 0) for u in self._users.tolist()], np.int64)
-        for s in self._slices:
-            at = np.searchsorted(self._users, s.batch.user)
-            np.maximum.at(self._last, at, s.batch.ts)
+        self._users = np.unique(np.concatenate([before[:0], *(s.batch.user for s in self._slices)]))
+        self._last = np.zeros(len(self._users), np.int64)
+        if len(before):
+            at = np.searchsorted(before, self._users)
+            at[at == len(before)] = 0
+            self._last = np.where(before[at] == self._users, last[at], 0)
+        for s in fresh:
+            np.maximum.at(self._last, np.searchsorted(self._users, s.batch.user), s.batch.ts)
 
     def _mark_learned(self, batch: Batch) -> None:
         if not len(self._users):
@@ -219,7 +283,7 @@ class Forgetting:
         2. All rows of an arm together, by days since their user was last learned, with and without TPM vectors.
         """
         together: dict[str, list[tuple[_Slice, NDArray[np.float32]]]] = {}
-        for s in sorted(self._slices, key=lambda s: s.number):
+        for s in sorted(self._slices, key=lambda s: (s.number, DOMAIN_NAMES.index(s.domain))):
             fresh = not s.first
             for arm in ARMS_OF[s.domain]:
                 p = predict(s.batch, arm)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import Batch
+from models.batch import DOMAIN_NAMES, Batch
 from models.features import FeatureSchema
 from models.transfer import ReleaseReport
 from monitor import measure
 from monitor.detectors import Detectors
 from monitor.drift import DriftWatch
 from monitor.forgetting import ARMS_OF, Forgetting, Predict
+from monitor.keeping import MonitorFolder
 from monitor.reference import Reference
 from monitor.rules import Alert, Measurement, RuleBook
 from monitor.seen import Seen
@@ -26,17 +29,22 @@ from monitor.settings import RuleSpec, WatchSettings
 from monitor.span import milliseconds
 from monitor.transfer import TransferWatch
 from monitor.windows import WINDOWS, DomainWindow, Scored, Tally
-from state.probes import ProbeStore
+from state.score_log import ScoreLog
 
 __all__ = ["Monitor"]
 
-DAY_MS = 86_400_000
+log = logging.getLogger("ecdctr.monitor")
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 BLOCK_ROWS = 32_768
 """Rows held before they are worked off: what numpy asks of each call is then spread over many."""
 
 RULES_EVERY_MS = 300_000
 TALLY_MS = 60_000
 """All slots of windows and series are whole numbers of it."""
+
+TODAY_EVERY_MS = 4 * HOUR_MS
+"""Event time after which the day that goes on is ranked again."""
 
 MARKS, EVENTS = 200, 1000
 
@@ -67,8 +75,6 @@ class Monitor:
         Windows, drift, forgetting, alert rules.
     reference
         What drift is measured against; default: as the settings say.
-    probes
-        Where probe slices are kept; default: in memory.
 
     Examples
     --------
@@ -84,16 +90,16 @@ class Monitor:
         settings: WatchSettings | None = None,
         *,
         reference: Reference | None = None,
-        probes: ProbeStore | None = None,
     ) -> None:
         self.schema = schema
         self.settings = settings or WatchSettings()
         s = self.settings
         self.clock: int | None = None
         self.rows = {"natural": 0, "ad": 0}
+        self._newest = dict.fromkeys(ARMS_OF, -1)
         self.drift = DriftWatch(schema, s.drift, reference)
         self.detectors = Detectors()
-        self.forgetting = Forgetting(s.probes, probes)
+        self.forgetting = Forgetting(s.probes)
         self.transfer = TransferWatch(s.transfer_days)
         self.rules = RuleBook(s.rules)
         self._windows = {
@@ -103,13 +109,16 @@ class Monitor:
         self._seen = (Seen(), Seen())
         self._held: list[_Held] = []
         self._held_rows = 0
-        self._ranked_until = 0
+        self._ranked_until = self._hour_ranked = self._today_ranked = 0
         self._looked_at = -1
         self._late_ms = milliseconds(s.late_after)
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
         self._events: list[Alert] = []
+        self._in_flight: list[Alert] = []
+        self._folder: MonitorFolder | None = None
+        self._given_reference = reference is not None or bool(s.drift.reference)
         self._busy_s = 0.0
-        self._transfer_day = -1
+        self._transfer_day, self._transfer_rows = -1, 0
         self._loss: dict[str, float] = {}
         self._transfer_now: dict[str, Any] | None = None
         self._last_release: ReleaseReport | None = None
@@ -150,10 +159,11 @@ class Monitor:
                 late = batch.ts < clock - self._late_ms
             if clock is not None and newest // DAY_MS > clock // DAY_MS:
                 self._work_off()  # the day's rows are all here still: rank them before others take their place
-                self._rank(newest, whole=True)
+                self._rank_days(newest)
             self._held.append(_Held(kind, batch, scored, scores, late, has_history))
             self._held_rows += len(batch)
             self.rows[kind] += len(batch)
+            self._newest[kind] = max(self._newest[kind], newest)
             self._busy_s += seconds
             self._loss.update(loss)
             self.clock = newest if clock is None else max(clock, newest)
@@ -234,7 +244,7 @@ class Monitor:
             windows = {
                 w: {d: window.figures(clock) for d, window in by.items()} for w, by in self._windows.items()
             }
-            self._rank(clock, whole=False)
+            self._rank_today(clock)
             return {
                 "clock": self.clock,
                 "rows": dict(self.rows),
@@ -246,7 +256,7 @@ class Monitor:
                 "series": {w: _aligned(by) for w, by in self._series.items()},
                 "drift": self.drift.to_json() | {"detectors": self.detectors.to_json()},
                 "forgetting": self.forgetting.to_json(),
-                "transfer": self.transfer.to_json(),
+                "transfer": self._transfer(),
                 "marks": list(self._marks),
                 "alerts": [a.to_json() for a in self.rules.raised()],
             }
@@ -257,15 +267,158 @@ class Monitor:
             return self.rules.raised()
 
     def take_events(self) -> list[Alert]:
-        """Alerts raised or resolved since the last call, in order, each once: what is to be delivered."""
+        """Alerts raised or resolved since the last call, in order, each once; call :meth:`delivered` when they are handed on."""
         with self._lock:
             events, self._events = self._events, []
+            self._in_flight = (self._in_flight + events)[-EVENTS:]
             return events
+
+    def delivered(self) -> None:
+        """What :meth:`take_events` gave has been handed on: a restart will not give it again."""
+        with self._lock:
+            if self._in_flight:
+                self._in_flight = []
+                self._keep_alerts()
 
     def flush(self) -> None:
         """Work off what is held; for the end of a log."""
         with self._lock:
             self._work_off()
+
+    # -- over a restart
+
+    def take_up(self, folder: Path, scores: ScoreLog | None = None, clock_ms: int = 0) -> None:
+        """Go on from what a monitor kept in a folder, and keep everything there from now on. Before the first row.
+
+        1. Alerts that are raised, events that nobody was told of, marks.
+        2. Counts of windows and series, ids met so far; the drift reference; probe slices and their curves.
+        3. From the score log: sums of the windows, the rows behind GAUC, the transfer figure. Only of natural rows that were not scored
+           since the last :meth:`keep` counts are missing.
+
+        The drift table and the detectors begin anew: until a day has been seen, alerts that rest on them stay as they are.
+
+        Parameters
+        ----------
+        folder
+            Made if absent.
+        scores
+            Rows scored so far, with those that recovery did again.
+        clock_ms
+            Event time reached.
+        """
+        with self._lock:
+            kept = self._folder = MonitorFolder(folder)
+            said, figures = kept.alerts(), kept.figures()
+            clock = max(
+                [
+                    int(said.get("clock") or 0),
+                    clock_ms,
+                    *(int(figures.get(f"newest.{d}", 0)) for d in ARMS_OF),
+                ]
+            )
+            self.clock = clock or None
+            try:
+                self._take_up_alerts(said, clock)
+            except (KeyError, TypeError, ValueError) as error:  # of another version
+                log.error("alerts of an earlier run do not fit (%r): they begin anew", error)
+            self.forgetting = Forgetting(self.settings.probes, kept.probes)
+            reference = None if self._given_reference else kept.reference(self.schema)
+            if reference is not None:
+                ready = bool(said.get("reference_ready")) or clock >= reference.until_ms
+                self.drift.resume(reference, ready=ready)
+            if figures and self._take_up_figures(figures, clock):
+                self._newest = {d: int(figures[f"newest.{d}"]) for d in ARMS_OF}
+            if scores is not None:
+                self._refill(scores, clock)
+
+    def keep(self) -> None:
+        """Write what :meth:`take_up` reads, but for the score log. Costs some milliseconds for each million ids met."""
+        with self._lock:
+            if self._folder is None or self.clock is None:
+                return
+            self._work_off()
+            figures = {f"newest.{d}": np.asarray(ts) for d, ts in self._newest.items()}
+            for name, part in self._parts().items():
+                figures |= {f"{name}.{k}": v for k, v in part.kept().items()}
+            self._folder.save_figures(figures)
+            self.forgetting.keep()
+            if self.drift.reference is not None and not self._given_reference:
+                self._folder.save_reference(self.drift.reference, ready=self.drift.ready)
+            self._keep_alerts()
+
+    def _parts(self) -> dict[str, DomainWindow | DomainSeries | Seen]:
+        windows = {f"window.{w}.{d}": v for w, by in self._windows.items() for d, v in by.items()}
+        series = {f"series.{w}.{d}": v for w, by in self._series.items() for d, v in by.items()}
+        return {**windows, **series, "seen.users": self._seen[0], "seen.items": self._seen[1]}
+
+    def _take_up_alerts(self, said: dict[str, Any], clock: int) -> None:
+        self._marks.extend(said.get("marks", ()))
+        self._events = [Alert(**e) for e in said.get("events", ())]
+        self._events += self.rules.restore(said.get("states", {}), clock)
+        self.detectors.restore(said.get("detectors", ()))
+
+    def _take_up_figures(self, figures: dict[str, Any], clock: int) -> bool:
+        try:
+            for name, part in self._parts().items():
+                arrays = {k: figures[f"{name}.{k}"] for k in part.kept()}
+                part.restore(arrays, clock)
+        except (KeyError, ValueError) as error:  # of another version
+            log.error("figures of an earlier run do not fit (%s): windows and series begin anew", error)
+            return False
+        return True
+
+    def _keep_alerts(self) -> None:
+        if self._folder is None:
+            return
+        self._folder.save_alerts(
+            {
+                "clock": self.clock,
+                "states": self.rules.to_json(),
+                "events": [asdict(e) for e in self._in_flight + self._events],
+                "marks": list(self._marks),
+                "detectors": self.detectors.to_json(),
+                "reference_ready": self.drift.ready,
+            }
+        )
+
+    def _refill(self, scores: ScoreLog, clock: int) -> None:
+        """Rows of the score log, a day at a time; those that windows and series have counted are told by event time."""
+        known = dict(self._newest)
+        today = clock // DAY_MS
+        for day in range(today - max(self.settings.transfer_days, 1), today + 1):
+            if day not in scores.sizes():
+                continue
+            rows = scores.read(first_day=day, last_day=day)
+            for number, domain in enumerate(DOMAIN_NAMES):
+                if domain == "natural" and day < today - 1:
+                    continue  # no window of theirs goes back so far
+                mine = np.flatnonzero(rows["domain"] == number)
+                for i in range(0, len(mine), BLOCK_ROWS):
+                    at = mine[i : i + BLOCK_ROWS]
+                    counted = rows["ts"][at] <= known[domain]
+                    for part, again in ((at[counted], True), (at[~counted], False)):
+                        if len(part):
+                            self._refill_block(domain, {k: v[part] for k, v in rows.items()}, clock, again)
+
+    def _refill_block(self, domain: str, rows: dict[str, NDArray[Any]], clock: int, counted: bool) -> None:
+        arms = ARMS_OF[domain]
+        ts, user, label = rows["ts"], rows["user"], rows["label"].astype(np.float32)
+        scores = {arm: rows[f"p_{arm}"] for arm in arms if f"p_{arm}" in rows}
+        scored = Scored(ts, user, label, scores, arms)
+        tally = Tally(TALLY_MS, ts, (label > 0, None, None, None, None, None), scored)
+        if counted:
+            tally.counts[:] = 0
+        else:
+            self._newest[domain] = max(self._newest[domain], int(ts.max()))
+            for series in self._series.values():
+                series[domain].add(tally)
+        for by in self._windows.values():
+            by[domain].add(tally, scored, clock)
+        if domain == "ad" and all(arm in scores for arm in arms):
+            both = np.flatnonzero(~np.isnan(scores["actr"]) & ~np.isnan(scores["ads_only"]))
+            self.transfer.add(
+                ts[both], user[both], label[both], scores["actr"][both], scores["ads_only"][both]
+            )
 
     # -- blocks
 
@@ -279,7 +432,7 @@ class Monitor:
             mine = [h for h in held if h.kind == domain]
             if mine:
                 self._block(domain, mine, self.clock)
-        self._rank(self.clock, whole=True)
+        self._rank_days(self.clock)
         reference_was_ready = self.drift.ready
         compared = self.drift.advance(self.clock)
         if self.drift.ready and not reference_was_ready and self.drift.reference is not None:
@@ -289,8 +442,10 @@ class Monitor:
             self._looked_at = look
             if self.clock // DAY_MS != self._transfer_day:
                 self._transfer_day, self._transfer_now = self.clock // DAY_MS, None
-            self._events += self.rules.update(self.clock, self._measure)
-            del self._events[:-EVENTS]
+            events = self.rules.update(self.clock, self._measure)
+            if events:
+                self._events = (self._events + events)[-EVENTS:]
+                self._keep_alerts()  # before anybody hears of them
 
     def _block(self, domain: str, held: list[_Held], clock: int) -> None:
         arms = ARMS_OF[domain]
@@ -345,36 +500,52 @@ class Monitor:
         out: NDArray[np.float64] = (hours[0] + 200 * mean) / (hours[1] + 200)
         return np.clip(out, 1e-6, 1 - 1e-6)
 
-    def _rank(self, clock: int, *, whole: bool) -> None:
-        """GAUC and AUC of past hours and days: once a day has passed, or (for a reader) of the day that goes on."""
+    def _rank_days(self, clock: int) -> None:
+        """GAUC and AUC of the hours and of the day that has passed, if one has."""
         day = clock // DAY_MS * DAY_MS
-        if whole and day <= self._ranked_until:
-            return
-        since = max(self._ranked_until, day - DAY_MS) if whole else max(self._ranked_until, day)
-        until = day if whole else clock + 1
-        for domain in ARMS_OF:
-            users = self._windows["1d"][domain].users
+        if day > self._ranked_until:
             for name in ("1h", "1d"):
-                self._series[name][domain].rank(users, since, until)
-        if whole:
-            self._ranked_until = day
+                self._rank(name, max(self._ranked_until, day - DAY_MS), day)
+            self._ranked_until = self._hour_ranked = self._today_ranked = day
+
+    def _rank_today(self, clock: int) -> None:
+        """For a reader, the same of the day that goes on: the hours since the last look, the day so far now and then."""
+        if clock > self._hour_ranked:
+            self._rank("1h", self._hour_ranked // HOUR_MS * HOUR_MS, clock + 1)
+            self._hour_ranked = clock
+        if clock >= self._today_ranked + TODAY_EVERY_MS:
+            self._rank("1d", self._ranked_until, clock + 1)
+            self._today_ranked = clock
+
+    def _rank(self, name: str, since: int, until: int) -> None:
+        for domain in ARMS_OF:
+            self._series[name][domain].rank(self._windows["1d"][domain].users, since, until)
+
+    def _transfer(self) -> dict[str, Any]:
+        """A figure over days: made anew when a day has passed or a twentieth of its rows has come since."""
+        fresh = self.rows["ad"] - self._transfer_rows
+        if self._transfer_now is None or 20 * fresh > self._transfer_now["rows"]:
+            self._transfer_now, self._transfer_rows = self.transfer.to_json(), self.rows["ad"]
+        return self._transfer_now
 
     # -- alerts
 
     def _mark(self, ts: int, kind: str, text: str) -> None:
-        self._marks.append({"ts": ts, "kind": kind, "text": text})
+        mark = {"ts": ts, "kind": kind, "text": text}
+        if mark not in self._marks:  # after a restart the last release is told once more
+            self._marks.append(mark)
 
-    def _measure(self, rule: RuleSpec) -> Sequence[Measurement]:
+    def _measure(self, rule: RuleSpec) -> Sequence[Measurement] | None:
         clock = self.clock or 0
         kind, _, what = rule.metric.partition(".")
         if kind == "drift":
             if what == "detectors":
                 return measure.of_detectors(rule, self.detectors.agreeing(clock, DAY_MS))
+            if self.drift.evaluated_at is None:
+                return None
             return measure.of_drift(rule, what, self.drift.table, list(self._marks))
         if kind == "transfer":
-            if self._transfer_now is None:
-                self._transfer_now = self.transfer.to_json()
-            return measure.of_transfer(rule, self._transfer_now)
+            return measure.of_transfer(rule, self._transfer())
         if kind == "release":
             return measure.of_release(rule, self._last_release)
         if kind == "forgetting":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -78,8 +79,9 @@ class Reference:
                 arrays[f"{domain}.kll{i}"] = np.frombuffer(q.serialize(), np.uint8)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "reference.npz").open("wb") as f:
-                np.savez_compressed(f, **arrays)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            write_atomic(folder / "reference.npz", buffer.getvalue())
             write_atomic(folder / "reference.json", json.dumps(about, indent=1).encode())
         except OSError as e:
             raise DataError(f"the reference cannot be written to {folder}: {e.strerror}") from e

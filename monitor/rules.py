@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -96,15 +96,20 @@ class RuleBook:
         self.rules = tuple(rules)
         self._states: dict[str, _State] = {}
 
-    def update(self, clock_ms: int, measure: Callable[[RuleSpec], Sequence[Measurement]]) -> list[Alert]:
+    def update(
+        self, clock_ms: int, measure: Callable[[RuleSpec], Sequence[Measurement] | None]
+    ) -> list[Alert]:
         """Look at everything again; gives what was raised or resolved by it.
 
-        A thing that ``measure`` no longer speaks of is well.
+        A thing that ``measure`` no longer speaks of is well; where it gives None, nothing can be said and all stays as it is.
         """
         out: list[Alert] = []
         for rule in self.rules:
             met = set()
-            for m in measure(rule):
+            found = measure(rule)
+            if found is None:
+                continue
+            for m in found:
                 key = f"{rule.name}:{m.about}"
                 met.add(key)
                 if m.value is None or not math.isfinite(m.value):
@@ -122,6 +127,29 @@ class RuleBook:
         """Alerts that are up, oldest first."""
         up = [s.alert for s in self._states.values() if s.alert is not None]
         return sorted(up, key=lambda a: (a.raised_ms, a.key))
+
+    def to_json(self) -> dict[str, Any]:
+        """The state of every alert, for :meth:`restore`."""
+        return {
+            key: {
+                "bad_since": s.bad_since,
+                "good_since": s.good_since,
+                "alert": None if s.alert is None else asdict(s.alert),
+            }
+            for key, s in self._states.items()
+        }
+
+    def restore(self, states: Mapping[str, Any], clock_ms: int) -> list[Alert]:
+        """Go on from :meth:`to_json`; gives alerts of rules that are no longer configured: they are resolved by that."""
+        names = {rule.name for rule in self.rules}
+        gone = []
+        for key, s in states.items():
+            alert = None if s["alert"] is None else Alert(**s["alert"])
+            if key.partition(":")[0] in names:
+                self._states[key] = _State(s["bad_since"], s["good_since"], alert)
+            elif alert is not None:
+                gone.append(replace(alert, resolved_ms=clock_ms))
+        return gone
 
     def _bad(self, key: str, rule: RuleSpec, m: Measurement, limit: float, now: int) -> list[Alert]:
         state = self._states.setdefault(key, _State())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +61,14 @@ class Seen:
             self.count += len(new)
             out[new] = True
         return out
+
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """Everything, for :meth:`restore`."""
+        return {"words": self._words, "count": np.asarray(self.count)}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:  # noqa: ARG002
+        """Go on from :meth:`kept`."""
+        self._words[:], self.count = arrays["words"], int(arrays["count"])
 
     @property
     def error(self) -> float:

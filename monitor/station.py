@@ -43,6 +43,10 @@ class Watcher(Protocol):
         """Alerts raised or resolved since the last call."""
         ...
 
+    def delivered(self) -> None:
+        """Those were handed on."""
+        ...
+
 
 class Station:
     """Collects what the worker says, and serves it.
@@ -190,6 +194,7 @@ class Station:
             if said["status"] == "resolved":
                 self._resolved.appendleft(said)
             self._delivery.send(said)
+        self.watcher.delivered()
         if self._now() - self._snapshot_at >= UNSEEN_EVERY_S:
             self.snapshot()
 
@@ -206,13 +211,13 @@ class Station:
     def snapshot(self) -> dict[str, Any]:
         """The monitor's figures, at most half of ``refresh_s`` old: scrapes and pages share one.
 
-        Where one takes long it is used for longer: they take 2 % of the time at most, whoever looks.
+        Where one takes long it is used for longer: they take half a percent of the time at most, whoever looks.
         """
         if self.watcher is None:
             return {}
         with self._lock:
             began = self._now()
-            if began - self._snapshot_at >= max(self._refresh_s / 2, 50 * self._snapshot_took):
+            if began - self._snapshot_at >= max(self._refresh_s / 2, 200 * self._snapshot_took):
                 self._snapshot_at = began
                 try:
                     self._snapshot = self.watcher.snapshot()

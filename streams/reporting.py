@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from replay.connection import KafkaSettings
 from state.embedding_store import EmbeddingStore
 from streams.alerts import TopicChannel
 from streams.handoff import AlignedIntake
+from streams.known_users import KnownUsers
 from streams.settings import MonitorSettings, TopicSettings
 
 __all__ = ["Reporter"]
@@ -36,13 +38,16 @@ log = logging.getLogger("ecdctr.worker")
 HISTORY_EVERY = 8
 """Natural steps of which one is asked which users have TPM vectors."""
 
-PROBE_SHARE = 0.01
+PROBE_SHARE = 0.005
 """Share of the time that scoring probe slices may take."""
 
-WAKE, FULL = 64, 1024
+KEEP_SHARE = 0.002
+"""Share of the time that writing the monitor's state may take."""
+
+WAKE, FULL = 256, 1024
 """Steps put aside at which the thread is woken, and at which training waits for it."""
 
-LOOK_EVERY_S, FLUSH_EVERY_S = 0.5, 2.0
+LOOK_EVERY_S, FLUSH_EVERY_S = 1.0, 5.0
 
 
 @dataclass(slots=True)
@@ -65,6 +70,8 @@ class Reporter:
         The features, for the drift table.
     kafka, topics, settings
         Configuration.
+    folder
+        Where the monitor keeps what it knows; None: nowhere.
     now
         Monotonic seconds.
 
@@ -80,6 +87,8 @@ class Reporter:
         kafka: KafkaSettings,
         topics: TopicSettings,
         settings: MonitorSettings,
+        *,
+        folder: Path | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._settings = topics, settings
@@ -94,6 +103,7 @@ class Reporter:
             version=_version(),
         )
         self.health = self.station.health
+        self._folder = folder
         self._means: dict[str, RunningMean] = {}
         self._releases = self._checkpoints = 0
         self._months: tuple[str, ...] = ()
@@ -101,12 +111,14 @@ class Reporter:
         self.waiting_for: str | None = None
         self._now = now
         self._store: EmbeddingStore | None = None
+        self._known: tuple[tuple[str, ...], KnownUsers] | None = None
         self._done: deque[_Done] = deque()
         self._marks: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._wake, self._end = threading.Event(), False
         self._steps = 0
-        self._flushed = self._probe_from = -float("inf")
+        self._flushed = self._probe_from = self._keep_from = -float("inf")
+        self._seen_checkpoints = self._kept_checkpoints = 0
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def _channels(self) -> dict[str, Send]:
@@ -131,16 +143,20 @@ class Reporter:
         if self._thread.is_alive():
             self._thread.join()
         self.work_off()
+        self._safely(self.monitor.keep)
+        self._safely(self.station.deliver)
         self.station.close()
         if self._topic is not None:
             self._topic.close()
 
     def begin(self, engine: Engine) -> None:
-        """Recovery is over: what was done before is not news, but for a refused release that none followed."""
-        self._releases = len(engine.releases)
-        if engine.releases and not engine.releases[-1].accepted:
-            self._releases -= 1
-        self._checkpoints = engine.progress.checkpoints
+        """Recovery is over: the monitor takes up what it knew. What was done before is not news, but for the last release:
+        its alert may have to be raised or resolved."""
+        if self._folder is not None:
+            folder = self._folder
+            self._safely(lambda: self.monitor.take_up(folder, engine.scores, engine.clock))
+        self._releases = max(0, len(engine.releases) - 1)
+        self._checkpoints = self._seen_checkpoints = self._kept_checkpoints = engine.progress.checkpoints
         self._months = tuple(engine.trainer.cpm_months)
         self._store = engine.trainer.store
         if not self._thread.is_alive():
@@ -160,6 +176,7 @@ class Reporter:
         if months != self._months:
             self._months = months
             self._marks.append(partial(self.monitor.month, months, engine.clock))
+        self._seen_checkpoints = engine.progress.checkpoints
         if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probe_from:
             self._checkpoints = engine.progress.checkpoints
             self._score_probes(engine)
@@ -195,6 +212,14 @@ class Reporter:
             if self._now() - self._flushed >= FLUSH_EVERY_S:
                 self._flushed = self._now()
                 self._safely(self.monitor.flush)
+            if self._seen_checkpoints != self._kept_checkpoints and self._now() >= self._keep_from:
+                self._kept_checkpoints = self._seen_checkpoints
+                self._keep()
+
+    def _keep(self) -> None:
+        began = self._now()
+        self._safely(self.monitor.keep)
+        self._keep_from = self._now() + (self._now() - began) / KEEP_SHARE
 
     def _safely(self, call: Callable[[], None]) -> None:
         if self._broken:
@@ -211,8 +236,9 @@ class Reporter:
         for kind in DOMAIN_NAMES:
             mine = [d for d in done if d.step.kind == kind]
             m.steps.labels(kind).inc(len(mine))
+            seconds = m.step_seconds.labels(kind)
             for d in mine:
-                m.step_seconds.labels(kind).observe(d.seconds)
+                seconds.observe(d.seconds)
             for learned in (True, False):
                 some = [d for d in mine if (d.result.skipped is None) is learned]
                 if some:
@@ -243,12 +269,21 @@ class Reporter:
         for months, of in asked.items():
             if self._store is None:
                 continue
-            users = np.concatenate([done[i].step.batch.user for i in of])
-            known = np.asarray(self._store.lookup("user", users, months)[1].any(axis=1))
+            known = self._known_users(self._store, months)(
+                np.concatenate([done[i].step.batch.user for i in of])
+            )
             ends = np.cumsum([len(done[i].step.batch) for i in of])[:-1]
             for i, part in zip(of, np.split(known, ends), strict=True):
                 out[i] = part
         return out
+
+    def _known_users(self, store: EmbeddingStore, months: tuple[str, ...]) -> KnownUsers:
+        if self._known is None or self._known[0] != months:
+            self._known = (
+                months,
+                KnownUsers(lambda users: np.asarray(store.lookup("user", users, months)[1].any(axis=1))),
+            )
+        return self._known[1]
 
     def _running_means(self, kind: str, done: list[_Done]) -> None:
         m = self.station.metrics

@@ -83,7 +83,7 @@ class Worker:
         self._kafka, self._topics, self._worker = kafka, topics, worker
         self._lock = FolderLock(state_folder)
         self._batches = {"natural_batch": natural_batch, "ad_batch": ad_batch}
-        self._report = Reporter(decoder.schema, kafka, topics, monitor)
+        self._report = Reporter(decoder.schema, kafka, topics, monitor, folder=state_folder / "monitor")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._stopped = False

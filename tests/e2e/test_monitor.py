@@ -71,6 +71,18 @@ def test_a_worker_shows_what_it_does(kit, shared_broker, tmp_path):
 
         if shutil.which("prometheus"):
             assert scraped(site, worker, port, tmp_path) == {"natural": "1500", "ad": "500"}
+
+        site.kill(worker)
+        site.produce(400, first=2000)
+        worker = site.start()
+        site.train(2402, worker)
+        site.wait(
+            lambda: ask(port, "/readyz")[0] == 200 and sum(shown()["series"]["1h"]["ad"]["rows"]) == 600,
+            "know of the rows before kill -9", worker,
+        )  # fmt: skip
+        assert [a["raised_ms"] for a in shown()["alerts"]["raised"]] == [alert["raised_ms"]]
+        assert {mark["kind"] for mark in shown()["marks"]} == {"release"}
+        assert len(site.read("said")) == 1
         assert site.terminate(worker)[0] == 0
         assert ask(port, "/healthz")[0] == 0
         assert "the monitor has failed" not in site.log()

@@ -67,6 +67,9 @@ class FakeWatcher:
         taken, self.events = self.events, []
         return taken
 
+    def delivered(self) -> None:
+        """Nothing is kept over a restart."""
+
     def snapshot(self) -> dict:
         if self.failure is not None:
             raise self.failure

@@ -1,0 +1,209 @@
+"""A monitor goes on after its worker was killed: alerts, windows, series, reference, probe slices."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.batch import DOMAIN_NAMES
+from models.events import EventDecoder
+from models.features import FeatureSchema
+from models.transfer import ReleaseReport
+from monitor.monitor import Monitor
+from monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
+from replay.simulator import DAY_MS, Simulator
+from state.score_log import ScoreLog
+
+ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
+PCOC = RuleSpec(name="pcoc", metric="pcoc", window="1d", domain="ad", arm="actr", below=0.7, min_rows=500)
+RULES = (
+    PCOC,
+    RuleSpec(name="feature-drift", metric="drift.feature", clear="1h"),
+    RuleSpec(name="release-refused", metric="release", clear="0s"),
+)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """Four days of steps; predictions are the true probabilities, from the third day on half of them. All rows are scored."""
+    sim = Simulator(0, days=5, live_from=0, users=400, items=200, natural_per_day=2000, ads_per_day=1500)
+    decoder = EventDecoder(sim.feature_specs())
+    days = []
+    for day in range(5):
+        frame = sim.day(day)
+        batch = decoder.from_frame(frame).batch
+        p = frame["oracle"].to_numpy().astype(np.float32) / (2 if day >= 2 else 1)
+        steps = []
+        for part in np.array_split(np.arange(len(batch)), 12):
+            for number, kind in enumerate(DOMAIN_NAMES):
+                rows = part[batch.domain[part] == number]
+                steps.append((kind, batch.take(rows), dict.fromkeys(ARMS[kind], p[rows])))
+        days.append(steps)
+    return sim, FeatureSchema(sim.feature_specs(), 8), days
+
+
+def begun(stream, folder, scores=None, clock=0, rules=RULES):
+    settings = WatchSettings(
+        drift=DriftSettings(reference_length="1d", compare_rows=1),
+        probes=ProbeSettings(period="1d", rows=512),
+        rules=rules,
+    )
+    monitor = Monitor(stream[1], settings)
+    monitor.take_up(folder, scores, clock)
+    return monitor
+
+
+def feed(monitor, steps, scores=None):
+    for kind, batch, p in steps:
+        if scores is not None:
+            columns = {name: getattr(batch, name) for name in ("ts", "user", "item", "domain")}
+            columns |= {"label": batch.label.astype(np.uint8), **{f"p_{arm}": v for arm, v in p.items()}}
+            scores.append(columns)
+        some = np.ones(len(batch), bool)
+        monitor.observe(kind, batch, np.arange(len(batch)), p, {}, 0.001, some)
+    monitor.flush()
+
+
+def predict(batch, arm):
+    return np.full(len(batch), 0.1, np.float32) + batch.label / 10
+
+
+def test_an_alert_is_neither_forgotten_nor_raised_again(stream, tmp_path):
+    _, _, days = stream
+    first = begun(stream, tmp_path)
+    for steps in days[:4]:
+        feed(first, steps)
+    (raised,) = [a for a in first.take_events() if a.rule == "pcoc"]
+    first.delivered()
+    # No word of goodbye: what is on the disk is what kill -9 would have left.
+    again = begun(stream, tmp_path)
+    assert raised in again.alerts()
+    feed(again, days[4])
+    assert [a for a in again.take_events() if a.rule == "pcoc"] == []
+    assert [a for a in again.alerts() if a.rule == "pcoc"] == [raised]
+
+
+def test_an_event_that_nobody_was_told_of_comes_again(stream, tmp_path):
+    first = begun(stream, tmp_path)
+    for steps in stream[2][:4]:
+        feed(first, steps)
+    told = first.take_events()
+    assert told
+    again = begun(stream, tmp_path)
+    assert again.take_events() == told
+    again.delivered()
+    assert begun(stream, tmp_path).take_events() == []
+
+
+def test_an_alert_whose_rule_is_gone_is_resolved(stream, tmp_path):
+    first = begun(stream, tmp_path)
+    for steps in stream[2][:4]:
+        feed(first, steps)
+    first.take_events()
+    first.delivered()
+    again = begun(stream, tmp_path, rules=RULES[1:])
+    (resolved,) = [a for a in again.take_events() if a.rule == "pcoc"]
+    assert resolved.resolved_ms == first.clock
+    assert "pcoc" not in {a.rule for a in again.alerts()}
+
+
+def test_alerts_stay_while_nothing_can_be_said_of_them(stream, tmp_path):
+    """A refused release and a drifted feature: after a restart the table is empty and no release is known."""
+    sim, _, days = stream
+    first = begun(stream, tmp_path)
+    for steps in days[:3]:
+        feed(first, steps)
+    shifted = [(k, replace(b, dense=b.dense + np.float32(3)), p) for k, b, p in days[3]]
+    first.release(
+        ReleaseReport(2, sim.start_ms + 3 * DAY_MS, sim.start_ms, (), accepted=False, reason="worse")
+    )
+    feed(first, shifted)
+    rules = {a.rule for a in first.alerts()}
+    assert {"feature-drift", "release-refused"} <= rules
+    again = begun(stream, tmp_path)
+    feed(again, days[4][:10])  # well over an hour, less than a day
+    assert {"feature-drift", "release-refused"} <= {a.rule for a in again.alerts()}
+    again.release(ReleaseReport(3, sim.start_ms + 4 * DAY_MS, sim.start_ms, (), accepted=True, reason="fine"))
+    feed(again, days[4][10:])
+    assert "release-refused" not in {a.rule for a in again.alerts()}
+
+
+@pytest.mark.parametrize("kept_after", [3, None])
+def test_windows_series_and_transfer_are_as_they_were(stream, tmp_path, kept_after):
+    """From the score log and what was kept last, here a day ago or never."""
+    days = stream[2]
+    scores = ScoreLog(tmp_path / "scores", ("actr", "ads_only", "cpm"))
+    first = begun(stream, tmp_path / "monitor")
+    for number, steps in enumerate(days[:4]):
+        if number == kept_after:
+            first.keep()
+        feed(first, steps, scores)
+    again = begun(stream, tmp_path / "monitor", scores, first.clock)
+    feed(again, days[4][:2])
+    feed(first, days[4][:2])
+    before, now = first.snapshot(), again.snapshot()
+    for window in ("5m", "1h", "1d"):
+        for domain in ("natural", "ad"):
+            mine, theirs = now["windows"][window][domain], before["windows"][window][domain]
+            assert (mine["rows"], mine["clicks"]) == (theirs["rows"], theirs["clicks"])
+            assert mine["arms"].keys() == theirs["arms"].keys()
+            for arm, figures in theirs["arms"].items():
+                assert mine["arms"][arm] == pytest.approx(figures)
+    assert now["transfer"]["rows"] == before["transfer"]["rows"]
+    assert now["transfer"]["gauc"] == pytest.approx(before["transfer"]["gauc"])
+    ads = now["series"]["1h"]["ad"]
+    assert ads["rows"] == before["series"]["1h"]["ad"]["rows"]
+    assert ads["ctr"] == pytest.approx(before["series"]["1h"]["ad"]["ctr"])
+    if kept_after:
+        assert now["windows"]["1d"]["natural"]["unseen_users"] < 0.1
+
+
+def test_the_reference_and_probe_slices_go_on(stream, tmp_path):
+    _, _, days = stream
+    first = begun(stream, tmp_path)
+    feed(first, days[0][:12])
+    first.keep()  # in the middle of the first day
+    second = begun(stream, tmp_path)
+    feed(second, days[0][12:])
+    feed(second, days[1])
+    second.checkpoint(predict)
+    second.keep()
+    third = begun(stream, tmp_path)
+    feed(third, days[2])
+    third.checkpoint(predict)
+
+    whole = begun(stream, tmp_path / "whole")
+    for steps in days[:2]:
+        feed(whole, steps)
+    whole.checkpoint(predict)
+    feed(whole, days[2])
+    whole.checkpoint(predict)
+    now, expected = third.snapshot(), whole.snapshot()
+    mine, theirs = now["drift"]["reference"], expected["drift"]["reference"]
+    assert mine.pop("rows") == pytest.approx(
+        theirs.pop("rows"), abs=8
+    )  # natural rows: each fourth of a block
+    assert mine == theirs and mine["ready"]
+    assert now["forgetting"]["periods"] == expected["forgetting"]["periods"]
+    assert now["forgetting"]["curves"] == expected["forgetting"]["curves"]
+    assert now["forgetting"]["staleness"] == expected["forgetting"]["staleness"]
+    assert json.dumps(now, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["alerts.json", "figures.npz", "reference/reference.npz", "probes/curves.npz"]
+)
+def test_what_is_damaged_is_named_and_begun_anew(stream, tmp_path, name, caplog):
+    first = begun(stream, tmp_path)
+    for steps in stream[2][:3]:
+        feed(first, steps)
+    first.checkpoint(predict)
+    first.keep()
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = begun(stream, tmp_path)
+    assert name.rpartition("/")[2].partition(".")[0] in caplog.text or "reference" in caplog.text
+    feed(again, stream[2][3])
+    again.keep()
+    assert again.snapshot()["windows"]["1d"]["ad"]["rows"] > 0
