@@ -113,6 +113,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
         report.stepped(engine, step, result, time.monotonic() - began)
         if engine.clock // DAY_MS != day:
             day = engine.clock // DAY_MS
+            report.work_off()
             report.monitor.checkpoint(engine.trainer.predict)
         if time.monotonic() - told > 1:
             told = time.monotonic()
@@ -126,7 +127,8 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
             )
             report.station.deliver()
         if engine.clock >= until_ms:
-            return
+            break
+    report.work_off()  # the page must show all of it
 
 
 async def photograph(port: int, pictures: dict[str, str | None]) -> None:

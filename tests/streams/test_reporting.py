@@ -1,0 +1,186 @@
+"""The reporter beside training: a thread makes the figures, an error is said, the end is waited for."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from models.batch import AD, Batch
+from models.features import FeatureSchema
+from models.settings import default_features
+from models.trainer import StepResult
+from models.transfer import ReleaseReport
+from replay.align import Step
+from replay.connection import KafkaSettings
+from streams import reporting
+from streams.known_users import KnownUsers
+from streams.reporting import Reporter
+from streams.settings import MonitorSettings, TopicSettings
+
+HOUR = 3_600_000
+ROWS = 16
+
+
+def engine() -> SimpleNamespace:
+    """What a reporter reads of an engine."""
+    progress = SimpleNamespace(
+        checkpoints=0, checkpoint_failures=0, releases=0, stall_s_max=0.0, last_error=None
+    )
+    trainer = SimpleNamespace(
+        cpm_months=(), store=None, predict=lambda b, arm: np.full(len(b), 0.1, np.float32)
+    )
+    return SimpleNamespace(
+        releases=[], progress=progress, trainer=trainer, clock=HOUR, positions={}, scores=None
+    )
+
+
+def a_step(number: int) -> tuple[Step, StepResult]:
+    ids = np.arange(ROWS, dtype=np.uint64)
+    ts = np.full(ROWS, HOUR + 1000 * number, np.int64)
+    label = (ids % 4 == 0).astype(np.float32)
+    features, dense = np.ones((ROWS, 3), np.int32), np.empty((ROWS, 0), np.float32)
+    batch = Batch(ts, np.full(ROWS, AD, np.uint8), ids, ids, features, dense, label)
+    p = np.full(ROWS, 0.25, np.float32)
+    return Step("ad", batch, int(ts[0])), StepResult(
+        "ad", ROWS, {"actr": 0.5}, np.arange(ROWS), {"actr": p, "ads_only": p}
+    )
+
+
+@pytest.fixture
+def make():
+    made: list[Reporter] = []
+
+    def make(folder=None) -> Reporter:
+        schema = FeatureSchema(default_features(), 4)
+        settings = MonitorSettings(alerts_topic="", port=0)
+        made.append(Reporter(schema, KafkaSettings(), TopicSettings(), settings, folder=folder))
+        return made[-1]
+
+    yield make
+    for report in made:
+        report.close()
+
+
+def feed(report: Reporter, of: SimpleNamespace, steps: int, first: int = 0) -> None:
+    for number in range(first, first + steps):
+        report.stepped(of, *a_step(number), 0.001)
+
+
+def rows_trained(report: Reporter) -> float:
+    return (
+        report.station.metrics.registry.get_sample_value("ecdctr_rows_trained_total", {"domain": "ad"}) or 0
+    )
+
+
+def test_steps_are_put_aside_and_worked_off(make):
+    report, of = make(), engine()
+    feed(report, of, 5)  # the thread does not run before begin()
+    assert report.monitor.rows["ad"] == 0
+    report.work_off()
+    assert report.monitor.rows["ad"] == rows_trained(report) == 5 * ROWS
+
+
+def test_the_thread_does_it_by_itself(make):
+    report, of = make(), engine()
+    report.begin(of)
+    done, work_off = threading.Event(), report.work_off
+
+    def told() -> None:
+        work_off()
+        if rows_trained(report) == 5 * ROWS:
+            done.set()
+
+    report.work_off = told
+    feed(report, of, 5)
+    assert done.wait(30)
+
+
+def test_memory_is_bounded_where_the_thread_does_not_keep_up(make):
+    report, of = make(), engine()
+    feed(report, of, reporting.FULL + 1)
+    assert rows_trained(report) == reporting.FULL * ROWS
+
+
+def test_closing_works_off_what_is_left(make, tmp_path):
+    report, of = make(tmp_path / "monitor"), engine()
+    report.begin(of)
+    of.releases.append(ReleaseReport(1, HOUR, HOUR, (), accepted=False, reason="worse"))
+    feed(report, of, 3)
+    report.close()
+    assert report.monitor.rows["ad"] == 3 * ROWS
+    again = make(tmp_path / "monitor")
+    again.begin(of)
+    now = again.monitor.snapshot()
+    assert sum(now["series"]["1h"]["ad"]["rows"]) == 3 * ROWS
+    assert [m["kind"] for m in now["marks"]] == ["release"]
+    assert [a["rule"] for a in now["alerts"]] == ["release-refused"]
+
+
+def test_an_error_in_the_thread_is_said_and_training_goes_on(make, monkeypatch, caplog):
+    report, of = make(), engine()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such window")
+
+    monkeypatch.setattr(report.monitor, "observe", fail)
+    feed(report, of, 3)
+    report.work_off()
+    feed(report, of, 3, first=3)
+    report.work_off()
+    assert caplog.text.count("the monitor has failed: training goes on without it") == 1
+    assert "no such window" in caplog.text
+    intake = SimpleNamespace(waiting_rows=0, aligner=SimpleNamespace(late_rows=0), lag=lambda topic, at: 0)
+    report.tick(of, intake, {})
+    verdict = report.health.verdict()
+    assert "the monitor has failed" in (verdict.reason or "")
+
+
+def test_months_and_releases_become_marks_in_order(make):
+    report, of = make(), engine()
+    report.begin(of)
+    of.trainer.cpm_months = ("2026-01",)
+    of.releases.append(ReleaseReport(1, HOUR, HOUR, ("2026-01",)))
+    feed(report, of, 1)
+    report.work_off()
+    assert {m["kind"] for m in report.monitor.snapshot()["marks"]} == {"month", "release"}
+
+
+def test_probe_slices_are_scored_at_a_checkpoint_and_take_a_share_of_the_time(make, monkeypatch):
+    report, of = make(), engine()
+    now = [100.0]
+    report._now = lambda: now[0]
+    scored = []
+
+    def score(predict) -> None:
+        scored.append(now[0])
+        now[0] += 2.0
+
+    monkeypatch.setattr(report.monitor, "checkpoint", score)
+    report.begin(of)
+    for at in (101.0, 110.0, 102.0 + 2.0 / reporting.PROBE_SHARE + 2):
+        now[0] = at
+        of.progress.checkpoints += 1
+        feed(report, of, 1)
+    assert scored == [101.0, 102.0 + 2.0 / reporting.PROBE_SHARE + 2]
+
+
+def test_known_users_ask_once_and_are_right_whatever_shares_a_slot():
+    asked = []
+
+    def ask(users):
+        asked.extend(users.tolist())
+        return users % 3 == 0
+
+    known = KnownUsers(ask, slots=8)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        users = rng.integers(0, 30, 50).astype(np.uint64)
+        np.testing.assert_array_equal(known(users), users % 3 == 0)
+    asked.clear()
+    known(np.array([7], np.uint64))
+    asked.clear()
+    known(np.array([7, 7], np.uint64))
+    assert asked == []
