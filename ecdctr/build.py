@@ -151,8 +151,10 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
         include={"dim", "interaction", "cross_layers", "hidden", "history", "seed", "embedding_init"}
     )
     run = lineup(settings.model)
-    if run != lineup(ModelSettings()):
+    if run != lineup(ModelSettings(transfer="reload")):
         shape["arms"] = [sorted(run.networks), run.scored, run.stack, settings.model.backbone]
+    if run.bayes:
+        shape["bayes_fm"] = settings.model.bayes_fm.dim
     text = json.dumps(
         [schema.fingerprint(), shape, settings.tpm.dim, settings.tpm.k], sort_keys=True, default=str
     )

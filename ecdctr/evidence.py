@@ -28,13 +28,24 @@ from state.errors import ConfigError
 __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies"]
 
 DAY_MS = 86_400_000
-RIVALS = ("reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
+RIVALS = (
+    "reload",
+    "linked",
+    "stack",
+    "bayes_fm",
+    "ads_bayes_fm",
+    "ads_tpm",
+    "mixed",
+    "mixed_tpm",
+    "cpm_only",
+    "item_ctr",
+)
 
 _COMMON = (
     "model.natural_score_share=0.0",
     f"model.arms={list(RIVALS)}",
     "model.transfer=stack",
-    "model.stack_of=['ads_only', 'reload', 'linked', 'mixed_tpm', 'mixed', 'cpm']",
+    "model.stack_of=['ads_only', 'reload', 'linked', 'mixed_tpm', 'mixed', 'cpm', 'bayes_fm', 'ads_bayes_fm']",
     "schedule.release_every=12h",
 )
 # Chosen on seeds 101 and 102.

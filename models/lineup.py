@@ -10,7 +10,8 @@ __all__ = ["Lineup", "lineup"]
 
 _ALWAYS = ("actr", "ads_only", "cpm")
 _NETWORKS = ("reload", "linked", "ads_tpm", "mixed", "mixed_tpm")
-_EXTRA = ("reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
+_BAYES = ("bayes_fm", "ads_bayes_fm")
+_EXTRA = ("reload", "linked", "stack", *_BAYES, "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Lineup:
     ----------
     networks
         Of ``reload, linked, ads_tpm, mixed, mixed_tpm``, those that learn, whether asked for or needed by another.
+    bayes
+        Of ``bayes_fm, ads_bayes_fm``, those asked for.
     extra
         Arms that are scored beside ``actr`` (what serves), ``ads_only`` and ``cpm``.
     stack
@@ -28,6 +31,7 @@ class Lineup:
     """
 
     networks: frozenset[str]
+    bayes: tuple[str, ...]
     extra: tuple[str, ...]
     stack: tuple[str, ...]
 
@@ -57,4 +61,9 @@ def lineup(model: ModelSettings) -> Lineup:
     networks = frozenset(wanted & set(_NETWORKS))
     # What serves stands under ``actr``; once more under its own name only if somebody asks for it.
     beside = (wanted - {model.transfer}) | set(model.arms) | set(stack)
-    return Lineup(networks, tuple(name for name in _EXTRA if name in beside), stack)
+    return Lineup(
+        networks,
+        tuple(name for name in _BAYES if name in wanted),
+        tuple(name for name in _EXTRA if name in beside),
+        stack,
+    )

@@ -60,8 +60,45 @@ def default_features() -> tuple[FeatureSpec, ...]:
     )
 
 
-ExtraArm = Literal["reload", "linked", "stack", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr"]
-StackMember = Literal["reload", "linked", "ads_tpm", "mixed", "mixed_tpm", "cpm", "ads_only"]
+ExtraArm = Literal[
+    "reload",
+    "linked",
+    "stack",
+    "bayes_fm",
+    "ads_bayes_fm",
+    "ads_tpm",
+    "mixed",
+    "mixed_tpm",
+    "cpm_only",
+    "item_ctr",
+]
+StackMember = Literal[
+    "reload", "linked", "bayes_fm", "ads_bayes_fm", "ads_tpm", "mixed", "mixed_tpm", "cpm", "ads_only"
+]
+
+
+class BeliefSettings(Section):
+    """What is believed of ids of one kind before any row has said anything: variances, and how long rows count."""
+
+    bias: float = Field(default=0.2, gt=0, description="Prior variance of a bias.")
+    factor: float = Field(default=0.3, gt=0, description="Prior variance of a factor.")
+    ad_bias: float = Field(default=0.02, gt=0, description="Of what a bias differs by in ads.")
+    ad_factor: float = Field(default=0.01, gt=0, description="Of what a factor differs by in ads.")
+    bias_memory: float = Field(
+        default=1.0, gt=0, le=1, description="Share of what rows said of a bias that counts after a day."
+    )
+    factor_memory: float = Field(default=1.0, gt=0, le=1, description="The same of factors.")
+
+
+class BayesFmSettings(Section):
+    """The Bayesian factorization machine."""
+
+    dim: int = Field(default=4, ge=1, le=32, description="Factors of an id; memory and time grow with its square.")
+    batch: int = Field(default=512, ge=1, description="Rows of a step, at most.")
+    init: float = Field(default=0.1, gt=0, description="Standard deviation of first factors.")
+    user: BeliefSettings = BeliefSettings(ad_bias=0.005, ad_factor=0.1)
+    item: BeliefSettings = BeliefSettings(ad_bias=0.4, bias_memory=0.6, factor_memory=0.97)
+    other: BeliefSettings = BeliefSettings(bias=0.05, ad_bias=0.005)
 
 
 class ModelSettings(Section):
@@ -98,10 +135,11 @@ class ModelSettings(Section):
         description="What rows are normalised by while learning: their chunk's statistics (the paper), or the running "
         "ones, for streams whose neighbouring rows are alike (impression lists, news); then a small momentum, as 0.005.",
     )
-    transfer: Literal["reload", "linked", "stack"] = Field(
+    transfer: Literal["reload", "linked", "bayes_fm", "stack"] = Field(
         default="reload",
         description="How natural clicks reach the ads model: reload of CPM at releases (the paper); linked, "
-        "differences on a live backbone; stack, an online combination of the arms.",
+        "differences on a live backbone; bayes_fm, natural clicks as the prior of ads; stack, an online combination "
+        "of the arms.",
     )
     arms: tuple[ExtraArm, ...] = Field(
         default=(), description="Further arms to run and score beside the others, for comparison."
@@ -128,6 +166,7 @@ class ModelSettings(Section):
         le=1,
         description="Share of its statistics that is left after a day of event time.",
     )
+    bayes_fm: BayesFmSettings = BayesFmSettings()
     seed: int = Field(default=0, ge=0)
     threads: int = Field(
         default=0,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from models.bayes_fm import BayesFm
 from models.device import choose_device, use_threads
 from models.features import FeatureSchema, mix64
 from models.gate import Evidence, Gate
@@ -89,8 +90,9 @@ class Trainer:
     =========  ==================  ===========================  ==========================================
 
     The first three are those of the paper; ``model.transfer`` says what serves under the name ``actr``: the network of
-    that name (``reload``), ``linked``, or ``stack`` (see :class:`Stack`). ``model.arms`` runs others beside it, and
-    the rivals without a network, ``cpm_only`` and ``item_ctr``. What needs no other arm is not run.
+    that name (``reload``), ``linked``, ``bayes_fm`` (see :class:`BayesFm`; ``ads_bayes_fm`` is its control, taught by ads
+    alone), or ``stack`` (see :class:`Stack`). ``model.arms`` runs others beside it, and the rivals without a network,
+    ``cpm_only`` and ``item_ctr``. What needs no other arm is not run.
 
     Until the first release there is no A-CTR: its scores are the control's, and it learns nothing (the release
     shows it the ad window). So it cannot be worse than ads alone for want of natural clicks. The other modes serve
@@ -167,6 +169,10 @@ class Trainer:
             )
         self.gate, self._gate_days = gate, schedule.gate_days
         self.shift, self.item_ctr = OnlineShift(), ItemCtr()
+        self.bayes = {
+            name: BayesFm(schema, model.bayes_fm, name=name, seed=model.seed, natural=name == "bayes_fm")
+            for name in self.lineup.bayes
+        }
         self.stack = Stack(
             self.lineup.stack, ridge=model.stack_ridge, every=model.stack_every, fade=model.stack_fade
         )
@@ -237,6 +243,8 @@ class Trainer:
         loss, skipped = _learn(learners, prepared)
         if skipped is not None:
             return StepResult(kind, len(batch), {}, scored, scores, skipped)
+        for bayes in self.bayes.values():
+            bayes.learn(batch)
         if kind == DOMAIN_NAMES[NATURAL]:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
             if self.tiny is not None:
@@ -313,6 +321,8 @@ class Trainer:
             found["cpm"] = self.predict(batch, "cpm")
         if "cpm_only" in extra:
             found["cpm_only"] = self.shift.predict(found["cpm"])
+        for name, bayes in self.bayes.items():
+            found[name] = bayes.predict(batch)
         if "item_ctr" in extra:
             found["item_ctr"] = self.item_ctr.predict(batch.item)
         if self.lineup.stack:
@@ -460,6 +470,9 @@ class Trainer:
         for arm in self.arms.values():
             dense.update(arm.dense_state())
             rows.update(arm.take_rows())
+        for bayes in self.bayes.values():
+            dense.update(bayes.dense_state())
+            rows.update(bayes.take_rows())
         if "item_ctr" in self.lineup.extra:
             rows.update(self.item_ctr.take_rows())
         capture = Capture(dense=dense, rows=rows, meta={"versions": self.versions, "trainer": self._meta()})
@@ -501,6 +514,8 @@ class Trainer:
         if "stack" in meta:  # else from before there were such arms
             self.shift.load(meta["shift"])
             self.stack.load(meta["stack"])
+        for bayes in self.bayes.values():
+            bayes.load(loaded.dense, loaded.rows)
         self.item_ctr.load(loaded.rows)
         self._asked_hour = -1
         self._set_cpm_months(tuple(meta["cpm_months"]))
@@ -543,6 +558,8 @@ class Trainer:
         names = ("clock", "releases", "cpm_months", "actr_months", "schedule", "shift", "stack")
         digest.update(repr([counters[k] for k in names]).encode())
         digest.update(repr(self.item_ctr.state()).encode())
+        for bayes in self.bayes.values():
+            bayes.digest(digest)
         return digest.hexdigest()
 
 

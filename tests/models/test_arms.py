@@ -15,7 +15,17 @@ from models.trainer import Trainer
 from state.ad_window import AdWindow
 from state.capture import Capture, Loaded, merge_rows
 
-EVERY = ("reload", "linked", "stack", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
+EVERY = (
+    "reload",
+    "linked",
+    "stack",
+    "bayes_fm",
+    "ads_bayes_fm",
+    "mixed",
+    "mixed_tpm",
+    "cpm_only",
+    "item_ctr",
+)
 EXTRA = {"arms": EVERY, "linked_batch": 20, "stack_every": "6h"}
 
 
@@ -52,7 +62,7 @@ def test_every_arm_scores_every_ad_row(world: Any) -> None:
     assert trainer.schedule.warm() and trainer.stack.rows
 
 
-@pytest.mark.parametrize("transfer", ["reload", "linked", "stack"])
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
 def test_what_serves_is_the_mode_asked_for(world: Any, transfer: str) -> None:
     trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
     for result in play(trainer, world.stream(40)):
@@ -200,7 +210,7 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
 
 
 @pytest.mark.parametrize("cut", [0, 9, 23])
-@pytest.mark.parametrize("transfer", ["reload", "linked", "stack"])
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
 def test_going_on_from_a_capture_is_never_having_stopped(world: Any, transfer: str, cut: int) -> None:
     settings = EXTRA if cut == 23 else {}
     settings = settings | {"transfer": transfer}
