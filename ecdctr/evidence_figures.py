@@ -18,6 +18,9 @@ DAY_MS = 86_400_000
 DEFAULT = "actr"
 """Arm that serves: the mode under ``model.transfer``."""
 
+CONTROLS = ("ads_only", "ads_bayes_fm")
+"""Arms that ads alone teach, one of each family; the first is the control of the paper's own network."""
+
 DAYS_AWAY = ((0, 1), (1, 7), (7, 14), (14, None))
 """Days since the user's last row in either stream, from and below; who was never there is a class of its own."""
 
@@ -75,7 +78,7 @@ def figures(
     -------
     dict
         ``arms[name]``: as :func:`replay.metrics.summary`, with ``interval`` of GAUC, ``share_closed`` (of the way from
-        ads-only to the oracle; NaN without one), ``vs_ads_only`` and ``vs_mixed_tpm`` (GAUC differences, paired over
+        ads-only to the oracle; NaN without one), ``share_closed_best`` (the same from the better of :data:`CONTROLS`), ``vs_ads_only`` and ``vs_mixed_tpm`` (GAUC differences, paired over
         users). ``losses[name]``: log loss less that of ads-only, with its interval. ``steps["a - b"]``: differences.
         ``shares``: ``share_closed`` of the serving arm in each run. ``slices``: see :func:`_slices`. ``rows``.
     """
@@ -89,7 +92,8 @@ def figures(
         for base in ("ads_only", "mixed_tpm"):
             if name not in (base, "oracle") and base in scores:
                 arms[name][f"vs_{base}"] = asdict(gauc_difference(y, p, scores[base], user, **how))
-        arms[name]["share_closed"] = _share(arms, name)
+        arms[name]["share_closed"] = _share(arms, name, "ads_only")
+        arms[name]["share_closed_best"] = _share(arms, name, best_control(arms))
     return {
         "arms": arms,
         "losses": {
@@ -173,10 +177,15 @@ def _label(low: int, high: int | None) -> str:
     return str(low) if high == low + 1 else f"{low} to {high - 1}"
 
 
-def _share(arms: Mapping[str, Mapping[str, Any]], name: str) -> float:
+def best_control(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """The better of the arms that ads alone teach and that read no TPM."""
+    return max((name for name in CONTROLS if name in arms), key=lambda name: float(arms[name]["gauc"]))
+
+
+def _share(arms: Mapping[str, Mapping[str, Any]], name: str, control: str) -> float:
     if "oracle" not in arms:
         return float("nan")
-    base, best = arms["ads_only"]["gauc"], arms["oracle"]["gauc"]
+    base, best = arms[control]["gauc"], arms["oracle"]["gauc"]
     return float((arms[name]["gauc"] - base) / (best - base))
 
 
@@ -201,6 +210,7 @@ def bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
 
     return {
         "share_closed": of("simulator", "share_closed"),
+        "share_closed_v_best_control": of("simulator", "share_closed_best"),
         "vs_mixed_tpm_low": of("simulator", "vs_mixed_tpm", "low"),
         "eb_b_vs_ads_low": of("ebnerd_b", "vs_ads_only", "low"),
         "eb_b_vs_mixed_tpm_high": of("ebnerd_b", "vs_mixed_tpm", "high"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecdctr.evidence import Run
-from ecdctr.evidence_figures import DEFAULT, bars
+from ecdctr.evidence_figures import DEFAULT, bars, best_control
 
 __all__ = ["broken_order", "write_page"]
 
@@ -24,7 +24,7 @@ def broken_order(found: Mapping[str, Any]) -> list[str]:
     """Which of the expected relations between arms a study does not show; their 95 % intervals must lie above 0."""
     arms = found["arms"]
     out = []
-    for better in ("reload", "mixed", "mixed_tpm", "stack"):
+    for better in ("reload", "mixed", "mixed_tpm", "bayes_fm", "stack"):
         low = arms[better]["vs_ads_only"]["low"]
         if not low > 0:
             out.append(f"{better} is not better than ads_only: the interval begins at {low:+.4f}")
@@ -66,7 +66,9 @@ def _lines(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command:
         yield f"{figures.get('learned', 0):,} rows played, {figures.get('seconds', 0):,.0f} s on one thread in all."
         shares = [s for s in figures["shares"] if not math.isnan(s)]
         if shares:
-            yield f"Share of the gap to the oracle that `{DEFAULT}` closes, by run: {', '.join(f'{s:.1%}' for s in shares)}."
+            yield f"Share of the gap to the oracle that `{DEFAULT}` closes, by run: {', '.join(f'{s:.1%}' for s in shares)}"
+            yield "(from `ads_only`, the control of the paper's own network). From the better of the controls that ads alone teach,"
+            yield f"`{best_control(figures['arms'])}`, it closes {figures['arms'][DEFAULT]['share_closed_best']:.1%}."
         yield ""
         yield "|arm|GAUC|v ads_only|v mixed_tpm|AUC|NE|PCOC|gap closed|"
         yield "|-|-|-|-|-|-|-|-|"
@@ -111,7 +113,17 @@ def _losses(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _slices(figures: Mapping[str, Any]) -> Iterator[str]:
-    names = (DEFAULT, "mixed_tpm", "ads_tpm", "reload", "full_7d", "no_tpm_7d", "TPM in reload")
+    names = (
+        DEFAULT,
+        "bayes_fm",
+        "ads_bayes_fm",
+        "mixed_tpm",
+        "ads_tpm",
+        "reload",
+        "full_7d",
+        "no_tpm_7d",
+        "TPM in reload",
+    )
     shown = [name for name in names if any(name in part["gains"] for part in figures["slices"])]
     yield "\nGAUC gain over ads-only by days since the user's last row in either stream, and by the user's earlier ad rows"
     yield "(`TPM in reload`: `full_7d` less `no_tpm_7d`):\n"

@@ -60,7 +60,13 @@ class BayesFm:
     """
 
     def __init__(
-        self, schema: FeatureSchema, settings: BayesFmSettings, *, name: str, seed: int = 0, natural: bool = True
+        self,
+        schema: FeatureSchema,
+        settings: BayesFmSettings,
+        *,
+        name: str,
+        seed: int = 0,
+        natural: bool = True,
     ) -> None:
         self.name, self._settings, self._seed, self._natural = name, settings, seed, natural
         single = [group for group in schema.categorical if not group.is_bag]
@@ -168,7 +174,6 @@ class BayesFm:
         off = theirs - mean
         spread = ((x - theirs) ** 2).sum(0) + off**2 * n * m / (n + m)
         self._moments = np.stack([n + m, mean + off * m / (n + m), square + spread])
-
 
     # -- keep
 

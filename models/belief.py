@@ -146,7 +146,6 @@ class Belief:
             unit = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5
             self._mean[first:end, 0, j] = unit * (np.sqrt(12.0) * self._sd)
 
-
     # -- keep
 
     def take(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], Floats]:

@@ -93,7 +93,9 @@ class BeliefSettings(Section):
 class BayesFmSettings(Section):
     """The Bayesian factorization machine."""
 
-    dim: int = Field(default=4, ge=1, le=32, description="Factors of an id; memory and time grow with its square.")
+    dim: int = Field(
+        default=4, ge=1, le=32, description="Factors of an id; memory and time grow with its square."
+    )
     batch: int = Field(default=512, ge=1, description="Rows of a step, at most.")
     init: float = Field(default=0.1, gt=0, description="Standard deviation of first factors.")
     user: BeliefSettings = BeliefSettings(ad_bias=0.005, ad_factor=0.1)

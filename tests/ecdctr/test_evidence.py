@@ -15,7 +15,7 @@ from ecdctr.evidence_figures import bars, figures, loss_difference
 from ecdctr.evidence_page import broken_order, write_page
 from state.errors import ConfigError
 
-ARMS = ("actr", "ads_only", "mixed_tpm", "mixed", "reload", "stack", "item_ctr")
+ARMS = ("actr", "ads_only", "mixed_tpm", "mixed", "reload", "stack", "item_ctr", "bayes_fm", "ads_bayes_fm")
 
 
 def scored(seed: int, quality: dict[str, float]) -> Scored:
@@ -40,7 +40,7 @@ def scored(seed: int, quality: dict[str, float]) -> Scored:
     return Scored(Run("simulator", f"sim:seed={seed}", ("a=1",), 1.0), columns, rows=n, seconds=1.0)
 
 
-QUALITY = dict(zip(ARMS, (0.3, 2.0, 0.8, 1.0, 0.9, 0.4, 4.0), strict=True))
+QUALITY = dict(zip(ARMS, (0.3, 2.0, 0.8, 1.0, 0.9, 0.4, 4.0, 0.5, 1.5), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,10 @@ def test_users_of_different_runs_are_different_users(parts):
     share = (arms["actr"]["gauc"] - arms["ads_only"]["gauc"]) / way
     assert arms["actr"]["share_closed"] == pytest.approx(share)
     assert arms["ads_only"]["share_closed"] == 0 and arms["oracle"]["share_closed"] == 1
+    better = arms["ads_bayes_fm"]["gauc"]  # nearer to the truth than ads_only
+    assert arms["actr"]["share_closed_best"] == pytest.approx(
+        (arms["actr"]["gauc"] - better) / (arms["oracle"]["gauc"] - better)
+    )
     assert len(found["shares"]) == 2
     interval = arms["actr"]["vs_mixed_tpm"]
     assert interval["low"] < interval["value"] < interval["high"]

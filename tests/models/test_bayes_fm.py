@@ -78,7 +78,9 @@ def test_effects_agree_with_a_regularised_logistic_regression() -> None:
     slot, x = rng.integers(0, 8, n), rng.normal(2.0, 3.0, n)
     z = -1.0 + rng.normal(0, 0.8, 8)[slot] + 0.3 * (x - 2.0)
     y = rng.random(n) < 1 / (1 + np.exp(-z))
-    schema = FeatureSchema([FeatureSpec(name="slot", buckets=16), FeatureSpec(name="x", kind="numeric")], dim=8)
+    schema = FeatureSchema(
+        [FeatureSpec(name="slot", buckets=16), FeatureSpec(name="x", kind="numeric")], dim=8
+    )
     fm = BayesFm(schema, settings(), name="fm")
     zero = np.zeros(n, np.int64)
     batch = rows(zero, zero, y, x=x, slot=slot)
