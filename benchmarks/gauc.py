@@ -94,7 +94,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="2,000,000 rows of 40,000 users")
     args = parser.parse_args()
+    if args.short:
+        args.rows, args.users = 2_000_000, 40_000
     y, p, user = make(args.rows, args.users)
     before = peak_mib()
     ours = gauc(y, p, user)

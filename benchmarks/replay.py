@@ -147,11 +147,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--memory-rows", type=int, nargs=2, default=(1_000_000, 10_000_000))
     parser.add_argument("--no-memory", action="store_true", help="speed only")
+    parser.add_argument("--short", action="store_true", help="100,000 rows; memory at 200,000 and 1,000,000")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(*args.child)
         return
+    if args.short:
+        args.rows, args.memory_rows = 100_000, (200_000, 1_000_000)
     with tempfile.TemporaryDirectory(prefix="ecdctr-bench-") as folder:
         summary = {"benchmark": "replay", **speed(Path(folder), args.rows, args.runs)}
         if not args.no_memory:

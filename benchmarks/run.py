@@ -1,7 +1,10 @@
 """``make bench``: every benchmark of this folder in its short form, and one table of what their last lines say.
 
+    python benchmarks/run.py [--write] [--full] [NAME ...]
+
 Each script measures both sides in the same run and ends with one JSON object. These figures are ratios on a
-noisy machine: the table names it, and nothing in the tests depends on them.
+noisy machine: the table names it, and nothing in the tests depends on them. With names, only these are run; ``--write``
+then replaces their lines in the table and keeps the others.
 """
 
 from __future__ import annotations
@@ -36,28 +39,42 @@ def main() -> int:
         parser.error(
             f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(p.stem for p in scripts)}"
         )
-    lines = [
-        f"{_machine()}, {time.strftime('%Y-%m-%d', time.gmtime())}",
-        "",
-        "| benchmark | seconds | last line |",
-        "|---|---|---|",
-    ]
+    form = "full" if options.full else "short"
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    rows = {}
     failed = 0
+    began = time.monotonic()
     for script in scripts:
         if options.names and script.stem not in options.names:
             continue
         seconds, result = _run(script, short=not options.full)
         failed += result is None
-        lines.append(
-            f"| `{script.name}` | {seconds:.0f} | {'failed' if result is None else f'`{json.dumps(result)}`'} |"
-        )
-    print("\n" + "\n".join(lines))
+        said = "failed" if result is None else f"`{json.dumps(result)}`"
+        rows[script.name] = f"| `{script.name}` | {today}, {form} | {seconds:.0f} | {said} |"
+    print("\n" + "\n".join([_machine(), *rows.values()]))
+    print(f"\n{len(rows)} benchmarks in {(time.monotonic() - began) / 60:.1f} minutes, {failed} failed")
     if options.write:
-        TABLE.write_text(
-            "# Benchmarks\n\nWritten by `python benchmarks/run.py --write`.\n\n" + "\n".join(lines) + "\n",
-            encoding="utf-8",
-        )
+        _write(rows, {script.name for script in scripts})
     return 1 if failed else 0
+
+
+def _write(rows: dict[str, str], known: set[str]) -> None:
+    """Put these lines into the table; those of other scripts that still exist stay."""
+    there = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
+    old = {line.split("`")[1]: line for line in there if line.startswith("| `") and line.count("|") >= 5}
+    kept = {name: line for name, line in old.items() if name in known and name not in rows}
+    head = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench` (`python benchmarks/run.py --write`); each script's own `--help` says what its figures are.",
+        "",
+        f"{_machine()}.",
+        "",
+        "| benchmark | run | seconds | last line |",
+        "|---|---|---|---|",
+    ]
+    lines = [line for _, line in sorted((kept | rows).items())]
+    TABLE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
 
 
 def _run(script: Path, *, short: bool) -> tuple[float, dict[str, Any] | None]:
