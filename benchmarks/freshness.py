@@ -10,7 +10,7 @@
    is known by its partition and offset on both sides: neither its own ``ts`` nor the worker's own figure is used.
    Events of the first two seconds are not counted, and sending goes on for ten seconds behind the last one that is.
 
-The producer's own linger (5 ms), the broker, fetching, decoding, alignment by event time, the wait for a full batch and the
+The producer's own linger (20 ms, as `ecdctr produce`), the broker, fetching, decoding, alignment by event time, the wait for a full batch and the
 step are all in it. Sender, broker and worker share the machine.
 
 The last line is one JSON object: ``p50_s`` and ``p99_s`` of ads, and ``load``, the rate sent by the full rate.
@@ -54,6 +54,9 @@ from streams.topics import ensure_topics  # noqa: E402
 IDS = 100_000
 DAY_MS = 86_400_000
 WARM_S, TAIL_S, TICK_S = 2.0, 10.0, 0.005
+LINGER_MS = 20
+"""As ``ecdctr produce``. With 5 ms and eight partitions a batch holds six events, and the embedded broker falls behind."""
+
 POOL = 50_000
 """Distinct events that are sent again and again, so that making them costs nothing while it is measured."""
 
@@ -140,7 +143,7 @@ class Sender:
         }
         self._producer = KafkaProducer(
             **settings.kafka.kafka_python(),
-            acks="all", enable_idempotence=True, linger_ms=5, batch_size=64 * 1024, metrics_enabled=False,
+            acks="all", enable_idempotence=True, linger_ms=LINGER_MS, batch_size=64 * 1024, metrics_enabled=False,
         )  # fmt: skip
 
     def run(self, rows_per_s: float, seconds: float) -> float:
