@@ -295,7 +295,7 @@ def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
             "replay with the configuration that it was made with"
         )
     own = Folders(checkpoint.parent.parent)
-    if own.snapshots.is_dir():
+    if own.snapshots.is_dir() and any(own.snapshots.iterdir()):
         settings = settings.model_copy(
             update={"state": settings.state.model_copy(update={"folder": own.root})}
         )

@@ -30,7 +30,9 @@ config_app = typer.Typer(no_args_is_help=True, help="The configuration.")
 inspect_app = typer.Typer(no_args_is_help=True, help="Look into what is kept on disk.")
 app.add_typer(tpm_app, name="tpm")
 app.add_typer(config_app, name="config")
+report_app = typer.Typer(no_args_is_help=True, help="The reports of replays.")
 app.add_typer(inspect_app, name="inspect")
+app.add_typer(report_app, name="report")
 
 out = Console()
 err = Console(stderr=True)
@@ -211,6 +213,10 @@ def replay(
         bool, typer.Option("--resume", help="Go on with the interrupted replay in the report folder.")
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Figures by day and slice as CSV, too.")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave the models of the end as a checkpoint: what `--frozen` takes."),
+    ] = False,
     arms: Annotated[
         str | None,
         typer.Option(
@@ -254,6 +260,7 @@ def replay(
         resume=resume,
         csv=csv,
         arms=asked_arms(arms, arm or (), frozen or ()),
+        keep=keep,
     )
     replay_source(out, err, loaded, source, out_dir, options)
 
@@ -348,6 +355,21 @@ def evidence(
         err.print(f"out of order: {line}", soft_wrap=True)
     out.print(f"{page}: {', '.join(f'{name} {value}' for name, value in found.items())}", soft_wrap=True)
     raise typer.Exit(1 if broken else 0)
+
+
+@report_app.command("compare")
+def report_compare(
+    a: Annotated[Path, typer.Argument(help="`--out` folder of a replay.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="`--out` folder of another one.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the page of one arm goes.")] = Path(
+        "compare-out"
+    ),
+    arm: Annotated[str, typer.Option(help="Arm of that page.")] = "actr",
+) -> None:
+    """Is B better than A? Each arm on the rows that both have scored, with the interval of the difference."""
+    from ecdctr.comparing import compare_reports
+
+    compare_reports(out, a, b, out_dir, arm)
 
 
 @inspect_app.command("checkpoint")

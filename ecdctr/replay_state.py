@@ -118,9 +118,14 @@ class ReplayState:
         """Note how long it took until here."""
         self._write({**(self._read() or {}), "seconds": seconds})
 
-    def finished(self) -> None:
-        """Nothing to go on with: only the scored rows stay."""
-        self._remove([p for p in _PARTS if p not in ("scores", "arms")])
+    def newest_checkpoint(self) -> Path | None:
+        """Of the engine of the configuration."""
+        return max(build.Folders(self.folder).checkpoints.glob("*-step-*"), default=None)
+
+    def finished(self, *, keep: bool = False) -> None:
+        """Nothing to go on with: only the scored rows stay, and the models if they are to be kept."""
+        stays = {"scores", "arms", *(("checkpoints", "snapshots") if keep else ())}
+        self._remove([p for p in _PARTS if p not in stays])
         for path in (self.folder / "arms").glob("*/*"):
             if path.name != "scores":
                 shutil.rmtree(path)

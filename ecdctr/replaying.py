@@ -59,6 +59,8 @@ class ReplayOptions:
         Wall seconds between checkpoints.
     arms
         What is trained side by side.
+    keep
+        Leave the models of the end as a checkpoint in ``out_dir/state/checkpoints``: what ``--frozen`` takes.
     """
 
     since: str | None = None
@@ -70,6 +72,7 @@ class ReplayOptions:
     quiet: bool = False
     checkpoint_every_s: float = 60.0
     arms: ArmsAsked = field(default_factory=ArmsAsked)
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_users <= 1:
@@ -122,7 +125,7 @@ def replay_source(
             done = _play(err, arms, log, rows, settings, watch)
             peak = peak_mib()
             done.seconds += before
-            arms.close(checkpoint=done.interrupted and not done.torn)
+            arms.close(checkpoint=(done.interrupted or options.keep) and not done.torn)
         except BaseException:
             arms.close(checkpoint=False)
             raise
@@ -131,7 +134,7 @@ def replay_source(
         if done.interrupted:
             state.interrupted(done.seconds)
         else:
-            state.finished()
+            state.finished(keep=options.keep)
     if not options.quiet:
         _tell(out, err, done, written)
     return {**written, "engine": arms.engine}
@@ -240,6 +243,7 @@ def _report(
             }
             for name, arm in arms.frozen.items()
         },
+        "checkpoint": str(state.newest_checkpoint()) if options.keep and not done.torn else None,
         "settings": dump_toml(settings),
     }
     result = evaluate(arms, options.arms.scored(settings), folder=state.folder)
@@ -264,6 +268,10 @@ def _tell(out: Console, err: Console, done: Playback, written: dict[str, Any]) -
                 "learned them; no arm is judged on them",
                 soft_wrap=True,
             )
+    if written["meta"]["checkpoint"]:
+        out.print(
+            f"the models as they are now: --frozen NAME:{written['meta']['checkpoint']}", soft_wrap=True
+        )
     if done.interrupted:
         again = "start it anew" if done.torn else "--resume goes on from here"
         err.print(f"interrupted: the figures cover what was done; {again}", soft_wrap=True)

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-__all__ = ["ORACLE_LOOK", "calibration", "differences_by_day", "key", "series_by_day"]
+__all__ = ["ORACLE_LOOK", "by_value", "calibration", "differences_by_day", "key", "series_by_day"]
 
 # matplotlib knows fixed colours only. Each of these odd ones stands for a variable of the page's style sheet.
 _INK, _RULE, _MARK = "#010203", "#010204", "#010205"
@@ -82,6 +82,41 @@ def differences_by_day(days: Days, looks: Looks, releases: Sequence[int] = ()) -
         _mark(axes, releases, at)
 
     return _svg(draw)
+
+
+def by_value(
+    slices: Sequence[Mapping[str, Any]], looks: Looks, names: tuple[str, str, str], zero: bool = False
+) -> str:
+    """A figure of each value of a slice, arm beside arm, with its interval.
+
+    ``slices`` are rows of one slice and domain; ``names`` those of the figure and its bounds; ``zero`` draws a level
+    line at 0.
+    """
+    values = list(dict.fromkeys(row["value"] for row in slices))
+    found = {(row["arm"], row["value"]): [_number(row.get(n)) for n in names] for row in slices}
+
+    def draw(axes: Axes) -> None:
+        apart = 0.7 / max(1, len(looks))
+        for i, (arm, k) in enumerate(looks.items()):
+            points = [found.get((arm, value), [math.nan] * 3) for value in values]
+            at = [j + apart * (i - (len(looks) - 1) / 2) for j in range(len(values))]
+            below, above = [v - low for v, low, _ in points], [high - v for v, _, high in points]
+            axes.errorbar(
+                at, [v for v, _, _ in points], [below, above], linestyle="none", elinewidth=1.1,
+                color=_COLOURS[k], marker=_MARKERS[k] or "_", markersize=3.6,
+            )  # fmt: skip
+        if zero:
+            axes.axhline(0, color=_INK, linewidth=0.8, zorder=1)
+        axes.set_xlim(-0.6, len(values) - 0.4)
+        axes.set_xticks(
+            range(len(values)), [value.replace(" and ", "\nand ") for value in values], fontsize=8
+        )
+
+    return _svg(draw)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def calibration(curves: Mapping[str, Mapping[str, Sequence[float]]], looks: Looks) -> str:

@@ -16,7 +16,15 @@ from state.errors import DataError
 
 __all__ = ["evaluate", "write_report"]
 
-_ARM_NAMES = {"actr": "A-CTR", "ads_only": "ads-only", "cpm": "CPM"}
+_ARM_NAMES = {
+    "actr": "A-CTR",
+    "ads_only": "ads-only",
+    "cpm": "CPM",
+    "cpm_only": "CPM only",
+    "mixed_tpm": "mixed + TPM",
+    "ads_tpm": "ads + TPM",
+    "item_ctr": "item CTR",
+}
 _DOMAIN_TITLES = {"ad": "Ads", "natural": "Natural content"}
 
 Figures = Mapping[str, Any]
@@ -37,8 +45,9 @@ def write_report(
         Of :func:`replay.evaluate.evaluate`.
     meta
         About the run, all optional: ``source``, ``rows``, ``seconds``, ``rows_per_s``, ``releases`` (event clocks of
-        the CPM releases, ms), ``refused`` (those that the gate refused), ``interrupted``, ``rejects`` (counts by reason), ``settings`` (text). All of it goes
-        into the JSON.
+        the CPM releases, ms), ``refused`` (those that the gate refused), ``interrupted``, ``rejects`` (counts by reason), ``checks`` (see
+        :class:`replay.checks.Check`), ``arms`` and ``frozen`` (what those of their own are), ``settings`` (text). All
+        of it goes into the JSON.
 
     Returns
     -------
@@ -70,6 +79,7 @@ def _page(title: str, result: ReplayResult, meta: dict[str, Any]) -> Iterator[st
         yield f'<p class="muted">{escape(str(meta["source"]))}</p>\n'
     yield from _lead(result)
     yield from _facts(result, meta)
+    yield from _checks(meta)
     if not result["totals"]:
         yield "<p>No row was scored: nothing to report. Rows are scored once the models have begun to learn.</p>\n"
     for domain in ("ad", "natural"):
@@ -138,6 +148,30 @@ def _facts(result: ReplayResult, meta: dict[str, Any]) -> Iterator[str]:
         yield '<dl class="facts">'
         yield from (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
         yield "</dl>\n"
+
+
+def _checks(meta: dict[str, Any]) -> Iterator[str]:
+    """What the replay looked for by itself; open where something is wrong. And what the arms are."""
+    found = meta.get("checks") or []
+    wrong = [check for check in found if check["ok"] is False]
+    if found:
+        words = f"{len(wrong)} of {len(found)} checks failed" if wrong else f"Checks: {len(found)} passed"
+        yield f"<details{' open' if wrong else ''}><summary>{words}</summary><dl>"
+        for check in found:
+            colour = {True: "good", False: "bad", None: "muted"}[check["ok"]]
+            verdict = {True: "yes", False: "no", None: "unknown"}[check["ok"]]
+            yield f'<dt>{escape(check["name"])}: <span class="{colour}">{verdict}</span></dt><dd>{escape(check["text"])}</dd>'
+        yield "</dl></details>\n"
+    arms = {name: f"the configuration with {changed}" for name, changed in (meta.get("arms") or {}).items()}
+    for name, about in (meta.get("frozen") or {}).items():
+        arms[name] = (
+            f"checkpoint {about['checkpoint']}, learns nothing; not asked of the {about['not_asked']:,} rows that it may "
+            "have learned, on which no arm is judged"
+        )
+    if arms:
+        yield "<details open><summary>Arms of their own</summary><dl>"
+        yield from (f"<dt>{_name(name)}</dt><dd>{escape(text)}</dd>" for name, text in arms.items())
+        yield "</dl></details>\n"
 
 
 def _section(domain: str, result: ReplayResult, releases: Sequence[int]) -> Iterator[str]:
@@ -223,7 +257,30 @@ def _plots(domain: str, result: ReplayResult, arms: list[str], releases: Sequenc
         "Twenty groups of equally many impressions, by prediction; the diagonal is ideal.",
         drawing,
     )
+    yield from _slice_plots(domain, result, looks, compared)
     yield "</div>\n"
+
+
+def _slice_plots(
+    domain: str, result: ReplayResult, looks: Mapping[str, int], compared: Mapping[str, int]
+) -> Iterator[str]:
+    from replay import plots
+
+    def rows(name: str) -> list[Figures]:
+        return [row for row in result["slices"] if (row["slice"], row["domain"]) == (name, domain)]
+
+    kind = "ads" if domain == "ad" else "natural rows"
+    drawing = plots.by_value(rows("user_gap"), looks, ("gauc", "gauc_low", "gauc_high"))
+    yield _figure(
+        "GAUC by staleness",
+        f"Time since the user's last {'ad' if domain == 'ad' else 'natural row'} before this one. Bars: 95%.",
+        drawing,
+    )
+    if compared:
+        drawing = plots.by_value(rows("user_rows"), compared, ("difference", "low", "high"), zero=True)
+        title = "Gain by ad history" if domain == "ad" else "Gain by history"
+        caption = f"GAUC against {_name(result['base'][domain])}, by how many earlier {kind} of the user were scored."
+        yield _figure(title, f"{caption} Bars: 95%, paired over users.", drawing)
 
 
 def _figure(title: str, caption: str, svg: str) -> str:

@@ -13,8 +13,45 @@ from models.engine import Engine
 from replay.frozen import FrozenArm
 from replay.scored import Columns
 from state.errors import StateError
+from state.score_log import ScoreLog
 
-__all__ = ["SideBySide"]
+__all__ = ["MergedScores", "SideBySide"]
+
+
+class MergedScores:
+    """The score log of an engine, and those of the arms beside it, as one.
+
+    Parameters
+    ----------
+    scores
+        Its columns keep their names.
+    beside
+        By name: ``p_<name>`` is their ``p_actr`` on ads, their ``p_cpm`` on natural rows.
+    """
+
+    def __init__(self, scores: ScoreLog, beside: Mapping[str, ScoreLog]) -> None:
+        self._scores, self._beside = scores, beside
+
+    def days(self) -> Iterator[tuple[int, Columns]]:
+        """As :class:`replay.scored.ScoredDays`."""
+        for day in self._scores.sizes():
+            yield day, self._day(day)
+
+    def _day(self, day: int) -> dict[str, NDArray[Any]]:
+        columns = self._scores.read(first_day=day, last_day=day)
+        for name, log in self._beside.items():
+            found = log.read(first_day=day, last_day=day)
+            # Of a step that a second Ctrl-C tore, some have scored the rows and some have not.
+            rows = min(len(columns["ts"]), len(found["ts"]))
+            columns = {k: v[:rows] for k, v in columns.items()}
+            for key in ("ts", "user", "item"):
+                if not np.array_equal(columns[key], found[key][:rows]):
+                    raise StateError(
+                        f"arm {name} has not scored the rows that the others have: play the log anew, without --resume"
+                    )
+            both = (found[f"p_{served}"][:rows] for served in ("actr", "cpm"))
+            columns[f"p_{name}"] = np.where(columns["domain"] == AD, *both)
+        return columns
 
 
 class SideBySide:
@@ -51,29 +88,12 @@ class SideBySide:
 
     def days(self) -> Iterator[tuple[int, Columns]]:
         """Scored rows by event day, as :class:`replay.scored.ScoredDays`."""
-        for day in self.engine.scores.sizes():
-            yield day, self._day(day)
+        return MergedScores(self.engine.scores, {n: arm.scores for n, arm in self.beside.items()}).days()
 
     def columns(self, domain: int) -> dict[str, NDArray[Any]]:
         """All scored rows of one domain, in memory."""
         parts = [{k: v[c["domain"] == domain] for k, v in c.items()} for _, c in self.days()]
         return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-
-    def _day(self, day: int) -> dict[str, NDArray[Any]]:
-        columns = self.engine.scores.read(first_day=day, last_day=day)
-        for name, arm in self.beside.items():
-            found = arm.scores.read(first_day=day, last_day=day)
-            # Of a step that a second Ctrl-C tore, some have scored the rows and some have not.
-            rows = min(len(columns["ts"]), len(found["ts"]))
-            columns = {k: v[:rows] for k, v in columns.items()}
-            for key in ("ts", "user", "item"):
-                if not np.array_equal(columns[key], found[key][:rows]):
-                    raise StateError(
-                        f"arm {name} has not scored the rows that the others have: play the log anew, without --resume"
-                    )
-            both = (found[f"p_{served}"][:rows] for served in ("actr", "cpm"))
-            columns[f"p_{name}"] = np.where(columns["domain"] == AD, *both)
-        return columns
 
     def close(self, *, checkpoint: bool = True) -> None:
         """Close all of them."""

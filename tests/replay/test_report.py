@@ -105,7 +105,7 @@ def test_the_page_tells_the_figures_that_the_json_holds(result, tmp_path):
     gain = result["differences"]["ad"]["actr"]
     assert f"{gain['value']:.4f} above ads-only" in page.text
     assert "of the gap is closed" in page.text
-    assert page.count["figure"] == 4 + 3
+    assert page.count["figure"] == 6 + 4
 
 
 def test_nothing_is_loaded_from_elsewhere_and_no_script_runs(result, tmp_path):
@@ -158,7 +158,7 @@ def test_no_scored_rows_is_said(tmp_path):
 def test_short_and_long_replays(tmp_path, days):
     path = write_report(tmp_path, "Replay", result_of(scored(days=days)), {"interrupted": True})
     page = Page(path.read_text())
-    assert page.count["figure"] == 7
+    assert page.count["figure"] == 10
     assert "covers what was done" in page.text
 
 
@@ -171,3 +171,22 @@ def test_a_folder_that_cannot_be_written_is_named(result, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="file"):
         write_report(tmp_path / "file" / "report", "Replay", result)
+
+
+def test_checks_and_arms_are_told_and_a_failed_check_stands_open(result, tmp_path):
+    fine = {"name": "in the order of time", "ok": True, "text": "no row came later"}
+    bad = {"name": "no feature gives the answer away", "ok": False, "text": "alone: dwell <AUC 0.999>"}
+    frozen = {"tuesday": {"checkpoint": "state/7", "clock": 0, "not_asked": 1_234}}
+    meta = {"checks": [fine, bad], "arms": {"no-tpm": "model.history=none"}, "frozen": frozen}
+    text = write_report(tmp_path, "Replay", result, meta).read_text()
+    page = Page(text)
+    assert "<details open><summary>1 of 2 checks failed" in text
+    for words in (
+        "dwell <AUC 0.999>",
+        "the configuration with model.history=none",
+        "not asked of the 1,234 rows",
+    ):
+        assert words in page.text
+    quiet = write_report(tmp_path, "Replay", result, {"checks": [fine]}).read_text()
+    assert "<details><summary>Checks: 1 passed" in quiet
+    assert "Arms of their own" not in quiet

@@ -144,11 +144,16 @@ def visited(port, page, width):
     return asyncio.run(bounded())
 
 
+EACH = ("GAUC by day", "PCOC by day", "Calibration", "GAUC by staleness")
+
+
 @pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
 def test_every_plot_is_drawn_and_the_page_keeps_to_itself(port, page, width):
     tab, plots, wide = visited(port, page, width)
     text = page.read_text()
-    assert len(plots) == text.count("<figure>") >= 7
+    assert len(plots) == text.count("<figure>")
+    drawn = [plot["name"] for plot in plots]
+    assert drawn == [*EACH[:1], "GAUC against ads-only, by day", *EACH[1:], "Gain by ad history", *EACH]
     for plot in plots:
         assert plot["width"] > 200, plot
         assert plot["height"] > 100, plot

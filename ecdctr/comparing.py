@@ -1,0 +1,109 @@
+"""``ecdctr report compare A B``: is the second replay better, on identical rows?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from replay.compare import Pair, read_report, scores_of
+from replay.scored import ORACLE, ScoredDays
+from state.errors import DataError
+
+__all__ = ["compare_reports"]
+
+_FIGURES = {"AUC": "auc", "log loss": "log_loss", "NE": "normalized_entropy", "PCOC": "pcoc"}
+
+
+def compare_reports(out: Console, a: Path, b: Path, out_dir: Path, arm: str = "actr") -> dict[str, Any]:
+    """Print each arm of A beside that of B, and write the report of one arm; gives what was found by domain and arm.
+
+    1. Arms that both reports have, with their figures.
+    2. Where both replays' scores are there and of the same rows: GAUC of B minus GAUC of A on those rows, with its
+       interval, paired over users.
+    3. The page of one arm: A against B by day, by slice, calibration.
+    """
+    reports = {"A": read_report(a), "B": read_report(b)}
+    for name, (folder, report) in zip(reports, zip((a, b), reports.values(), strict=True), strict=True):
+        out.print(f"{name}  {folder}: {report['title']}", soft_wrap=True, highlight=False)
+    totals = [report["result"]["totals"] for report in reports.values()]
+    scores = (scores_of(a), scores_of(b))
+    arms = _shared_arms(*totals)
+    if not arms:
+        raise DataError(f"the reports in {a} and {b} have no arm in common")
+    found: dict[str, Any] = {}
+    for name in arms:
+        result = _paired(scores[0], scores[1], name, out_dir)
+        found[name] = None if result is None else {k: result[k] for k in ("totals", "differences")}
+        if result is not None and name == arm:
+            _write(out, out_dir, arm, reports, result)
+    for domain in ("ad", "natural"):
+        _table(out, domain, totals, found)
+    if all(result is None for result in found.values()):
+        out.print(
+            "the two have not scored the same rows, or their scores are gone: no difference is judged",
+            soft_wrap=True,
+        )
+    return found
+
+
+def _shared_arms(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    found: dict[str, None] = {}
+    for domain in a:
+        found |= dict.fromkeys(arm for arm in a[domain] if arm in b.get(domain, {}) and arm != ORACLE)
+    return list(found)
+
+
+def _paired(a: ScoredDays | None, b: ScoredDays | None, arm: str, folder: Path) -> dict[str, Any] | None:
+    from replay.evaluate import evaluate
+
+    if a is None or b is None:
+        return None
+    pair = Pair(a, b, arm)
+    result = evaluate(pair, ["A", "B"], base="A", folder=folder)
+    result["left_out_days"] = list(pair.left_out)
+    return result if result["differences"] else None
+
+
+def _write(
+    out: Console, out_dir: Path, arm: str, reports: Mapping[str, Mapping[str, Any]], result: dict[str, Any]
+) -> None:
+    from replay.report import write_report
+
+    source = "; ".join(f"{name}: {report['title']}" for name, report in reports.items())
+    left_out = result.pop("left_out_days")
+    meta: dict[str, Any] = {"source": source}
+    if any(left_out):
+        meta["rejects"] = {
+            f"of {name} on days that differ": n for name, n in zip("AB", left_out, strict=True) if n
+        }
+    page = write_report(out_dir, f"{arm}: B against A", result, meta)
+    out.print(f"report of {arm}: {page}", soft_wrap=True)
+
+
+def _table(out: Console, domain: str, totals: list[Any], found: Mapping[str, Any]) -> None:
+    if not all(domain in side for side in totals):
+        return
+    out.print("ads" if domain == "ad" else domain)
+    table = Table("", "", "rows", "GAUC", *_FIGURES, "GAUC B - A", "95%", box=None, pad_edge=False)
+    for arm, result in found.items():
+        if any(arm not in side[domain] for side in totals):
+            continue
+        judged = (
+            result is not None and domain in result["totals"] and "B" in result["differences"].get(domain, {})
+        )
+        for name, side in zip("AB", totals, strict=True):
+            f = result["totals"][domain][name] if judged else side[domain][arm]
+            cells = [f"{f['n']:,}", *(_f(f[key]) for key in ("gauc", *_FIGURES.values()))]
+            if name == "B" and judged:
+                d = result["differences"][domain]["B"]
+                cells += [f"{d['value']:+.4f}", f"{d['low']:+.4f} to {d['high']:+.4f}"]
+            table.add_row(f"  {arm}" if name == "A" else "", name, *cells)
+    out.print(table)
+
+
+def _f(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
