@@ -1,4 +1,4 @@
-"""Two steps of the networks with backward passes of their own, where autograd's are the larger part of the cost."""
+"""Steps of the networks with backward passes of their own, where autograd's are the larger part of the cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["cross", "gather_rows"]
+__all__ = ["cross", "gather_rows", "product"]
 
 
 class _GatherRows(torch.autograd.Function):
@@ -51,6 +51,51 @@ def gather_rows(rows: Tensor, inverse: Tensor, order: Tensor, starts: Tensor) ->
     return out
 
 
+class _Product16(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = x.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(x, weight)
+        return functional.linear(x, weight).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        g = gradients[0].bfloat16()
+        return (g @ weight).float(), (g.t() @ x).float()
+
+
+def product(x: Tensor, weight: Tensor, low: bool) -> Tensor:
+    """``x W^T``, ``(n, in)`` and ``(out, in)``.
+
+    ``low``: the factors of this product and of its two gradients are rounded to bfloat16 (8 bits of mantissa), sums run
+    in float32, results are rounded to bfloat16; float32 everywhere else (Micikevicius et al., "Mixed precision training",
+    ICLR 2018; Kalamkar et al., "A study of bfloat16 for deep learning training", 2019).
+    """
+    if not low:
+        return functional.linear(x, weight)
+    out: Tensor = _Product16.apply(x, weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Cross16(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x16, weight = x.bfloat16(), weight.bfloat16()
+        inner = functional.linear(x16, weight).float().add_(bias)
+        ctx.save_for_backward(first, x16, weight, inner)
+        return torch.addcmul(x, first, inner)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first, x16, weight, inner = ctx.saved_tensors
+        (g,) = gradients
+        inner_g = g * first
+        inner_g16 = inner_g.bfloat16()
+        grad_x = (inner_g16 @ weight).float().add_(g)
+        return g * inner, grad_x, (inner_g16.t() @ x16).float(), inner_g.sum(0)
+
+
 class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -66,10 +111,11 @@ class _Cross(torch.autograd.Function):
         return g * inner, torch.addmm(g, inner_g, weight), inner_g.t() @ x, inner_g.sum(0)
 
 
-def cross(first: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def cross(first: Tensor, x: Tensor, weight: Tensor, bias: Tensor, low: bool = False) -> Tensor:
     """A cross layer of DCN-V2, ``first * (W x + b) + x``, all ``(n, width)`` (Wang et al., WWW 2021, equation 1).
 
     Autograd multiplies by ones and adds where one product does both; on wide batches memory traffic is what costs.
+    ``low`` as in :func:`product`.
     """
-    out: Tensor = _Cross.apply(first, x, weight, bias)  # type: ignore[no-untyped-call]
+    out: Tensor = (_Cross16 if low else _Cross).apply(first, x, weight, bias)  # type: ignore[no-untyped-call]
     return out

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.batch_norm import BatchNorm
 from models.history import HistoricalAttention
-from models.kernels import cross, gather_rows
+from models.kernels import cross, gather_rows, product
 from models.lookup import Encoded, TableLayout, TableRows
 from models.settings import ModelSettings
 
@@ -89,6 +89,7 @@ class CtrNet(nn.Module):
         self.domain_flag = domain_flag
         self.n_dense = n_dense
         self.vector_dim = model.dim
+        self.low = model.products == "bfloat16"
         norm: dict[str, Any] = {
             "momentum": model.batch_norm_momentum,
             "running": model.batch_norm == "running",
@@ -186,14 +187,14 @@ class CtrNet(nn.Module):
             pairs = self.get_buffer("pairs")
             hidden = torch.cat([x, products[:, pairs[0], pairs[1]]], dim=1)
         for linear, norm in zip(self.linear, self.norm, strict=True):
-            assert isinstance(norm, BatchNorm)
-            hidden = torch.relu_(norm.run(linear(hidden), training, ad))
+            assert isinstance(norm, BatchNorm) and isinstance(linear, nn.Linear)
+            hidden = torch.relu_(norm.run(product(hidden, linear.weight, self.low), training, ad))
         logit: Tensor = self.out(hidden)
         if self.interaction == "dcn":
             crossed = x
             for layer in self.cross:
                 assert isinstance(layer, nn.Linear)
-                crossed = cross(x, crossed, layer.weight, layer.bias)
+                crossed = cross(x, crossed, layer.weight, layer.bias, self.low)
             logit = logit + self.out_cross(crossed)
         return logit.squeeze(1)
 

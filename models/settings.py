@@ -176,6 +176,11 @@ class ModelSettings(Section):
         description="torch threads; 0: all cores but one (the event loop's). Recorded in checkpoints.",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    products: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="What the networks' matrix products round their factors to; bfloat16 is quicker on GPUs and on CPUs "
+        "that have it (avx512_bf16, amx_bf16 in /proc/cpuinfo), slower on others.",
+    )
 
 
 class TpmSettings(Section):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.kernels import cross, gather_rows
+from models.kernels import cross, gather_rows, product
 
 
 def places(n: int, m: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -61,3 +61,63 @@ def test_cross_layer_against_differences_and_autograd() -> None:
         torch.autograd.grad(plain, given, out), torch.autograd.grad(cross(*given), given, out), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """To 8 bits of mantissa, in double precision."""
+    return x.detach().bfloat16().double()
+
+
+def test_a_low_product_is_that_of_rounded_factors() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(300, 70, requires_grad=True), torch.randn(40, 70, requires_grad=True)
+    g = torch.randn(300, 40)
+    out = product(x, weight, low=True)
+    by_x, by_weight = torch.autograd.grad(out, (x, weight), g)
+    expected = (
+        rounded(x) @ rounded(weight).T,
+        rounded(g) @ rounded(weight),
+        rounded(g).T @ rounded(x),
+    )
+    for found, exact in zip((out, by_x, by_weight), expected, strict=True):
+        assert found.dtype == torch.float32
+        # One more rounding, of the result.
+        torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_a_low_cross_layer_rounds_its_products_alone() -> None:
+    torch.manual_seed(0)
+    n, width = 200, 30
+    given = [
+        torch.randn(*shape, requires_grad=True)
+        for shape in ((n, width), (n, width), (width, width), (width,))
+    ]
+    first, x, weight, bias = given
+    g = torch.randn(n, width)
+    out = cross(*given, low=True)
+    inner = rounded(x) @ rounded(weight).T + bias.double()
+    torch.testing.assert_close(out.double(), first * inner + x, rtol=2**-7, atol=0.1)
+    inner_g = (g * first).detach()
+    expected = (
+        g * inner,
+        g + rounded(inner_g) @ rounded(weight),
+        rounded(inner_g).T @ rounded(x),
+        inner_g.sum(0),
+    )
+    for found, exact in zip(torch.autograd.grad(out, given, g), expected, strict=True):
+        torch.testing.assert_close(found.double(), exact.double(), rtol=2**-7, atol=0.2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_low_product_has_the_same_bits_each_time(threads: int) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    x, weight, g = torch.randn(5000, 130), torch.randn(64, 130), torch.randn(5000, 64)
+    found = []
+    for shift in (0, 1, 3):  # wherever the factors lie in memory
+        moved = torch.empty(x.numel() + shift)[shift:].view(x.shape).copy_(x).requires_grad_()
+        low = weight.clone().requires_grad_()
+        out = product(moved, low, low=True)
+        found.append((out, *torch.autograd.grad(out, (moved, low), g)))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

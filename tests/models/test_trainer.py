@@ -307,19 +307,21 @@ print(trainer.state_hash())
     assert done.stdout.strip() == trainer.state_hash()
 
 
-@pytest.mark.parametrize("cut", [0, 7, 21])
-def test_going_on_from_a_capture_is_never_having_stopped(world: Any, cut: int) -> None:
+@pytest.mark.parametrize(
+    ("cut", "products"), [(0, "float32"), (7, "float32"), (21, "float32"), (21, "bfloat16")]
+)
+def test_going_on_from_a_capture_is_never_having_stopped(world: Any, cut: int, products: str) -> None:
     stream = world.stream(40)
-    straight = world.trainer(store=world.store())
+    straight = world.trainer(store=world.store(), products=products)
     play(straight, stream)
 
-    first = world.trainer(store=world.store())
+    first = world.trainer(store=world.store(), products=products)
     captures = []
     for i in range(0, cut, 5):  # several deltas, the last one at the cut
         play(first, stream[i : min(i + 5, cut)])
         captures.append(first.capture())
     captures.append(first.capture())
-    second = world.trainer(store=world.store(), window=copy_of(world, first.ad_window))
+    second = world.trainer(store=world.store(), window=copy_of(world, first.ad_window), products=products)
     second.restore(loaded(captures))
     assert second.state_hash() == first.state_hash()
     play(second, stream[cut:])
