@@ -46,15 +46,20 @@ def main() -> int:
         trainer.use_months(tuple(trainer.store.select(START_MS, settings.tpm.k)))
     arm, encoder = trainer.arms["cpm"], trainer.encoder
     history = [arm.prepare(encoder.encode(batch), batch).history for batch in batches]
-    seconds = []
+    seconds, used = [], []
     for batch, read in zip(batches, history, strict=True):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         arm.learn([Prepared(encoder.encode(batch), read)])
         seconds.append(time.perf_counter() - began)
+        used.append(time.process_time() - cpu)
     timed = seconds[WARM:]
-    print(
-        json.dumps({"rows_per_s": BATCH * len(timed) / sum(timed), "step_ms": 1000 * float(np.median(timed))})
-    )
+    rows = BATCH * len(timed)
+    result = {
+        "rows_per_s": rows / sum(timed),
+        "step_ms": 1000 * float(np.median(timed)),
+        "cpu_us_a_row": 1e6 * sum(used[WARM:]) / rows,
+    }
+    print(json.dumps(result))
     return 0
 
 

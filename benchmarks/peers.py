@@ -15,7 +15,8 @@ Scale    River (a row at a time) and Vowpal Wabbit (text lines in memory): linea
 At 10 M ids the peers learn a bounded number of rows: their steps cost what the table costs.
 
 The last line is JSON: ``ratio_100k`` and ``ratio_10m``, our rows/s by the best deep peer's; ``auc_100k_difference``,
-our AUC less the best deep peer's, on the tail, with a 95 % interval (bootstrap over rows).
+our AUC less the best deep peer's, on the tail, with a 95 % interval (bootstrap over rows). ``--products float32 bfloat16``
+runs ours twice; ``ratio_100k_bfloat16`` then is the second one's.
 """
 
 from __future__ import annotations
@@ -72,13 +73,15 @@ def environment(folder: Path, library: str) -> Path:
     return python
 
 
-def peer(library: str, python: Path, rows: Path, scale: str, train: int, limit_s: float) -> dict[str, Any]:
+def peer(
+    library: str, python: Path, rows: Path, scale: str, train: int, threads: int, limit_s: float
+) -> dict[str, Any]:
     """Rows/s, and scores of the tail, of one library in a process of its own."""
     scores = rows.with_name(f"{library}-{scale}.npy")
     got = subprocess.run(
         [
             python, HERE / "_peer.py", library, rows, "--size", str(per_field(SCALES[scale])),
-            "--train", str(train), "--scores", scores, "--threads", str(os.cpu_count() or 1),
+            "--train", str(train), "--scores", scores, "--threads", str(threads),
         ],
         capture_output=True, text=True, check=False, timeout=limit_s, cwd=rows.parent,
     )  # fmt: skip
@@ -88,7 +91,7 @@ def peer(library: str, python: Path, rows: Path, scale: str, train: int, limit_s
 
 
 def ours(
-    x: np.ndarray, y: np.ndarray, rows: Path, scale: str, train: int, form: str, threads: int
+    x: np.ndarray, y: np.ndarray, rows: Path, scale: str, train: int, form: str, threads: int, products: str
 ) -> dict[str, Any]:
     """The same of a worker on a topic that holds the same rows."""
     size = per_field(SCALES[scale])
@@ -100,6 +103,7 @@ def ours(
             f"model.natural_batch={BATCH}",
             f"model.hidden={list(HIDDEN)}",
             f"model.threads={threads}",
+            f'model.products="{products}"',
             'schedule.releases="never"',
             f'kafka.brokers=["{broker.address}"]',
             f'state.folder="{folder}/state"',
@@ -151,7 +155,10 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows that are learned")
     parser.add_argument("--rows-10m", type=int, default=102_400, help="those of the deep peers at 10 M ids")
     parser.add_argument("--tail", type=int, default=100_000, help="rows that are scored")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="our torch threads")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on either side")
+    parser.add_argument(
+        "--products", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="of our products"
+    )
     parser.add_argument("--form", choices=["arrow", "json"], default="arrow", help="our messages")
     parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
     parser.add_argument("--skip-peers", action="store_true", help="ours alone")
@@ -163,7 +170,7 @@ def main() -> int:
     print(
         f"{FIELDS} fields, {rows:,} rows; peers at 10 M ids: {bounded:,} rows; ours from Kafka ({options.form})"
     )
-    print("ids    system          learned rows     rows/s    AUC of the tail")
+    print("ids    system          learned rows     rows/s    AUC      CPU us a row")
     with tempfile.TemporaryDirectory() as folder:
         for scale in options.scales:
             x, y = clicks(rows + options.tail, SCALES[scale])
@@ -179,21 +186,28 @@ def main() -> int:
                 )
                 try:
                     python = environment(options.venvs, library)
-                    found[library] = peer(library, python, kept, scale, train, 600)
+                    found[library] = peer(library, python, kept, scale, train, options.threads, 600)
                 except (RuntimeError, subprocess.SubprocessError) as error:
                     print(f"{scale:>4}   {library:<15} not measured: {str(error)[:150]}", flush=True)
                     continue
                 _tell(scale, library, found[library], label)
-            name = f"ours ({options.form})"
-            mine = found[name] = ours(x, y, kept, scale, rows, options.form, options.threads)
-            _tell(scale, name, mine, label)
+            own = {}
+            for products in options.products:
+                name = "ours" if products == "float32" else f"ours ({products})"
+                got = ours(x, y, kept, scale, rows, options.form, options.threads, products)
+                own[products] = found[name] = got
+                _tell(scale, name, got, label)
+            mine = own[options.products[0]]
             deep = [p for p in DEEP if p in found]
             result[f"rows_per_s_{scale}"] = {n: round(f["rows_per_s"]) for n, f in found.items()}
             result[f"auc_{scale}"] = {n: round(float(auc(label, f["scores"])), 4) for n, f in found.items()}
+            result[f"cpu_us_a_row_{scale}"] = {n: round(f["cpu_us_a_row"], 1) for n, f in found.items()}
             result[f"training_share_{scale}"] = round(mine["training"], 3)
             if deep:
                 quickest = max(deep, key=lambda p: found[p]["rows_per_s"])
-                result[f"ratio_{scale}"] = round(mine["rows_per_s"] / found[quickest]["rows_per_s"], 2)
+                for products, got in own.items():
+                    name = f"ratio_{scale}" + ("" if got is mine else f"_{products}")
+                    result[name] = round(got["rows_per_s"] / found[quickest]["rows_per_s"], 2)
                 if scale == "100k":
                     best = max(deep, key=lambda p: float(auc(label, found[p]["scores"])))
                     result["auc_100k_difference"] = difference(label, mine["scores"], found[best]["scores"])
@@ -203,7 +217,8 @@ def main() -> int:
 
 def _tell(scale: str, name: str, found: dict[str, Any], label: np.ndarray) -> None:
     print(
-        f"{scale:>4}   {name:<15} {found['rows']:>12,}   {found['rows_per_s']:>8,.0f}    {auc(label, found['scores']):.4f}",
+        f"{scale:>4}   {name:<15} {found['rows']:>12,}   {found['rows_per_s']:>8,.0f}    "
+        f"{auc(label, found['scores']):.4f}   {found['cpu_us_a_row']:9.1f}",
         flush=True,
     )
 

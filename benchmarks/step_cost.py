@@ -4,7 +4,8 @@
 
 One trainer for each table size, in one process, learns the same batches in turn: 16 fields x 16, DCN-V2 with two cross
 layers, MLP 256-128-64, 4,096 rows. The same batches means the same number of distinct ids, spread over the whole table.
-Memory is what a step allocates on top of the model (the peak of the process above its size before the step).
+Memory is what a step allocates: the bytes of all tensors that it asks for, whatever it frees meanwhile, and the peak of
+its numpy arrays.
 
 The last line is JSON: ``ratio``, the median step at the largest table by that at the smallest; ``memory_ratio``.
 """
@@ -58,7 +59,7 @@ class Subject:
         self.seconds.append(time.perf_counter() - began)
 
     def memory(self) -> float:
-        """MiB that a step asks for, of tensors and arrays together; what it frees is not taken off."""
+        """MiB that a step asks for: every tensor, whatever it frees meanwhile, and the peak of its arrays."""
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:

@@ -10,7 +10,10 @@ Stream   a worker as in production, on a topic of two partitions that is full: c
 
 The same network (16 fields x 16, three months of TPM vectors of user and item, DCN-V2 with two cross layers, MLP 256-128-64
 with batch norm), the same rows, batches of 4,096, all cores for torch on either side. Each run is a process of its own;
-sides take turns; medians. The last line is JSON: ``ratio_json`` and ``ratio_arrow``, rows/s of the stream by the bare loop's.
+sides take turns; medians. CPU time a row stands beside them: on a machine that others use, too, it says more. With several
+threads it counts their waiting for each other.
+
+The last line is JSON: ``ratio_json`` and ``ratio_arrow``, rows/s of the stream by the bare loop's.
 """
 
 from __future__ import annotations
@@ -120,6 +123,7 @@ def main() -> int:
     x, y = clicks(rows, IDS)
     found: dict[str, list[float]] = {"bare": [], **{form: [] for form in options.forms}}
     steps: dict[str, list[float]] = {name: [] for name in found}
+    cpu: dict[str, list[float]] = {name: [] for name in found}
     with tempfile.TemporaryDirectory() as temporary, EmbeddedBroker() as broker:
         here = Path(temporary)
         np.savez(here / "rows.npz", x=x, y=y)
@@ -142,21 +146,26 @@ def main() -> int:
                     got = run("_live.py", config, "--rows", str(rows))
                 found[name].append(got["rows_per_s"])
                 steps[name].append(got["step_ms"])
+                cpu[name].append(got["cpu_us_a_row"])
                 print(
                     f"run {i + 1}  {name:<6} {got['rows_per_s']:>9,.0f} rows/s   step {got['step_ms']:.1f} ms"
                     + (f"   training {got['training']:.0%} of the time" if "training" in got else ""),
                     flush=True,
                 )
     middle = {name: statistics.median(values) for name, values in found.items()}
-    print(f"\n{rows:,} rows, {options.threads} torch thread(s)\nside        rows/s   step ms   share of bare")
+    used = {name: statistics.median(values) for name, values in cpu.items()}
+    print(f"\n{rows:,} rows, {options.threads} torch thread(s)")
+    print("side        rows/s   step ms   share of bare   CPU us a row")
     for name, value in middle.items():
+        share = value / middle["bare"]
         print(
-            f"{name:<6} {value:>11,.0f}   {statistics.median(steps[name]):7.1f}   {value / middle['bare']:.2f}"
+            f"{name:<6} {value:>11,.0f}   {statistics.median(steps[name]):7.1f}   {share:13.2f}   {used[name]:12.1f}"
         )
     result: dict[str, Any] = {
         f"ratio_{form}": round(middle[form] / middle["bare"], 3) for form in options.forms
     }
     result["rows_per_s"] = {name: round(value) for name, value in middle.items()}
+    result["cpu_us_a_row"] = {name: round(value, 1) for name, value in used.items()}
     result["threads"] = options.threads
     print(json.dumps(result))
     return 0
