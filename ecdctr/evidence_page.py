@@ -57,6 +57,7 @@ def _lines(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command:
     yield f"Written by `{command}`. Progressive validation: every row is predicted, then scored, then learned; all arms"
     yield "stand on the identical ad rows of one pass. Intervals are 95 %, bootstrap over users (pairs for differences)."
     yield f"`{DEFAULT}` is what serves. Differences below .005 GAUC that no bar named beforehand are unproven."
+    yield "Who and what was away for weeks, and earlier periods asked again: [forgetting.md](forgetting.md)."
     yield ""
     yield f"```json\n{json.dumps(bars(found))}\n```"
     for study, figures in found.items():
