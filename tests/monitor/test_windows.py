@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.seen import Seen
+from monitor.series import DomainSeries
 from monitor.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
 from replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
 
@@ -69,6 +70,32 @@ def test_the_sampled_gauc_is_within_its_interval():
         assert 0 < arm["gauc_error"] < 0.2
         inside += abs(arm["gauc"] - gauc(y, p, user).value) <= arm["gauc_error"]
     assert inside >= 35  # 95 % of 40 is 38; below 35 has a chance of 1 %
+
+
+@pytest.mark.parametrize(("name", "length"), [("1h", HOUR), ("1d", DAY)])
+def test_past_hours_and_days_are_ranked_exactly(name, length):
+    ts, user, y, p = rows(20_000)
+    p[::7] = np.nan  # not scored by this arm
+    arms = ("actr", "ads_only")
+    users, series = UserRows(arms, 65_536, DAY), DomainSeries(name, arms)
+    users.add(ts, user, y, np.stack([p, p[::-1]]), int(ts.max()))
+    scored = Scored(ts, user, y, {"actr": p, "ads_only": p[::-1]}, arms)
+    series.add(Tally(60_000, ts, (y > 0, None, None, None, None, None), scored))
+    middle = 400 * DAY + 12 * HOUR
+    series.rank(users, 400 * DAY, middle if name == "1h" else 401 * DAY)
+    if name == "1h":
+        series.rank(users, middle - HOUR, 401 * DAY)  # an hour that went on is ranked again
+    slots, columns = series.to_json()
+    for arm, score in (("actr", p), ("ads_only", p[::-1])):
+        for i, slot in enumerate(slots):
+            at = (ts // length == slot) & ~np.isnan(score)
+            found = {k: columns["arms"][arm][k][i] for k in ("rows", "gauc", "auc", "log_loss", "ne", "pcoc")}
+            assert found["rows"] == at.sum()
+            assert found["gauc"] == pytest.approx(gauc(y[at], score[at], user[at]).value, abs=1e-12)
+            assert found["auc"] == pytest.approx(auc(y[at], score[at]), abs=1e-12)
+            assert found["log_loss"] == pytest.approx(log_loss(y[at], score[at]), rel=1e-5)
+            assert found["ne"] == pytest.approx(normalized_entropy(y[at], score[at]), rel=1e-5)
+            assert found["pcoc"] == pytest.approx(pcoc(y[at], score[at]), rel=1e-5)
 
 
 def test_memory_stays_bounded_and_users_whole():
