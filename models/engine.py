@@ -22,6 +22,7 @@ from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from state.checkpoint import CheckpointStoreLike
 from state.errors import JournalDamagedError, StateError
 from state.journal import JournalEntry, JournalLike
+from state.memory import give_back
 from state.positions import Part, Positions
 from state.score_log import ScoreLog
 from state.settings import StateSettings
@@ -420,6 +421,7 @@ class Engine:
         info = self.checkpoints.save(capture)
         if self.on_checkpoint is not None:
             self.on_checkpoint(positions)
+        give_back()
         return info
 
     def _finish_save(self) -> None:
