@@ -15,7 +15,7 @@ from state.positions import Positions
 
 __all__ = ["DayCheck", "DayFinding"]
 
-ROWS_A_STEP, STEPS_A_DAY = 128, 2
+ROWS_A_STEP, STEPS_A_DAY = 128, 1
 """How much of each domain and event day is scored again: little, since it costs a forward pass."""
 
 _LEARNING = {NATURAL: "cpm", AD: "ads_only"}

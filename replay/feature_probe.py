@@ -16,8 +16,8 @@ __all__ = ["SUSPICIOUS", "FeatureProbe", "Finding"]
 SUSPICIOUS = 0.97
 """AUC of one feature alone above which it is named: no honest feature of a click log comes near."""
 
-ROWS_A_BATCH = 2048
-"""Rows looked at of each batch that is read, evenly spaced."""
+ROWS_A_BATCH, ROWS_DENSELY = 2048, 16_384
+"""Rows looked at of each batch that is read, at most, evenly spaced; and how many are read before they grow sparse."""
 
 MIN_OF_EACH = 50
 """Clicks and non-clicks below which nothing is said."""
@@ -54,8 +54,7 @@ class _Histogram:
         bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
         flip = np.where(bits >> np.uint32(31), np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
         slot = ((bits ^ flip) >> np.uint32(32 - _BITS)).astype(np.intp)
-        for k in (0, 1):
-            self.counts[k] += np.bincount(slot[y == k], minlength=_SLOTS)
+        np.add.at(self.counts, (y.astype(np.intp), slot), 1)  # a few rows: no pass over all slots
 
     def auc(self) -> float:
         """Whichever way round; 0.5 where too few of a class were seen."""
@@ -72,18 +71,19 @@ class _Rates:
 
     def __init__(self) -> None:
         self._clicks, self._shown = np.zeros(_SLOTS), np.zeros(_SLOTS)
+        self._total = np.zeros(2)
         self.found = _Histogram()
 
     def observe(self, values: NDArray[np.int64], y: NDArray[np.bool_]) -> None:
         """Score the rows, ``values`` of shape ``(n, width)``, then count them."""
-        slot, total = values % _SLOTS, self._shown.sum()
-        if total:
-            rate = self._clicks.sum() / total
+        slot, (clicks, shown) = values % _SLOTS, self._total
+        if shown:
+            rate = clicks / shown
             score = (self._clicks[slot] + _STRENGTH * rate) / (self._shown[slot] + _STRENGTH)
             self.found.add(score.mean(axis=1).astype(np.float32), y)
-        flat = slot.ravel()
-        self._clicks += np.bincount(flat, np.repeat(y, slot.shape[1]), minlength=_SLOTS)
-        self._shown += np.bincount(flat, minlength=_SLOTS)
+        np.add.at(self._clicks, slot[y].ravel(), 1.0)
+        np.add.at(self._shown, slot.ravel(), 1.0)
+        self._total += (int(y.sum()) * slot.shape[1], slot.size)
 
 
 class FeatureProbe:
@@ -115,7 +115,7 @@ class FeatureProbe:
         self._schema = schema
         self._rates: dict[tuple[int, str], _Rates] = {}
         self._values: dict[tuple[int, str], _Histogram] = {}
-        self._rows = [0, 0]
+        self._rows, self._seen = [0, 0], 0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches, looked at on their way."""
@@ -125,7 +125,8 @@ class FeatureProbe:
 
     def observe(self, batch: Batch) -> None:
         """Look at some rows of a batch."""
-        step = max(1, len(batch) // ROWS_A_BATCH)
+        step = max(1 + self._seen // ROWS_DENSELY, len(batch) // ROWS_A_BATCH)
+        self._seen += len(batch)
         sample = batch.take(slice(None, None, step))
         for domain in (0, 1):
             rows = sample.take(sample.domain == domain)
