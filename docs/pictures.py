@@ -1,8 +1,13 @@
-"""Makes the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; about a minute).
+"""Makes the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; about two minutes).
 
-A simulated marketplace is played through the trainer and watched as a worker watches it. On live day 14 two things break: half of
-the rows of both streams come with another ``category``, as after a producer's careless release, and half of the ad clicks are lost.
-The page is photographed before and after.
+A simulated marketplace is played through the trainer and watched as a worker watches it, twice. On live day 14 something breaks:
+
+- ``producer``: half of the rows of both streams come with another ``category``, as after a producer's careless release, and half of
+  the ad clicks are lost. The page is photographed before and after.
+- ``join``: clicks of natural content go to wrong rows, as after a join gone wrong; the release gate is off, or it would refuse
+  what comes of it.
+
+The charts of the stream belong to no model: ten minutes of a worker are told to a station by hand, on the sixth one partition stops.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from models.engine import Engine
 from models.features import FeatureSchema
+from monitor.station import Station
 from replay.connection import KafkaSettings
 from replay.rows import SourceLog, steps_of
 from streams.reporting import Reporter
@@ -39,14 +45,15 @@ from streams.settings import MonitorSettings, TopicSettings
 DOCS = Path(__file__).parent
 DAYS, LIVE, BREAKS = 108, 88, 14
 DAY_MS = 86_400_000
-BAD = {"pcoc": "#chart-pcoc-ad", "ctr": "#chart-ctr-ad", "drift": "#drift", "alerts": "#alerts"}
+PRODUCER = {"pcoc": "#chart-pcoc-ad", "ctr": "#chart-ctr-ad", "drift": "#drift", "alerts": "#alerts"}
+JOIN = {"transfer": "#transfer", "forgetting": "#forgetting", "gauc": "#chart-gauc-natural"}
 
 
 class Broken:
     """The simulator, with something wrong from a day on."""
 
-    def __init__(self, source, day: int) -> None:
-        self.source, self.day, self.name = source, day, source.name
+    def __init__(self, source, day: int, breaks) -> None:
+        self.source, self.day, self.name, self._breaks = source, day, source.name, breaks
 
     def count(self) -> int | None:
         return self.source.count()
@@ -56,18 +63,29 @@ class Broken:
         for frame in self.source.frames():
             first = int(frame["ts"][0]) // DAY_MS if first is None else first
             day = int(frame["ts"][0]) // DAY_MS - first
-            yield frame if day < self.day else self._broken(frame, day)
+            yield frame if day < self.day else self._breaks(frame, np.random.default_rng(day))
 
-    def _broken(self, frame: pl.DataFrame, day: int) -> pl.DataFrame:
-        rng = np.random.default_rng(day)
-        hit = pl.Series(rng.random(frame.height) < 0.5)
-        category, label = frame["category"], frame["label"]
-        is_ad = frame["domain"].cast(pl.String).is_in(["ad", "1"])
-        lost = pl.Series(rng.random(frame.height) < 0.5) & is_ad
-        return frame.with_columns(
-            pl.select(pl.when(hit).then(category[0]).otherwise(category)).to_series().alias("category"),
-            pl.select(pl.when(lost).then(0).otherwise(label)).to_series().cast(label.dtype).alias("label"),
-        )
+
+def is_ad(frame: pl.DataFrame) -> pl.Series:
+    return frame["domain"].cast(pl.String).is_in(["ad", "1"])
+
+
+def producer(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """Half of the rows with another category, half of the ad clicks lost."""
+    hit, lost = pl.Series(rng.random(frame.height) < 0.5), pl.Series(rng.random(frame.height) < 0.5) & is_ad(frame)
+    category, label = frame["category"], frame["label"]
+    return frame.with_columns(
+        pl.select(pl.when(hit).then(category[0]).otherwise(category)).to_series().alias("category"),
+        pl.select(pl.when(lost).then(0).otherwise(label)).to_series().cast(label.dtype).alias("label"),
+    )
+
+
+def join(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """Natural clicks on wrong rows: as many as before."""
+    label = frame["label"].to_numpy().copy()
+    natural = np.flatnonzero(~is_ad(frame).to_numpy())
+    label[natural] = label[rng.permutation(natural)]
+    return frame.with_columns(pl.Series("label", label, dtype=frame["label"].dtype))
 
 
 def main() -> None:
@@ -88,20 +106,58 @@ def main() -> None:
         )
         train_tpm(Console(), Console(stderr=True), loaded, text)
         source, settings = open_with_features(text, loaded)
-        log = SourceLog(Broken(source, BREAKS), build.decoder(settings))
-        engine = build.memory_engine(settings)
-        quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
-        report = Reporter(FeatureSchema(settings.features, settings.model.dim), KafkaSettings(), TopicSettings(), quiet)
-        port = report.station.serve("127.0.0.1", 0)
-        report.begin(engine)
         first = int(dt.datetime.combine(start, dt.time(), dt.UTC).timestamp() * 1000) + LIVE * DAY_MS
-        steps = steps_of(log.batches(), natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch)
-        play(engine, report, steps, first + BREAKS * DAY_MS, source.count() or 0)
-        asyncio.run(photograph(port, {"dashboard": None}))
-        play(engine, report, steps, first + DAYS * DAY_MS, source.count() or 0)
-        asyncio.run(photograph(port, {f"bad-{name}": at for name, at in BAD.items()}))
-        report.close()
+        run(source, settings, first, producer, PRODUCER, before="dashboard")
+        careless = settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"gate": False})})
+        run(source, careless, first, join, JOIN)
+    stream()
     print(f"pictures in {DOCS} after {time.monotonic() - began:.0f} s")
+
+
+def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], before: str = "") -> None:
+    """Play all live days; the page before something breaks, then parts of it at the end."""
+    log = SourceLog(Broken(source, BREAKS, breaks), build.decoder(settings))
+    engine = build.memory_engine(settings)
+    quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
+    report = Reporter(FeatureSchema(settings.features, settings.model.dim), KafkaSettings(), TopicSettings(), quiet)
+    port = report.station.serve("127.0.0.1", 0)
+    report.begin(engine)
+    steps = steps_of(log.batches(), natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch)
+    play(engine, report, steps, first_ms + BREAKS * DAY_MS, source.count() or 0)
+    if before:
+        asyncio.run(photograph(port, {before: None}))
+    play(engine, report, steps, first_ms + DAYS * DAY_MS, source.count() or 0)
+    asyncio.run(photograph(port, {f"bad-{name}": at for name, at in pictures.items()}))
+    report.close()
+
+
+def stream() -> None:
+    """Ten minutes of a worker, told by hand: 900 rows a second; after the sixth minute half of the ads come no more, and a
+    producer sends events that cannot be read."""
+    rng = np.random.default_rng(0)
+    now = [time.time() - 600]
+    station = Station(version="", now=lambda: now[0], wall=lambda: now[0], refresh_s=2.0)
+    station.health.enter("live")
+    port = station.serve("127.0.0.1", 0)
+    lag, dead = 40.0, 0
+    for second in range(600):
+        now[0] += 1.0
+        bad = max(0, second - 360)
+        for kind, rows in (("natural", 850), ("ad", 50)):
+            age = rng.gamma(4.0, 0.6, rows)
+            if kind == "ad" and bad:
+                age[: rows // 4] += bad  # what is still taken of that partition grows older
+            station.stepped(kind, ((now[0] - age) * 1000).astype(np.int64), rows=rows // 2 if bad and kind == "ad" else rows)
+        lag = 40 * rng.random() if not bad else lag + 20 + 10 * rng.random()
+        dead += int(rng.random() < 0.01) if not bad else int(rng.integers(0, 4))
+        station.tick(
+            event_clock_ms=int(now[0] * 1000),
+            lag={"natural-clicks": int(40 * rng.random()), "ad-clicks": int(lag)},
+            dead_letters={"json": dead},
+            topics={"natural-clicks": "natural", "ad-clicks": "ad"},
+        )
+    asyncio.run(photograph(port, {"bad-stream": "#stream"}))
+    station.close()
 
 
 def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> None:
@@ -129,6 +185,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
         if engine.clock >= until_ms:
             break
     report.work_off()  # the page must show all of it
+    report.station.snapshot(fresh=True)
 
 
 async def photograph(port: int, pictures: dict[str, str | None]) -> None:
