@@ -26,6 +26,9 @@ __all__ = ["Station", "Watcher"]
 
 log = logging.getLogger("ecdctr.monitor")
 
+OLDEST_S = 30.0
+"""No figure of a page or a scrape is older."""
+
 RESOLVED_SHOWN = 50
 TRANSFER_POINTS = 1_000
 UNSEEN_EVERY_S = 15.0
@@ -208,16 +211,17 @@ class Station:
 
     # -- what is shown
 
-    def snapshot(self) -> dict[str, Any]:
-        """The monitor's figures, at most half of ``refresh_s`` old: scrapes and pages share one.
+    def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
+        """The monitor's figures, at most half of ``refresh_s`` old (``fresh``: of now): scrapes and pages share one.
 
-        Where one takes long it is used for longer: they take half a percent of the time at most, whoever looks.
+        Where one takes long it is used for longer, up to :data:`OLDEST_S`: they take half a percent of the time, whoever looks.
         """
         if self.watcher is None:
             return {}
         with self._lock:
             began = self._now()
-            if began - self._snapshot_at >= max(self._refresh_s / 2, 200 * self._snapshot_took):
+            age = max(self._refresh_s / 2, min(200 * self._snapshot_took, OLDEST_S))
+            if fresh or began - self._snapshot_at >= age:
                 self._snapshot_at = began
                 try:
                     self._snapshot = self.watcher.snapshot()
