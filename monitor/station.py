@@ -192,12 +192,15 @@ class Station:
         """Hand on the alerts that were raised or resolved; call about once a second, from any one thread."""
         if self.watcher is None:
             return
-        for alert in self.watcher.take_events():
+        events = self.watcher.take_events()
+        for alert in events:
             said = alert.to_json()
             if said["status"] == "resolved":
                 self._resolved.appendleft(said)
             self._delivery.send(said)
         self.watcher.delivered()
+        if events:
+            self._snapshot_at = -float("inf")  # pages show it at once
         if self._now() - self._snapshot_at >= UNSEEN_EVERY_S:
             self.snapshot()
 
