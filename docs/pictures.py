@@ -1,13 +1,11 @@
 """Makes the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; about two minutes).
 
-A simulated marketplace is played through the trainer and watched as a worker watches it, twice. On live day 14 something breaks:
+A simulated marketplace is played through the trainer and watched as a worker watches it. On live day 14 two things break: half of
+the rows of both streams come with another ``category``, as after a producer's careless release, and half of the ad clicks are lost.
+The page is photographed before and after.
 
-- ``producer``: half of the rows of both streams come with another ``category``, as after a producer's careless release, and half of
-  the ad clicks are lost. The page is photographed before and after.
-- ``join``: clicks of natural content go to wrong rows, as after a join gone wrong; the release gate is off, or it would refuse
-  what comes of it.
-
-The charts of the stream belong to no model: ten minutes of a worker are told to a station by hand, on the sixth one partition stops.
+What a model does wrong, and what a stream does, is told to the page by hand: predictions that get worse on the twelfth day, and ten
+minutes of a worker of which one partition stops on the sixth.
 """
 
 from __future__ import annotations
@@ -35,10 +33,14 @@ from ecdctr.commands import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from models.engine import Engine
+from models.events import EventDecoder
 from models.features import FeatureSchema
+from monitor.monitor import Monitor
+from monitor.settings import ProbeSettings, WatchSettings
 from monitor.station import Station
 from replay.connection import KafkaSettings
 from replay.rows import SourceLog, steps_of
+from replay.simulator import Simulator
 from streams.reporting import Reporter
 from streams.settings import MonitorSettings, TopicSettings
 
@@ -46,7 +48,7 @@ DOCS = Path(__file__).parent
 DAYS, LIVE, BREAKS = 108, 88, 14
 DAY_MS = 86_400_000
 PRODUCER = {"pcoc": "#chart-pcoc-ad", "ctr": "#chart-ctr-ad", "drift": "#drift", "alerts": "#alerts"}
-JOIN = {"transfer": "#transfer", "forgetting": "#forgetting", "gauc": "#chart-gauc-natural"}
+MODEL = {"transfer": "#transfer", "forgetting": "#forgetting"}
 
 
 class Broken:
@@ -80,14 +82,6 @@ def producer(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     )
 
 
-def join(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Natural clicks on wrong rows: as many as before."""
-    label = frame["label"].to_numpy().copy()
-    natural = np.flatnonzero(~is_ad(frame).to_numpy())
-    label[natural] = label[rng.permutation(natural)]
-    return frame.with_columns(pl.Series("label", label, dtype=frame["label"].dtype))
-
-
 def main() -> None:
     began = time.monotonic()
     start = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=DAYS)
@@ -108,8 +102,7 @@ def main() -> None:
         source, settings = open_with_features(text, loaded)
         first = int(dt.datetime.combine(start, dt.time(), dt.UTC).timestamp() * 1000) + LIVE * DAY_MS
         run(source, settings, first, producer, PRODUCER, before="dashboard")
-        careless = settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"gate": False})})
-        run(source, careless, first, join, JOIN)
+    model()
     stream()
     print(f"pictures in {DOCS} after {time.monotonic() - began:.0f} s")
 
@@ -129,6 +122,42 @@ def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], befor
     play(engine, report, steps, first_ms + DAYS * DAY_MS, source.count() or 0)
     asyncio.run(photograph(port, {f"bad-{name}": at for name, at in pictures.items()}))
     report.close()
+
+
+def model() -> None:
+    """Twenty days of predictions told by hand. From the twelfth day on A-CTR knows less than the control, and CPM less and less of
+    rows that are older than a week."""
+    days, bad = 20, 12
+    sim = Simulator(seed=3, days=days, live_from=0, users=1500, items=400, natural_per_day=4000, ads_per_day=3000)
+    decoder = EventDecoder(sim.feature_specs())
+    monitor = Monitor(FeatureSchema(sim.feature_specs(), 4), WatchSettings(probes=ProbeSettings(period="4d", periods=4)))
+    station = Station(monitor, refresh_s=0.1)
+    port = station.serve("127.0.0.1", 0)
+    rng = np.random.default_rng(0)
+
+    def blurred(p, noise: float):
+        z = np.log(p / (1 - p)) + rng.normal(0, noise, len(p))
+        return (1 / (1 + np.exp(-z))).astype(np.float32)
+
+    for day in range(days):
+        frame = sim.day(day)
+        batch, p = decoder.from_frame(frame).batch, frame["oracle"].to_numpy()
+        for number, (kind, noises) in enumerate((("natural", {"cpm": 0.5}), ("ad", {"actr": 0.5 if day < bad else 2.0, "ads_only": 1.0}))):
+            at = np.flatnonzero(batch.domain == number)
+            scores = {arm: blurred(p[at], noise) for arm, noise in noises.items()}
+            monitor.observe(kind, batch.take(at), np.arange(len(at)), scores, {}, 1.0)
+        now = monitor.clock or 0
+
+        def predict(rows, arm: str):
+            age = np.maximum(0.0, (now - rows.ts) / DAY_MS - 7)
+            known = 1.0 if arm != "cpm" else np.exp(-0.15 * age * (day >= bad))
+            z = known * (2 * rows.label - 1) + np.random.default_rng(1).normal(0, 1.5, len(rows))
+            return (1 / (1 + np.exp(-z))).astype(np.float32)
+
+        monitor.checkpoint(predict)
+        station.snapshot(fresh=True)
+    asyncio.run(photograph(port, {f"bad-{name}": at for name, at in MODEL.items()}))
+    station.close()
 
 
 def stream() -> None:
