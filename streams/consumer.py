@@ -218,6 +218,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             if tp.topic in self._ours and tp not in self._handed and self._keeper.wants(*tp)
         }
         if not wanted:  # the fetcher takes "none" for "all"
+            if not self._handed and self._thread._consumer is not None:  # training is what holds things up
+                self._thread._consumer._fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
             await self.sleep(_POLL_S / 2)
             return {}
         early = self._took_at + _GATHER_S - time.monotonic()
