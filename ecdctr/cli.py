@@ -317,7 +317,7 @@ def evidence(
         bool, typer.Option("--short", help="One small simulator; exit code 1 if the arms stand out of order.")
     ] = False,
     seeds: Annotated[
-        str | None, typer.Option(help="Simulator seeds, as 21-25 or 21,22 (default 21-25; short: 101).")
+        str | None, typer.Option(help="Simulator seeds, as 31-35 or 31,32 (default 31-35; short: 101).")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder that holds ebnerd/; default: $ECDCTR_DATA.")

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,12 +22,14 @@ from rich.console import Console
 
 from ecdctr.evidence_figures import bars, figures
 from models.batch import AD, Batch
+from models.stack import Stack
 from replay.slices import earlier_rows
 from state.errors import ConfigError
 
-__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies"]
+__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_default"]
 
 DAY_MS = 86_400_000
+_STACK_ROWS = 50
 RIVALS = (
     "reload",
     "linked",
@@ -99,7 +101,8 @@ STEPS = (
     ("full_7d", "no_tpm_7d"),
     ("full_7d", "ads_tpm"),
     ("reload", "full_7d"),
-    ("actr", "reload"),
+    ("default", "reload"),
+    ("stack", "default"),
 )
 """What each part adds: pairs of arms."""
 
@@ -151,6 +154,28 @@ def studies(seeds: Sequence[int], data: Path | None, *, short: bool, more: Seque
             settings = (*_EBNERD, *_EBNERD_RATES[mapping], f"model.seed={seed}", *more)
             runs.append(Run(f"ebnerd_{mapping.lower()}", source, settings, EBNERD_SKIP_DAYS))
     return runs
+
+
+def with_default(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, NDArray[Any]]:
+    """Columns with ``p_default`` instead of ``p_actr``: what the default settings would serve.
+
+    ``actr`` is ``stack`` over all arms in these runs, which stands under its own name. The default's stack has fewer
+    members; it is a function of their scores, so it is made from them, by :class:`Stack` as in a worker. It begins at the
+    first judged row, so on its first days it has learned less than it would have.
+    """
+    from models.settings import ModelSettings
+
+    model = ModelSettings()
+    stack = Stack(model.stack_of, ridge=model.stack_ridge, every=every, fade=model.stack_fade)
+    out = {name: values for name, values in columns.items() if name != "p_actr"}
+    parts = []
+    for i in range(0, len(columns["ts"]), _STACK_ROWS):
+        rows = slice(i, i + _STACK_ROWS)
+        scores = {name: columns[f"p_{name}"][rows] for name in stack.members}
+        parts.append(stack.predict(scores))
+        label = columns["label"][rows].astype(np.float32)
+        stack.observe(scores, label, int(columns["ts"][rows].max()))
+    return out | {"p_default": np.concatenate(parts)}
 
 
 def play_run(run: Run) -> Scored:
@@ -273,7 +298,7 @@ def run_evidence(
     short
         One small simulator; the order of the arms is checked.
     seeds
-        Of the simulator; default 21-25, short 101.
+        Of the simulator; default 31-35, short 101.
     jobs
         Runs at a time.
     data
@@ -290,7 +315,7 @@ def run_evidence(
     """
     from ecdctr.evidence_page import broken_order, write_page
 
-    text = seeds or ("101" if short else "21-25")
+    text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
     runs = studies(seeds_of(text), folder, short=short, more=overrides)
@@ -305,7 +330,9 @@ def run_evidence(
     found: dict[str, dict[str, Any]] = {}
     for study, parts in by_study.items():
         same_people = study != "simulator"
-        found[study] = figures([part.columns for part in parts], steps=STEPS, same_people=same_people)
+        every = "6h" if "model.stack_every=6h" in parts[0].run.settings else "1d"
+        columns = [with_default(part.columns, every) for part in parts]
+        found[study] = figures(columns, steps=STEPS, same_people=same_people)
         found[study] |= {"learned": sum(p.rows for p in parts), "seconds": sum(p.seconds for p in parts)}
     given = "".join(f" --set {text!r}" for text in overrides)
     command = f"ecdctr evidence{' --short' if short else ''} --seeds {text}{given}"

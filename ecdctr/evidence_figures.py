@@ -15,8 +15,8 @@ from replay.metrics import summary
 __all__ = ["DAYS_AWAY", "DEFAULT", "EARLIER_ADS", "bars", "figures", "pool"]
 
 DAY_MS = 86_400_000
-DEFAULT = "actr"
-"""Arm that serves: the mode under ``model.transfer``."""
+DEFAULT = "default"
+"""What the default settings would serve."""
 
 CONTROLS = ("ads_only", "ads_bayes_fm")
 """Arms that ads alone teach, one of each family; the first is the control of the paper's own network."""

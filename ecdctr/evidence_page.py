@@ -10,6 +10,7 @@ from typing import Any
 
 from ecdctr.evidence import Run
 from ecdctr.evidence_figures import DEFAULT, bars, best_control
+from ecdctr.evidence_plot import draw
 
 __all__ = ["broken_order", "write_page"]
 
@@ -24,7 +25,7 @@ def broken_order(found: Mapping[str, Any]) -> list[str]:
     """Which of the expected relations between arms a study does not show; their 95 % intervals must lie above 0."""
     arms = found["arms"]
     out = []
-    for better in ("reload", "mixed", "mixed_tpm", "bayes_fm", "stack"):
+    for better in ("reload", "mixed", "mixed_tpm", "bayes_fm", DEFAULT):
         low = arms[better]["vs_ads_only"]["low"]
         if not low > 0:
             out.append(f"{better} is not better than ads_only: the interval begins at {low:+.4f}")
@@ -34,7 +35,7 @@ def broken_order(found: Mapping[str, Any]) -> list[str]:
 
 
 def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command: str) -> None:
-    """Write the page.
+    """Write the page, and its picture beside it.
 
     Parameters
     ----------
@@ -48,18 +49,24 @@ def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], runs: Sequenc
         What reproduces it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(_lines(found, runs, command)) + "\n", encoding="utf-8")
+    picture = path.with_suffix(".png")
+    draw(picture, found, _TITLES)
+    path.write_text("\n".join(_lines(found, runs, command, picture.name)) + "\n", encoding="utf-8")
 
 
-def _lines(found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command: str) -> Iterator[str]:
+def _lines(
+    found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command: str, picture: str
+) -> Iterator[str]:
     yield "# Evidence"
     yield ""
     yield f"Written by `{command}`. Progressive validation: every row is predicted, then scored, then learned; all arms"
     yield "stand on the identical ad rows of one pass. Intervals are 95 %, bootstrap over users (pairs for differences)."
-    yield f"`{DEFAULT}` is what serves. Differences below .005 GAUC that no bar named beforehand are unproven."
+    yield f"`{DEFAULT}` is what the default settings serve: `stack` over `ads_only`, `reload` and `bayes_fm`, begun at the first judged"
+    yield "row; `stack` is that over all arms, begun with the log. Differences below .005 GAUC that no bar named beforehand are unproven."
     yield "Who and what was away for weeks, and earlier periods asked again: [forgetting.md](forgetting.md)."
     yield ""
-    yield f"```json\n{json.dumps(bars(found))}\n```"
+    yield f"```json\n{json.dumps(bars(found))}\n```\n"
+    yield f"![What every arm gains over ads alone, by arm and by the user's earlier ads]({picture})"
     for study, figures in found.items():
         mine = [run for run in runs if run.study == study]
         yield f"\n## {_TITLES[study]}\n"

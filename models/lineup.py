@@ -47,6 +47,8 @@ def lineup(model: ModelSettings) -> Lineup:
     Examples
     --------
     >>> lineup(ModelSettings()).scored
+    ('actr', 'ads_only', 'cpm', 'reload', 'bayes_fm')
+    >>> lineup(ModelSettings(transfer="reload")).scored
     ('actr', 'ads_only', 'cpm')
     >>> lineup(ModelSettings(transfer="linked")).scored
     ('actr', 'ads_only', 'cpm', 'mixed_tpm')

@@ -340,11 +340,27 @@ class Trainer:
             self.stack.observe(scores, batch.label, self.clock)
 
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
-        """Click probabilities of any rows by one network; nothing is learned. Before the first release ``actr``
-        answers as ``ads_only``."""
-        model = self.arms["ads_only" if arm == "actr" and not self.releases else arm]
+        """Click probabilities of any rows by one arm; nothing is learned.
+
+        ``actr`` is what serves; ``reload``, the network that releases replace, answers as ``ads_only`` before the first.
+        """
+        if arm == "actr":
+            return self._served(batch)
+        if arm in self.bayes:
+            return self.bayes[arm].predict(batch)
+        if arm == "reload":
+            arm = "actr" if self.releases else "ads_only"
         parts = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, len(batch), PREDICT_ROWS)]
+        model = self.arms[arm]
         return _predict(model, [model.prepare(self.encoder.encode(part), part) for part in parts])
+
+    def _served(self, batch: Batch) -> NDArray[np.float32]:
+        mode = self.model.transfer
+        if mode in ("linked", "stack") and not self.schedule.warm():
+            return self.predict(batch, "ads_only")
+        if mode == "stack":
+            return self.stack.predict({name: self.predict(batch, name) for name in self.stack.members})
+        return self.predict(batch, mode)
 
     def _learners(self, kind: str) -> list[Arm]:
         """Arms that a row teaches, in this order: ``linked`` before its backbone."""

@@ -10,12 +10,22 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecdctr.evidence import Run, Scored, run_all, run_evidence, seeds_of, studies
+from ecdctr.evidence import Run, Scored, run_all, run_evidence, seeds_of, studies, with_default
 from ecdctr.evidence_figures import bars, figures, loss_difference
 from ecdctr.evidence_page import broken_order, write_page
 from state.errors import ConfigError
 
-ARMS = ("actr", "ads_only", "mixed_tpm", "mixed", "reload", "stack", "item_ctr", "bayes_fm", "ads_bayes_fm")
+ARMS = (
+    "default",
+    "ads_only",
+    "mixed_tpm",
+    "mixed",
+    "reload",
+    "stack",
+    "item_ctr",
+    "bayes_fm",
+    "ads_bayes_fm",
+)
 
 
 def scored(seed: int, quality: dict[str, float]) -> Scored:
@@ -56,20 +66,20 @@ def test_users_of_different_runs_are_different_users(parts):
         for user in np.unique(c["user"]):
             rows = c["user"] == user
             if 0 < c["label"][rows].mean() < 1:
-                total += rows.sum() * roc_auc_score(c["label"][rows], c["p_actr"][rows])
+                total += rows.sum() * roc_auc_score(c["label"][rows], c["p_default"][rows])
                 weight += rows.sum()
     arms = found["arms"]
-    assert arms["actr"]["gauc"] == pytest.approx(total / weight, abs=1e-12)
+    assert arms["default"]["gauc"] == pytest.approx(total / weight, abs=1e-12)
     way = arms["oracle"]["gauc"] - arms["ads_only"]["gauc"]
-    share = (arms["actr"]["gauc"] - arms["ads_only"]["gauc"]) / way
-    assert arms["actr"]["share_closed"] == pytest.approx(share)
+    share = (arms["default"]["gauc"] - arms["ads_only"]["gauc"]) / way
+    assert arms["default"]["share_closed"] == pytest.approx(share)
     assert arms["ads_only"]["share_closed"] == 0 and arms["oracle"]["share_closed"] == 1
     better = arms["ads_bayes_fm"]["gauc"]  # nearer to the truth than ads_only
-    assert arms["actr"]["share_closed_best"] == pytest.approx(
-        (arms["actr"]["gauc"] - better) / (arms["oracle"]["gauc"] - better)
+    assert arms["default"]["share_closed_best"] == pytest.approx(
+        (arms["default"]["gauc"] - better) / (arms["oracle"]["gauc"] - better)
     )
     assert len(found["shares"]) == 2
-    interval = arms["actr"]["vs_mixed_tpm"]
+    interval = arms["default"]["vs_mixed_tpm"]
     assert interval["low"] < interval["value"] < interval["high"]
 
 
@@ -90,10 +100,24 @@ def test_the_page_holds_every_arm_and_the_command(parts, tmp_path):
     found = {"simulator": figures([p.columns for p in parts], samples=50)}
     write_page(tmp_path / "a" / "evidence.md", found, [p.run for p in parts], "the command")
     text = (tmp_path / "a" / "evidence.md").read_text()
-    assert "the command" in text
+    assert "the command" in text and "](evidence.png)" in text
+    assert (tmp_path / "a" / "evidence.png").read_bytes().startswith(b"\x89PNG")
     for arm in (*ARMS, "oracle"):
         assert f"|{arm}|" in text
     assert json.loads(text.split("```json\n")[1].split("\n```")[0]) == bars(found)
+
+
+def test_the_default_is_made_of_its_members_scores(parts):
+    """Members that know nothing more than each other get nearly equal weights: the mean of their logits."""
+    columns = dict(parts[0].columns) | {"p_actr": parts[0].columns["p_stack"]}
+    got = with_default(columns, "1d")
+    assert "p_actr" not in got and np.isfinite(got["p_default"]).all()
+    members = [columns[f"p_{name}"] for name in ("ads_only", "reload", "bayes_fm")]
+    loss = [log_loss(columns["label"], p) for p in (got["p_default"], *members)]
+    assert loss[0] < min(loss[1:]) + 0.02
+    first = slice(0, 50)  # before any label was seen: equal weights
+    mean = np.mean([np.log(p[first] / (1 - p[first].astype(float))) for p in members], axis=0)
+    np.testing.assert_allclose(got["p_default"][first], 1 / (1 + np.exp(-mean)), rtol=1e-5)
 
 
 def test_studies_and_seeds(tmp_path):
@@ -119,18 +143,18 @@ def test_the_short_form_finds_the_arms_in_order(tmp_path):
 def test_models_of_several_seeds_on_one_log_are_no_more_people(parts):
     """The same rows three times over must not make an interval narrower."""
     part = parts[0].columns
-    once = figures([part], samples=400)["arms"]["actr"]["vs_ads_only"]
-    thrice = figures([part] * 3, same_people=True, samples=400)["arms"]["actr"]["vs_ads_only"]
+    once = figures([part], samples=400)["arms"]["default"]["vs_ads_only"]
+    thrice = figures([part] * 3, same_people=True, samples=400)["arms"]["default"]["vs_ads_only"]
     assert thrice["value"] == pytest.approx(once["value"])
     assert thrice["high"] - thrice["low"] == pytest.approx(once["high"] - once["low"], rel=0.15)
-    apart = figures([part] * 3, samples=400)["arms"]["actr"]["vs_ads_only"]
+    apart = figures([part] * 3, samples=400)["arms"]["default"]["vs_ads_only"]
     assert apart["high"] - apart["low"] < 0.75 * (once["high"] - once["low"])
 
 
 def test_loss_differences_are_those_of_scikit_learn(parts):
     c = parts[0].columns
-    found = loss_difference(c["label"], c["p_actr"], c["p_ads_only"], c["user"], samples=50)
-    expected = log_loss(c["label"], c["p_actr"]) - log_loss(c["label"], c["p_ads_only"])
+    found = loss_difference(c["label"], c["p_default"], c["p_ads_only"], c["user"], samples=50)
+    expected = log_loss(c["label"], c["p_default"]) - log_loss(c["label"], c["p_ads_only"])
     assert found["value"] == pytest.approx(expected, abs=1e-6)
     assert found["low"] < found["value"] < found["high"] < 0
 
@@ -141,4 +165,4 @@ def test_a_run_that_is_kept_is_not_run_again(parts, tmp_path, monkeypatch):
     for _ in range(2):
         (got,) = run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path)
     assert len(runs) == 1 and got.rows == parts[0].rows
-    np.testing.assert_array_equal(got.columns["p_actr"], parts[0].columns["p_actr"])
+    np.testing.assert_array_equal(got.columns["p_default"], parts[0].columns["p_default"])

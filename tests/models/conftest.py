@@ -64,6 +64,7 @@ class World:
             "natural_batch": 64,
             "ad_batch": 32,
             "cross_layers": 2,
+            "transfer": "reload",
         }
         return ModelSettings(**(base | changes))
 

@@ -70,6 +70,19 @@ def test_what_serves_is_the_mode_asked_for(world: Any, transfer: str) -> None:
             np.testing.assert_array_equal(result.scores["actr"], result.scores[transfer])
 
 
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
+def test_asking_for_actr_asks_what_serves(world: Any, transfer: str) -> None:
+    trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
+    asked = 0
+    for batch in world.stream(40):
+        before = trainer.predict(batch, "actr") if len(batch) and batch.domain[0] == AD else None
+        (result,) = play(trainer, [batch])
+        if before is not None:
+            np.testing.assert_allclose(before, result.scores["actr"], atol=1e-6)
+            asked += 1
+    assert asked and trainer.releases
+
+
 def test_arms_beside_change_nothing_of_the_others(world: Any) -> None:
     alone, beside = world.trainer(store=world.store()), world.trainer(store=world.store(), **EXTRA)
     stream = world.stream(40)
