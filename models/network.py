@@ -56,6 +56,9 @@ def is_history(name: str) -> bool:
 class CtrNet(nn.Module):
     """Embeddings, bags (mean), numbers, TPM history -> interaction and MLP with batch norm -> logit.
 
+    Of TPM it reads the vectors of user and item, whether they are present, and the product of the two, number by number:
+    that is what the tiny model itself made of them.
+
     ``dcn``: DCN-V2 cross layers ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`` (Wang et al., WWW 2021) beside the MLP
     (its "parallel" form); the output reads both. ``dot``: products of all pairs of vectors go into the MLP beside
     the vectors. ``none``: the MLP alone.
@@ -105,7 +108,7 @@ class CtrNet(nn.Module):
             assert model.history != "none"
             self.history_user = HistoricalAttention(history_dim, model.history)
             self.history_item = HistoricalAttention(history_dim, model.history)
-            width += 2 * history_dim + 2
+            width += 3 * history_dim + 2
             vectors += 2
             if self.interaction == "dot" and history_dim != model.dim:
                 self.history_projection = nn.Linear(history_dim, model.dim, bias=False)
@@ -165,11 +168,14 @@ class CtrNet(nn.Module):
             parts.append(encoded.domain.unsqueeze(1))
         if self.history_user is not None and self.history_item is not None:
             assert history is not None
+            read: list[Tensor] = []
             for attention, given in zip((self.history_user, self.history_item), history, strict=True):
                 vector, present = _read(attention, given)
                 parts += [vector, present]
+                read.append(vector)
                 if self.interaction == "dot":
                     vectors.append(self._as_vector(vector).unsqueeze(1))
+            parts.append(read[0] * read[1])
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return self._logit(x, vectors, training, encoded.ad)
 

@@ -78,7 +78,10 @@ class IdTable:
 
 
 class TpmModel(nn.Module):
-    """Embedding -> shallow MLP -> logit. No batch norm and no interaction layer: what it knows goes into the rows.
+    """Embedding -> shallow MLP -> logit, plus the product of user and item vector.
+
+    No batch norm and no interaction layer: what it knows goes into the rows. The product makes the frozen vectors of a
+    user and an item mean something to each other without the MLP, which is not handed on; CPM reads it as well.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ class TpmModel(nn.Module):
         for linear in self.linear:
             hidden = torch.relu_(linear(hidden))
         logit: Tensor = self.out(hidden)
-        return logit.squeeze(1)
+        return logit.squeeze(1) + (user * item).sum(1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -171,7 +171,7 @@ def test_the_rebuilt_model_is_identical(run):
     settings, _, _, _ = run
     result = rebuild(Console(stderr=True), settings)
     assert result.identical, result.verdict
-    live = ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS, read_only=True).read(domain=1)
+    live = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     again = result.engine.scores.read(domain=1)
     for arm in ("actr", "ads_only"):
         assert gauc(live["label"], live[f"p_{arm}"], live["user"]) == gauc(
@@ -184,7 +184,7 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     result = replay_source(
         Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, quiet=True
     )
-    live = ScoreLog(build.Folders(settings.state.folder).scores, build.ARMS, read_only=True).read(domain=1)
+    live = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     value = gauc(live["label"], live["p_actr"], live["user"])
     offline = result["result"]["totals"]["ad"]["actr"]
     assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())
