@@ -119,6 +119,32 @@ def test_history_and_flag_enter_as_inputs(world: Any, interaction: str, history_
     assert not torch.equal(run(0.0, 1.0), run(0.0, 0.0))
 
 
+def test_the_product_of_user_and_item_history_is_an_input(world: Any) -> None:
+    """In a network that is linear in its inputs, what is left of four logits is the product's part."""
+    net, encoder = build(world, interaction="none", hidden=(), history_dim=4)
+    encoded = encoder.encode(world.batch(10))
+    rows, _ = rows_of(encoder, encoded)
+    rng = np.random.default_rng(3)
+    user, item = rng.normal(size=(2, 4)).astype(np.float32)
+    none = np.zeros(4, np.float32)
+
+    def run(*vectors: np.ndarray) -> np.ndarray:
+        given = [
+            HistoryInput(
+                inverse=torch.zeros(10, dtype=torch.int64),
+                vectors=torch.from_numpy(vector).unsqueeze(0),
+                present=torch.ones(1),
+            )
+            for vector in vectors
+        ]
+        with torch.no_grad():
+            return net(rows, encoded, (given[0], given[1]), training=False).numpy()  # type: ignore[no-any-return]
+
+    together = run(user, item) - run(user, none) - run(none, item) + run(none, none)
+    weights = net.out.weight.detach().numpy()[0, -4:]
+    np.testing.assert_allclose(together, np.full(10, (user * item) @ weights), rtol=1e-3, atol=1e-5)
+
+
 def test_batch_norm_is_told_by_name(world: Any) -> None:
     net, _ = build(world, history_dim=4)
     names = {n for n, _ in [*net.named_parameters(), *net.named_buffers()] if is_batch_norm(n)}

@@ -122,6 +122,26 @@ def test_it_learns_who_clicks_what(world: Any) -> None:
     assert roc_auc_score(fresh.label, trainer.predict(fresh)) > best - 0.015
 
 
+def test_frozen_vectors_tell_who_likes_what_by_their_product_alone(world: Any) -> None:
+    """What a snapshot hands on is the vectors, not the MLP: a liking that no sum of effects can tell is in their product."""
+    rng = np.random.default_rng(5)
+    trainer = tpm_of(world, dim=8, batch=64, embedding_lr=0.1)
+    users, items = rng.normal(size=(20, 2)), rng.normal(size=(15, 2))
+    for i in range(20):
+        batch = world.batch(2000, at=START_MS + i * 3_600_000, seed=i)
+        u, v = rng.integers(0, 20, 2000), rng.integers(0, 15, 2000)
+        batch.user[:], batch.item[:] = u + 1, v + 1
+        z = 1.5 * (users[u] * items[v]).sum(1)
+        batch.label[:] = rng.random(2000) < 1 / (1 + np.exp(-z))
+        trainer.learn(batch)
+    trainer.finish()
+    (user_ids, of_users), (item_ids, of_items) = trainer.users.vectors(), trainer.items.vectors()
+    products = of_users[np.argsort(user_ids)] @ of_items[np.argsort(item_ids)].T
+    likes = users @ items.T
+    apart = [x - x.mean(0) - x.mean(1, keepdims=True) + x.mean() for x in (products, likes)]
+    assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.7
+
+
 def test_unknown_ids_are_predicted_without_being_added(world: Any) -> None:
     trainer = tpm_of(world)
     trainer.learn(world.batch(50))
