@@ -1,6 +1,6 @@
 """The study of all arms: simulator seeds, and EB-NeRD where ECDCTR_DATA is set.
 
-    python benchmarks/evidence.py [--short] [--seeds 11-15] [--jobs 1]
+    python benchmarks/evidence.py [--short] [--seeds 11-15] [--jobs 1] [--keep FOLDER]
 
 Runs ``ecdctr evidence`` and prints its page. The last line is one JSON object: ``share_closed`` (of the GAUC gap between
 ads-only and the oracle), lower ends of the 95 % intervals of GAUC differences, and PCOC; null where a study was not run.
@@ -27,11 +27,12 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--seeds", default=None)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=Path, default=None, help="folder of runs that are not run again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "evidence.md"
         _, found = run_evidence(
-            Console(stderr=True), page, short=args.short, seeds=args.seeds, jobs=args.jobs
+            Console(stderr=True), page, short=args.short, seeds=args.seeds, jobs=args.jobs, keep=args.keep
         )
         print(page.read_text(encoding="utf-8"))
     print(json.dumps({"benchmark": "evidence", **found}))
