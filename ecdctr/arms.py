@@ -24,6 +24,8 @@ COLUMNS = {
     "item-ctr": "item_ctr",
     "reload": "reload",
     "linked": "linked",
+    "bayes-fm": "bayes_fm",
+    "ads-bayes-fm": "ads_bayes_fm",
     "stack": "stack",
 }
 """Arms that one engine scores, and the columns they stand in."""
