@@ -56,7 +56,7 @@ def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
         assert (got["value"], got["low"], got["high"]) == (wanted.value, wanted.low, wanted.high)
         assert found[arm]["totals"]["ad"]["A"]["n"] == len(a["ts"])
         assert f"{wanted.value:+.4f}" in told
-    assert set(found) == {"actr", "ads_only", "cpm"}
+    assert set(found) == {"actr", "ads_only", "cpm", "reload", "bayes_fm"}
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     lone = ScoreLog(folders[0] / "state" / "scores", read_only=True).read()["ts"] >= 1_767_830_400_000
     assert data["meta"]["rejects"] == {"of A on days that differ": int(lone.sum())}

@@ -10,7 +10,6 @@ import torch
 
 from models.batch import AD, NATURAL, Batch
 from models.lineup import lineup
-from models.settings import ModelSettings
 from models.trainer import Trainer
 from state.ad_window import AdWindow
 from state.capture import Capture, Loaded, merge_rows
@@ -115,8 +114,7 @@ def test_arms_that_nobody_needs_are_not_run(world: Any) -> None:
 
 @pytest.mark.parametrize("model", [{}, {"transfer": "stack"}, {"arms": EVERY}, {"transfer": "linked"}])
 def test_the_lineup_names_what_is_scored(world: Any, model: dict[str, Any]) -> None:
-    settings = ModelSettings(**model)
-    names = lineup(settings).scored
+    names = lineup(world.model(**model)).scored
     assert len(set(names)) == len(names)
     result = world.trainer(**model).step(world.batch(20, AD))
     assert set(result.scores) <= set(names)

@@ -10,6 +10,7 @@ import pytest
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from models.engine import Engine, audit
 from models.features import FeatureSchema
+from models.lineup import lineup
 from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from models.trainer import Trainer
 from state.ad_window import AdWindow
@@ -20,7 +21,6 @@ from state.positions import Part, Positions
 from state.score_log import ScoreLog
 from state.settings import StateSettings
 
-ARMS = ("actr", "ads_only", "cpm")
 SPECS = (
     FeatureSpec(name="user", field="user_id", buckets=200, tpm=True),
     FeatureSpec(name="item", field="item_id", buckets=50, tpm=True),
@@ -29,6 +29,7 @@ SPECS = (
 MODEL = ModelSettings(
     dim=4, hidden=(8,), cross_layers=1, natural_batch=32, ad_batch=16, threads=1, history="none"
 )
+ARMS = lineup(MODEL).scored
 HOUR = 3_600_000
 TOPICS = ("natural-clicks", "ad-clicks")
 

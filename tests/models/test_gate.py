@@ -15,6 +15,7 @@ from models.batch import AD, NATURAL, Batch
 from models.engine import Engine
 from models.features import FeatureSchema
 from models.gate import GateRows, Verdict
+from models.lineup import lineup
 from models.settings import ScheduleSettings, TpmSettings
 from models.trainer import Trainer
 from replay.gate import PairedGate
@@ -205,7 +206,7 @@ def test_natural_clicks_turned_round_are_refused_and_good_ones_are_not(world: An
         trainer = made(world, PairedGate(min_rows=200))
         run(trainer, steps(world, 60))
         assert trainer.release(trainer.clock).accepted
-        run(trainer, steps(world, 200, flip=flip, since=60))
+        run(trainer, steps(world, 300, flip=flip, since=60))
         report = trainer.release(trainer.clock)
         assert report.accepted != flip, report
         if flip:
@@ -240,7 +241,7 @@ def engine(folder: Path, flips: Any) -> Engine:
         Trainer(schema, MODEL, schedule, TpmSettings(), None, window, gate=flips),
         journal=Journal(folder / "journal"),
         checkpoints=CheckpointStore(folder / "checkpoints", keep=3),
-        scores=ScoreLog(folder / "scores", ("actr", "ads_only", "cpm")),
+        scores=ScoreLog(folder / "scores", lineup(MODEL).scored),
         ad_window=window,
         settings=StateSettings(folder=folder, checkpoint_every_steps=7, checkpoint_every_s=1e9),
         fingerprint="test",

@@ -10,6 +10,7 @@ import pytest
 from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from models.engine import Engine
 from models.features import FeatureSchema
+from models.lineup import lineup
 from models.live_tpm import LiveSink, LiveTpm, tpm_shape
 from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from models.tpm import TpmTrainer
@@ -34,6 +35,7 @@ SPECS = (
 )
 SCHEMA = FeatureSchema(SPECS, 4)
 MODEL = ModelSettings(dim=4, hidden=(8,), cross_layers=1, natural_batch=32, ad_batch=16, threads=1)
+ARMS = lineup(MODEL).scored
 TPM = TpmSettings(dim=4, month="2d", batch=48)
 SCHEDULE = ScheduleSettings(release_every="12h", first_release_after="12h", ad_window_days=5)
 STEPS = 72  # six days, three months
@@ -81,7 +83,7 @@ def make_engine(folder: Path, *, live: bool = True, tpm: TpmSettings = TPM, ever
         Trainer(SCHEMA, MODEL, SCHEDULE, tpm, store, window, tiny=tiny),
         journal=Journal(folder / "journal"),
         checkpoints=CheckpointStore(folder / "checkpoints"),
-        scores=ScoreLog(folder / "scores", ("actr", "ads_only", "cpm")),
+        scores=ScoreLog(folder / "scores", ARMS),
         ad_window=window,
         settings=StateSettings(folder=folder, checkpoint_every_steps=every, checkpoint_every_s=1e9),
         fingerprint="test",
@@ -109,7 +111,7 @@ def redone(folder: Path, steps: list[tuple[str, Batch, int]]) -> Engine:
         Trainer(SCHEMA, MODEL, SCHEDULE, TPM, store, window, tiny=tiny),
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
-        scores=ScoreLog(None, ("actr", "ads_only", "cpm")),
+        scores=ScoreLog(None, ARMS),
         ad_window=window,
         settings=StateSettings(folder=folder, checkpoint_every_steps=10**9, checkpoint_every_s=1e9),
         fingerprint="test",
