@@ -27,12 +27,19 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--seeds", default=None)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--model-seeds", type=int, default=3, help="models of EB-NeRD, each mapping")
     parser.add_argument("--keep", type=Path, default=None, help="folder of runs that are not run again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "evidence.md"
         _, found = run_evidence(
-            Console(stderr=True), page, short=args.short, seeds=args.seeds, jobs=args.jobs, keep=args.keep
+            Console(stderr=True),
+            page,
+            short=args.short,
+            seeds=args.seeds,
+            jobs=args.jobs,
+            keep=args.keep,
+            model_seeds=args.model_seeds,
         )
         print(page.read_text(encoding="utf-8"))
     print(json.dumps({"benchmark": "evidence", **found}))

@@ -327,6 +327,9 @@ def evidence(
         typer.Option(help="Keep what each run scored here; a run that is there is not run again."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 1,
+    model_seeds: Annotated[
+        int, typer.Option(help="Models of EB-NeRD, each mapping, of seeds 0, 1, ...", min=1)
+    ] = 3,
     page: Annotated[
         Path | None,
         typer.Option(
@@ -349,7 +352,15 @@ def evidence(
         raise ConfigError(f"there is no study {study!r}: `forgetting`, or none for all arms")
     page = page or Path("docs/evidence.md")
     broken, found = run_evidence(
-        err, page, short=short, seeds=seeds, jobs=jobs, data=data, keep=keep, overrides=overrides or ()
+        err,
+        page,
+        short=short,
+        seeds=seeds,
+        jobs=jobs,
+        model_seeds=model_seeds,
+        data=data,
+        keep=keep,
+        overrides=overrides or (),
     )
     for line in broken:
         err.print(f"out of order: {line}", soft_wrap=True)

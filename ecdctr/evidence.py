@@ -143,14 +143,16 @@ class Scored:
     seconds: float
 
 
-def studies(seeds: Sequence[int], data: Path | None, *, short: bool, more: Sequence[str] = ()) -> list[Run]:
-    """What is run: simulator seeds, and EB-NeRD's two mappings, each with models of three seeds, where its folder is."""
+def studies(
+    seeds: Sequence[int], data: Path | None, *, short: bool, more: Sequence[str] = (), model_seeds: int = 3
+) -> list[Run]:
+    """What is run: simulator seeds, and EB-NeRD's two mappings, each with models of several seeds, where its folder is."""
     if short:
         return [Run("simulator", SHORT.format(seed=s), (*_SHORT, *more), 5.0, VARIANTS) for s in seeds]
     runs = [Run("simulator", f"sim:seed={s}", (*_SIMULATOR, *more), 10.0, VARIANTS) for s in seeds]
     for mapping in "BA" if data is not None else "":
         source = f"ebnerd:{data}?mapping={mapping}"
-        for seed in range(3):
+        for seed in range(model_seeds):
             settings = (*_EBNERD, *_EBNERD_RATES[mapping], f"model.seed={seed}", *more)
             runs.append(Run(f"ebnerd_{mapping.lower()}", source, settings, EBNERD_SKIP_DAYS))
     return runs
@@ -283,6 +285,7 @@ def run_evidence(
     short: bool = False,
     seeds: str | None = None,
     jobs: int = 1,
+    model_seeds: int = 3,
     data: Path | None = None,
     keep: Path | None = None,
     overrides: Sequence[str] = (),
@@ -301,6 +304,8 @@ def run_evidence(
         Of the simulator; default 31-35, short 101.
     jobs
         Runs at a time.
+    model_seeds
+        Models of EB-NeRD, each mapping.
     data
         Folder that holds ``ebnerd/``; default ``$ECDCTR_DATA``.
     keep
@@ -318,7 +323,7 @@ def run_evidence(
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
-    runs = studies(seeds_of(text), folder, short=short, more=overrides)
+    runs = studies(seeds_of(text), folder, short=short, more=overrides, model_seeds=model_seeds)
 
     def told(scored: Scored) -> None:
         out.print(f"{scored.run.source}: {scored.rows:,} rows in {scored.seconds:,.0f} s", soft_wrap=True)
@@ -335,6 +340,7 @@ def run_evidence(
         found[study] = figures(columns, steps=STEPS, same_people=same_people)
         found[study] |= {"learned": sum(p.rows for p in parts), "seconds": sum(p.seconds for p in parts)}
     given = "".join(f" --set {text!r}" for text in overrides)
+    given = ("" if model_seeds == 3 else f" --model-seeds {model_seeds}") + given
     command = f"ecdctr evidence{' --short' if short else ''} --seeds {text}{given}"
     write_page(page, found, runs, command)
     return (broken_order(found["simulator"]) if short else []), bars(found)
