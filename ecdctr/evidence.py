@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from ecdctr.evidence_figures import bars, figures
+from ecdctr.kept_runs import Kind, run_each
 from models.batch import AD, Batch
+from models.settings import ExtraArm
 from models.stack import Stack
 from replay.slices import earlier_rows
 from state.errors import ConfigError
@@ -30,18 +28,7 @@ __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "
 
 DAY_MS = 86_400_000
 _STACK_ROWS = 50
-RIVALS = (
-    "reload",
-    "linked",
-    "stack",
-    "bayes_fm",
-    "ads_bayes_fm",
-    "ads_tpm",
-    "mixed",
-    "mixed_tpm",
-    "cpm_only",
-    "item_ctr",
-)
+RIVALS: tuple[str, ...] = get_args(ExtraArm)
 
 _COMMON = (
     "model.natural_score_share=0.0",
@@ -246,36 +233,20 @@ def run_all(
 
     With ``keep``, what a run scored is kept in that folder under a name made of all its settings, and not run again.
     """
-    one = partial(_kept, keep)
-    out: list[Scored] = []
-    if jobs == 1:
-        for run in runs:
-            out.append(one(run))
-            told(out[-1])
-        return out
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for scored in pool.map(one, runs):
-            out.append(scored)
-            told(scored)
-    return out
+    return run_each(Kind(play_run, _pack, _unpack, _study_of), runs, jobs=jobs, told=told, keep=keep)
 
 
-def _kept(folder: Path | None, run: Run) -> Scored:
-    if folder is None:
-        return play_run(run)
-    name = hashlib.blake2b(repr(run).encode(), digest_size=8).hexdigest()
-    path = folder / f"{run.study}-{name}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as data:
-            columns = {key: data[key] for key in data.files}
-        rows, seconds = columns.pop("_took")
-        return Scored(run, columns, int(rows), float(seconds))
-    scored = play_run(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez_compressed(aside, _took=np.array([scored.rows, scored.seconds]), **dict(scored.columns))  # type: ignore[arg-type]
-    aside.replace(path)
-    return scored
+def _pack(scored: Scored) -> dict[str, NDArray[Any]]:
+    return {"_took": np.array([scored.rows, scored.seconds]), **scored.columns}
+
+
+def _unpack(run: Run, columns: dict[str, NDArray[Any]]) -> Scored:
+    rows, seconds = columns.pop("_took")
+    return Scored(run, columns, int(rows), float(seconds))
+
+
+def _study_of(run: Run) -> str:
+    return run.study
 
 
 def run_evidence(

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from hashlib import blake2b
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.commands import train_tpm
+from ecdctr.kept_runs import Kind, run_each
 from ecdctr.settings import Settings, load_settings
 from models.batch import AD, DOMAIN_NAMES, Batch
 from models.engine import Engine
@@ -278,33 +274,12 @@ def run_studies(
     runs: Sequence[StudyRun], *, jobs: int, told: Callable[[Study], None], keep: Path | None = None
 ) -> list[Study]:
     """Every run, ``jobs`` at a time; with ``keep``, a run that is kept there is not run again."""
-    one = partial(_kept, keep)
-    out: list[Study] = []
-    if jobs == 1:
-        for run in runs:
-            out.append(one(run))
-            told(out[-1])
-        return out
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for study in pool.map(one, runs):
-            out.append(study)
-            told(study)
-    return out
+    kind = Kind(play_study, _to_columns, _from_columns, _name)
+    return run_each(kind, runs, jobs=jobs, told=told, keep=keep)
 
 
-def _kept(folder: Path | None, run: StudyRun) -> Study:
-    if folder is None:
-        return play_study(run)
-    path = folder / f"forgetting-{blake2b(repr(run).encode(), digest_size=8).hexdigest()}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as data:
-            return _from_columns(run, {key: data[key] for key in data.files})
-    study = play_study(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez_compressed(aside, **_to_columns(study))  # type: ignore[arg-type]
-    aside.replace(path)
-    return study
+def _name(run: StudyRun) -> str:  # noqa: ARG001
+    return "forgetting"
 
 
 def _to_columns(study: Study) -> dict[str, NDArray[Any]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
-from models.settings import ModelSettings
+from models.settings import ExtraArm, ModelSettings
 
 __all__ = ["Lineup", "lineup"]
 
 _ALWAYS = ("actr", "ads_only", "cpm")
 _NETWORKS = ("reload", "linked", "ads_tpm", "mixed", "mixed_tpm")
 _BAYES = ("bayes_fm", "ads_bayes_fm")
-_EXTRA = ("reload", "linked", "stack", *_BAYES, "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr")
+_EXTRA: tuple[str, ...] = get_args(ExtraArm)
 
 
 @dataclass(frozen=True)
