@@ -26,7 +26,6 @@ from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 from models.engine import Engine  # noqa: E402
-from streams.worker import Worker  # noqa: E402
 
 WARM_ROWS = 5 * 4096
 """The first steps make threads and memory; the peers have a batch of warm-up, too."""
@@ -76,18 +75,7 @@ def main() -> int:
         clocks.append(Clock(made, options.rows))
         return made
 
-    Worker(
-        make_engine=engine,
-        decoder=build.decoder(settings),
-        make_log=lambda decoder: build.kafka_log(settings, decoder),
-        kafka=settings.kafka,
-        topics=settings.topics,
-        worker=settings.worker,
-        monitor=settings.monitor,
-        state_folder=settings.state.folder,
-        natural_batch=settings.model.natural_batch,
-        ad_batch=settings.model.ad_batch,
-    ).run()
+    build.worker(settings, engine).run()
     clock = clocks[0]
     if options.tail is not None:
         kept = np.load(options.tail)

@@ -32,15 +32,4 @@ def make_worker(settings: Settings, watch: Watch) -> Worker:
         made.run = watched  # type: ignore[method-assign]
         return made
 
-    return Worker(
-        make_engine=engine,
-        decoder=build.decoder(settings),
-        make_log=lambda decoder: build.kafka_log(settings, decoder),
-        kafka=settings.kafka,
-        topics=settings.topics,
-        worker=settings.worker,
-        monitor=settings.monitor,
-        state_folder=settings.state.folder,
-        natural_batch=settings.model.natural_batch,
-        ad_batch=settings.model.ad_batch,
-    )
+    return build.worker(settings, engine)

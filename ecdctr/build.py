@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecdctr.settings import Settings
 from models.batch import Batch
@@ -36,8 +36,10 @@ from state.settings import StateSettings
 from state.snapshot import link_snapshots
 from state.snapshot_writer import SnapshotCheck, SnapshotWriter
 
+if TYPE_CHECKING:
+    from streams.worker import Worker
+
 __all__ = [
-    "ARMS",
     "Folders",
     "arms",
     "decoder",
@@ -52,10 +54,8 @@ __all__ = [
     "tpm_states",
     "tpm_trainer",
     "use_features",
+    "worker",
 ]
-
-ARMS = ("actr", "ads_only", "cpm")
-"""Arms that every configuration scores; :func:`arms` names all of one."""
 
 
 class Folders:
@@ -184,6 +184,36 @@ def _trainer(
     gate = PairedGate() if settings.schedule.gate else None
     tiny = None if sink is None else _live_tpm(settings, sink, threads)
     return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate, tiny=tiny)
+
+
+def worker(settings: Settings, make_engine: Callable[..., Engine] | None = None) -> Worker:
+    """The worker of a configuration.
+
+    Parameters
+    ----------
+    settings
+        The configuration.
+    make_engine
+        Makes its engine from the hooks of :func:`live_engine`, for one whose steps are to be watched; default that
+        function itself.
+    """
+    from streams.worker import Worker  # Faust takes its time to load, and few commands need it
+
+    def engine(**hooks: Any) -> Engine:
+        return live_engine(settings, **hooks)
+
+    return Worker(
+        make_engine=make_engine or engine,
+        decoder=decoder(settings),
+        make_log=lambda events: kafka_log(settings, events),
+        kafka=settings.kafka,
+        topics=settings.topics,
+        worker=settings.worker,
+        monitor=settings.monitor,
+        state_folder=settings.state.folder,
+        natural_batch=settings.model.natural_batch,
+        ad_batch=settings.model.ad_batch,
+    )
 
 
 def live_engine(

@@ -208,19 +208,4 @@ def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
 
 def run_worker(loaded: Loaded, *, standby: bool, reset_offsets: str | None) -> int:
     """Train until told otherwise; 0 after a clean end."""
-    from streams.worker import Worker
-
-    settings = loaded.settings
-    worker = Worker(
-        make_engine=lambda **hooks: build.live_engine(settings, **hooks),
-        decoder=build.decoder(settings),
-        make_log=lambda decoder: build.kafka_log(settings, decoder),
-        kafka=settings.kafka,
-        topics=settings.topics,
-        worker=settings.worker,
-        monitor=settings.monitor,
-        state_folder=settings.state.folder,
-        natural_batch=settings.model.natural_batch,
-        ad_batch=settings.model.ad_batch,
-    )
-    return worker.run(standby=standby, reset_offsets=reset_offsets)
+    return build.worker(loaded.settings).run(standby=standby, reset_offsets=reset_offsets)
