@@ -101,6 +101,7 @@ def ours(
         overrides = [
             'model.history="none"',
             f"model.natural_batch={BATCH}",
+            'model.transfer="reload"',  # the network alone: no arm beside it learns natural rows
             f"model.hidden={list(HIDDEN)}",
             f"model.threads={threads}",
             f'model.products="{products}"',

@@ -57,6 +57,7 @@ def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
     """A worker's configuration, but for sizes a plain one."""
     overrides = [
         f"model.natural_batch={BATCH}",
+        'model.transfer="reload"',  # the network alone: no arm beside it learns natural rows
         f"model.hidden={list(HIDDEN)}",
         f"model.threads={threads}",
         'schedule.releases="never"',

@@ -19,22 +19,21 @@ from rich.console import Console
 from ecdctr.evidence_figures import bars, figures
 from ecdctr.kept_runs import Kind, run_each
 from models.batch import AD, Batch
-from models.settings import ExtraArm
+from models.settings import ExtraArm, ModelSettings, StackMember
 from models.stack import Stack
 from replay.slices import earlier_rows
 from state.errors import ConfigError
 
-__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_default"]
+__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
 
 DAY_MS = 86_400_000
 _STACK_ROWS = 50
+EVERY_ARM: tuple[str, ...] = get_args(StackMember)
 RIVALS: tuple[str, ...] = get_args(ExtraArm)
 
 _COMMON = (
     "model.natural_score_share=0.0",
     f"model.arms={list(RIVALS)}",
-    "model.transfer=stack",
-    "model.stack_of=['ads_only', 'reload', 'linked', 'mixed_tpm', 'mixed', 'cpm', 'bayes_fm', 'ads_bayes_fm']",
     "schedule.release_every=12h",
 )
 # Chosen on seeds 101 and 102.
@@ -89,7 +88,7 @@ STEPS = (
     ("full_7d", "ads_tpm"),
     ("reload", "full_7d"),
     ("default", "reload"),
-    ("stack", "default"),
+    ("stack_all", "default"),
 )
 """What each part adds: pairs of arms."""
 
@@ -145,18 +144,15 @@ def studies(
     return runs
 
 
-def with_default(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, NDArray[Any]]:
-    """Columns with ``p_default`` instead of ``p_actr``: what the default settings would serve.
+def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, NDArray[Any]]:
+    """Columns with ``p_default``, what served, and ``p_stack_all``, what a stack over all arms would have served.
 
-    ``actr`` is ``stack`` over all arms in these runs, which stands under its own name. The default's stack has fewer
-    members; it is a function of their scores, so it is made from them, by :class:`Stack` as in a worker. It begins at the
-    first judged row, so on its first days it has learned less than it would have.
+    That one is made from the arms' scores, by :class:`Stack` as in a worker. It begins at the first judged row, so on its
+    first days it has learned less than it would have.
     """
-    from models.settings import ModelSettings
-
     model = ModelSettings()
-    stack = Stack(model.stack_of, ridge=model.stack_ridge, every=every, fade=model.stack_fade)
-    out = {name: values for name, values in columns.items() if name != "p_actr"}
+    stack = Stack(EVERY_ARM, ridge=model.stack_ridge, every=every, fade=model.stack_fade)
+    out = {name: values for name, values in columns.items() if name not in ("p_actr", "p_stack")}
     parts = []
     for i in range(0, len(columns["ts"]), _STACK_ROWS):
         rows = slice(i, i + _STACK_ROWS)
@@ -164,7 +160,7 @@ def with_default(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, N
         parts.append(stack.predict(scores))
         label = columns["label"][rows].astype(np.float32)
         stack.observe(scores, label, int(columns["ts"][rows].max()))
-    return out | {"p_default": np.concatenate(parts)}
+    return out | {"p_default": columns["p_actr"], "p_stack_all": np.concatenate(parts)}
 
 
 def play_run(run: Run) -> Scored:
@@ -307,7 +303,7 @@ def run_evidence(
     for study, parts in by_study.items():
         same_people = study != "simulator"
         every = "6h" if "model.stack_every=6h" in parts[0].run.settings else "1d"
-        columns = [with_default(part.columns, every) for part in parts]
+        columns = [with_stack_all(part.columns, every) for part in parts]
         found[study] = figures(columns, steps=STEPS, same_people=same_people)
         found[study] |= {"learned": sum(p.rows for p in parts), "seconds": sum(p.seconds for p in parts)}
     given = "".join(f" --set {text!r}" for text in overrides)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecdctr.evidence import Run, Scored, run_all, run_evidence, seeds_of, studies, with_default
+from ecdctr.evidence import EVERY_ARM, Run, Scored, run_all, run_evidence, seeds_of, studies, with_stack_all
 from ecdctr.evidence_figures import bars, figures, loss_difference
 from ecdctr.evidence_page import broken_order, write_page
 from state.errors import ConfigError
@@ -21,7 +21,7 @@ ARMS = (
     "mixed_tpm",
     "mixed",
     "reload",
-    "stack",
+    "stack_all",
     "item_ctr",
     "bayes_fm",
     "ads_bayes_fm",
@@ -107,17 +107,20 @@ def test_the_page_holds_every_arm_and_the_command(parts, tmp_path):
     assert json.loads(text.split("```json\n")[1].split("\n```")[0]) == bars(found)
 
 
-def test_the_default_is_made_of_its_members_scores(parts):
+def test_the_default_is_what_served_and_the_stack_of_all_is_made_of_their_scores(parts):
     """Members that know nothing more than each other get nearly equal weights: the mean of their logits."""
-    columns = dict(parts[0].columns) | {"p_actr": parts[0].columns["p_stack"]}
-    got = with_default(columns, "1d")
-    assert "p_actr" not in got and np.isfinite(got["p_default"]).all()
-    members = [columns[f"p_{name}"] for name in ("ads_only", "reload", "bayes_fm")]
-    loss = [log_loss(columns["label"], p) for p in (got["p_default"], *members)]
+    scores = parts[0].columns
+    members = [scores[f"p_{('mixed', 'reload', 'bayes_fm')[i % 3]}"] for i in range(len(EVERY_ARM))]
+    columns = scores | {f"p_{name}": p for name, p in zip(EVERY_ARM, members, strict=True)}
+    columns |= {"p_actr": scores["p_default"], "p_stack": scores["p_default"]}
+    got = with_stack_all(columns, "1d")
+    assert "p_actr" not in got and "p_stack" not in got
+    np.testing.assert_array_equal(got["p_default"], scores["p_default"])
+    loss = [log_loss(columns["label"], p) for p in (got["p_stack_all"], *members)]
     assert loss[0] < min(loss[1:]) + 0.02
     first = slice(0, 50)  # before any label was seen: equal weights
     mean = np.mean([np.log(p[first] / (1 - p[first].astype(float))) for p in members], axis=0)
-    np.testing.assert_allclose(got["p_default"][first], 1 / (1 + np.exp(-mean)), rtol=1e-5)
+    np.testing.assert_allclose(got["p_stack_all"][first], 1 / (1 + np.exp(-mean)), rtol=1e-5)
 
 
 def test_studies_and_seeds(tmp_path):
