@@ -111,6 +111,24 @@ class ArmsAsked:
             return (*own, *named)
         return (*chosen, *(n for n in named if n not in chosen))
 
+    def base(self, asked: str | None, settings: Settings) -> str:
+        """The column that differences are to; the control, unless another arm was asked for.
+
+        Raises
+        ------
+        ConfigError
+            There is no such arm in the report; lists those there are.
+        """
+        if asked is None:
+            return "ads_only"
+        words = {column: name for name, column in COLUMNS.items()}
+        there = {words.get(column, column): column for column in self.scored(settings)}
+        if asked not in there and asked not in there.values():
+            raise ConfigError(
+                f"--base {asked!r}: there is no such arm in this replay; there are {', '.join(there)}"
+            )
+        return there.get(asked, asked)
+
     def as_told(self) -> dict[str, str]:
         """For comparing what two replays were asked for."""
         told = {name: ",".join(overrides) for name, overrides in self.variants.items()}

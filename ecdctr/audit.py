@@ -12,6 +12,7 @@ from ecdctr import build
 from ecdctr.progress import progress_bar
 from ecdctr.settings import Settings
 from models.engine import Engine
+from replay.row_notes import RowNotes
 from replay.run import redo
 from state.capture import merge_rows
 from state.checkpoint import CheckpointStore, Loaded
@@ -57,7 +58,12 @@ class Rebuilt:
 
 
 def rebuild(
-    err: Console, settings: Settings, checkpoint: str | None = None, *, compare: bool = True
+    err: Console,
+    settings: Settings,
+    checkpoint: str | None = None,
+    *,
+    compare: bool = True,
+    notes: RowNotes | None = None,
 ) -> Rebuilt:
     """Redo the state folder's journal from the Kafka log with a fresh model.
 
@@ -77,6 +83,8 @@ def rebuild(
         Name of a checkpoint; default the newest whole one.
     compare
         False for a counterfactual.
+    notes
+        What the score log is to keep beside scores.
     """
     folders = build.Folders(settings.state.folder)
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
@@ -86,11 +94,14 @@ def rebuild(
     journal = Journal(folders.journal, read_only=True)
     last = int(loaded.meta["step"])
     base = _base(store, journal, last)
-    engine = build.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]))
+    engine = build.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]), notes=notes)
     if base is not None:
         engine.begin_at(base, folders.ad_window)
+    decoder = build.decoder(settings)
+    if notes is not None:
+        notes.watch(decoder)
     with (
-        build.kafka_log(settings, build.decoder(settings)) as log,
+        build.kafka_log(settings, decoder) as log,
         progress_bar(err, "redo the journal", None) as update,
     ):
         done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update)

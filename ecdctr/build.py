@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from models.trainer import Trainer
 from replay.frozen import FrozenArm
 from replay.gate import PairedGate
 from replay.kafka_log import KafkaLog
+from replay.row_notes import RowNotes
 from replay.score_buffer import BufferedScores
 from state.ad_window import AdWindow
 from state.checkpoint import CheckpointStore, MemoryCheckpointStore
@@ -101,9 +103,14 @@ def _millis(key: str, date: str) -> int:
         raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
 
 
+def reads_snapshots(settings: Settings) -> bool:
+    """Whether the models read TPM snapshots, if there are any."""
+    return settings.model.history != "none"
+
+
 def snapshot_store(settings: Settings, folder: Path | None = None) -> EmbeddingStore | None:
     """The TPM snapshots of the state folder (or another); None when the models do not read any."""
-    if settings.model.history == "none":
+    if not reads_snapshots(settings):
         return None
     folder = Folders(settings.state.folder if folder is None else folder).snapshots
     return RocksEmbeddingStore(folder, cache_rows=settings.state.cache_rows)
@@ -130,7 +137,7 @@ def shape_of_tpm(settings: Settings) -> list[Any]:
 
 
 def _learns_live(settings: Settings) -> bool:
-    return settings.tpm.live and settings.model.history != "none"
+    return settings.tpm.live and reads_snapshots(settings)
 
 
 def _live_tpm(settings: Settings, sink: LiveSink, threads: int | None) -> LiveTpm:
@@ -242,12 +249,14 @@ def live_engine(
     )
 
 
-def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
+def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowNotes | None = None) -> Engine:
     """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read; months that close
     are compared with them, not written.
 
-    ``threads`` overrides the configured number: to the last bit only the same number gives the same results.
+    ``threads`` overrides the configured number: to the last bit only the same number gives the same results. ``notes``: what
+    the score log is to keep beside scores.
     """
+    notes = notes or RowNotes()
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
     store = snapshot_store(settings)
@@ -262,21 +271,30 @@ def memory_engine(settings: Settings, *, threads: int | None = None) -> Engine:
         trainer,
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
-        scores=ScoreLog(None, arms(settings)),
+        scores=ScoreLog(None, arms(settings), notes=notes.columns),
         ad_window=window,
         settings=never,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
+        note=_note(notes, trainer),
         live_tpm=_learns_live(settings),
     )
 
 
-def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0) -> Engine:
+def _note(notes: RowNotes, trainer: Trainer) -> Callable[..., dict[str, Any]] | None:
+    return partial(notes.of, trainer) if notes.columns else None
+
+
+def replay_engine(
+    settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0, notes: RowNotes | None = None
+) -> Engine:
     """An engine that keeps what grows with the log on disk, in ``folder``: for replay. Memory stays flat.
 
     The state folder's TPM snapshots are read; nothing else of it is, unless the tiny model is to learn from the log, too:
     it goes on from what `ecdctr tpm train` left, and months that close are written to ``folder``, beside links to those.
+    ``notes``: what the score log is to keep beside scores.
     """
+    notes = notes or RowNotes()
     folders = Folders(folder)
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
@@ -297,11 +315,12 @@ def replay_engine(settings: Settings, folder: Path, *, checkpoint_every_s: float
         trainer,
         journal=NoJournal(),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
-        scores=BufferedScores(folders.scores, arms(settings)),
+        scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns),
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
+        note=_note(notes, trainer),
         live_tpm=live,
     )
 

@@ -238,6 +238,22 @@ def replay(
             "is asked only of rows younger than itself. Repeatable."
         ),
     ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            metavar="FEATURE",
+            help="Figures by a configured feature, too: its 24 most frequent values by name, five ranges of a number, how many "
+            "ids a bag has. Repeatable. Without asking: by earlier rows of the user and of the item, time since the last of "
+            "them, and TPM vector present or not.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The arm that differences are to (default ads-only): `--base mixed`, or the name of an `--arm` or `--frozen`."
+        ),
+    ] = None,
 ) -> None:
     """Play a log back through the trainer: predict, score, learn; figures per day and a report.
 
@@ -249,7 +265,7 @@ def replay(
 
     loaded = _load(config, overrides)
     if journal:
-        raise typer.Exit(replay_journal(out, err, loaded, out_dir))
+        raise typer.Exit(replay_journal(out, err, loaded, out_dir, slices or (), base))
     if source is None:
         raise ConfigError("replay needs a SOURCE (see `ecdctr replay --help`) or --journal")
     options = ReplayOptions(
@@ -261,6 +277,8 @@ def replay(
         csv=csv,
         arms=asked_arms(arms, arm or (), frozen or ()),
         keep=keep,
+        slices=tuple(slices or ()),
+        base=base,
     )
     replay_source(out, err, loaded, source, out_dir, options)
 

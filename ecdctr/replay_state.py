@@ -13,6 +13,7 @@ from ecdctr import build
 from ecdctr.settings import Settings, dump_toml
 from models.engine import Engine
 from replay.frozen import FrozenArm
+from replay.row_notes import RowNotes
 from replay.side_by_side import SideBySide
 from state.errors import StateError
 from state.files import write_atomic
@@ -92,15 +93,19 @@ class ReplayState:
         frozen: Mapping[str, Path],
         *,
         checkpoint_every_s: float,
+        notes: RowNotes | None = None,
     ) -> SideBySide:
-        """All engines, as their newest checkpoints have them; new ones where there are none."""
+        """All engines, as their newest checkpoints have them; new ones where there are none.
 
-        def engine(folder: Path, of: Settings) -> Engine:
-            made = build.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s)
+        ``notes`` are kept once, in the score log of the configuration's engine.
+        """
+
+        def engine(folder: Path, of: Settings, notes: RowNotes | None = None) -> Engine:
+            made = build.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s, notes=notes)
             made.recover()
             return made
 
-        main = engine(self.folder, settings)
+        main = engine(self.folder, settings, notes)
         beside: dict[str, Engine | FrozenArm] = {
             name: engine(self._folder_of(name), of) for name, of in others.items()
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from ecdctr.tables import print_days
 from models.features import FeatureSchema
 from replay.checks import checks
 from replay.day_check import DayCheck
+from replay.evaluate import ReplayResult, evaluate
 from replay.feature_probe import FeatureProbe
+from replay.feature_slices import feature_slices
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
+from replay.row_notes import RowNotes
 from replay.rows import Log, RowFilter, steps_of
 from replay.run import Playback, play
 from replay.side_by_side import SideBySide
@@ -61,6 +65,10 @@ class ReplayOptions:
         What is trained side by side.
     keep
         Leave the models of the end as a checkpoint in ``out_dir/state/checkpoints``: what ``--frozen`` takes.
+    slices
+        Features that the figures are parted by, too.
+    base
+        The arm that differences are to; None: the ads-only control.
     """
 
     since: str | None = None
@@ -73,6 +81,8 @@ class ReplayOptions:
     checkpoint_every_s: float = 60.0
     arms: ArmsAsked = field(default_factory=ArmsAsked)
     keep: bool = False
+    slices: tuple[str, ...] = ()
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_users <= 1:
@@ -109,17 +119,21 @@ def replay_source(
     with state.hold(), open_log(text, loaded) as (log, found):
         settings = options.arms.main(found)
         others = options.arms.beside(loaded, settings)
+        base = options.arms.base(options.base, settings)
+        schema = FeatureSchema(settings.features, settings.model.dim)
+        notes = RowNotes(feature_slices(schema, options.slices), tpm=build.reads_snapshots(settings))
+        notes.watch(log.decoder)
         asked = asked_for(
             text,
             settings,
             **{"--from": options.since, "--until": options.until, "--last": options.last},
             **{"--sample-users": options.sample_users, "--arm": options.arms.as_told()},
+            **{"--slice": ",".join(s.name for s in notes.slices) or None},
         )
         rows = _take_up(err, state, log, asked, options)
         before = state.seconds
         every = options.checkpoint_every_s
-        arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every)
-        schema = FeatureSchema(settings.features, settings.model.dim)
+        arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every, notes=notes)
         watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine))
         try:
             done = _play(err, arms, log, rows, settings, watch)
@@ -130,7 +144,9 @@ def replay_source(
             arms.close(checkpoint=False)
             raise
         facts = {"peak_mib": round(peak), "checks": watch.found(log)}
-        written = _report(out_dir, state, arms, log, done, settings, options, facts)
+        shown = options.arms.scored(settings)
+        result = evaluate(arms, shown, base=base, slices=notes.slices, folder=state.folder)
+        written = _report(out_dir, state, arms, log, done, settings, options, facts, result)
         if done.interrupted:
             state.interrupted(done.seconds)
         else:
@@ -216,8 +232,9 @@ def _report(
     settings: Settings,
     options: ReplayOptions,
     facts: dict[str, Any],
+    result: ReplayResult,
 ) -> dict[str, Any]:
-    from replay.report import evaluate, write_report
+    from replay.report import write_report
     from replay.tables import write_tables
 
     engine = arms.engine
@@ -246,7 +263,6 @@ def _report(
         "checkpoint": str(state.newest_checkpoint()) if options.keep and not done.torn else None,
         "settings": dump_toml(settings),
     }
-    result = evaluate(arms, options.arms.scored(settings), folder=state.folder)
     path = write_report(out_dir, f"Replay of {log.name}", result, meta)
     tables = write_tables(out_dir, result, csv=options.csv)
     return {"result": result, "meta": meta, "report": path, "tables": tables}
@@ -277,25 +293,39 @@ def _tell(out: Console, err: Console, done: Playback, written: dict[str, Any]) -
         err.print(f"interrupted: the figures cover what was done; {again}", soft_wrap=True)
 
 
-def replay_journal(out: Console, err: Console, loaded: Loaded, out_dir: Path) -> int:
+def replay_journal(
+    out: Console,
+    err: Console,
+    loaded: Loaded,
+    out_dir: Path,
+    slices: Sequence[str] = (),
+    base: str | None = None,
+) -> int:
     """Redo the journal; with other model settings, score what would have been beside what was."""
     from ecdctr.audit import rebuild
-    from replay.report import evaluate, write_report
+    from replay.report import write_report
     from state.score_log import ScoreLog
 
     settings = loaded.settings
+    to = ArmsAsked().base(base, settings)
+    asked = feature_slices(FeatureSchema(settings.features, settings.model.dim), slices)
     changed = sorted(
         key
         for key, where in loaded.origin.items()
         if where == "--set" and key.split(".")[0] in ("model", "schedule", "tpm")
     )
-    rebuilt = rebuild(err, settings, compare=not changed)
+    if (slices or base) and not changed:
+        raise ConfigError(
+            "--slice and --base part and compare figures, and a journal gets figures only with other settings: --set KEY=VALUE"
+        )
+    notes = RowNotes(asked, tpm=build.reads_snapshots(settings)) if changed else None
+    rebuilt = rebuild(err, settings, compare=not changed, notes=notes)
     if not changed:
         out.print(rebuilt.verdict, soft_wrap=True)
         return 0 if rebuilt.identical else 1
     kept = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True)
-    was = evaluate(kept, kept.arms)
-    would = evaluate(rebuilt.engine.scores, rebuilt.engine.scores.arms)
+    was = evaluate(kept, kept.arms, base=to)
+    would = evaluate(rebuilt.engine.scores, rebuilt.engine.scores.arms, base=to, slices=asked)
     shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)
     out.print(f"same rows, same order ({rebuilt.steps:,} steps, {rebuilt.rows:,} rows), with {shown}")
     print_totals(out, was, title="as it was")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from crc32c import crc32c
+from numpy.typing import NDArray
 
 from models.batch import Batch
 from models.trainer import ReleaseReport, StepResult, Trainer
@@ -90,6 +91,8 @@ class Engine:
     score_skipped
         A step that was rolled back goes to the score log without scores (NaN): engines that run the same steps then
         have the same rows there, one by one.
+    note
+        Gives the score log's notes on the scored rows of a batch, from the batch and which of its rows were scored.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Engine:
         on_checkpoint: Callable[[Positions], None] | None = None,
         on_skipped: Callable[[Batch, str], None] | None = None,
         score_skipped: bool = False,
+        note: Callable[[Batch, NDArray[np.intp]], Mapping[str, NDArray[Any]]] | None = None,
         live_tpm: bool = False,
     ) -> None:
         self.trainer = trainer
@@ -118,6 +122,7 @@ class Engine:
         self.on_checkpoint = on_checkpoint
         self.on_skipped = on_skipped
         self.score_skipped = score_skipped
+        self.note = note
         self.step = -1
         self.clock = 0
         self.positions = Positions()
@@ -357,6 +362,7 @@ class Engine:
             "list_id": nothing if rows.list_id is None else rows.list_id,
             "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
             **{f"p_{arm}": p for arm, p in result.scores.items()},
+            **({} if self.note is None else self.note(batch, result.scored)),
         }
         self._until_room("score log", lambda: self.scores.append(columns))
 

@@ -130,6 +130,11 @@ class EventDecoder:
     oracle_field
         Optional field with the true click probability; None: ``Batch.oracle`` is None.
 
+    Attributes
+    ----------
+    watch
+        Called with the columns of all events that are decoded, before their ids are hashed; None: nobody looks.
+
     Examples
     --------
     >>> from models.settings import FeatureSpec
@@ -156,6 +161,7 @@ class EventDecoder:
         self.limits = Limits(max_string, ts_min_ms, ts_max_ms)
         self.list_field = list_field
         self.oracle_field = oracle_field
+        self.watch: Callable[[Columns], None] | None = None
         fields = EventFields(self.schema, list_field, oracle_field)
         self._fields = fields
         self._struct = fields.struct()
@@ -276,6 +282,8 @@ class EventDecoder:
         return self._finish(columns, np.arange(len(frame), dtype=np.int64), [])
 
     def _finish(self, columns: Columns, index: NDArray[np.int64], rejects: list[Reject]) -> Decoded:
+        if self.watch is not None:
+            self.watch(columns)
         batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field)
         faults = columns.faults.items()
         if faults:

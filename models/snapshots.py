@@ -100,6 +100,20 @@ class SnapshotHistory:
         allowed = _allowed(batch, self._last_ts)
         return self._kind("user", batch.user, allowed), self._kind("item", batch.item, allowed)
 
+    def present(self, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each row's user, and its item, has a vector in any month that the row sees, ``(n,)`` each."""
+        allowed = _allowed(batch, self._last_ts)
+        return self._present("user", batch.user, allowed), self._present("item", batch.item, allowed)
+
+    def _present(
+        self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_]:
+        if self._store is None or not self._months:
+            return np.zeros(len(ids), np.bool_)
+        unique, inverse = np.unique(ids, return_inverse=True)
+        mask = self._store.lookup(kind, unique, self._months)[1][inverse]
+        return np.asarray((mask if allowed is None else mask & allowed).any(axis=1))
+
     def _kind(self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None) -> HistoryInput:
         unique, inverse = np.unique(ids, return_inverse=True)
         if self._months:

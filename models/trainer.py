@@ -354,6 +354,11 @@ class Trainer:
         model = self.arms[arm]
         return _predict(model, [model.prepare(self.encoder.encode(part), part) for part in parts])
 
+    def tpm_present(self, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Whether CPM finds a TPM vector of each row's user, and of its item; None while it reads no snapshot."""
+        reader = self.arms["cpm"].reader
+        return reader.present(batch) if self.cpm_months and isinstance(reader, SnapshotHistory) else None
+
     def _served(self, batch: Batch) -> NDArray[np.float32]:
         mode = self.model.transfer
         if mode in ("linked", "stack") and not self.schedule.warm():

@@ -13,6 +13,7 @@ import numpy as np
 
 from models.batch import DOMAIN_NAMES
 from replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
+from replay.feature_slices import FeatureSlice
 from replay.metrics import rela_impr, summary
 from replay.parted import PART_ROWS, Cut, PartedRows, Ranked, scratch
 from replay.scored import (
@@ -26,7 +27,7 @@ from replay.scored import (
     days_of,
     survey,
 )
-from replay.slices import SLICES, Slicer
+from replay.slices import TPM, Coding, Slicer
 from state.score_log import ScoreLog
 
 __all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
@@ -42,6 +43,7 @@ def evaluate(
     arms: Sequence[str],
     *,
     base: str = "ads_only",
+    slices: Sequence[FeatureSlice] = (),
     samples: int = 1000,
     day_samples: int = 200,
     seed: int = 0,
@@ -63,6 +65,8 @@ def evaluate(
         Names of the arms; one that scored no row of a domain does not appear there.
     base
         The arm that the others are compared with; where it is absent, the first one that is there.
+    slices
+        Features to part the rows by; the rows hold their columns. ``s_tpm``, where they hold it, is one more slice.
     samples, day_samples
         Bootstrap draws for the whole, and for a day or a slice.
     seed
@@ -84,7 +88,7 @@ def evaluate(
         ``calibration[domain][arm]``
             ``predicted, observed, rows`` of twenty groups of equally many rows.
         ``slices``
-            A list of ``slice, value, domain, arm`` (see :data:`replay.slices.SLICES`), with the figures of the arm on
+            A list of ``slice, value, domain, arm`` (see :data:`replay.slices.BUILT_IN`), with the figures of the arm on
             those rows, bounds of its GAUC, and ``difference, low, high`` to the base; None for the base itself, and for
             what cannot be computed.
         ``left_out[domain]``
@@ -106,34 +110,64 @@ def evaluate(
     out |= {k: {} for k in ("base", "left_out", "totals", "differences", "days", "calibration")}
     out["slices"] = []
     with scratch(folder) as made:
+        shapes = survey(source, arms)
         judges = [
-            _Judge(shape, made / str(shape.domain), base, samples, day_samples, seed, part_rows)
-            for shape in survey(source, arms)
+            _Judge(shape, made / str(shape.domain), base, further, samples, day_samples, seed, part_rows)
+            for shape, further in zip(shapes, _codings(source, shapes, slices), strict=True)
         ]
         for day, columns in source.days() if judges else ():
             for judge in judges:
                 judge.add(day, columns)
         for judge in judges:
             judge.finish(out)
+    if {row["value"] for row in out["slices"] if row["slice"] == TPM.name} == {TPM.values[-1]}:
+        # No snapshot was ever read.
+        out["slices"] = [row for row in out["slices"] if row["slice"] != TPM.name]
     return out
+
+
+def _codings(
+    source: ScoredDays, shapes: Sequence[Shape], slices: Sequence[FeatureSlice]
+) -> list[list[Coding]]:
+    """How the rows of each domain are parted beside the slices that every log has; a pass over the rows, if asked for."""
+    tallies = [[asked.tally(shape.rows) for asked in slices] for shape in shapes]
+    columns = [asked.column for asked in slices]
+    tpm = False
+    for _, day in source.days():
+        tpm = TPM.column in day
+        if not slices:
+            break
+        for shape, of_domain in zip(shapes, tallies, strict=True):
+            rows, _ = common_rows(day, shape, columns)
+            for column, tally in zip(columns, of_domain, strict=True):
+                tally.add(rows.notes[column])
+    return [[*([TPM] if tpm else []), *(tally.coding() for tally in of_domain)] for of_domain in tallies]
 
 
 class _Judge:
     """One domain: rows come in day by day, figures go out at the end."""
 
     def __init__(
-        self, shape: Shape, folder: Path, base: str, samples: int, day_samples: int, seed: int, part_rows: int
+        self,
+        shape: Shape,
+        folder: Path,
+        base: str,
+        further: Sequence[Coding],
+        samples: int,
+        day_samples: int,
+        seed: int,
+        part_rows: int,
     ) -> None:
         self.shape, self.base = shape, base if base in shape.arms else shape.arms[0]
         self._samples, self._day_samples, self._seed = samples, day_samples, seed
         self._folder, self._part_rows = folder, part_rows
-        self._slicer = Slicer()
+        self._slicer, self._notes = Slicer(further), [coding.column for coding in further]
         self._parted: PartedRows | None = None
         self._left_out = 0
         self._days: list[dict[str, Any]] = []
 
     def add(self, day: int, columns: Columns) -> None:
-        rows, left_out = common_rows(columns, self.shape)
+        rows, left_out = common_rows(columns, self.shape, self._notes)
         self._left_out += left_out
         if self._parted is None:
             self._folder.mkdir()
@@ -142,7 +176,7 @@ class _Judge:
                 self._folder,
                 dtypes,
                 self.shape.rows,
-                len(SLICES),
+                len(self._slicer.values),
                 lists=self.shape.lists,
                 part_rows=self._part_rows,
             )
@@ -164,8 +198,8 @@ class _Judge:
         )
         named = [
             (Cut(column, code), {"slice": name, "value": value, "domain": domain})
-            for column, name in enumerate(SLICES)
-            for code, value in enumerate(Slicer.values[name])
+            for column, (name, values) in enumerate(self._slicer.values.items())
+            for code, value in enumerate(values)
         ]
         cuts = [_ALL, *(cut for cut, _ in named)]
         ranked, lists = parted.ranked(cuts), parted.lists()

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from models.batch import Batch
+from models.events import EventDecoder
 from replay.event_order import EventOrder, Stream
 from replay.files import milliseconds
 from replay.kafka_log import KafkaLog
@@ -59,6 +60,10 @@ class KafkaSource:
     def name(self) -> str:
         """How reports call it."""
         return f"Kafka topics {', '.join(sorted(self.log.topics))}"
+
+    @property
+    def decoder(self) -> EventDecoder:
+        return self.log.decoder
 
     @property
     def stragglers(self) -> int:

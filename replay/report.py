@@ -187,6 +187,7 @@ def _section(domain: str, result: ReplayResult, releases: Sequence[int]) -> Iter
         yield "<details><summary>Day by day</summary>"
         yield from _days_table(days, arms)
         yield "</details>\n"
+    yield from _slice_tables(domain, result)
 
 
 def _totals_table(domain: str, result: ReplayResult) -> Iterator[str]:
@@ -281,6 +282,42 @@ def _slice_plots(
         title = "Gain by ad history" if domain == "ad" else "Gain by history"
         caption = f"GAUC against {_name(result['base'][domain])}, by how many earlier {kind} of the user were scored."
         yield _figure(title, f"{caption} Bars: 95%, paired over users.", drawing)
+
+
+_SLICE_TITLES = {
+    "user_rows": "By earlier {kind} of the user",
+    "user_gap": "By time since the user's last {one}",
+    "item_rows": "By earlier {kind} of the item",
+    "item_gap": "By time since the item's last {one}",
+    "tpm": "By TPM vector: of the user, of the item",
+}
+
+
+def _slice_tables(domain: str, result: ReplayResult) -> Iterator[str]:
+    """Every slice as a table, one line a value and arm; those that were asked for stand open."""
+    by_slice: dict[str, list[Figures]] = {}
+    for row in result["slices"]:
+        if row["domain"] == domain:
+            by_slice.setdefault(row["slice"], []).append(row)
+    kind, one = ("ads", "ad") if domain == "ad" else ("natural rows", "natural row")
+    head = ["Value", "Arm", "Rows", "Clicks", "GAUC", f"against {_name(result['base'][domain])}"]
+    head += ["Users covered", "AUC", "Log loss", "NE", "PCOC"]
+    for name, rows in by_slice.items():
+        built_in = name in _SLICE_TITLES
+        title = _SLICE_TITLES[name].format(kind=kind, one=one) if built_in else f"By {escape(name)}"
+        yield f"<details{'' if built_in else ' open'}><summary>{title}</summary>"
+        yield '<div class="scroll tall" tabindex="0"><table><thead><tr>'
+        yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
+        for row in rows:
+            f = {k: math.nan if v is None else v for k, v in row.items()}
+            compared = None if row["difference"] is None else {**f, "value": f["difference"]}
+            cells = [_name(row["arm"]), f"{row['n']:,}", f"{row['clicks']:,}"]
+            cells += [f"{_f(f['gauc'])}<small>{_f(f['gauc_low'])} to {_f(f['gauc_high'])}</small>"]
+            cells += [_difference(compared), _percent(f["user_coverage"]), _f(f["auc"]), _f(f["log_loss"])]
+            cells += [_f(f["normalized_entropy"]), _f(f["pcoc"], 3)]
+            yield f'<tr><th scope="row">{escape(row["value"])}</th>'
+            yield "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
+        yield "</tbody></table></div></details>\n"
 
 
 def _figure(title: str, caption: str, svg: str) -> str:

@@ -44,6 +44,11 @@ class Log(Protocol):
         ...
 
     @property
+    def decoder(self) -> EventDecoder:
+        """What its events go through."""
+        ...
+
+    @property
     def stragglers(self) -> int:
         """Rows given out so far that came further behind than the log's window."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,7 +70,7 @@ def days_of(rows: Columns | ScoreLog | ScoredDays) -> ScoredDays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredRows:
-    """Rows of one domain that every arm scored."""
+    """Rows of one domain that every arm scored; ``notes``: further columns of the score log."""
 
     ts: NDArray[np.int64]
     user: NDArray[Any]
@@ -78,6 +78,7 @@ class ScoredRows:
     label: NDArray[Any]
     list_id: NDArray[Any] | None
     scores: dict[str, NDArray[Any]]
+    notes: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -90,6 +91,7 @@ class ScoredRows:
             self.label[rows],
             None if self.list_id is None else self.list_id[rows],
             {arm: p[rows] for arm, p in self.scores.items()},
+            {name: values[rows] for name, values in self.notes.items()},
         )
 
 
@@ -139,8 +141,8 @@ def survey(source: ScoredDays, arms: Sequence[str]) -> list[Shape]:
     ]
 
 
-def common_rows(columns: Columns, shape: Shape) -> tuple[ScoredRows, int]:
-    """The rows of a domain that all of its arms scored, and how many only some of them did."""
+def common_rows(columns: Columns, shape: Shape, notes: Sequence[str] = ()) -> tuple[ScoredRows, int]:
+    """The rows of a domain that all of its arms scored, with the named further columns, and how many only some of them did."""
     here = columns["domain"] == shape.domain
     nothing = np.full(int(here.sum()), np.nan, np.float32)
     scores = {a: columns[f"p_{a}"][here] if f"p_{a}" in columns else nothing for a in shape.arms}
@@ -155,5 +157,6 @@ def common_rows(columns: Columns, shape: Shape) -> tuple[ScoredRows, int]:
         columns["label"][here],
         columns["list_id"][here] if shape.lists else None,
         scores,
+        {name: columns[name][here] for name in notes},
     )
     return rows.take(common), int(some.sum() - common.sum())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +12,52 @@ from numpy.typing import NDArray
 from models.id_map import IdMap
 from replay.scored import ScoredRows
 
-__all__ = ["SLICES", "Slicer", "earlier_rows"]
+__all__ = ["BUILT_IN", "SLICES", "TPM", "Coding", "Slicer", "earlier_rows"]
 
 HOUR_MS = 3_600_000
 
 SLICES = ("user_rows", "user_gap", "item_rows", "item_gap")
 """Earlier scored rows of the row's user (item), and the time since the last of them, within the domain."""
 
+BUILT_IN = (*SLICES, "tpm")
+"""Slices that need no asking; ``tpm``, where the models read TPM snapshots."""
+
 _COUNTS = ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 and more")
 _COUNT_EDGES = np.array([1, 10, 100, 1_000])
 _GAPS = ("first seen", "under 1 h", "1 to 24 h", "1 to 7 days", "over 7 days")
 _GAP_EDGES = np.array([0, HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS])
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How the rows are parted by one column of the score log.
+
+    Attributes
+    ----------
+    name
+        Of the slice.
+    column
+        Of the score log.
+    values
+        Names; a row's code is an index into them.
+    codes
+        The column's values to their codes.
+    """
+
+    name: str
+    column: str
+    values: tuple[str, ...]
+    codes: Callable[[NDArray[Any]], NDArray[np.uint8]]
+
+
+def _as_kept(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return values.astype(np.uint8)
+
+
+TPM = Coding(
+    "tpm", "s_tpm", ("neither", "user only", "item only", "user and item", "no snapshot yet"), _as_kept
+)
+"""Whether the row's user and item had a TPM vector in the snapshots that CPM read (bit 0: user, bit 1: item)."""
 
 
 def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -90,10 +126,15 @@ class _Seen:
 class Slicer:
     """Which value of each slice the rows of one domain have; asked day by day, oldest first.
 
+    Parameters
+    ----------
+    further
+        Slices beside those in :data:`SLICES`, by columns that the rows bring along.
+
     Attributes
     ----------
     values
-        Names of the values of each slice in :data:`SLICES`; a row's code is an index into them.
+        Names of the values of each slice; a row's code is an index into them.
 
     Examples
     --------
@@ -103,17 +144,19 @@ class Slicer:
     ['0', '1 to 9']
     """
 
-    values: ClassVar[dict[str, Sequence[str]]] = dict(zip(SLICES, (_COUNTS, _GAPS) * 2, strict=True))
-
-    def __init__(self) -> None:
+    def __init__(self, further: Sequence[Coding] = ()) -> None:
         self._seen = {"user": _Seen(), "item": _Seen()}
+        self._further = tuple(further)
+        self.values: dict[str, Sequence[str]] = dict(zip(SLICES, (_COUNTS, _GAPS) * 2, strict=True))
+        self.values |= {coding.name: coding.values for coding in further}
 
     def codes(self, rows: ScoredRows) -> NDArray[np.uint8]:
-        """Codes ``(n, len(SLICES))`` of the rows of a day; without items those two are those of the users."""
-        out = []
+        """Codes ``(n, len(values))`` of the rows of a day; without items those two are those of the users."""
+        out: list[NDArray[Any]] = []
         for name, seen in self._seen.items():
             key = rows.user if name == "user" or rows.item is None else rows.item
             counts, gaps = seen.observe(key, rows.ts)
             out.append(np.searchsorted(_COUNT_EDGES, counts, side="right"))
             out.append(np.searchsorted(_GAP_EDGES, gaps, side="right"))
+        out += [coding.codes(rows.notes[coding.column]) for coding in self._further]
         return np.stack(out, axis=1).astype(np.uint8)

@@ -15,11 +15,20 @@ from state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
 
 __all__ = ["ScoreLog"]
 
+_ROW = (
+    ("ts", "<i8"),
+    ("user", "<u8"),
+    ("item", "<u8"),
+    ("domain", "u1"),
+    ("label", "u1"),
+    ("list_id", "<u8"),
+    ("oracle", "<f8"),
+)
 _DEFAULTS = {"list_id": 0, "oracle": np.nan}
 
 
 class ScoreLog:
-    """Rows ``ts, user, item, domain, label, list_id, oracle, p_<arm>...`` in the order they were scored.
+    """Rows ``ts, user, item, domain, label, list_id, oracle, p_<arm>...``, notes, in the order they were scored.
 
     Parameters
     ----------
@@ -29,28 +38,25 @@ class ScoreLog:
         Names of the arms, one column ``p_<arm>`` each. May be left out where the folder exists.
     read_only
         For a reader beside a living writer.
+    notes
+        Further columns with their types, whatever the rows are to be parted by later. Found in the folder where
+        ``arms`` are.
     """
 
     def __init__(
-        self, folder: Path | None, arms: Sequence[str] | None = None, read_only: bool = False
+        self,
+        folder: Path | None,
+        arms: Sequence[str] | None = None,
+        read_only: bool = False,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         if arms is None:
             if folder is None:
                 raise ValueError("a score log in memory needs the names of its arms")
-            arms = _arms_of(Path(folder))
+            arms, notes = _columns_of(Path(folder))
         self.arms = tuple(arms)
-        dtype = np.dtype(
-            [
-                ("ts", "<i8"),
-                ("user", "<u8"),
-                ("item", "<u8"),
-                ("domain", "u1"),
-                ("label", "u1"),
-                ("list_id", "<u8"),
-                ("oracle", "<f8"),
-                *((f"p_{arm}", "<f4") for arm in self.arms),
-            ]
-        )
+        scores = ((f"p_{arm}", "<f4") for arm in self.arms)
+        dtype = np.dtype([*_ROW, *scores, *(notes or {}).items()])
         self._dtype = dtype
         self._log: RowLogLike = (
             MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, read_only=read_only)
@@ -108,11 +114,13 @@ class ScoreLog:
         self._log.close()
 
 
-def _arms_of(folder: Path) -> list[str]:
+def _columns_of(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Arms and notes of a folder."""
     path = folder / "schema.json"
     if not path.exists():
         raise StateError(
             f"there is no score log in {folder}; name the state folder of a run that has scored rows"
         )
-    names = [field[0] for field in json.loads(path.read_bytes())["dtype"]]
-    return [name.removeprefix("p_") for name in names if name.startswith("p_")]
+    further = [(n, t) for n, t in json.loads(path.read_bytes())["dtype"] if n not in dict(_ROW)]
+    arms = [name.removeprefix("p_") for name, _ in further if name.startswith("p_")]
+    return arms, {name: dtype for name, dtype in further if not name.startswith("p_")}

@@ -1,0 +1,213 @@
+"""``ecdctr replay --slice``, ``--base``: what they say against the events themselves, and that they survive an interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ecdctr import build
+from ecdctr.arms import asked_arms
+from ecdctr.cli import app
+from ecdctr.commands import train_tpm
+from ecdctr.replaying import ReplayOptions, replay_source
+from ecdctr.settings import load_settings
+from models.encode import hash_ids
+from replay.simulator import Simulator
+from state.errors import ConfigError, StateError
+from state.score_log import ScoreLog
+
+SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
+SETTINGS = (
+    "model.threads=1",
+    "model.natural_batch=128",
+    "model.ad_batch=64",
+    "model.hidden=[16]",
+    "schedule.release_every=1d",
+    "schedule.gate=false",
+)
+SLICES = ("category", "x", "hour")
+ARMS = {"arms": "full,ads-only,mixed", "variants": ["small:model.dim=4,model.hidden=[8]"]}
+
+
+def run(folder, *more, source=SMALL, arms=None, **options):
+    out, err = (Console(file=io.StringIO(), width=100) for _ in range(2))
+    loaded = load_settings(None, (*SETTINGS, *more), environ={})
+    asked = asked_arms(**arms) if arms else asked_arms(None)
+    return replay_source(out, err, loaded, source, folder, ReplayOptions(arms=asked, **options))
+
+
+def scores(folder):
+    return ScoreLog(folder / "state" / "scores", read_only=True).read()
+
+
+@pytest.fixture(scope="module")
+def events():
+    simulator = Simulator(days=8, live_from=4, users=300, items=80, natural_per_day=1_500, ads_per_day=200)
+    return pl.concat(simulator.frames())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    options = {"arms": ARMS, "slices": SLICES, "base": "mixed", "csv": True}
+    return run(folder, "model.history=none", **options) | {"folder": folder}
+
+
+def test_each_value_has_its_rows_under_its_own_name(whole, events):
+    ads = events.filter(pl.col("domain") == 1)
+    slices = pl.read_parquet(whole["folder"] / "slices.parquet").filter(domain="ad", arm="actr")
+    wanted = ads.group_by(value=pl.col("category").cast(pl.String)).agg(
+        n=pl.len(), clicks=pl.col("label").sum()
+    )
+    found = slices.filter(slice="category").select("value", "n", "clicks")
+    assert found.height == wanted.height
+    assert sorted(found.rows()) == sorted(wanted.rows())
+    assert found["n"].to_list() == sorted(found["n"], reverse=True)
+    hour = pl.from_epoch("ts", time_unit="ms").dt.hour().cast(pl.String)
+    by_hour = ads.group_by(value=hour).agg(n=pl.len(), clicks=pl.col("label").sum())
+    assert sorted(slices.filter(slice="hour").select("value", "n", "clicks").rows()) == sorted(by_hour.rows())
+    assert slices.filter(slice="x")["n"].sum() == len(ads)
+    assert slices.filter(slice="x").height == 5
+
+
+def test_all_arms_stand_in_every_form(whole):
+    folder = whole["folder"]
+    table = pl.read_parquet(folder / "slices.parquet").filter(domain="ad", slice="category")
+    assert set(table["arm"]) == {"actr", "ads_only", "mixed", "small", "oracle"}
+    assert set(pl.read_csv(folder / "slices.csv")["slice"]) >= set(SLICES)
+    page = (folder / "report.html").read_text()
+    assert "<details open><summary>By category</summary>" in page
+    assert "By earlier ads of the user" in page
+    assert set(scores(folder)) >= {"f_category", "f_x", "f_hour"}
+    assert not any(
+        n.startswith("f_") for n in ScoreLog(folder / "state/arms/small/scores", read_only=True).columns
+    )
+
+
+def test_differences_are_to_the_arm_that_was_asked_for(whole):
+    result = whole["result"]
+    assert result["base"]["ad"] == "mixed"
+    assert set(result["differences"]["ad"]) == {"actr", "ads_only", "small"}
+    gauc = {arm: figures["gauc"] for arm, figures in result["totals"]["ad"].items()}
+    got = result["differences"]["ad"]["ads_only"]
+    assert got["value"] == pytest.approx(gauc["ads_only"] - gauc["mixed"], abs=1e-12)
+    assert "against mixed" in (whole["folder"] / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stops", [(1_500, 4_000)])
+def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch, stops):
+    from replay import rows as module
+
+    before = module.SourceLog.batches
+    asked = {"arms": ARMS, "slices": SLICES, "base": "mixed", "resume": True}
+    for rows in stops:
+        pressed = []
+
+        def batches(log, rows=rows, pressed=pressed):
+            done = 0
+            for batch in before(log):
+                yield batch
+                done += len(batch)
+                if done >= rows and not pressed:
+                    pressed.append(True)
+                    signal.raise_signal(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.SourceLog, "batches", batches)
+            assert run(tmp_path, "model.history=none", **asked)["meta"]["interrupted"]
+    with pytest.raises(StateError, match="begun with --slice 'category,x,hour', now it is None"):
+        run(tmp_path, "model.history=none", **{**asked, "slices": ()})
+    done = run(tmp_path, "model.history=none", **asked)
+    assert json.dumps(done["result"]) == json.dumps(whole["result"])
+    ours, theirs = scores(tmp_path), scores(whole["folder"])
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_tpm_vectors_are_looked_for_where_the_model_reads_them(tmp_path, events):
+    more = ("model.history=attention", f'state.folder="{tmp_path / "worker"}"', "tpm.month=2d")
+    loaded = load_settings(None, (*SETTINGS, *more), environ={})
+    quiet = Console(quiet=True)
+    months = train_tpm(quiet, quiet, loaded, SMALL)
+    done = run(tmp_path / "out", *more)
+    kept = scores(tmp_path / "out")
+    snapshots = build.snapshot_store(loaded.settings)
+    assert months
+    known = {
+        kind: np.unique(np.concatenate(list(snapshots.iter_ids(kind, months)))) for kind in ("user", "item")
+    }
+    user, item = (np.isin(kept[kind], known[kind]) for kind in ("user", "item"))
+    assert 0 < user.sum() < len(user) or 0 < item.sum() < len(item)
+    read = kept["s_tpm"] < 4
+    assert read.any()
+    np.testing.assert_array_equal(kept["s_tpm"][read], (user + 2 * item)[read])
+    ads = kept["domain"] == 1
+    found = {
+        row["value"]: row["n"]
+        for row in done["result"]["slices"]
+        if (row["slice"], row["domain"], row["arm"]) == ("tpm", "ad", "actr")
+    }
+    names = ("neither", "user only", "item only", "user and item", "no snapshot yet")
+    counted = {name: int((kept["s_tpm"][ads] == code).sum()) for code, name in enumerate(names)}
+    assert found == {name: n for name, n in counted.items() if n}
+    some = hash_ids({"u": events["user_id"].cast(pl.String).unique()})["u"]
+    assert np.isin(kept["user"], some).all()
+
+
+def test_without_being_asked_nothing_is_kept(tmp_path):
+    done = run(tmp_path, "model.history=none", until="2026-01-06")
+    assert not any(name.startswith(("f_", "s_")) for name in scores(tmp_path))
+    assert {row["slice"] for row in done["result"]["slices"]} == {
+        "user_rows",
+        "user_gap",
+        "item_rows",
+        "item_gap",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"slices": ("categories",)},
+            r"--slice 'categories'.*there are user, item, category, slot, hour, x\.",
+        ),
+        ({"base": "mixed"}, r"--base 'mixed'.*there are full, ads-only, cpm"),
+        ({"base": "big", "arms": ARMS}, r"--base 'big'.*there are full, ads-only, mixed, small$"),
+    ],
+)
+def test_what_there_is_not_is_answered_with_what_there_is(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, "model.history=none", **options)
+    assert not (tmp_path / "state" / "scores").exists()
+
+
+def test_the_command_takes_them(tmp_path):
+    ask = [
+        "replay",
+        SMALL,
+        "--out",
+        str(tmp_path),
+        "--until",
+        "2026-01-06",
+        "--slice",
+        "slot",
+        "--slice",
+        "x",
+        "--base",
+        "full",
+    ]
+    for text in (*SETTINGS, "model.history=none"):
+        ask += ["--set", text]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "report.json").read_text())["result"]
+    assert {"slot", "x"} <= {row["slice"] for row in result["slices"]}
+    assert result["base"]["ad"] == "actr"
