@@ -20,10 +20,12 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import replay_journal, replay_source
+from ecdctr.replaying import ReplayOptions
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from models.engine import audit
 from replay.gauc import gauc
 from replay.simulator import Simulator
+from state.errors import ConfigError
 from state.journal import Journal
 from state.score_log import ScoreLog
 from streams.broker import EmbeddedBroker
@@ -181,9 +183,8 @@ def test_the_rebuilt_model_is_identical(run):
 
 def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     settings, _, frame, _ = run
-    result = replay_source(
-        Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, quiet=True
-    )
+    options = ReplayOptions(quiet=True, slices=("category", "x"))
+    result = replay_source(Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, options)
     live = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     value = gauc(live["label"], live["p_actr"], live["user"])
     offline = result["result"]["totals"]["ad"]["actr"]
@@ -196,17 +197,33 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
         assert float(np.sqrt(np.mean(difference.astype(np.float64) ** 2))) < apart, arm
     control = gauc(live["label"], live["p_ads_only"], live["user"]).value
     assert abs(result["result"]["totals"]["ad"]["ads_only"]["gauc"] - control) < 0.002
+    # Names are those of the messages: of each of them, the rows that it has in the log.
+    assert by_category(result["result"]) == dict(categories(frame).rows())
+
+
+def categories(frame):
+    return frame.filter(pl.col("domain") == 1).group_by(pl.col("category").cast(pl.String)).len()
+
+
+def by_category(result):
+    rows = (row for row in result["slices"] if (row["slice"], row["domain"]) == ("category", "ad"))
+    return {row["value"]: row["n"] for row in rows if row["arm"] == "ads_only"}
 
 
 def test_other_settings_on_the_same_rows_are_scored_beside_what_was(run, tmp_path):
-    settings, _, _, _ = run
+    settings, _, frame, _ = run
     other = settings.model_copy(update={"model": settings.model.model_copy(update={"lr": 0.01})})
     out = Console(record=True, width=120)
     loaded = Loaded(other, {"model.lr": "--set"})
-    assert replay_journal(out, Console(stderr=True), loaded, tmp_path) == 0
+    assert replay_journal(out, Console(stderr=True), loaded, tmp_path, slices=("category",), base="full") == 0
     text = out.export_text()
     assert "same rows, same order" in text and "model.lr = 0.01" in text
     assert "as it was" in text and "as it would have been" in text
     scored = [line for line in text.splitlines() if line.strip().startswith("ads_only")]
     assert len(scored) == 2 and scored[0] != scored[1], "another rate predicts otherwise"
     assert (tmp_path / "report.html").is_file()
+    report = json.loads((tmp_path / "report.json").read_text())["result"]
+    assert report["base"]["ad"] == "actr"
+    assert by_category(report) == dict(categories(frame).rows())
+    with pytest.raises(ConfigError, match="--set KEY=VALUE"):
+        replay_journal(out, Console(stderr=True), Loaded(settings, {}), tmp_path, slices=("category",))
