@@ -48,7 +48,10 @@ class BufferedScores(ScoreLog):
         super().truncate(sizes)
 
     def flush(self, fsync: bool = False) -> None:
-        self._write()
+        if not fsync:
+            self._write()
+        # Else it is a checkpoint's thread that asks, for rows that were written when their number was taken: those that
+        # wait are of the thread that appends.
         super().flush(fsync)
 
     def close(self) -> None:
