@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,18 +270,14 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
         trainer,
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
-        scores=ScoreLog(None, arms(settings), notes=notes.columns),
+        scores=ScoreLog(None, arms(settings), notes=notes.columns, fill=notes.fill(trainer)),
         ad_window=window,
         settings=never,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
-        note=_note(notes, trainer),
+        note=notes.of if notes.slices else None,
         live_tpm=_learns_live(settings),
     )
-
-
-def _note(notes: RowNotes, trainer: Trainer) -> Callable[..., dict[str, Any]] | None:
-    return partial(notes.of, trainer) if notes.columns else None
 
 
 def replay_engine(
@@ -315,12 +310,12 @@ def replay_engine(
         trainer,
         journal=NoJournal(),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
-        scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns),
+        scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns, fill=notes.fill(trainer)),
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
-        note=_note(notes, trainer),
+        note=notes.of if notes.slices else None,
         live_tpm=live,
     )
 

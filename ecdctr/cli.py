@@ -245,7 +245,7 @@ def replay(
             metavar="FEATURE",
             help="Figures by a configured feature, too: its 24 most frequent values by name, five ranges of a number, how many "
             "ids a bag has. Repeatable. Without asking: by earlier rows of the user and of the item, time since the last of "
-            "them, and TPM vector present or not.",
+            "them (in ads, and in both streams), TPM vector present or not.",
         ),
     ] = None,
     base: Annotated[

@@ -31,9 +31,10 @@ from replay.feature_slices import feature_slices
 from replay.files import milliseconds
 from replay.kafka_source import KafkaSource
 from replay.row_notes import RowNotes
-from replay.rows import Log, RowFilter, steps_of
+from replay.rows import ADS, Log, RowFilter, steps_of
 from replay.run import Playback, play
 from replay.side_by_side import SideBySide
+from replay.stream_gaps import StreamGaps
 from state.errors import ConfigError, DataError
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
@@ -121,20 +122,23 @@ def replay_source(
         others = options.arms.beside(loaded, settings)
         base = options.arms.base(options.base, settings)
         schema = FeatureSchema(settings.features, settings.model.dim)
-        notes = RowNotes(feature_slices(schema, options.slices), tpm=build.reads_snapshots(settings))
+        gaps, slices = StreamGaps(), feature_slices(schema, options.slices)
+        notes = RowNotes(slices, tpm=build.reads_snapshots(settings), gaps=gaps)
         notes.watch(log.decoder)
         asked = asked_for(
             text,
             settings,
             **{"--from": options.since, "--until": options.until, "--last": options.last},
             **{"--sample-users": options.sample_users, "--arm": options.arms.as_told()},
-            **{"--slice": ",".join(s.name for s in notes.slices) or None},
+            **{"--slice": ",".join(s.name for s in slices) or None},
+            **{"the score log's notes": sorted(notes.columns)},
         )
         rows = _take_up(err, state, log, asked, options)
         before = state.seconds
         every = options.checkpoint_every_s
         arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every, notes=notes)
-        watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine))
+        gaps.skip(arms.engine.positions.get(ADS, 0))
+        watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine), gaps)
         try:
             done = _play(err, arms, log, rows, settings, watch)
             peak = peak_mib()
@@ -145,7 +149,7 @@ def replay_source(
             raise
         facts = {"peak_mib": round(peak), "checks": watch.found(log)}
         shown = options.arms.scored(settings)
-        result = evaluate(arms, shown, base=base, slices=notes.slices, folder=state.folder)
+        result = evaluate(arms, shown, base=base, slices=slices, folder=state.folder)
         written = _report(out_dir, state, arms, log, done, settings, options, facts, result)
         if done.interrupted:
             state.interrupted(done.seconds)
@@ -199,6 +203,7 @@ class _Watch:
 
     features: FeatureProbe
     days: DayCheck
+    gaps: StreamGaps
 
     def found(self, log: Log) -> list[dict[str, Any]]:
         months = self.days.engine.trainer.cpm_months
@@ -210,7 +215,8 @@ def _play(
     err: Console, arms: SideBySide, log: Log, rows: RowFilter, settings: Settings, watch: _Watch
 ) -> Playback:
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-    steps = steps_of(watch.features.watch(rows.apply(log.batches())), **sizes)
+    batches = watch.features.watch(watch.gaps.watch(rows.apply(log.batches())))
+    steps = steps_of(batches, **sizes)
     total = log.count() if rows.takes_all else None
 
     def told() -> None:

@@ -92,7 +92,7 @@ class Engine:
         A step that was rolled back goes to the score log without scores (NaN): engines that run the same steps then
         have the same rows there, one by one.
     note
-        Gives the score log's notes on the scored rows of a batch, from the batch and which of its rows were scored.
+        Gives the score log's notes on scored rows.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Engine:
         on_checkpoint: Callable[[Positions], None] | None = None,
         on_skipped: Callable[[Batch, str], None] | None = None,
         score_skipped: bool = False,
-        note: Callable[[Batch, NDArray[np.intp]], Mapping[str, NDArray[Any]]] | None = None,
+        note: Callable[[Batch], Mapping[str, NDArray[Any]]] | None = None,
         live_tpm: bool = False,
     ) -> None:
         self.trainer = trainer
@@ -322,6 +322,9 @@ class Engine:
         elif entry.kind == "reset":
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == "month":
+            self._until_room(
+                "score log", self.scores.flush
+            )  # what fills its notes looks at the months in use
             self.trainer.use_months(tuple(entry.extra["months"]))
         elif entry.kind == "tpm":
             if self.trainer.tiny is None:
@@ -362,7 +365,7 @@ class Engine:
             "list_id": nothing if rows.list_id is None else rows.list_id,
             "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
             **{f"p_{arm}": p for arm, p in result.scores.items()},
-            **({} if self.note is None else self.note(batch, result.scored)),
+            **({} if self.note is None else self.note(rows)),
         }
         self._until_room("score log", lambda: self.scores.append(columns))
 

@@ -50,11 +50,11 @@ class HistoryReader(Protocol):
         ...
 
 
-def _allowed(batch: Batch, last_ts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """Which months each row is younger than, ``(n, K)``; None when all, which is the rule."""
-    if not len(last_ts) or not len(batch) or batch.ts.min() > last_ts.max():
+    if not len(last_ts) or not len(ts) or ts.min() > last_ts.max():
         return None
-    allowed: NDArray[np.bool_] = batch.ts[:, None] > last_ts[None, :]
+    allowed: NDArray[np.bool_] = ts[:, None] > last_ts[None, :]
     return allowed
 
 
@@ -97,13 +97,15 @@ class SnapshotHistory:
         return self._months
 
     def read(self, batch: Batch) -> tuple[HistoryInput, HistoryInput]:
-        allowed = _allowed(batch, self._last_ts)
+        allowed = _allowed(batch.ts, self._last_ts)
         return self._kind("user", batch.user, allowed), self._kind("item", batch.item, allowed)
 
-    def present(self, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def present(
+        self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each row's user, and its item, has a vector in any month that the row sees, ``(n,)`` each."""
-        allowed = _allowed(batch, self._last_ts)
-        return self._present("user", batch.user, allowed), self._present("item", batch.item, allowed)
+        allowed = _allowed(ts, self._last_ts)
+        return self._present("user", user, allowed), self._present("item", item, allowed)
 
     def _present(
         self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None
@@ -177,7 +179,7 @@ class MergedHistory:
         return self._months
 
     def read(self, batch: Batch) -> tuple[HistoryInput, HistoryInput]:
-        allowed = _allowed(batch, self._last_ts)
+        allowed = _allowed(batch.ts, self._last_ts)
         return self._kind("user", batch.user, allowed), self._kind("item", batch.item, allowed)
 
     def lookup(self, kind: Kind, ids: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -354,10 +354,14 @@ class Trainer:
         model = self.arms[arm]
         return _predict(model, [model.prepare(self.encoder.encode(part), part) for part in parts])
 
-    def tpm_present(self, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    def tpm_present(
+        self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
         """Whether CPM finds a TPM vector of each row's user, and of its item; None while it reads no snapshot."""
         reader = self.arms["cpm"].reader
-        return reader.present(batch) if self.cpm_months and isinstance(reader, SnapshotHistory) else None
+        if not self.cpm_months or not isinstance(reader, SnapshotHistory):
+            return None
+        return reader.present(ts, user, item)
 
     def _served(self, batch: Batch) -> NDArray[np.float32]:
         mode = self.model.transfer

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.batch import DOMAIN_NAMES
+from models.batch import AD, DOMAIN_NAMES
 from replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
 from replay.feature_slices import FeatureSlice
 from replay.metrics import rela_impr, summary
@@ -27,7 +27,7 @@ from replay.scored import (
     days_of,
     survey,
 )
-from replay.slices import TPM, Coding, Slicer
+from replay.slices import TPM, USER_GAP_BOTH, Coding, Slicer
 from state.score_log import ScoreLog
 
 __all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
@@ -66,7 +66,7 @@ def evaluate(
     base
         The arm that the others are compared with; where it is absent, the first one that is there.
     slices
-        Features to part the rows by; the rows hold their columns. ``s_tpm``, where they hold it, is one more slice.
+        Features to part the rows by; the rows hold their columns. ``s_tpm`` and ``s_user_gap_both``, where they hold them, are slices, too.
     samples, day_samples
         Bootstrap draws for the whole, and for a day or a slice.
     seed
@@ -132,16 +132,19 @@ def _codings(
     """How the rows of each domain are parted beside the slices that every log has; a pass over the rows, if asked for."""
     tallies = [[asked.tally(shape.rows) for asked in slices] for shape in shapes]
     columns = [asked.column for asked in slices]
-    tpm = False
+    noted: list[Coding] = []
     for _, day in source.days():
-        tpm = TPM.column in day
+        noted = [coding for coding in (USER_GAP_BOTH, TPM) if coding.column in day]
         if not slices:
             break
         for shape, of_domain in zip(shapes, tallies, strict=True):
             rows, _ = common_rows(day, shape, columns)
             for column, tally in zip(columns, of_domain, strict=True):
                 tally.add(rows.notes[column])
-    return [[*([TPM] if tpm else []), *(tally.coding() for tally in of_domain)] for of_domain in tallies]
+    return [
+        [*(c for c in noted if c is TPM or shape.domain == AD), *(tally.coding() for tally in of_domain)]
+        for shape, of_domain in zip(shapes, tallies, strict=True)
+    ]
 
 
 class _Judge:

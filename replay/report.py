@@ -287,6 +287,7 @@ def _slice_plots(
 _SLICE_TITLES = {
     "user_rows": "By earlier {kind} of the user",
     "user_gap": "By time since the user's last {one}",
+    "user_gap_both": "By time since the user's last row, ad or natural",
     "item_rows": "By earlier {kind} of the item",
     "item_gap": "By time since the item's last {one}",
     "tpm": "By TPM vector: of the user, of the item",

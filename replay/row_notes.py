@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import Batch
+from models.batch import AD, Batch
 from models.encode import Columns
 from models.events import EventDecoder
 from models.trainer import Trainer
 from replay.feature_slices import FeatureSlice
-from replay.slices import TPM
+from replay.slices import TPM, USER_GAP_BOTH, gap_codes
+from replay.stream_gaps import StreamGaps
 
 __all__ = ["RowNotes"]
 
@@ -27,6 +29,8 @@ class RowNotes:
         Features that were asked for.
     tpm
         Whether the models read TPM snapshots.
+    gaps
+        Watches both streams; None: nobody does.
 
     Attributes
     ----------
@@ -34,9 +38,13 @@ class RowNotes:
         Columns of the score log, with their types.
     """
 
-    def __init__(self, slices: Sequence[FeatureSlice] = (), *, tpm: bool = False) -> None:
-        self.slices = tuple(slices)
+    def __init__(
+        self, slices: Sequence[FeatureSlice] = (), *, tpm: bool = False, gaps: StreamGaps | None = None
+    ) -> None:
+        self.slices, self.gaps = tuple(slices), gaps
         self.columns = {asked.column: asked.dtype for asked in slices}
+        if gaps is not None:
+            self.columns[USER_GAP_BOTH.column] = "|u1"
         if tpm:
             self.columns[TPM.column] = "|u1"
 
@@ -49,18 +57,32 @@ class RowNotes:
         for asked in self.slices:
             asked.observe(columns)
 
-    def of(self, trainer: Trainer, batch: Batch, scored: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-        """Notes on the scored rows of a batch that the trainer has just been given."""
-        rows = batch if len(scored) == len(batch) else batch.take(scored)
-        notes = {asked.column: asked.of(rows) for asked in self.slices}
-        if TPM.column in self.columns:
-            notes[TPM.column] = _tpm(trainer, rows)
-        return notes
+    def of(self, rows: Batch) -> dict[str, NDArray[Any]]:
+        """What the rows themselves tell."""
+        return {asked.column: asked.of(rows) for asked in self.slices}
+
+    def fill(self, trainer: Trainer) -> Callable[[Mapping[str, Any]], dict[str, NDArray[Any]]] | None:
+        """What the trainer's snapshots and earlier rows tell, of many rows at once: of a step's few it costs as much."""
+        makers: dict[str, Callable[[Mapping[str, Any]], NDArray[Any]]] = {
+            TPM.column: partial(_tpm, trainer),
+            USER_GAP_BOTH.column: self._gap,
+        }
+        filled = {column: make for column, make in makers.items() if column in self.columns}
+        if not filled:
+            return None
+        return lambda rows: {column: make(rows) for column, make in filled.items()}
+
+    def _gap(self, rows: Mapping[str, Any]) -> NDArray[np.uint8]:
+        assert self.gaps is not None
+        codes = np.zeros(len(rows["ts"]), np.uint8)  # of natural rows nobody asks
+        ads = rows["domain"] == AD
+        codes[ads] = gap_codes(self.gaps.take(rows["user"][ads]))
+        return codes
 
 
-def _tpm(trainer: Trainer, rows: Batch) -> NDArray[np.uint8]:
-    present = trainer.tpm_present(rows)
+def _tpm(trainer: Trainer, rows: Mapping[str, Any]) -> NDArray[np.uint8]:
+    present = trainer.tpm_present(rows["ts"], rows["user"], rows["item"])
     if present is None:
-        return np.full(len(rows), len(TPM.values) - 1, np.uint8)
+        return np.full(len(rows["ts"]), len(TPM.values) - 1, np.uint8)
     user, item = present
     return user + np.uint8(2) * item

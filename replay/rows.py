@@ -16,12 +16,13 @@ from models.features import mix64
 from replay.align import Aligner, Chunk, Step
 from replay.source import Source
 
-__all__ = ["Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]
+__all__ = ["ADS", "Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]
 
 T = TypeVar("T")
 
 # Lanes of rows that stand in event order already: one a domain, offsets are row numbers.
-LANES = {("natural", 0): NATURAL, ("ad", 0): AD}
+ADS = ("ad", 0)
+LANES = {("natural", 0): NATURAL, ADS: AD}
 
 _SALT = np.uint64(0x5D3F7A1BC94E6082)
 """So that the users taken have nothing to do with those whose natural rows are scored, nor with any bucket."""

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from models.id_map import IdMap
 from replay.scored import ScoredRows
 
-__all__ = ["BUILT_IN", "SLICES", "TPM", "Coding", "Slicer", "earlier_rows"]
+__all__ = ["BUILT_IN", "SLICES", "TPM", "USER_GAP_BOTH", "Coding", "Slicer", "earlier_rows", "gap_codes"]
 
 HOUR_MS = 3_600_000
 
 SLICES = ("user_rows", "user_gap", "item_rows", "item_gap")
 """Earlier scored rows of the row's user (item), and the time since the last of them, within the domain."""
 
-BUILT_IN = (*SLICES, "tpm")
-"""Slices that need no asking; ``tpm``, where the models read TPM snapshots."""
+BUILT_IN = (*SLICES, "user_gap_both", "tpm")
+"""Slices that need no asking; ``user_gap_both`` for ads, ``tpm`` where the models read TPM snapshots."""
 
 _COUNTS = ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 and more")
 _COUNT_EDGES = np.array([1, 10, 100, 1_000])
@@ -58,6 +58,15 @@ TPM = Coding(
     "tpm", "s_tpm", ("neither", "user only", "item only", "user and item", "no snapshot yet"), _as_kept
 )
 """Whether the row's user and item had a TPM vector in the snapshots that CPM read (bit 0: user, bit 1: item)."""
+
+
+USER_GAP_BOTH = Coding("user_gap_both", "s_user_gap_both", _GAPS, _as_kept)
+"""Time since the last row of an ad's user in either stream, whether that row was scored or not."""
+
+
+def gap_codes(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Codes of times since a last row, ms; -1: there is none."""
+    return np.searchsorted(_GAP_EDGES, gaps, side="right").astype(np.uint8)
 
 
 def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -157,6 +166,6 @@ class Slicer:
             key = rows.user if name == "user" or rows.item is None else rows.item
             counts, gaps = seen.observe(key, rows.ts)
             out.append(np.searchsorted(_COUNT_EDGES, counts, side="right"))
-            out.append(np.searchsorted(_GAP_EDGES, gaps, side="right"))
+            out.append(gap_codes(gaps))
         out += [coding.codes(rows.notes[coding.column]) for coding in self._further]
         return np.stack(out, axis=1).astype(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class ScoreLog:
     notes
         Further columns with their types, whatever the rows are to be parted by later. Found in the folder where
         ``arms`` are.
+    fill
+        Gives notes that the rows do not bring along, of many rows at once when they are written.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ScoreLog:
         arms: Sequence[str] | None = None,
         read_only: bool = False,
         notes: Mapping[str, str] | None = None,
+        fill: Callable[[Mapping[str, Any]], Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         if arms is None:
             if folder is None:
@@ -57,7 +60,7 @@ class ScoreLog:
         self.arms = tuple(arms)
         scores = ((f"p_{arm}", "<f4") for arm in self.arms)
         dtype = np.dtype([*_ROW, *scores, *(notes or {}).items()])
-        self._dtype = dtype
+        self._dtype, self._fill = dtype, fill
         self._log: RowLogLike = (
             MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, read_only=read_only)
         )
@@ -69,6 +72,8 @@ class ScoreLog:
 
     def append(self, columns: Mapping[str, NDArray[Any] | None]) -> None:
         """Add rows; ``list_id``, ``oracle`` and any ``p_<arm>`` may be absent or None (0, NaN, NaN)."""
+        if self._fill is not None:
+            columns = {**columns, **self._fill(columns)}
         unknown = set(columns) - set(self.columns)
         if unknown:
             raise ValueError(f"the score log has no columns {sorted(unknown)}; it has {list(self.columns)}")

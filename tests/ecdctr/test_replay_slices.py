@@ -161,15 +161,32 @@ def test_tpm_vectors_are_looked_for_where_the_model_reads_them(tmp_path, events)
     assert np.isin(kept["user"], some).all()
 
 
-def test_without_being_asked_nothing_is_kept(tmp_path):
-    done = run(tmp_path, "model.history=none", until="2026-01-06")
-    assert not any(name.startswith(("f_", "s_")) for name in scores(tmp_path))
-    assert {row["slice"] for row in done["result"]["slices"]} == {
-        "user_rows",
-        "user_gap",
-        "item_rows",
-        "item_gap",
+def test_staleness_counts_the_rows_of_both_streams(whole, events):
+    moments: dict[str, list[int]] = {}
+    counted = dict.fromkeys(("first seen", "under 1 h", "1 to 24 h", "1 to 7 days", "over 7 days"), 0)
+    for user, ts, domain in events.select("user_id", "ts", "domain").rows():
+        older = [t for t in moments.setdefault(user, []) if t < ts]
+        hours = (ts - older[-1]) / 3_600_000 if older else -1
+        bounds = zip(counted, (0, 1, 24, 168, np.inf), strict=True)
+        if domain == 1:
+            counted[next(name for name, below in bounds if hours < below)] += 1
+        moments[user].append(ts)
+    slices = pl.read_parquet(whole["folder"] / "slices.parquet").filter(slice="user_gap_both", arm="small")
+    assert dict(slices.select("value", "n").rows()) == {k: n for k, n in counted.items() if n}
+    assert set(slices["domain"]) == {"ad"}
+    alone = {
+        r["value"]: r["n"]
+        for r in whole["result"]["slices"]
+        if (r["slice"], r["domain"], r["arm"]) == ("user_gap", "ad", "small")
     }
+    assert counted["first seen"] < alone["first seen"]
+
+
+def test_without_being_asked_no_feature_is_kept(tmp_path):
+    done = run(tmp_path, "model.history=none", until="2026-01-06")
+    assert not any(name.startswith("f_") for name in scores(tmp_path))
+    found = {row["slice"] for row in done["result"]["slices"]}
+    assert found == {"user_rows", "user_gap", "item_rows", "item_gap", "user_gap_both"}
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def test_figures_by_day_and_slice_are_the_same_in_all_forms(whole):
     # The values of a slice part the rows: nothing is left out, nothing counted twice.
     total = result["totals"]["ad"]["actr"]["n"]
     parts = slices.filter(domain="ad", arm="actr").group_by("slice").agg(pl.col("n").sum())
-    assert set(parts["slice"]) == {"user_rows", "item_rows", "user_gap", "item_gap"}
-    assert parts["n"].to_list() == [total] * 4
+    assert set(parts["slice"]) == {"user_rows", "item_rows", "user_gap", "item_gap", "user_gap_both"}
+    assert parts["n"].to_list() == [total] * 5
     assert len(json.loads((folder / "report.json").read_text())["result"]["slices"]) == slices.height
 
 
