@@ -144,6 +144,8 @@ class _Frequencies:
         counts = self._counts
         order = np.argsort(-counts[1:], kind="stable") + 1
         top = order[counts[order] > 0][:TOP].tolist()
+        if self._asked.names.derived:
+            top.sort()  # hours and weekdays have an order of their own
         code = np.full(len(counts), len(top), np.uint8)
         code[top] = np.arange(len(top))
         code[0] = len(top) + 1
@@ -194,7 +196,7 @@ class NumericSlice(_Named):
 
     def __init__(self, column: NumericColumn) -> None:
         super().__init__(column.name)
-        self._column, self._log = column.col, column.spec.transform == "log1p"
+        self._column, self.log = column.col, column.spec.transform == "log1p"
 
     def of(self, batch: Batch) -> NDArray[Any]:
         return batch.dense[:, self._column]
@@ -204,7 +206,7 @@ class NumericSlice(_Named):
 
     def called(self, bounds: NDArray[Any]) -> list[str]:
         """The bounds as the events have them: six digits, or more to tell them apart, where a logarithm was rounded."""
-        if not self._log:
+        if not self.log:
             return [_number(float(b), str(b)) for b in bounds]
         values = np.sign(bounds) * np.expm1(np.abs(bounds.astype(np.float64)))
         for digits in (6, 9, 17):
@@ -216,6 +218,15 @@ class NumericSlice(_Named):
 
 def _number(value: float, text: str) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 10.0**15 else text
+
+
+def _roundest(least: np.float32, below: np.float64) -> np.float32:
+    """The number of fewest digits that parts the same values."""
+    for digits in range(1, 9):
+        rounded = np.float32(f"{least:.{digits}g}")
+        if least <= rounded < below:
+            return rounded
+    return least
 
 
 class _Quantiles:
@@ -230,11 +241,15 @@ class _Quantiles:
 
     def coding(self) -> Coding:
         values = np.sort(np.concatenate([np.empty(0, np.float32), *self._sample]))
-        at = np.arange(1, RANGES) * len(values) // RANGES
+        at = -(-np.arange(1, RANGES) * len(values) // RANGES) - 1
         edges = np.unique(values[at]) if len(values) else values
+        edges = edges[edges < values.max(initial=-np.inf)]  # nothing stands above the greatest
+        if not self._asked.log:
+            above = np.append(values, np.inf)[np.searchsorted(values, edges, side="right")]
+            edges = np.array([_roundest(*pair) for pair in zip(edges, above, strict=True)], np.float32)
         names = self._asked.called(edges)
         between = [f"above {low} to {high}" for low, high in pairwise(names)]
-        called = (f"up to {names[0]}", *between, f"above {names[-1]}") if names else ("any",)
+        called = (f"up to {names[0]}", *between, f"above {names[-1]}") if names else ("all",)
 
         def codes(values: NDArray[Any]) -> NDArray[np.uint8]:
             return np.searchsorted(edges, values, side="left").astype(np.uint8)

@@ -27,6 +27,11 @@ class ValueNames:
     group
         The feature; no bag.
 
+    Attributes
+    ----------
+    derived
+        Whether the values are made from ``ts``: there are few, and all are known.
+
     Examples
     --------
     >>> from models.features import FeatureSchema
@@ -41,15 +46,15 @@ class ValueNames:
         self._known: set[str] = set()
         self._of_bucket: dict[int, list[str]] = {}
         field = group.spec.field
-        self._derived = field in DERIVED_FIELDS
-        if self._derived:
+        self.derived = field in DERIVED_FIELDS
+        if self.derived:
             numbers = pl.Series(range(DERIVED_FIELDS[field]), dtype=pl.UInt64)
             words = _WEEKDAYS if field == "@weekday" else [str(n) for n in numbers]
             self._note(list(words), group.encode(numbers.to_numpy()).tolist())
 
     def observe(self, columns: Columns) -> None:
         """Note the names in some events."""
-        if self._derived or len(self._known) >= KEPT:
+        if self.derived or len(self._known) >= KEPT:
             return
         met = columns.text[self._group.spec.field].drop_nulls().unique(maintain_order=True)
         new = [name for name in met.to_list() if name not in self._known][: KEPT - len(self._known)]

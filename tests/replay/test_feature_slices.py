@@ -136,6 +136,8 @@ def test_values_stand_in_an_order_that_reads_well(events, found):
     assert sites[0] == often["site"][0]
     assert sites[-2:] == ["other", "missing"]
     assert len(sites) == TOP + 2
+    days = [row["value"] for row in found if (row["slice"], row["domain"]) == ("weekday", "ad")]
+    assert days == ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
     prices = [row["value"] for row in found if (row["slice"], row["domain"]) == ("price", "ad")]
     assert prices[0] == "up to 0"  # two fifths of them
     assert all("above" in value for value in prices[1:])
@@ -145,6 +147,33 @@ def test_ranges_hold_about_as_many_rows_each(found):
     rows = [row["n"] for row in found if (row["slice"], row["domain"]) == ("x", "natural")]
     assert len(rows) == 5
     assert max(rows) < 1.1 * min(rows)
+
+
+def test_bounds_are_as_round_as_the_values_allow():
+    spec = FeatureSpec(name="x", kind="numeric")
+    (asked,) = feature_slices(FeatureSchema([spec], 4), ["x"])
+    for values, wanted in (
+        (
+            [1980, 1991, 2003, 2019, 2024],
+            (
+                "up to 1,980",
+                "above 1,980 to 2,000",
+                "above 2,000 to 2,003",
+                "above 2,003 to 2,020",
+                "above 2,020",
+            ),
+        ),
+        (
+            [0.1234567, 0.5, 0.52, 0.529],
+            ("up to 0.1235", "above 0.1235 to 0.5", "above 0.5 to 0.52", "above 0.52"),
+        ),
+        ([0, 0, 0, 0, 7], ("up to 0", "above 0")),
+        ([3, 3], ("all",)),
+        ([], ("all",)),
+    ):
+        tally = asked.tally(5)
+        tally.add(np.array(values, np.float32))
+        assert tally.coding().values == wanted
 
 
 def test_names_are_found_whichever_way_events_come(events, decoder):
