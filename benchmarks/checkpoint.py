@@ -33,6 +33,7 @@ import numpy as np  # noqa: E402
 from models.batch import AD, NATURAL, Batch  # noqa: E402
 from models.engine import Engine  # noqa: E402
 from models.features import FeatureSchema  # noqa: E402
+from models.lineup import lineup  # noqa: E402
 from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
 from models.trainer import Trainer  # noqa: E402
 from state.ad_window import AdWindow  # noqa: E402
@@ -76,7 +77,7 @@ class Subject:
             trainer,
             journal=Journal(folder / "journal"),
             checkpoints=self.store,
-            scores=ScoreLog(folder / "scores", ("actr", "ads_only", "cpm")),
+            scores=ScoreLog(folder / "scores", lineup(model).scored),
             ad_window=window,
             settings=settings,
             fingerprint="benchmark",

@@ -279,13 +279,13 @@ def evidently_python(given: str | None, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--short", action="store_true", help="2 seeds instead of 20")
+    parser.add_argument("--short", action="store_true", help="one seed instead of 20")
     parser.add_argument(
         "--evidently-python", help="interpreter that has evidently (default: one is made and thrown away)"
     )
     parser.add_argument("--no-evidently", action="store_true")
     args = parser.parse_args()
-    seeds = 2 if args.short else args.seeds
+    seeds = 1 if args.short else args.seeds
 
     tools = {"monitor": Tool(), "river": Tool(), "evidently": Tool()}
     daily = Tool()

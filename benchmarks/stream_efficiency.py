@@ -118,9 +118,11 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on either side")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--short", action="store_true", help="300,000 rows")
+    parser.add_argument("--short", action="store_true", help="300,000 rows, two runs")
     options = parser.parse_args()
-    rows = 300_000 if options.short else options.rows
+    if options.short:
+        options.rows, options.runs = 300_000, 2
+    rows = options.rows
     x, y = clicks(rows, IDS)
     found: dict[str, list[float]] = {"bare": [], **{form: [] for form in options.forms}}
     steps: dict[str, list[float]] = {name: [] for name in found}
