@@ -31,7 +31,7 @@ _MEND_EVERY_S = 1.0
 
 # Decoding a list costs a millisecond or two whatever is in it: of a trickle, what comes in this time goes together.
 _GATHER_S = 0.05
-_MANY = 1_000
+_MANY, _MANY_BYTES = 1_000, 1 << 18
 
 # How long the broker may hold back an answer for want of records, while some come in and while none do. A broker is
 # sent one request at a time, and partitions whose records wait here are not part of it: one that asks for quiet
@@ -226,7 +226,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         if early > 0 and not self._took_many:
             await self.sleep(early)
         found: dict[TP, RecordList] = await self._thread.call_thread(self._fetch_in_thread, wanted, timeout)
-        self._took_at, self._took_many = time.monotonic(), sum(map(len, found.values())) >= _MANY
+        self._took_at, self._took_many = time.monotonic(), _many(found)
         return found
 
     # -- in the consumer's thread
@@ -314,3 +314,11 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own stall detector takes a paused partition for a stalled one; the app has another."""
+
+
+def _many(found: Mapping[TP, RecordList]) -> bool:
+    """Whether this was no trickle: by its messages, or by their bytes, since a packed one holds many rows."""
+    lists = [taken.records for taken in found.values()]
+    if sum(map(len, lists)) >= _MANY:
+        return True
+    return sum(len(record.value or b"") for records in lists for record in records) >= _MANY_BYTES
