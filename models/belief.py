@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.features import mix64
 from models.id_map import IdMap
 from models.settings import BeliefSettings
+from models.touched_rows import TouchedRows
 
 __all__ = ["Belief", "Places"]
 
@@ -70,7 +71,7 @@ class Belief:
         )
         self._memory = np.append(s.bias_memory, s.factor_memory * tail)
         self.ids = IdMap()
-        self._changed: list[NDArray[np.int64]] = []
+        self._changed = TouchedRows(0)
         self._hour = np.zeros(0, np.int64)
         self._mean = np.zeros((0, 2, size))
         self._seen = np.zeros((0, 2, size, size))
@@ -95,7 +96,7 @@ class Belief:
             keep = self._memory ** (gone[:, None] / 48.0)  # a day's memory, half of it on either side
             self._seen[rows, 0] *= keep[:, :, None] * keep[:, None, :]
         self._hour[rows] = np.maximum(self._hour[rows], hour)
-        self._changed.append(rows)
+        self._changed.mark(rows)
         order = np.argsort(inverse, kind="stable")
         return Places(rows, inverse, order, np.searchsorted(inverse[order], np.arange(len(rows))))
 
@@ -139,6 +140,7 @@ class Belief:
             for name in ("_hour", "_mean", "_seen"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros((more, *old.shape[1:]), old.dtype)]))
+            self._changed.grow(len(self._mean))
         self._hour[first:end] = hour
         state = self.ids.ids()[first:end] ^ mix64(np.full(1, self._seed, np.uint64))
         for j in range(1, self.size):
@@ -150,8 +152,7 @@ class Belief:
 
     def take(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], Floats]:
         """Rows changed since the last call, ascending, their ids ``(m, 1)``, and all that is known of them."""
-        rows = np.unique(np.concatenate([np.empty(0, np.int64), *self._changed]))
-        self._changed = []
+        rows = self._changed.take()
         return rows, self.ids.ids()[rows].reshape(-1, 1), self._payload(rows)
 
     def _payload(self, rows: NDArray[np.int64]) -> Floats:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.id_map import IdMap
 from models.stack import logit
+from models.touched_rows import TouchedRows
 from state.capture import Rows
 
 __all__ = ["ItemCtr", "OnlineShift"]
@@ -75,7 +76,7 @@ class ItemCtr:
         """Know nothing."""
         self._ids = IdMap()
         self._counts = np.zeros((1024, 2))  # clicks, impressions; row 0: of all items
-        self._changed: list[NDArray[np.int64]] = []
+        self._changed = TouchedRows(len(self._counts))
 
     def predict(self, item: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Click probabilities ``(n,)``."""
@@ -93,7 +94,7 @@ class ItemCtr:
         self._counts[rows, 0] += np.bincount(inverse, weights=label, minlength=len(unique))
         self._counts[rows, 1] += np.bincount(inverse, minlength=len(unique))
         self._counts[0] += (float(label.sum()), len(label))
-        self._changed.append(rows)
+        self._changed.mark(rows)
 
     def _rows(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         rows = self._ids.add(ids) + 1
@@ -101,12 +102,12 @@ class ItemCtr:
         if need > len(self._counts):
             more = np.zeros((max(need, 2 * len(self._counts)) - len(self._counts), 2))
             self._counts = np.concatenate([self._counts, more])
+            self._changed.grow(len(self._counts))
         return rows
 
     def take_rows(self) -> Rows:
         """Ids and counts of items that changed since the last call."""
-        rows = np.unique(np.concatenate([np.empty(0, np.int64), *self._changed]))
-        self._changed = []
+        rows = self._changed.take()
         return {
             "item_ctr/id": (rows, self._ids.ids()[rows - 1].reshape(-1, 1)),
             "item_ctr/counts": (rows, self._counts[rows]),

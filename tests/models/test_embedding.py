@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.embedding import EmbeddingTable, KeptRows, TouchedRows, initial_rows
+from models.embedding import EmbeddingTable, KeptRows, initial_rows
 
 
 def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:
@@ -114,18 +114,6 @@ def test_payload_goes_out_and_comes_in() -> None:
     assert torch.equal(a.accumulator, b.accumulator)
     a.reset()
     assert torch.equal(a.weight, table().weight)
-
-
-@given(st.lists(st.lists(st.integers(0, 19), unique=True), max_size=8))
-@settings(deadline=None, derandomize=True)
-def test_touched_rows_are_a_set(marks: list[list[int]]) -> None:
-    touched = TouchedRows(20)
-    for mark in marks:
-        touched.mark(np.array(mark, np.int64))
-    expected = sorted({row for mark in marks for row in mark})
-    assert touched.peek().tolist() == expected
-    assert touched.take().tolist() == expected
-    assert touched.take().tolist() == []
 
 
 @pytest.mark.parametrize("rows", [10_000_000])
