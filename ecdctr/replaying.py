@@ -36,6 +36,7 @@ from replay.run import Playback, play
 from replay.side_by_side import SideBySide
 from replay.stream_gaps import StreamGaps
 from state.errors import ConfigError, DataError
+from state.memory import give_back
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
 
@@ -147,9 +148,11 @@ def replay_source(
         except BaseException:
             arms.close(checkpoint=False)
             raise
+        give_back()
         facts = {"peak_mib": round(peak), "checks": watch.found(log)}
         shown = options.arms.scored(settings)
         result = evaluate(arms, shown, base=base, slices=slices, folder=state.folder)
+        give_back()  # parts came and went; the plots take their place, not more
         written = _report(out_dir, state, arms, log, done, settings, options, facts, result)
         if done.interrupted:
             state.interrupted(done.seconds)

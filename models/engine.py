@@ -319,6 +319,7 @@ class Engine:
             else:
                 self.progress.refused.append(report.clock_ms)
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
+            give_back()  # the ad window's rows and the copies that the gate wanted
         elif entry.kind == "reset":
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == "month":

@@ -26,8 +26,8 @@ from replay.spill import Spill
 
 __all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
 
-PART_ROWS = 1 << 18
-"""Rows of a part, about: some 30 MB with what is computed on them."""
+PART_ROWS = 1 << 16
+"""Rows of a part, about: some 10 MB with what is computed on them."""
 
 _FINE = 1 << 16
 """Ranges of the score that are counted; each holds the rows of neighbouring ones up to a part."""
