@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -22,13 +21,11 @@ from replay.rows import SourceLog, steps_of
 from state.checkpoint import CheckpointStore
 from state.errors import ConfigError
 from state.score_log import ScoreLog
+from tests.ecdctr import small_replay
+from tests.ecdctr.small_replay import SMALL, StopAfter
 
-SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = (
-    "model.threads=1",
-    "model.natural_batch=128",
-    "model.ad_batch=64",
-    "model.hidden=[16]",
+    *small_replay.SETTINGS,
     "model.history=none",
     "schedule.release_every=1d",
     "schedule.gate=false",
@@ -93,27 +90,9 @@ def test_the_report_compares_them_on_identical_rows(together):
     }
 
 
-def stop_after(monkeypatch, rows):
-    """Presses Ctrl-C once, after so many rows of the log."""
-    from replay import rows as module
-
-    before, pressed = module.SourceLog.batches, []
-
-    def batches(log):
-        done = 0
-        for batch in before(log):
-            yield batch
-            done += len(batch)
-            if done >= rows and not pressed:
-                pressed.append(True)
-                signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(module.SourceLog, "batches", batches)
-
-
 def test_gone_on_with_they_equal_the_uninterrupted(together, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, 3_000)
+        StopAfter(patch, 3_000)
         assert run(SMALL, tmp_path, arms=ARMS)["meta"]["interrupted"]
     done = run(SMALL, tmp_path, arms=ARMS, resume=True)
     assert json.dumps(done["result"]) == json.dumps(together["result"])

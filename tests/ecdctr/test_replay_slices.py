@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 
 import numpy as np
 import polars as pl
@@ -22,13 +21,11 @@ from models.encode import hash_ids
 from replay.simulator import Simulator
 from state.errors import ConfigError, StateError
 from state.score_log import ScoreLog
+from tests.ecdctr import small_replay
+from tests.ecdctr.small_replay import SMALL, StopAfter
 
-SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = (
-    "model.threads=1",
-    "model.natural_batch=128",
-    "model.ad_batch=64",
-    "model.hidden=[16]",
+    *small_replay.SETTINGS,
     "schedule.release_every=1d",
     "schedule.gate=false",
 )
@@ -103,24 +100,10 @@ def test_differences_are_to_the_arm_that_was_asked_for(whole):
 
 @pytest.mark.parametrize("stops", [(1_500, 4_000)])
 def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch, stops):
-    from replay import rows as module
-
-    before = module.SourceLog.batches
     asked = {"arms": ARMS, "slices": SLICES, "base": "mixed", "resume": True}
     for rows in stops:
-        pressed = []
-
-        def batches(log, rows=rows, pressed=pressed):
-            done = 0
-            for batch in before(log):
-                yield batch
-                done += len(batch)
-                if done >= rows and not pressed:
-                    pressed.append(True)
-                    signal.raise_signal(signal.SIGINT)
-
         with monkeypatch.context() as patch:
-            patch.setattr(module.SourceLog, "batches", batches)
+            StopAfter(patch, rows)
             assert run(tmp_path, "model.history=none", **asked)["meta"]["interrupted"]
     with pytest.raises(StateError, match="begun with --slice 'category,x,hour', now it is None"):
         run(tmp_path, "model.history=none", **{**asked, "slices": ()})

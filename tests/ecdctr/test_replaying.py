@@ -22,16 +22,11 @@ from ecdctr.sources import moment, open_with_features
 from replay.simulator import Simulator
 from state.errors import ConfigError, DataError, StateError
 from state.score_log import ScoreLog
+from tests.ecdctr import small_replay
+from tests.ecdctr.small_replay import SMALL, StopAfter
 
 DAY = 86_400_000
-SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
-SETTINGS = (
-    "model.threads=1",
-    "model.natural_batch=128",
-    "model.ad_batch=64",
-    "model.hidden=[16]",
-    "model.history=none",
-)
+SETTINGS = (*small_replay.SETTINGS, "model.history=none")
 
 
 @pytest.fixture(scope="module")
@@ -211,27 +206,6 @@ def test_stragglers_are_told(loaded, tmp_path):
 
 
 # -- ended early and gone on with
-
-
-class StopAfter:
-    """Presses Ctrl-C in this very process after so many rows of the log."""
-
-    def __init__(self, monkeypatch, rows):
-        from replay import rows as module
-
-        before = module.SourceLog.batches
-
-        def batches(log):
-            done = 0
-            for batch in before(log):
-                yield batch
-                done += len(batch)
-                if done >= rows and not self.pressed:
-                    self.pressed = True
-                    signal.raise_signal(signal.SIGINT)
-
-        self.pressed = False
-        monkeypatch.setattr(module.SourceLog, "batches", batches)
 
 
 def assert_same_replay(a, b, folder_a, folder_b):

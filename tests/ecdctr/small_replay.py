@@ -1,0 +1,29 @@
+"""A log and a model that replay in seconds, and a Ctrl-C on the way."""
+
+from __future__ import annotations
+
+import signal
+
+from replay import rows as log_rows
+
+SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
+SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.ad_batch=64", "model.hidden=[16]")
+
+
+class StopAfter:
+    """Presses Ctrl-C once, in this very process, after so many rows of the log."""
+
+    def __init__(self, monkeypatch, rows):
+        before = log_rows.SourceLog.batches
+
+        def batches(log):
+            done = 0
+            for batch in before(log):
+                yield batch
+                done += len(batch)
+                if done >= rows and not self.pressed:
+                    self.pressed = True
+                    signal.raise_signal(signal.SIGINT)
+
+        self.pressed = False
+        monkeypatch.setattr(log_rows.SourceLog, "batches", batches)
