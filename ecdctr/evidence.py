@@ -290,6 +290,10 @@ def run_evidence(
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
+    if data is not None and folder is None:
+        raise ConfigError(
+            f"--data {data}: there is no folder ebnerd in it; name the one that holds it, or none"
+        )
     runs = studies(seeds_of(text), folder, short=short, more=overrides, model_seeds=model_seeds)
 
     def told(scored: Scored) -> None:

@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from state.errors import ConfigError
+
 __all__ = ["Kind", "run_each"]
 
 R = TypeVar("R")
@@ -49,7 +51,19 @@ def run_each(
 
     With ``keep``, what a run gave is kept in that folder under a name made of all that the run is (its ``repr``), and not
     run again.
+
+    Raises
+    ------
+    ConfigError
+        That folder cannot be made.
     """
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        except OSError as error:
+            raise ConfigError(
+                f"--keep {keep} cannot be made: {error.strerror}; name another folder"
+            ) from error
     one = partial(_kept, kind, keep)
     out: list[S] = []
     if jobs == 1:
@@ -73,7 +87,6 @@ def _kept(kind: Kind[R, S], folder: Path | None, run: R) -> S:
         with np.load(path, allow_pickle=False) as data:
             return kind.unpack(run, {key: data[key] for key in data.files})
     done = kind.play(run)
-    folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
     np.savez_compressed(aside, **kind.pack(done))  # type: ignore[arg-type]
     aside.replace(path)
