@@ -25,8 +25,8 @@ import numpy as np  # noqa: E402
 
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
+from ecdctr.models.engine import Engine  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
-from models.engine import Engine  # noqa: E402
 
 WARM_ROWS = 5 * 4096
 """The first steps make threads and memory; the peers have a batch of warm-up, too."""

@@ -48,13 +48,13 @@ class Clock:
 
 
 async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
-    from models.events import EventDecoder
-    from models.settings import FeatureSpec
-    from replay.align import Chunk
-    from replay.connection import KafkaSettings
-    from streams.app import StreamApp, run_app
-    from streams.dead_letters import MemoryDeadLetters
-    from streams.settings import TopicSettings, WorkerSettings
+    from ecdctr.models.events import EventDecoder
+    from ecdctr.models.settings import FeatureSpec
+    from ecdctr.replay.align import Chunk
+    from ecdctr.replay.connection import KafkaSettings
+    from ecdctr.streams.app import StreamApp, run_app
+    from ecdctr.streams.dead_letters import MemoryDeadLetters
+    from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
     class Intake:
         """Counts rows and forgets them."""

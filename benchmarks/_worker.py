@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ecdctr import build
+from ecdctr.models.batch import Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.trainer import StepResult
 from ecdctr.settings import Settings
-from models.batch import Batch
-from models.engine import Engine
-from models.trainer import StepResult
-from streams.worker import Worker
+from ecdctr.streams.worker import Worker
 
 __all__ = ["make_worker"]
 

@@ -30,18 +30,18 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 
 import numpy as np  # noqa: E402
 
-from models.batch import AD, NATURAL, Batch  # noqa: E402
-from models.engine import Engine  # noqa: E402
-from models.features import FeatureSchema  # noqa: E402
-from models.lineup import lineup  # noqa: E402
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from models.trainer import Trainer  # noqa: E402
-from state.ad_window import AdWindow  # noqa: E402
-from state.checkpoint import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
-from state.journal import Journal  # noqa: E402
-from state.positions import Part  # noqa: E402
-from state.score_log import ScoreLog  # noqa: E402
-from state.settings import StateSettings  # noqa: E402
+from ecdctr.models.batch import AD, NATURAL, Batch  # noqa: E402
+from ecdctr.models.engine import Engine  # noqa: E402
+from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.models.lineup import lineup  # noqa: E402
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
+from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.state.ad_window import AdWindow  # noqa: E402
+from ecdctr.state.checkpoint import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
+from ecdctr.state.journal import Journal  # noqa: E402
+from ecdctr.state.positions import Part  # noqa: E402
+from ecdctr.state.score_log import ScoreLog  # noqa: E402
+from ecdctr.state.settings import StateSettings  # noqa: E402
 
 BATCH = 512
 START_MS = 1_700_000_000_000

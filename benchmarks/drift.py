@@ -43,13 +43,13 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from river import drift as river_drift  # noqa: E402
 
-from models.batch import DOMAIN_NAMES  # noqa: E402
-from models.events import EventDecoder  # noqa: E402
-from models.features import FeatureSchema  # noqa: E402
-from monitor.drift import DriftWatch  # noqa: E402
-from monitor.monitor import Monitor  # noqa: E402
-from monitor.settings import DriftSettings, WatchSettings  # noqa: E402
-from replay.simulator import DAY_MS, Simulator  # noqa: E402
+from ecdctr.models.batch import DOMAIN_NAMES  # noqa: E402
+from ecdctr.models.events import EventDecoder  # noqa: E402
+from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.monitor.drift import DriftWatch  # noqa: E402
+from ecdctr.monitor.monitor import Monitor  # noqa: E402
+from ecdctr.monitor.settings import DriftSettings, WatchSettings  # noqa: E402
+from ecdctr.replay.simulator import DAY_MS, Simulator  # noqa: E402
 
 REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
 SLICE_MS = 3 * 3_600_000

@@ -34,11 +34,11 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 
 from benchmarks._reader import INTEGERS, NUMBERS, TEXTS  # noqa: E402
-from replay.connection import KafkaSettings  # noqa: E402
-from streams.broker import EmbeddedBroker  # noqa: E402
-from streams.producer import produce  # noqa: E402
-from streams.settings import TopicSettings  # noqa: E402
-from streams.topics import ensure_topics  # noqa: E402
+from ecdctr.replay.connection import KafkaSettings  # noqa: E402
+from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.producer import produce  # noqa: E402
+from ecdctr.streams.settings import TopicSettings  # noqa: E402
+from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 PACKED = 512
 START_MS = 1_700_000_000_000

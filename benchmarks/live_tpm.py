@@ -25,13 +25,13 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np  # noqa: E402
 
 from ecdctr import build  # noqa: E402
+from ecdctr.models.engine import Engine  # noqa: E402
+from ecdctr.replay.align import Step  # noqa: E402
+from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 from ecdctr.sources import open_with_features  # noqa: E402
-from models.engine import Engine  # noqa: E402
-from replay.align import Step  # noqa: E402
-from replay.rows import SourceLog, steps_of  # noqa: E402
-from state.embedding_store import RocksEmbeddingStore  # noqa: E402
-from state.snapshot_writer import SnapshotWriter  # noqa: E402
+from ecdctr.state.embedding_store import RocksEmbeddingStore  # noqa: E402
+from ecdctr.state.snapshot_writer import SnapshotWriter  # noqa: E402
 
 SOURCE = "sim:days=12,live_from=0"
 

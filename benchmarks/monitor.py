@@ -30,14 +30,14 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np  # noqa: E402
 
 from ecdctr import build  # noqa: E402
+from ecdctr.models.engine import Engine  # noqa: E402
+from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.replay.align import Aligner, Step  # noqa: E402
+from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
+from ecdctr.replay.simulator import DAY_MS, Simulator  # noqa: E402
 from ecdctr.settings import Settings, load_settings  # noqa: E402
-from models.engine import Engine  # noqa: E402
-from models.features import FeatureSchema  # noqa: E402
-from replay.align import Aligner, Step  # noqa: E402
-from replay.rows import SourceLog, steps_of  # noqa: E402
-from replay.simulator import DAY_MS, Simulator  # noqa: E402
-from streams.handoff import AlignedIntake  # noqa: E402
-from streams.reporting import Reporter  # noqa: E402
+from ecdctr.streams.handoff import AlignedIntake  # noqa: E402
+from ecdctr.streams.reporting import Reporter  # noqa: E402
 
 MONTHS, WARM_UP_DAYS = 3, 2
 

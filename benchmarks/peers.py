@@ -41,12 +41,12 @@ import numpy as np  # noqa: E402
 from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
+from ecdctr.models.settings import FeatureSpec  # noqa: E402
+from ecdctr.replay.metrics import auc  # noqa: E402
 from ecdctr.settings import dump_toml, load_settings  # noqa: E402
-from models.settings import FeatureSpec  # noqa: E402
-from replay.metrics import auc  # noqa: E402
-from streams.broker import EmbeddedBroker  # noqa: E402
-from streams.producer import produce  # noqa: E402
-from streams.topics import ensure_topics  # noqa: E402
+from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.producer import produce  # noqa: E402
+from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 DEEP = {
     "fuxictr": ("fuxictr==2.3.10", "torch==2.13.0"),

@@ -31,15 +31,15 @@ import polars as pl  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from ecdctr import build  # noqa: E402
+from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.replay.align import Step  # noqa: E402
+from ecdctr.replay.files import EventFiles  # noqa: E402
+from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
+from ecdctr.replay.simulator import Simulator  # noqa: E402
 from ecdctr.replaying import ReplayOptions, replay_source  # noqa: E402
 from ecdctr.settings import Loaded, load_settings  # noqa: E402
-from models.features import FeatureSchema  # noqa: E402
-from models.trainer import Trainer  # noqa: E402
-from replay.align import Step  # noqa: E402
-from replay.files import EventFiles  # noqa: E402
-from replay.rows import SourceLog, steps_of  # noqa: E402
-from replay.simulator import Simulator  # noqa: E402
-from state.ad_window import AdWindow  # noqa: E402
+from ecdctr.state.ad_window import AdWindow  # noqa: E402
 
 ROWS_A_DAY = 50_000
 SPEED = ("model.history=none",)

@@ -38,13 +38,13 @@ from benchmarks._clicks import START_MS, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
 from ecdctr import build  # noqa: E402
+from ecdctr.models.batch import Batch  # noqa: E402
+from ecdctr.models.engine import Engine  # noqa: E402
+from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from models.batch import Batch  # noqa: E402
-from models.engine import Engine  # noqa: E402
-from models.settings import FeatureSpec  # noqa: E402
-from streams.broker import EmbeddedBroker  # noqa: E402
-from streams.producer import produce  # noqa: E402
-from streams.topics import ensure_topics  # noqa: E402
+from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.producer import produce  # noqa: E402
+from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 IDS, POOL, AHEAD, DAYS = 100_000, 100_000, 500_000, 20
 DAY_MS = 86_400_000

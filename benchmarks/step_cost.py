@@ -25,11 +25,11 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
-from models.batch import Batch  # noqa: E402
-from models.features import FeatureSchema  # noqa: E402
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from models.trainer import Trainer  # noqa: E402
-from state.ad_window import AdWindow  # noqa: E402
+from ecdctr.models.batch import Batch  # noqa: E402
+from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
+from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.state.ad_window import AdWindow  # noqa: E402
 
 FIELDS, DIM, BATCH, KINDS = 16, 16, 4096, 12
 

@@ -39,14 +39,14 @@ import numpy as np  # noqa: E402
 from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
+from ecdctr.models.batch import Batch  # noqa: E402
+from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from models.batch import Batch  # noqa: E402
-from models.settings import FeatureSpec  # noqa: E402
-from state.embedding_store import RocksEmbeddingStore  # noqa: E402
-from streams.broker import EmbeddedBroker  # noqa: E402
-from streams.producer import produce  # noqa: E402
-from streams.settings import TopicSettings  # noqa: E402
-from streams.topics import ensure_topics  # noqa: E402
+from ecdctr.state.embedding_store import RocksEmbeddingStore  # noqa: E402
+from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.producer import produce  # noqa: E402
+from ecdctr.streams.settings import TopicSettings  # noqa: E402
+from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 IDS = 100_000
 DAY_MS = 86_400_000

@@ -32,17 +32,17 @@ from ecdctr import build
 from ecdctr.commands import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from models.engine import Engine
-from models.events import EventDecoder
-from models.features import FeatureSchema
-from monitor.monitor import Monitor
-from monitor.settings import ProbeSettings, WatchSettings
-from monitor.station import Station
-from replay.connection import KafkaSettings
-from replay.rows import SourceLog, steps_of
-from replay.simulator import Simulator
-from streams.reporting import Reporter
-from streams.settings import MonitorSettings, TopicSettings
+from ecdctr.models.engine import Engine
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.settings import ProbeSettings, WatchSettings
+from ecdctr.monitor.station import Station
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.rows import SourceLog, steps_of
+from ecdctr.replay.simulator import Simulator
+from ecdctr.streams.reporting import Reporter
+from ecdctr.streams.settings import MonitorSettings, TopicSettings
 
 DOCS = Path(__file__).parent
 DAYS, LIVE, BREAKS = 108, 88, 14

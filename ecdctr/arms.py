@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecdctr import build
 from ecdctr.settings import Loaded, Settings, change
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["COLUMNS", "KNOWN", "ArmsAsked", "asked_arms"]
 

@@ -9,16 +9,16 @@ import numpy as np
 from rich.console import Console
 
 from ecdctr import build
+from ecdctr.models.engine import Engine
 from ecdctr.progress import progress_bar
+from ecdctr.replay.row_notes import RowNotes
+from ecdctr.replay.run import redo
 from ecdctr.settings import Settings
-from models.engine import Engine
-from replay.row_notes import RowNotes
-from replay.run import redo
-from state.capture import merge_rows
-from state.checkpoint import CheckpointStore, Loaded
-from state.errors import StateError
-from state.journal import Journal, JournalEntry
-from state.snapshot_writer import SnapshotCheck
+from ecdctr.state.capture import merge_rows
+from ecdctr.state.checkpoint import CheckpointStore, Loaded
+from ecdctr.state.errors import StateError
+from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.snapshot_writer import SnapshotCheck
 
 __all__ = ["Rebuilt", "first_difference", "rebuild"]
 

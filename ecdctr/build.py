@@ -10,35 +10,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecdctr.models.batch import Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.lineup import lineup
+from ecdctr.models.live_tpm import LiveSink, LiveTpm, tpm_shape
+from ecdctr.models.settings import FeatureSpec, ModelSettings
+from ecdctr.models.tpm import SnapshotSink, TpmTrainer
+from ecdctr.models.trainer import Trainer
+from ecdctr.replay.frozen import FrozenArm
+from ecdctr.replay.gate import PairedGate
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.replay.row_notes import RowNotes
+from ecdctr.replay.score_buffer import BufferedScores
 from ecdctr.settings import Settings
-from models.batch import Batch
-from models.engine import Engine
-from models.events import EventDecoder
-from models.features import FeatureSchema
-from models.lineup import lineup
-from models.live_tpm import LiveSink, LiveTpm, tpm_shape
-from models.settings import FeatureSpec, ModelSettings
-from models.tpm import SnapshotSink, TpmTrainer
-from models.trainer import Trainer
-from replay.frozen import FrozenArm
-from replay.gate import PairedGate
-from replay.kafka_log import KafkaLog
-from replay.row_notes import RowNotes
-from replay.score_buffer import BufferedScores
-from state.ad_window import AdWindow
-from state.checkpoint import CheckpointStore, MemoryCheckpointStore
-from state.embedding_store import EmbeddingStore, RocksEmbeddingStore
-from state.errors import ConfigError
-from state.journal import Journal, MemoryJournal
-from state.journal_none import NoJournal
-from state.positions import Positions
-from state.score_log import ScoreLog
-from state.settings import StateSettings
-from state.snapshot import link_snapshots
-from state.snapshot_writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.checkpoint import CheckpointStore, MemoryCheckpointStore
+from ecdctr.state.embedding_store import EmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.errors import ConfigError
+from ecdctr.state.journal import Journal, MemoryJournal
+from ecdctr.state.journal_none import NoJournal
+from ecdctr.state.positions import Positions
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
+from ecdctr.state.snapshot import link_snapshots
+from ecdctr.state.snapshot_writer import SnapshotCheck, SnapshotWriter
 
 if TYPE_CHECKING:
-    from streams.worker import Worker
+    from ecdctr.streams.worker import Worker
 
 __all__ = [
     "Folders",
@@ -203,7 +203,7 @@ def worker(settings: Settings, make_engine: Callable[..., Engine] | None = None)
         Makes its engine from the hooks of :func:`live_engine`, for one whose steps are to be watched; default that
         function itself.
     """
-    from streams.worker import Worker  # Faust takes its time to load, and few commands need it
+    from ecdctr.streams.worker import Worker  # Faust takes its time to load, and few commands need it
 
     def engine(**hooks: Any) -> Engine:
         return live_engine(settings, **hooks)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from state.errors import EcdctrError
+from ecdctr.state.errors import EcdctrError
 
 __all__ = ["app", "main"]
 
@@ -118,7 +118,7 @@ def broker(
     ] = False,
 ) -> None:
     """Run the embedded broker (development only: it keeps everything in memory)."""
-    from streams.broker import EmbeddedBroker
+    from ecdctr.streams.broker import EmbeddedBroker
 
     with EmbeddedBroker(port=port, old_clients=old_clients) as running:
         out.print(f"Kafka protocol on {running.address}; Ctrl-C ends it and forgets every record")
@@ -261,7 +261,7 @@ def replay(
     """
     from ecdctr.arms import asked_arms
     from ecdctr.replaying import ReplayOptions, replay_journal, replay_source
-    from state.errors import ConfigError
+    from ecdctr.state.errors import ConfigError
 
     loaded = _load(config, overrides)
     if journal:
@@ -357,7 +357,7 @@ def evidence(
 ) -> None:
     """Every arm on the same rows, with intervals: simulator seeds, and EB-NeRD where its data is given."""
     from ecdctr.evidence import run_evidence
-    from state.errors import ConfigError
+    from ecdctr.state.errors import ConfigError
 
     if study == "forgetting":
         from ecdctr.forgetting_page import run_forgetting

@@ -14,7 +14,7 @@ from ecdctr.progress import event_day, progress_bar
 from ecdctr.replaying import replay_journal, replay_source
 from ecdctr.settings import Loaded
 from ecdctr.sources import moment, open_log, open_with_features
-from state.errors import DataError, StateError, StreamError
+from ecdctr.state.errors import DataError, StateError, StreamError
 
 __all__ = [
     "open_with_features",
@@ -39,8 +39,8 @@ def produce_source(
     out: Console, err: Console, loaded: Loaded, text: str, *, packed: int, rate: float
 ) -> dict[str, int]:
     """Send a source to the two click topics; gives rows sent by topic."""
-    from streams.producer import produce
-    from streams.topics import ensure_topics
+    from ecdctr.streams.producer import produce
+    from ecdctr.streams.topics import ensure_topics
 
     source, settings = open_with_features(text, loaded)
     ensure_topics(settings.kafka, settings.topics)
@@ -68,9 +68,9 @@ def train_tpm(
     The month that the source ends in is closed when its last day is there, or with ``partial``. The tiny model itself
     is kept, too, for a worker that goes on with it (``tpm.live``).
     """
-    from models.batch import NATURAL
-    from replay.rows import RowFilter
-    from state.capture import Capture
+    from ecdctr.models.batch import NATURAL
+    from ecdctr.replay.rows import RowFilter
+    from ecdctr.state.capture import Capture
 
     written: list[Any] = []
     clock = 0
@@ -108,7 +108,7 @@ def train_tpm(
 
 def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
     """Partitions, offsets and the lag behind the worker's last checkpoint."""
-    from streams.topics import describe_topics, ensure_topics
+    from ecdctr.streams.topics import describe_topics, ensure_topics
 
     settings = loaded.settings
     if create:
@@ -128,8 +128,8 @@ def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
 
 def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
     """Every checkpoint with its verdict; exit code 1 when one is damaged."""
-    from state.checkpoint import CheckpointStore
-    from state.errors import CheckpointDamagedError
+    from ecdctr.state.checkpoint import CheckpointStore
+    from ecdctr.state.errors import CheckpointDamagedError
 
     folder = build.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
     names = (
@@ -174,8 +174,8 @@ def _releases(progress: dict[str, Any]) -> str:
 
 def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
     """Every TPM snapshot with its verdict; exit code 1 when one is damaged."""
-    from state.embedding_store import RocksEmbeddingStore
-    from state.errors import SnapshotDamagedError
+    from ecdctr.state.embedding_store import RocksEmbeddingStore
+    from ecdctr.state.errors import SnapshotDamagedError
 
     settings = loaded.settings
     store = RocksEmbeddingStore(build.Folders(settings.state.folder).snapshots, cache_rows=1024)

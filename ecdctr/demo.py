@@ -21,11 +21,11 @@ from rich.table import Table
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import open_with_features, replay_source, train_tpm
+from ecdctr.models.engine import audit
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
-from models.engine import audit
-from state.errors import EcdctrError, StreamError
-from state.journal import Journal
-from state.positions import Positions
+from ecdctr.state.errors import EcdctrError, StreamError
+from ecdctr.state.journal import Journal
+from ecdctr.state.positions import Positions
 
 __all__ = ["run_demo"]
 
@@ -82,7 +82,7 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     int
         0 when nothing was lost or doubled and the rebuilt model is identical, else 1.
     """
-    from streams.broker import EmbeddedBroker
+    from ecdctr.streams.broker import EmbeddedBroker
 
     if (
         folder.exists()
@@ -142,7 +142,7 @@ class _LiveRun:
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "ecdctr", *arguments, "--config", str(self.config)],
+                [sys.executable, "-P", "-m", "ecdctr", *arguments, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env=self._environment,
@@ -209,8 +209,8 @@ class _LiveRun:
 def _summarise(
     out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
 ) -> dict[str, Any]:
-    from replay.report import evaluate, write_report
-    from state.score_log import ScoreLog
+    from ecdctr.replay.report import evaluate, write_report
+    from ecdctr.state.score_log import ScoreLog
 
     settings = loaded.settings
     folders = build.Folders(settings.state.folder)

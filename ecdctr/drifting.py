@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ecdctr import build
+from ecdctr.models.batch import Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.by_day import by_day, gather
+from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.report import summarise, write_drift_report
 from ecdctr.progress import progress_bar
+from ecdctr.replay.rows import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings
 from ecdctr.sources import moment, open_with_features
-from models.batch import Batch
-from models.features import FeatureSchema
-from monitor.by_day import by_day, gather
-from monitor.reference import Reference
-from monitor.report import summarise, write_drift_report
-from replay.rows import RowFilter, SourceLog
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["DriftOptions", "drift_source"]
 

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from ecdctr.evidence_figures import bars, figures
 from ecdctr.kept_runs import Kind, run_each
-from models.batch import AD, Batch
-from models.settings import ExtraArm, ModelSettings, StackMember
-from models.stack import Stack
-from replay.slices import earlier_rows
-from state.errors import ConfigError
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
+from ecdctr.models.stack import Stack
+from ecdctr.replay.slices import earlier_rows
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
 
@@ -167,10 +167,10 @@ def play_run(run: Run) -> Scored:
     """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
     from ecdctr import build
     from ecdctr.commands import train_tpm
+    from ecdctr.replay.rows import SourceLog, steps_of
+    from ecdctr.replay.side_by_side import SideBySide
     from ecdctr.settings import load_settings
     from ecdctr.sources import open_with_features
-    from replay.rows import SourceLog, steps_of
-    from replay.side_by_side import SideBySide
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -23,13 +23,13 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.commands import train_tpm
 from ecdctr.kept_runs import Kind, run_each
+from ecdctr.models.batch import AD, DOMAIN_NAMES, Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.rows import steps_of
+from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.replay.slices import earlier_rows
 from ecdctr.settings import Settings, load_settings
-from models.batch import AD, DOMAIN_NAMES, Batch
-from models.engine import Engine
-from models.events import EventDecoder
-from replay.rows import steps_of
-from replay.simulator import DAY_MS, Simulator
-from replay.slices import earlier_rows
 
 __all__ = ["ARMS", "SETTINGS", "SHORT", "Study", "StudyRun", "play_study", "run_studies"]
 

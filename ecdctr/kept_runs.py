@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["Kind", "run_each"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ecdctr import build
+from ecdctr.models.engine import Engine
+from ecdctr.replay.frozen import FrozenArm
+from ecdctr.replay.row_notes import RowNotes
+from ecdctr.replay.side_by_side import SideBySide
 from ecdctr.settings import Settings, dump_toml
-from models.engine import Engine
-from replay.frozen import FrozenArm
-from replay.row_notes import RowNotes
-from replay.side_by_side import SideBySide
-from state.errors import StateError
-from state.files import write_atomic
-from state.lock import FolderLock
+from ecdctr.state.errors import StateError
+from ecdctr.state.files import write_atomic
+from ecdctr.state.lock import FolderLock
 
 __all__ = ["ReplayState", "asked_for"]
 

@@ -17,26 +17,26 @@ from rich.table import Table
 from ecdctr import build
 from ecdctr.arms import ArmsAsked
 from ecdctr.interrupt import interruptible
+from ecdctr.models.features import FeatureSchema
 from ecdctr.progress import event_day, progress_bar
+from ecdctr.replay.checks import checks
+from ecdctr.replay.day_check import DayCheck
+from ecdctr.replay.evaluate import ReplayResult, evaluate
+from ecdctr.replay.feature_probe import FeatureProbe
+from ecdctr.replay.feature_slices import feature_slices
+from ecdctr.replay.files import milliseconds
+from ecdctr.replay.kafka_source import KafkaSource
+from ecdctr.replay.row_notes import RowNotes
+from ecdctr.replay.rows import ADS, Log, RowFilter, steps_of
+from ecdctr.replay.run import Playback, play
+from ecdctr.replay.side_by_side import SideBySide
+from ecdctr.replay.stream_gaps import StreamGaps
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
+from ecdctr.state.errors import ConfigError, DataError
+from ecdctr.state.memory import give_back
 from ecdctr.tables import print_days
-from models.features import FeatureSchema
-from replay.checks import checks
-from replay.day_check import DayCheck
-from replay.evaluate import ReplayResult, evaluate
-from replay.feature_probe import FeatureProbe
-from replay.feature_slices import feature_slices
-from replay.files import milliseconds
-from replay.kafka_source import KafkaSource
-from replay.row_notes import RowNotes
-from replay.rows import ADS, Log, RowFilter, steps_of
-from replay.run import Playback, play
-from replay.side_by_side import SideBySide
-from replay.stream_gaps import StreamGaps
-from state.errors import ConfigError, DataError
-from state.memory import give_back
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
 
@@ -243,8 +243,8 @@ def _report(
     facts: dict[str, Any],
     result: ReplayResult,
 ) -> dict[str, Any]:
-    from replay.report import write_report
-    from replay.tables import write_tables
+    from ecdctr.replay.report import write_report
+    from ecdctr.replay.tables import write_tables
 
     engine = arms.engine
     meta = {
@@ -312,8 +312,8 @@ def replay_journal(
 ) -> int:
     """Redo the journal; with other model settings, score what would have been beside what was."""
     from ecdctr.audit import rebuild
-    from replay.report import write_report
-    from state.score_log import ScoreLog
+    from ecdctr.replay.report import write_report
+    from ecdctr.state.score_log import ScoreLog
 
     settings = loaded.settings
     to = ArmsAsked().base(base, settings)

@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from models.settings import (
+from ecdctr.models.settings import (
     EventSettings,
     FeatureSpec,
     ModelSettings,
@@ -25,10 +25,10 @@ from models.settings import (
     TpmSettings,
     default_features,
 )
-from replay.connection import KafkaSettings
-from state.errors import ConfigError
-from state.settings import StateSettings
-from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.state.errors import ConfigError
+from ecdctr.state.settings import StateSettings
+from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 
 __all__ = ["ENV_PREFIX", "Loaded", "Settings", "change", "dump_toml", "load_settings", "settings_table"]
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import polars as pl
 
 from ecdctr import build
+from ecdctr.replay.kafka_source import KafkaSource
+from ecdctr.replay.rows import Log, SourceLog
+from ecdctr.replay.source import Source, open_source, parse_options
 from ecdctr.settings import Loaded, Settings
-from replay.kafka_source import KafkaSource
-from replay.rows import Log, SourceLog
-from replay.source import Source, open_source, parse_options
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["moment", "open_log", "open_with_features"]
 

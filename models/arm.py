@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.batch import Batch
-from models.embedding import EmbeddingTable, RowUndo, gradient_of
-from models.flat import FlatModule, FlatUndo, initialise
-from models.lookup import Encoded, InputEncoder
-from models.network import CtrNet, HistoryInput, is_batch_norm
-from models.settings import ModelSettings
-from models.snapshots import HistoryReader
-from state.capture import Rows
+from ecdctr.models.batch import Batch
+from ecdctr.models.embedding import EmbeddingTable, RowUndo, gradient_of
+from ecdctr.models.flat import FlatModule, FlatUndo, initialise
+from ecdctr.models.lookup import Encoded, InputEncoder
+from ecdctr.models.network import CtrNet, HistoryInput, is_batch_norm
+from ecdctr.models.settings import ModelSettings
+from ecdctr.models.snapshots import HistoryReader
+from ecdctr.state.capture import Rows
 
 __all__ = ["MAX_LOSS", "Arm", "ArmSpec", "History", "Prepared"]
 

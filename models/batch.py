@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from state.positions import Part
+from ecdctr.state.positions import Part
 
 __all__ = ["AD", "DOMAIN_NAMES", "NATURAL", "Batch"]
 

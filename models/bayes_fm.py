@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import AD, Batch
-from models.belief import MAX_STEP, Belief
-from models.features import FeatureSchema
-from models.settings import BayesFmSettings
-from state.capture import Rows
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.belief import MAX_STEP, Belief
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import BayesFmSettings
+from ecdctr.state.capture import Rows
 
 __all__ = ["BayesFm"]
 

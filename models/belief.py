@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import mix64
-from models.id_map import IdMap
-from models.settings import BeliefSettings
-from models.touched_rows import TouchedRows
+from ecdctr.models.features import mix64
+from ecdctr.models.id_map import IdMap
+from ecdctr.models.settings import BeliefSettings
+from ecdctr.models.touched_rows import TouchedRows
 
 __all__ = ["Belief", "Places"]
 

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["choose_device", "use_threads"]
 

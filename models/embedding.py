@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.touched_rows import TouchedRows
+from ecdctr.models.touched_rows import TouchedRows
 
 __all__ = ["EmbeddingTable", "KeptRows", "RowUndo", "gradient_of", "initial_rows"]
 

@@ -9,8 +9,8 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.features import ColumnGroup, FeatureSchema
+from ecdctr.models.batch import Batch
+from ecdctr.models.features import ColumnGroup, FeatureSchema
 
 __all__ = ["Columns", "Faults", "Limits", "encode", "hash_ids"]
 

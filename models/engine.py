@@ -16,17 +16,17 @@ import torch
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.trainer import ReleaseReport, StepResult, Trainer
-from state.ad_window import AdWindow
-from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from state.checkpoint import CheckpointStoreLike
-from state.errors import JournalDamagedError, StateError
-from state.journal import JournalEntry, JournalLike
-from state.memory import give_back
-from state.positions import Part, Positions
-from state.score_log import ScoreLog
-from state.settings import StateSettings
+from ecdctr.models.batch import Batch
+from ecdctr.models.trainer import ReleaseReport, StepResult, Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoint import CheckpointStoreLike
+from ecdctr.state.errors import JournalDamagedError, StateError
+from ecdctr.state.journal import JournalEntry, JournalLike
+from ecdctr.state.memory import give_back
+from ecdctr.state.positions import Part, Positions
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
 
 __all__ = ["Engine", "Progress", "audit"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.features import OUTCOME_FIELDS, FeatureSchema
-from state.errors import ConfigError
+from ecdctr.models.features import OUTCOME_FIELDS, FeatureSchema
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["IDS", "REQUIRED", "EventFields", "FrameReader", "bag_of_lists", "strings"]
 

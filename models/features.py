@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.settings import FeatureSpec
-from state.errors import ConfigError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn", "mix64"]
 
@@ -95,7 +95,7 @@ class FeatureSchema:
 
     Examples
     --------
-    >>> from models.settings import FeatureSpec
+    >>> from ecdctr.models.settings import FeatureSpec
     >>> schema = FeatureSchema(
     ...     [
     ...         FeatureSpec(name="user", field="user_id", buckets=1000, tpm=True),

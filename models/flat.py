@@ -18,7 +18,7 @@ __all__ = ["FlatModule", "FlatUndo", "initialise"]
 def initialise(module: nn.Module, seed: int) -> None:
     """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; biases begin at 0, other vectors as made.
 
-    From raw Philox bits keyed by the parameter's name, like :func:`models.embedding.initial_rows` and for the same
+    From raw Philox bits keyed by the parameter's name, like :func:`ecdctr.models.embedding.initial_rows` and for the same
     reason. Square matrices named ``*.value`` begin as the identity (see ``HistoricalAttention``).
     """
     for name, parameter in module.named_parameters():
@@ -180,7 +180,7 @@ class FlatModule:
         return out
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
-        """Inverse of :meth:`state`."""
+        """Inverse of :meth:`ecdctr.state`."""
         for kind, vector in self._vectors():
             for name, (where, shape) in self._places(kind):
                 value = state[f"{kind}/{name}"]

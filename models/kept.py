@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.arm import Arm
-from models.embedding import KeptRows
+from ecdctr.models.arm import Arm
+from ecdctr.models.embedding import KeptRows
 
 __all__ = ["KeptArm"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from models.settings import ExtraArm, ModelSettings
+from ecdctr.models.settings import ExtraArm, ModelSettings
 
 __all__ = ["Lineup", "lineup"]
 

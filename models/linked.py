@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.arm import Arm, ArmSpec, Prepared
-from models.batch import Batch
-from models.batch_norm import BatchNorm
-from models.lookup import Encoded, InputEncoder
-from models.network import CtrNet
-from models.settings import ModelSettings
-from models.snapshots import HistoryReader
+from ecdctr.models.arm import Arm, ArmSpec, Prepared
+from ecdctr.models.batch import Batch
+from ecdctr.models.batch_norm import BatchNorm
+from ecdctr.models.lookup import Encoded, InputEncoder
+from ecdctr.models.network import CtrNet
+from ecdctr.models.settings import ModelSettings
+from ecdctr.models.snapshots import HistoryReader
 
 __all__ = ["LinkedArm"]
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.tpm import SnapshotSink, TpmTrainer
-from state.capture import Capture, Loaded
-from state.checkpoint import CheckpointStoreLike
-from state.errors import StateError
+from ecdctr.models.batch import Batch
+from ecdctr.models.tpm import SnapshotSink, TpmTrainer
+from ecdctr.state.capture import Capture, Loaded
+from ecdctr.state.checkpoint import CheckpointStoreLike
+from ecdctr.state.errors import StateError
 
 __all__ = ["LiveSink", "LiveTpm", "tpm_shape"]
 

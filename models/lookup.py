@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.batch import AD, Batch
-from models.features import ColumnGroup, FeatureSchema
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.features import ColumnGroup, FeatureSchema
 
 __all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from models.settings import TpmSettings
+from ecdctr.models.settings import TpmSettings
 
 __all__ = ["Month", "month_of"]
 

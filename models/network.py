@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.batch_norm import BatchNorm
-from models.history import HistoricalAttention
-from models.kernels import cross, gather_rows, product
-from models.lookup import Encoded, TableLayout, TableRows
-from models.settings import ModelSettings
+from ecdctr.models.batch_norm import BatchNorm
+from ecdctr.models.history import HistoricalAttention
+from ecdctr.models.kernels import cross, gather_rows, product
+from ecdctr.models.lookup import Encoded, TableLayout, TableRows
+from ecdctr.models.settings import ModelSettings
 
 __all__ = ["CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
 

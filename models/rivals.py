@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.id_map import IdMap
-from models.stack import logit
-from models.touched_rows import TouchedRows
-from state.capture import Rows
+from ecdctr.models.id_map import IdMap
+from ecdctr.models.stack import logit
+from ecdctr.models.touched_rows import TouchedRows
+from ecdctr.state.capture import Rows
 
 __all__ = ["ItemCtr", "OnlineShift"]
 

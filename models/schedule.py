@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.settings import ScheduleSettings
+from ecdctr.models.settings import ScheduleSettings
 
 __all__ = ["ReleaseSchedule", "duration_ms"]
 

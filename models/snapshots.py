@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.features import mix64
-from models.history import FrozenHistory, HistoricalAttention
-from models.network import HistoryInput
-from state.embedding_store import EmbeddingStore
-from state.errors import ConfigError, PointInTimeError
+from ecdctr.models.batch import Batch
+from ecdctr.models.features import mix64
+from ecdctr.models.history import FrozenHistory, HistoricalAttention
+from ecdctr.models.network import HistoryInput
+from ecdctr.state.embedding_store import EmbeddingStore
+from ecdctr.state.errors import ConfigError, PointInTimeError
 
 __all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
 

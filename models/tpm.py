@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.arm import MAX_LOSS
-from models.batch import Batch
-from models.device import choose_device, use_threads
-from models.embedding import EmbeddingTable, gradient_of
-from models.features import ColumnGroup, FeatureSchema
-from models.flat import FlatModule, initialise
-from models.id_map import IdMap
-from models.lookup import Encoded, InputEncoder, TableLayout
-from models.months import Month, month_of
-from models.network import embed
-from models.settings import ModelSettings, TpmSettings
-from state.capture import Capture, Loaded, Rows
-from state.embedding_store import RocksEmbeddingStore, SnapshotManifest
-from state.snapshot import Vectors
+from ecdctr.models.arm import MAX_LOSS
+from ecdctr.models.batch import Batch
+from ecdctr.models.device import choose_device, use_threads
+from ecdctr.models.embedding import EmbeddingTable, gradient_of
+from ecdctr.models.features import ColumnGroup, FeatureSchema
+from ecdctr.models.flat import FlatModule, initialise
+from ecdctr.models.id_map import IdMap
+from ecdctr.models.lookup import Encoded, InputEncoder, TableLayout
+from ecdctr.models.months import Month, month_of
+from ecdctr.models.network import embed
+from ecdctr.models.settings import ModelSettings, TpmSettings
+from ecdctr.state.capture import Capture, Loaded, Rows
+from ecdctr.state.embedding_store import RocksEmbeddingStore, SnapshotManifest
+from ecdctr.state.snapshot import Vectors
 
 __all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
 
@@ -41,7 +41,7 @@ class SnapshotSink(Protocol):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """See :func:`state.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
+        """See :func:`ecdctr.state.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
         ...
 
 

@@ -13,25 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
-from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from models.bayes_fm import BayesFm
-from models.device import choose_device, use_threads
-from models.features import FeatureSchema, mix64
-from models.gate import Evidence, Gate
-from models.lineup import lineup
-from models.linked import LinkedArm
-from models.live_tpm import LiveTpm
-from models.lookup import Encoded, InputEncoder
-from models.rivals import ItemCtr, OnlineShift
-from models.schedule import ReleaseSchedule
-from models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from models.snapshots import MergedHistory, SnapshotHistory
-from models.stack import Stack
-from models.transfer import ReleaseReport, Transfer
-from state.ad_window import AdWindow
-from state.capture import Capture, Loaded, Rows
-from state.embedding_store import EmbeddingStore
+from ecdctr.models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
+from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.models.bayes_fm import BayesFm
+from ecdctr.models.device import choose_device, use_threads
+from ecdctr.models.features import FeatureSchema, mix64
+from ecdctr.models.gate import Evidence, Gate
+from ecdctr.models.lineup import lineup
+from ecdctr.models.linked import LinkedArm
+from ecdctr.models.live_tpm import LiveTpm
+from ecdctr.models.lookup import Encoded, InputEncoder
+from ecdctr.models.rivals import ItemCtr, OnlineShift
+from ecdctr.models.schedule import ReleaseSchedule
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.snapshots import MergedHistory, SnapshotHistory
+from ecdctr.models.stack import Stack
+from ecdctr.models.transfer import ReleaseReport, Transfer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import Capture, Loaded, Rows
+from ecdctr.state.embedding_store import EmbeddingStore
 
 __all__ = ["ReleaseReport", "StepResult", "Trainer"]
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.arm import PREDICT_ROWS, Arm, Prepared
-from models.batch import AD, Batch
-from models.batch_norm import BatchNorm
-from models.gate import Evidence, Verdict
-from models.kept import KeptArm
-from models.lookup import InputEncoder
-from state.ad_window import AdWindow
+from ecdctr.models.arm import PREDICT_ROWS, Arm, Prepared
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.batch_norm import BatchNorm
+from ecdctr.models.gate import Evidence, Verdict
+from ecdctr.models.kept import KeptArm
+from ecdctr.models.lookup import InputEncoder
+from ecdctr.state.ad_window import AdWindow
 
 __all__ = ["ReleaseReport", "Transfer"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.batch import DOMAIN_NAMES, Batch
-from models.features import FeatureSchema
-from monitor.drift import DAY_MS, DriftWatch, Row
-from monitor.reference import Reference
-from monitor.settings import DriftSettings
-from state.errors import DataError
+from ecdctr.models.batch import DOMAIN_NAMES, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.drift import DAY_MS, DriftWatch, Row
+from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.settings import DriftSettings
+from ecdctr.state.errors import DataError
 
 __all__ = ["Day", "by_day", "gather"]
 
@@ -28,7 +28,7 @@ class Day:
     rows, clicks
         By domain.
     table
-        As :attr:`monitor.drift.DriftWatch.table`, strongest first.
+        As :attr:`ecdctr.monitor.drift.DriftWatch.table`, strongest first.
     """
 
     start_ms: int

@@ -36,7 +36,7 @@ DRIFT_ROWS = 50
 
 
 class MonitorCollector(Collector):
-    """Turns a snapshot of :class:`monitor.monitor.Monitor` into metric families.
+    """Turns a snapshot of :class:`ecdctr.monitor.monitor.Monitor` into metric families.
 
     Parameters
     ----------

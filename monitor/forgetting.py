@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES, Batch
-from models.features import mix64
-from monitor.settings import ProbeSettings
-from monitor.span import milliseconds
-from replay.metrics import gauc, log_loss
-from state.errors import StateError
-from state.probes import ProbeStore
+from ecdctr.models.batch import DOMAIN_NAMES, Batch
+from ecdctr.models.features import mix64
+from ecdctr.monitor.settings import ProbeSettings
+from ecdctr.monitor.span import milliseconds
+from ecdctr.replay.metrics import gauc, log_loss
+from ecdctr.state.errors import StateError
+from ecdctr.state.probes import ProbeStore
 
 __all__ = ["ARMS_OF", "STALENESS_DAYS", "Forgetting", "Predict"]
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from models.features import FeatureSchema
-from monitor.reference import Reference
-from state.errors import EcdctrError
-from state.files import write_atomic
-from state.probes import ProbeStore
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.reference import Reference
+from ecdctr.state.errors import EcdctrError
+from ecdctr.state.files import write_atomic
+from ecdctr.state.probes import ProbeStore
 
 __all__ = ["MonitorFolder"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.transfer import ReleaseReport
-from monitor.drift import Row, said
-from monitor.rules import Measurement
-from monitor.settings import RuleSpec
-from monitor.windows import DomainWindow
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.monitor.drift import Row, said
+from ecdctr.monitor.rules import Measurement
+from ecdctr.monitor.settings import RuleSpec
+from ecdctr.monitor.windows import DomainWindow
 
 __all__ = ["of_detectors", "of_drift", "of_forgetting", "of_release", "of_transfer", "of_window"]
 

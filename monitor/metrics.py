@@ -9,8 +9,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
-from models.batch import DOMAIN_NAMES
-from monitor.freshness import Freshness
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.monitor.freshness import Freshness
 
 __all__ = ["RunningMean", "Total", "WorkerMetrics"]
 
@@ -22,7 +22,7 @@ class WorkerMetrics:
     """Metrics of one worker, in a registry of their own.
 
     Names follow Prometheus' conventions (base units, ``_total`` on counters). Those of windows, drift and alerts
-    come from :class:`monitor.figures.MonitorCollector`.
+    come from :class:`ecdctr.monitor.figures.MonitorCollector`.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

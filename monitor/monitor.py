@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES, Batch
-from models.features import FeatureSchema
-from models.transfer import ReleaseReport
-from monitor import measure
-from monitor.detectors import Detectors
-from monitor.drift import DriftWatch
-from monitor.forgetting import ARMS_OF, Forgetting, Predict
-from monitor.keeping import MonitorFolder
-from monitor.reference import Reference
-from monitor.rules import Alert, Measurement, RuleBook
-from monitor.seen import Seen
-from monitor.series import SERIES, DomainSeries
-from monitor.settings import RuleSpec, WatchSettings
-from monitor.span import milliseconds
-from monitor.transfer import TransferWatch
-from monitor.windows import WINDOWS, DomainWindow, Scored, Tally
-from state.score_log import ScoreLog
+from ecdctr.models.batch import DOMAIN_NAMES, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.monitor import measure
+from ecdctr.monitor.detectors import Detectors
+from ecdctr.monitor.drift import DriftWatch
+from ecdctr.monitor.forgetting import ARMS_OF, Forgetting, Predict
+from ecdctr.monitor.keeping import MonitorFolder
+from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.rules import Alert, Measurement, RuleBook
+from ecdctr.monitor.seen import Seen
+from ecdctr.monitor.series import SERIES, DomainSeries
+from ecdctr.monitor.settings import RuleSpec, WatchSettings
+from ecdctr.monitor.span import milliseconds
+from ecdctr.monitor.transfer import TransferWatch
+from ecdctr.monitor.windows import WINDOWS, DomainWindow, Scored, Tally
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = ["Monitor"]
 
@@ -78,7 +78,7 @@ class Monitor:
 
     Examples
     --------
-    >>> from models.settings import default_features
+    >>> from ecdctr.models.settings import default_features
     >>> monitor = Monitor(FeatureSchema(default_features(), 16))
     >>> monitor.snapshot()["windows"]["1h"]["ad"]["rows"]
     0

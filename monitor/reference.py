@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from datasketches import kll_floats_sketch
 
-from models.features import FeatureSchema
-from monitor.cells import BEHAVIOUR, Cells
-from monitor.sketches import Sketch
-from state.errors import ConfigError, DataError
-from state.files import write_atomic
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.cells import BEHAVIOUR, Cells
+from ecdctr.monitor.sketches import Sketch
+from ecdctr.state.errors import ConfigError, DataError
+from ecdctr.state.files import write_atomic
 
 __all__ = ["HOURS", "Reference"]
 

@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from monitor.by_day import Day
-from monitor.drift import day_of
-from monitor.reference import Reference
-from state.errors import DataError
+from ecdctr.monitor.by_day import Day
+from ecdctr.monitor.drift import day_of
+from ecdctr.monitor.reference import Reference
+from ecdctr.state.errors import DataError
 
 __all__ = ["summarise", "write_drift_report"]
 
@@ -85,7 +85,7 @@ def write_drift_report(
 def _page(
     source: str, reference: Reference, result: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[str]:
-    style = files("replay").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("ecdctr.replay").joinpath("report.css").read_text(encoding="utf-8")
     title = f"Drift of {source}"
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

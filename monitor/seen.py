@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import mix64
+from ecdctr.models.features import mix64
 
 __all__ = ["Seen"]
 

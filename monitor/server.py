@@ -15,9 +15,9 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from monitor.feed import Feed
-from monitor.health import Health
-from state.errors import ConfigError
+from ecdctr.monitor.feed import Feed
+from ecdctr.monitor.health import Health
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["MonitorServer"]
 
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _static_files() -> dict[str, tuple[bytes, str]]:
     """What the page consists of, by path, with the content type."""
     out = {}
-    for file in files("monitor").joinpath("page").iterdir():
+    for file in files("ecdctr.monitor").joinpath("page").iterdir():
         content_type = _TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             out["/" + file.name] = (file.read_bytes(), f"{content_type}; charset=utf-8")

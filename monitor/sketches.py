@@ -14,9 +14,9 @@ import numpy as np
 from datasketches import kll_floats_sketch
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.features import FeatureSchema, mix64
-from monitor.cells import BEHAVIOUR, Cells, logit
+from ecdctr.models.batch import Batch
+from ecdctr.models.features import FeatureSchema, mix64
+from ecdctr.monitor.cells import BEHAVIOUR, Cells, logit
 
 __all__ = ["Block", "Sketch", "fix_cells", "groups_of"]
 
@@ -142,7 +142,7 @@ class Sketch:
     counts
         Counted rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
     behaviour
-        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~monitor.cells.BEHAVIOUR`.
+        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~ecdctr.monitor.cells.BEHAVIOUR`.
     quantiles
         One quantile sketch a numeric feature.
     """

@@ -12,15 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES
-from monitor.delivery import AlertDelivery, Send
-from monitor.feed import Feed
-from monitor.figures import MonitorCollector
-from monitor.health import Health
-from monitor.live import LiveSeries
-from monitor.metrics import WorkerMetrics
-from monitor.rules import Alert
-from monitor.server import MonitorServer
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.monitor.delivery import AlertDelivery, Send
+from ecdctr.monitor.feed import Feed
+from ecdctr.monitor.figures import MonitorCollector
+from ecdctr.monitor.health import Health
+from ecdctr.monitor.live import LiveSeries
+from ecdctr.monitor.metrics import WorkerMetrics
+from ecdctr.monitor.rules import Alert
+from ecdctr.monitor.server import MonitorServer
 
 __all__ = ["Station", "Watcher"]
 
@@ -36,7 +36,7 @@ UNSEEN_EVERY_S = 15.0
 
 
 class Watcher(Protocol):
-    """What the station needs of :class:`monitor.monitor.Monitor`."""
+    """What the station needs of :class:`ecdctr.monitor.monitor.Monitor`."""
 
     def snapshot(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
@@ -63,7 +63,7 @@ class Station:
     channels
         Where alerts go beside the log: ``{name: send}``.
     watchdog_s
-        See :class:`monitor.health.Health`.
+        See :class:`ecdctr.monitor.health.Health`.
     version
         Shown on the page and in ``ecdctr_build_info``.
     now, wall

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import mix64
-from monitor.windows import CLIP, UserRows, of_clickers
-from replay.gauc import auc_of_codes
+from ecdctr.models.features import mix64
+from ecdctr.monitor.windows import CLIP, UserRows, of_clickers
+from ecdctr.replay.gauc import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import mix64
-from monitor.cells import logit
-from replay.gauc import auc_of_codes
+from ecdctr.models.features import mix64
+from ecdctr.monitor.cells import logit
+from ecdctr.replay.gauc import auc_of_codes
 
 __all__ = [
     "COUNTS",

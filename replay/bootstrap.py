@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replay.gauc import group_auc
-from replay.metrics import entropy, losses
+from ecdctr.replay.gauc import group_auc
+from ecdctr.replay.metrics import entropy, losses
 
 __all__ = [
     "Interval",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.event_order import EventOrder, Stream
+from ecdctr.replay.event_order import EventOrder, Stream
 
 __all__ = ["by_time", "runs"]
 

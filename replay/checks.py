@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from replay.day_check import DayFinding
-from replay.feature_probe import Finding
+from ecdctr.replay.day_check import DayFinding
+from ecdctr.replay.feature_probe import Finding
 
 __all__ = ["Check", "checks"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from replay.scored import Columns, ScoredDays
-from replay.side_by_side import MergedScores
-from state.errors import DataError
-from state.score_log import ScoreLog
+from ecdctr.replay.scored import Columns, ScoredDays
+from ecdctr.replay.side_by_side import MergedScores
+from ecdctr.state.errors import DataError
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = ["Pair", "read_report", "scores_of"]
 
@@ -66,7 +66,7 @@ class Pair:
         self.left_out = (0, 0)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`replay.scored.ScoredDays`."""
+        """As :class:`ecdctr.replay.scored.ScoredDays`."""
         lone = [0, 0]
         for day, ours, theirs in _in_step(self._a.days(), self._b.days()):
             same = (

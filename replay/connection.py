@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from models.settings import Section
-from state.errors import ConfigError
+from ecdctr.models.settings import Section
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["KafkaSettings"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from models.settings import FeatureSpec
-from replay.by_time import by_time
-from replay.file_formats import read_chunks
-from state.errors import DataError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.by_time import by_time
+from ecdctr.replay.file_formats import read_chunks
+from ecdctr.state.errors import DataError
 
 __all__ = ["Dataset", "text_bag"]
 

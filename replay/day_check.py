@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from models.engine import Engine
-from replay.metrics import log_loss
-from replay.scored import DAY_MS
-from state.positions import Positions
+from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.models.engine import Engine
+from ecdctr.replay.metrics import log_loss
+from ecdctr.replay.scored import DAY_MS
+from ecdctr.state.positions import Positions
 
 __all__ = ["DayCheck", "DayFinding"]
 

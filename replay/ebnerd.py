@@ -19,10 +19,10 @@ from typing import Literal
 
 import polars as pl
 
-from models.batch import AD, NATURAL
-from models.settings import FeatureSpec
-from replay.ebnerd_history import NEGATIVES, with_negatives
-from state.errors import DataError
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.ebnerd_history import NEGATIVES, with_negatives
+from ecdctr.state.errors import DataError
 
 __all__ = ["EbNerd"]
 
@@ -101,7 +101,7 @@ class EbNerd:
         """Clicks of the three weeks before, with sampled negatives, for TPM; mapping A leaves out paid articles.
 
         The clicks are the logged ones; the non-clicks are *made up*: four a click, drawn by
-        the popularity of the 24 hours before it (:func:`replay.ebnerd_history.with_negatives`).
+        the popularity of the 24 hours before it (:func:`ecdctr.replay.ebnerd_history.with_negatives`).
         """
         columns = ["user_id", "impression_time_fixed", "article_id_fixed"]
         clicks = (

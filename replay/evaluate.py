@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from models.batch import AD, DOMAIN_NAMES
-from replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
-from replay.feature_slices import FeatureSlice
-from replay.metrics import rela_impr, summary
-from replay.parted import PART_ROWS, Cut, PartedRows, Ranked, scratch
-from replay.scored import (
+from ecdctr.models.batch import AD, DOMAIN_NAMES
+from ecdctr.replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
+from ecdctr.replay.feature_slices import FeatureSlice
+from ecdctr.replay.metrics import rela_impr, summary
+from ecdctr.replay.parted import PART_ROWS, Cut, PartedRows, Ranked, scratch
+from ecdctr.replay.scored import (
     DAY_MS,
     ORACLE,
     Columns,
@@ -27,8 +27,8 @@ from replay.scored import (
     days_of,
     survey,
 )
-from replay.slices import TPM, USER_GAP_BOTH, Coding, Slicer
-from state.score_log import ScoreLog
+from ecdctr.replay.slices import TPM, USER_GAP_BOTH, Coding, Slicer
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
 
@@ -80,7 +80,7 @@ def evaluate(
     -------
     dict
         ``totals[domain][arm]``
-            As :func:`replay.metrics.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
+            As :func:`ecdctr.replay.metrics.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
         ``days[domain]``
             A list, oldest first, of ``{day, n, arms, differences}``: the same for the rows of one UTC day.
         ``differences[domain][arm]``
@@ -88,7 +88,7 @@ def evaluate(
         ``calibration[domain][arm]``
             ``predicted, observed, rows`` of twenty groups of equally many rows.
         ``slices``
-            A list of ``slice, value, domain, arm`` (see :data:`replay.slices.BUILT_IN`), with the figures of the arm on
+            A list of ``slice, value, domain, arm`` (see :data:`ecdctr.replay.slices.BUILT_IN`), with the figures of the arm on
             those rows, bounds of its GAUC, and ``difference, low, high`` to the base; None for the base itself, and for
             what cannot be computed.
         ``left_out[domain]``
@@ -249,7 +249,7 @@ def _bounds(interval: dict[str, float]) -> dict[str, float]:
 
 
 def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]:
-    """As :func:`replay.metrics.summary`."""
+    """As :func:`ecdctr.replay.metrics.summary`."""
     n, clicks = figures["n"], figures["clicks"]
     return {
         "n": n,

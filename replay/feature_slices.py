@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.encode import Columns
-from models.features import ColumnGroup, FeatureSchema, NumericColumn
-from replay.slices import BUILT_IN, Coding
-from replay.value_names import ValueNames
-from state.errors import ConfigError
+from ecdctr.models.batch import Batch
+from ecdctr.models.encode import Columns
+from ecdctr.models.features import ColumnGroup, FeatureSchema, NumericColumn
+from ecdctr.replay.slices import BUILT_IN, Coding
+from ecdctr.replay.value_names import ValueNames
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["BagSlice", "CategoricalSlice", "FeatureSlice", "NumericSlice", "Tally", "feature_slices"]
 
@@ -83,7 +83,7 @@ def feature_slices(schema: FeatureSchema, names: Sequence[str]) -> list[FeatureS
 
     Examples
     --------
-    >>> from models.settings import FeatureSpec
+    >>> from ecdctr.models.settings import FeatureSpec
     >>> schema = FeatureSchema([FeatureSpec(name="site"), FeatureSpec(name="price", kind="numeric")], 4)
     >>> [(s.name, s.column, s.dtype) for s in feature_slices(schema, ["price", "site"])]
     [('price', 'f_price', '<f4'), ('site', 'f_site', '<i4')]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from models.settings import FeatureSpec
-from state.errors import DataError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.state.errors import DataError
 
 __all__ = ["BAG_SEPARATOR", "FileColumns"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from state.errors import DataError
+from ecdctr.state.errors import DataError
 
 __all__ = ["FORMATS", "count_rows", "format_of", "read_chunks"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from models.settings import FeatureSpec
-from replay.event_order import EventOrder, Stream
-from replay.file_columns import FileColumns
-from replay.file_formats import FORMATS, count_rows, format_of, read_chunks
-from state.errors import DataError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.event_order import EventOrder, Stream
+from ecdctr.replay.file_columns import FileColumns
+from ecdctr.replay.file_formats import FORMATS, count_rows, format_of, read_chunks
+from ecdctr.state.errors import DataError
 
 __all__ = ["EventFiles", "find_files", "milliseconds"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.batch import Batch
-from models.trainer import Trainer
-from state.positions import Positions
-from state.score_log import ScoreLog
+from ecdctr.models.batch import Batch
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.positions import Positions
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = ["FrozenArm"]
 

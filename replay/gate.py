@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.gate import GateRows, Verdict
-from replay.bootstrap import Interval, gauc_difference, ne_difference
+from ecdctr.models.gate import GateRows, Verdict
+from ecdctr.replay.bootstrap import Interval, gauc_difference, ne_difference
 
 __all__ = ["PairedGate"]
 

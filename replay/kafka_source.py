@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from models.batch import Batch
-from models.events import EventDecoder
-from replay.event_order import EventOrder, Stream
-from replay.files import milliseconds
-from replay.kafka_log import KafkaLog
-from state.errors import DataError
+from ecdctr.models.batch import Batch
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.event_order import EventOrder, Stream
+from ecdctr.replay.files import milliseconds
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.state.errors import DataError
 
 __all__ = ["KafkaSource", "parse_offsets"]
 

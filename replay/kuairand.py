@@ -18,9 +18,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from models.batch import AD, NATURAL
-from models.settings import FeatureSpec
-from replay.dataset import Dataset, text_bag
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.dataset import Dataset, text_bag
 
 __all__ = ["KuaiRand"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
-from models.settings import FeatureSpec
-from replay.by_time import runs
-from replay.event_order import EventOrder, Stream
-from replay.file_columns import FileColumns
-from replay.file_formats import count_rows, format_of, read_chunks
-from replay.files import find_files, milliseconds
-from replay.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
-from state.errors import DataError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.by_time import runs
+from ecdctr.replay.event_order import EventOrder, Stream
+from ecdctr.replay.file_columns import FileColumns
+from ecdctr.replay.file_formats import count_rows, format_of, read_chunks
+from ecdctr.replay.files import find_files, milliseconds
+from ecdctr.replay.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
+from ecdctr.state.errors import DataError
 
 __all__ = ["MappedTables"]
 

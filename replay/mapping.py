@@ -11,10 +11,10 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.features import OUTCOME_FIELDS
-from models.settings import FeatureSpec, Section
-from replay.files import milliseconds
-from state.errors import DataError
+from ecdctr.models.features import OUTCOME_FIELDS
+from ecdctr.models.settings import FeatureSpec, Section
+from ecdctr.replay.files import milliseconds
+from ecdctr.state.errors import DataError
 
 __all__ = ["ColumnsMap", "DomainMap", "Mapping", "TableMap", "TimeMap", "label_expression", "read_mapping"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from state.errors import BrokerUnavailableError
+from ecdctr.state.errors import BrokerUnavailableError
 
 __all__ = ["true_ends"]
 

@@ -1,6 +1,6 @@
 """Exact figures of more rows than memory holds: parted by user for GAUC, by score for what ranks all rows at once.
 
-Nothing is approximated. A user's rows lie in one part, so each user's AUC is that of :func:`replay.gauc.group_auc`; the
+Nothing is approximated. A user's rows lie in one part, so each user's AUC is that of :func:`ecdctr.replay.gauc.group_auc`; the
 parts follow the ids, so users stand in one order however many parts there are, and so do the bootstrap's draws. For AUC
 and the calibration curve the rows are parted anew by ranges of the score: the non-clicks of lower ranges are counted, the
 pairs within a range are compared. What stays in memory is one part, and two numbers a user that counts.
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.gauc import group_auc
-from replay.metrics import entropy_of, losses
-from replay.scored import ScoredRows
-from replay.spill import Spill
+from ecdctr.replay.gauc import group_auc
+from ecdctr.replay.metrics import entropy_of, losses
+from ecdctr.replay.scored import ScoredRows
+from ecdctr.replay.spill import Spill
 
 __all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
 
@@ -54,7 +54,7 @@ class Ranked:
     auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def coverage(self) -> dict[str, Any]:
-        """As :func:`replay.metrics.summary` names it."""
+        """As :func:`ecdctr.replay.metrics.summary` names it."""
         users, rows = len(self.impressions), int(self.impressions.sum())
         nan = float("nan")
         return {
@@ -254,7 +254,7 @@ class PartedRows:
 
 
 class _Curve:
-    """Mean prediction and CTR of groups of equally many rows: :func:`replay.metrics.calibration_curve` in pieces."""
+    """Mean prediction and CTR of groups of equally many rows: :func:`ecdctr.replay.metrics.calibration_curve` in pieces."""
 
     def __init__(self, rows: int, bins: int) -> None:
         self._edge = np.unique(np.linspace(0, rows, bins + 1).astype(np.int64))

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from replay.evaluate import ORACLE, ReplayResult, evaluate
-from state.errors import DataError
+from ecdctr.replay.evaluate import ORACLE, ReplayResult, evaluate
+from ecdctr.state.errors import DataError
 
 __all__ = ["evaluate", "write_report"]
 
@@ -42,11 +42,11 @@ def write_report(
     folder, title
         Where, and the heading.
     result
-        Of :func:`replay.evaluate.evaluate`.
+        Of :func:`ecdctr.replay.evaluate.evaluate`.
     meta
         About the run, all optional: ``source``, ``rows``, ``seconds``, ``rows_per_s``, ``releases`` (event clocks of
         the CPM releases, ms), ``refused`` (those that the gate refused), ``interrupted``, ``rejects`` (counts by reason), ``checks`` (see
-        :class:`replay.checks.Check`), ``arms`` and ``frozen`` (what those of their own are), ``settings`` (text). All
+        :class:`ecdctr.replay.checks.Check`), ``arms`` and ``frozen`` (what those of their own are), ``settings`` (text). All
         of it goes into the JSON.
 
     Returns
@@ -68,7 +68,7 @@ def write_report(
 
 
 def _page(title: str, result: ReplayResult, meta: dict[str, Any]) -> Iterator[str]:
-    style = files("replay").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("ecdctr.replay").joinpath("report.css").read_text(encoding="utf-8")
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     # Nothing may be loaded, whatever a name in the data holds.
@@ -231,7 +231,7 @@ def _difference(d: Figures | None) -> str:
 
 def _plots(domain: str, result: ReplayResult, arms: list[str], releases: Sequence[int]) -> Iterator[str]:
     # Loading matplotlib takes longer than most commands: only a report pays for it.
-    from replay import plots
+    from ecdctr.replay import plots
 
     days, base = result["days"][domain], result["base"][domain]
     # An arm looks the same in both sections.
@@ -265,7 +265,7 @@ def _plots(domain: str, result: ReplayResult, arms: list[str], releases: Sequenc
 def _slice_plots(
     domain: str, result: ReplayResult, looks: Mapping[str, int], compared: Mapping[str, int]
 ) -> Iterator[str]:
-    from replay import plots
+    from ecdctr.replay import plots
 
     def rows(name: str) -> list[Figures]:
         return [row for row in result["slices"] if (row["slice"], row["domain"]) == (name, domain)]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import AD, Batch
-from models.encode import Columns
-from models.events import EventDecoder
-from models.trainer import Trainer
-from replay.feature_slices import FeatureSlice
-from replay.slices import TPM, USER_GAP_BOTH, gap_codes
-from replay.stream_gaps import StreamGaps
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.encode import Columns
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.trainer import Trainer
+from ecdctr.replay.feature_slices import FeatureSlice
+from ecdctr.replay.slices import TPM, USER_GAP_BOTH, gap_codes
+from ecdctr.replay.stream_gaps import StreamGaps
 
 __all__ = ["RowNotes"]
 

@@ -10,11 +10,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from models.batch import AD, NATURAL, Batch
-from models.events import EventDecoder
-from models.features import mix64
-from replay.align import Aligner, Chunk, Step
-from replay.source import Source
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import mix64
+from ecdctr.replay.align import Aligner, Chunk, Step
+from ecdctr.replay.source import Source
 
 __all__ = ["ADS", "Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]
 

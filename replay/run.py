@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from models.batch import DOMAIN_NAMES, Batch
-from models.engine import Engine
-from replay.align import Step
-from replay.kafka_log import KafkaLog
-from state.errors import DataError
-from state.journal import JournalEntry
-from state.positions import Positions
+from ecdctr.models.batch import DOMAIN_NAMES, Batch
+from ecdctr.models.engine import Engine
+from ecdctr.replay.align import Step
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.state.errors import DataError
+from ecdctr.state.journal import JournalEntry
+from ecdctr.state.positions import Positions
 
 __all__ = ["Playback", "Player", "ProgressCallback", "play", "redo"]
 

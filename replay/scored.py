@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES
-from state.score_log import ScoreLog
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = [
     "DAY_MS",

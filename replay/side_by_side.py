@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import AD
-from models.engine import Engine
-from replay.frozen import FrozenArm
-from replay.scored import Columns
-from state.errors import StateError
-from state.score_log import ScoreLog
+from ecdctr.models.batch import AD
+from ecdctr.models.engine import Engine
+from ecdctr.replay.frozen import FrozenArm
+from ecdctr.replay.scored import Columns
+from ecdctr.state.errors import StateError
+from ecdctr.state.score_log import ScoreLog
 
 __all__ = ["MergedScores", "SideBySide"]
 
@@ -33,7 +33,7 @@ class MergedScores:
         self._scores, self._beside = scores, beside
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`replay.scored.ScoredDays`."""
+        """As :class:`ecdctr.replay.scored.ScoredDays`."""
         for day in self._scores.sizes():
             yield day, self._day(day)
 
@@ -87,7 +87,7 @@ class SideBySide:
             one.run(kind, batch, clock)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """Scored rows by event day, as :class:`replay.scored.ScoredDays`."""
+        """Scored rows by event day, as :class:`ecdctr.replay.scored.ScoredDays`."""
         return MergedScores(self.engine.scores, {n: arm.scores for n, arm in self.beside.items()}).days()
 
     def columns(self, domain: int) -> dict[str, NDArray[Any]]:

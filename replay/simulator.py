@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.batch import AD, NATURAL
-from models.settings import FeatureSpec
-from state.errors import ConfigError
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["DAY_MS", "Simulator"]
 

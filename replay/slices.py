@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.id_map import IdMap
-from replay.scored import ScoredRows
+from ecdctr.models.id_map import IdMap
+from ecdctr.replay.scored import ScoredRows
 
 __all__ = ["BUILT_IN", "SLICES", "TPM", "USER_GAP_BOTH", "Coding", "Slicer", "earlier_rows", "gap_codes"]
 

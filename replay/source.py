@@ -10,15 +10,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from models.settings import FeatureSpec
-from replay.digix import Digix
-from replay.ebnerd import EbNerd
-from replay.files import EventFiles
-from replay.kuairand import KuaiRand
-from replay.mapped import MappedTables
-from replay.simulator import Simulator
-from replay.taobao import Taobao
-from state.errors import DataError
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.digix import Digix
+from ecdctr.replay.ebnerd import EbNerd
+from ecdctr.replay.files import EventFiles
+from ecdctr.replay.kuairand import KuaiRand
+from ecdctr.replay.mapped import MappedTables
+from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.taobao import Taobao
+from ecdctr.state.errors import DataError
 
 __all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]
 

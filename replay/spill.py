@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import DataError
+from ecdctr.state.errors import DataError
 
 __all__ = ["Spill"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import AD, Batch
-from models.id_map import IdMap
-from state.errors import StateError
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.id_map import IdMap
+from ecdctr.state.errors import StateError
 
 __all__ = ["StreamGaps"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from replay.evaluate import ReplayResult
-from state.errors import DataError
+from ecdctr.replay.evaluate import ReplayResult
+from ecdctr.state.errors import DataError
 
 __all__ = ["day_table", "slice_table", "write_tables"]
 

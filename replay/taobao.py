@@ -21,9 +21,9 @@ from pathlib import Path
 
 import polars as pl
 
-from models.batch import AD, NATURAL
-from models.settings import FeatureSpec
-from replay.dataset import Dataset
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.dataset import Dataset
 
 __all__ = ["Taobao"]
 

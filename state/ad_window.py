@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import StateError
-from state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.errors import StateError
+from ecdctr.state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
 
 __all__ = ["AdWindow"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from state.checkpoint_files import (
+from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoint_files import (
     DENSE,
     FileRecord,
     Manifest,
@@ -26,9 +26,9 @@ from state.checkpoint_files import (
     write_rows,
     write_tensors,
 )
-from state.checkpoint_memory import MemoryCheckpointStore
-from state.errors import CheckpointDamagedError, StateError
-from state.files import checksum, fsync_dir
+from ecdctr.state.checkpoint_memory import MemoryCheckpointStore
+from ecdctr.state.errors import CheckpointDamagedError, StateError
+from ecdctr.state.files import checksum, fsync_dir
 
 __all__ = [
     "Capture",
@@ -59,7 +59,7 @@ class CheckpointStore:
     """Checkpoints in one folder, each a folder ``<sequence>-step-<step>`` that needs no other.
 
     Rows are kept as segments: each checkpoint writes the rows touched since the one before and shares the older
-    segments by hard links; :func:`state.checkpoint_files.merge_from` says when segments are merged.
+    segments by hard links; :func:`ecdctr.state.checkpoint_files.merge_from` says when segments are merged.
 
     Parameters
     ----------

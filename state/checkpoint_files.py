@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from state.capture import Rows
-from state.errors import CheckpointDamagedError
-from state.files import checksum, fsync_file, read_json, write_json
+from ecdctr.state.capture import Rows
+from ecdctr.state.errors import CheckpointDamagedError
+from ecdctr.state.files import checksum, fsync_file, read_json, write_json
 
 __all__ = ["FileRecord", "Manifest", "link", "merge_from", "read_rows", "write_rows", "write_tensors"]
 

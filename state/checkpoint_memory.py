@@ -6,8 +6,8 @@ import builtins
 import copy
 import json
 
-from state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from state.errors import StateError
+from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.errors import StateError
 
 __all__ = ["MemoryCheckpointStore"]
 

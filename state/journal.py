@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from state.errors import JournalDamagedError, StateError
-from state.files import fsync_dir, fsync_file, write_all
-from state.journal_entry import JournalEntry, decode_line, encode_line
-from state.journal_memory import MemoryJournal
+from ecdctr.state.errors import JournalDamagedError, StateError
+from ecdctr.state.files import fsync_dir, fsync_file, write_all
+from ecdctr.state.journal_entry import JournalEntry, decode_line, encode_line
+from ecdctr.state.journal_memory import MemoryJournal
 
 __all__ = ["Journal", "JournalEntry", "JournalLike", "MemoryJournal"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import crc32c as _crc32c
 
-from state.positions import Part
+from ecdctr.state.positions import Part
 
 __all__ = ["JournalEntry", "decode_line", "encode_line"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from state.errors import StateLockedError
-from state.files import write_all
+from ecdctr.state.errors import StateLockedError
+from ecdctr.state.files import write_all
 
 __all__ = ["FolderLock"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import StateError
-from state.files import write_atomic
+from ecdctr.state.errors import StateError
+from ecdctr.state.files import write_atomic
 
 __all__ = ["ProbeStore"]
 

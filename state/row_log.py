@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import StateError
-from state.files import fsync_dir, fsync_file, write_all, write_atomic
-from state.row_log_memory import MemoryRowLog, runs_by_day
+from ecdctr.state.errors import StateError
+from ecdctr.state.files import fsync_dir, fsync_file, write_all, write_atomic
+from ecdctr.state.row_log_memory import MemoryRowLog, runs_by_day
 
 __all__ = ["DAY_MS", "MemoryRowLog", "RowLog", "RowLogLike"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import StateError
+from ecdctr.state.errors import StateError
 
 __all__ = ["MemoryRowLog", "runs_by_day"]
 

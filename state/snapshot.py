@@ -15,9 +15,9 @@ import crc32c as _crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from state.errors import SnapshotDamagedError, SnapshotExistsError, StateError
-from state.files import checksum, fsync_dir, fsync_file, read_json, write_json
-from state.snapshot_db import build_db
+from ecdctr.state.errors import SnapshotDamagedError, SnapshotExistsError, StateError
+from ecdctr.state.files import checksum, fsync_dir, fsync_file, read_json, write_json
+from ecdctr.state.snapshot_db import build_db
 
 __all__ = [
     "KINDS",

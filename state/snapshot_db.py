@@ -18,7 +18,7 @@ from rocksdict import (
     SstFileWriter,
 )
 
-from state.errors import SnapshotDamagedError
+from ecdctr.state.errors import SnapshotDamagedError
 
 __all__ = ["VectorDb", "VectorScan", "build_db", "make_keys"]
 

@@ -8,8 +8,8 @@ import threading
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from replay.connection import KafkaSettings
-from streams.topics import ensure_topic
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.streams.topics import ensure_topic
 
 __all__ = ["TopicChannel"]
 
@@ -21,7 +21,7 @@ ANSWER_S = 20.0
 class TopicChannel:
     """Sends alerts as JSON, keyed by what they are about, so that a compacted topic keeps the last word on each.
 
-    A channel of :class:`monitor.delivery.AlertDelivery`: called from its thread alone.
+    A channel of :class:`ecdctr.monitor.delivery.AlertDelivery`: called from its thread alone.
 
     Parameters
     ----------

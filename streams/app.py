@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import faust
 from aiokafka.errors import KafkaError
 
-from models.events import EventDecoder
-from replay.align import Chunk
-from replay.connection import KafkaSettings
-from replay.records import Fetched, chunks_of, decode_values, is_packed
-from state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
-from streams.consumer import LogConsumer, PositionKeeper, RecordList
-from streams.dead_letters import DeadLetterSink, letters_of
-from streams.decoders import DecodePool
-from streams.settings import TopicSettings, WorkerSettings
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.align import Chunk
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.records import Fetched, chunks_of, decode_values, is_packed
+from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
+from ecdctr.streams.consumer import LogConsumer, PositionKeeper, RecordList
+from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
+from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
 __all__ = ["Intake", "StreamApp", "run_app"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from state.errors import BrokerUnavailableError
-from streams.old_clients import OldClientRelay
+from ecdctr.state.errors import BrokerUnavailableError
+from ecdctr.streams.old_clients import OldClientRelay
 
 __all__ = ["EmbeddedBroker"]
 

@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from replay.connection import KafkaSettings
-from replay.kafka_log import KafkaLog
-from state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 
 __all__ = ["BrokerWatch"]
 

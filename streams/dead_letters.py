@@ -16,12 +16,12 @@ from typing import Any, Protocol, TypeVar
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from replay.connection import KafkaSettings
-from replay.offsets import true_ends
-from state.errors import BrokerUnavailableError, StreamError
-from streams.letters import DeadLetter, Identity, identity_of, letters_of
-from streams.settings import TopicSettings
-from streams.topics import partition_counts
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.offsets import true_ends
+from ecdctr.state.errors import BrokerUnavailableError, StreamError
+from ecdctr.streams.letters import DeadLetter, Identity, identity_of, letters_of
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import partition_counts
 
 __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "letters_of"]
 

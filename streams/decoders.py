@@ -24,11 +24,11 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 
-from models.batch import Batch
-from models.events import Decoded, EventDecoder, Reject
-from models.settings import FeatureSpec
-from replay.records import decode_values, join
-from state.errors import StreamError
+from ecdctr.models.batch import Batch
+from ecdctr.models.events import Decoded, EventDecoder, Reject
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.records import decode_values, join
+from ecdctr.state.errors import StreamError
 
 __all__ = ["DecodePool"]
 
@@ -109,7 +109,7 @@ class DecodePool:
         return [helper.pid for helper in self._helpers]
 
     async def decode(self, values: Sequence[bytes | None], packed: Sequence[bool], domain: int) -> Decoded:
-        """As :func:`replay.records.decode_values`, to the last bit."""
+        """As :func:`ecdctr.replay.records.decode_values`, to the last bit."""
         count = max(1, min(len(self._helpers), len(values) // LEAST))
         bounds = [len(values) * i // count for i in range(count + 1)]
         loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ class _Helper:
     def _start(self) -> subprocess.Popen[bytes]:
         alone = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "streams.decoders"],
+            [sys.executable, "-P", "-m", "ecdctr.streams.decoders"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | alone,
         )  # fmt: skip
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import mix64
+from ecdctr.models.features import mix64
 
 __all__ = ["KnownUsers"]
 

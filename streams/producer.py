@@ -14,12 +14,12 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 from kafka.partitioner.default import murmur2
 
-from models.batch import DOMAIN_NAMES
-from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
-from replay.connection import KafkaSettings
-from state.errors import BrokerUnavailableError, DataError, StreamError
-from streams.settings import TopicSettings
-from streams.topics import partition_counts
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import partition_counts
 
 __all__ = ["partition_of", "produce"]
 

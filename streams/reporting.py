@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import DOMAIN_NAMES, NATURAL
-from models.engine import Engine
-from models.features import FeatureSchema
-from models.trainer import StepResult
-from monitor.delivery import Send, webhook
-from monitor.metrics import RunningMean
-from monitor.monitor import Monitor
-from monitor.station import Station
-from replay.align import Step
-from replay.connection import KafkaSettings
-from state.embedding_store import EmbeddingStore
-from streams.alerts import TopicChannel
-from streams.handoff import AlignedIntake
-from streams.known_users import KnownUsers
-from streams.settings import MonitorSettings, TopicSettings
+from ecdctr.models.batch import DOMAIN_NAMES, NATURAL
+from ecdctr.models.engine import Engine
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.trainer import StepResult
+from ecdctr.monitor.delivery import Send, webhook
+from ecdctr.monitor.metrics import RunningMean
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.station import Station
+from ecdctr.replay.align import Step
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.state.embedding_store import EmbeddingStore
+from ecdctr.streams.alerts import TopicChannel
+from ecdctr.streams.handoff import AlignedIntake
+from ecdctr.streams.known_users import KnownUsers
+from ecdctr.streams.settings import MonitorSettings, TopicSettings
 
 __all__ = ["Reporter"]
 

@@ -6,10 +6,10 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping
 
-from models.engine import Engine
-from state.errors import ConfigError, OffsetsLostError
-from state.journal import JournalEntry
-from state.positions import Positions
+from ecdctr.models.engine import Engine
+from ecdctr.state.errors import ConfigError, OffsetsLostError
+from ecdctr.state.journal import JournalEntry
+from ecdctr.state.positions import Positions
 
 __all__ = ["CHOICES", "settle_positions"]
 

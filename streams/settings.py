@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from models.batch import AD, NATURAL
-from models.settings import Section
-from monitor.settings import WatchSettings
-from state.errors import ConfigError
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.settings import Section
+from ecdctr.monitor.settings import WatchSettings
+from ecdctr.state.errors import ConfigError
 
 __all__ = ["MonitorSettings", "TopicSettings", "WorkerSettings"]
 

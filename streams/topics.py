@@ -12,10 +12,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from replay.connection import KafkaSettings
-from replay.offsets import true_ends
-from state.errors import BrokerUnavailableError, StreamError
-from streams.settings import TopicSettings
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.offsets import true_ends
+from ecdctr.state.errors import BrokerUnavailableError, StreamError
+from ecdctr.streams.settings import TopicSettings
 
 __all__ = ["PartitionState", "describe_topics", "ensure_topic", "ensure_topics", "partition_counts"]
 

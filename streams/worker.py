@@ -13,26 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.batch import Batch
-from models.engine import Engine
-from models.events import EventDecoder
-from replay.align import Aligner
-from replay.connection import KafkaSettings
-from replay.kafka_log import KafkaLog
-from replay.records import decode_records
-from replay.run import redo
-from state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
-from state.lock import FolderLock
-from state.positions import Positions
-from streams.app import StreamApp, run_app
-from streams.broker_watch import BrokerWatch
-from streams.dead_letters import DeadLetter, DeadLetters
-from streams.decoders import DecodePool
-from streams.handoff import AlignedIntake, TrainerThread
-from streams.reporting import Reporter
-from streams.retention import settle_positions
-from streams.settings import MonitorSettings, TopicSettings, WorkerSettings
-from streams.topics import ensure_topics
+from ecdctr.models.batch import Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.align import Aligner
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.replay.records import decode_records
+from ecdctr.replay.run import redo
+from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
+from ecdctr.state.lock import FolderLock
+from ecdctr.state.positions import Positions
+from ecdctr.streams.app import StreamApp, run_app
+from ecdctr.streams.broker_watch import BrokerWatch
+from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
+from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.handoff import AlignedIntake, TrainerThread
+from ecdctr.streams.reporting import Reporter
+from ecdctr.streams.retention import settle_positions
+from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+from ecdctr.streams.topics import ensure_topics
 
 __all__ = ["Worker"]
 

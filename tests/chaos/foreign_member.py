@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from ecdctr import build
+from ecdctr.replay.align import Chunk
 from ecdctr.settings import load_settings
-from replay.align import Chunk
-from streams.app import StreamApp, run_app
-from streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.app import StreamApp, run_app
+from ecdctr.streams.dead_letters import MemoryDeadLetters
 
 
 class Nowhere:

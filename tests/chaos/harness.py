@@ -21,13 +21,13 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.audit import rebuild
+from ecdctr.models.engine import audit
+from ecdctr.replay.simulator import Simulator
 from ecdctr.settings import dump_toml, load_settings
-from models.engine import audit
-from replay.simulator import Simulator
-from state.journal import Journal
-from streams.broker import EmbeddedBroker
-from streams.producer import produce
-from streams.topics import ensure_topics
+from ecdctr.state.journal import Journal
+from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0

@@ -23,18 +23,18 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.audit import Rebuilt, rebuild
+from ecdctr.models.engine import audit
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.offsets import true_ends
 from ecdctr.settings import Settings, dump_toml, load_settings
-from models.engine import audit
-from models.settings import FeatureSpec
-from replay.offsets import true_ends
-from state.checkpoint import CheckpointStore
-from state.errors import BrokerUnavailableError
-from state.journal import Journal, JournalEntry
-from state.positions import Positions
-from state.snapshot import write_snapshot
-from streams.broker import EmbeddedBroker
-from streams.producer import produce
-from streams.topics import ensure_topics
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.errors import BrokerUnavailableError
+from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.positions import Positions
+from ecdctr.state.snapshot import write_snapshot
+from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 
 PATIENCE_S = 60.0
 START_MS = 1_700_000_000_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from state.errors import StateError
-from state.journal import Journal
+from ecdctr.state.errors import StateError
+from ecdctr.state.journal import Journal
 
 pytestmark = pytest.mark.broker
 

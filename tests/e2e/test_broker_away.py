@@ -9,9 +9,9 @@ import time
 import polars as pl
 import pytest
 
-from state.checkpoint import CheckpointStore
-from state.positions import Positions
-from streams.broker import EmbeddedBroker
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.positions import Positions
+from ecdctr.streams.broker import EmbeddedBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from models.events import to_json_messages
-from streams.broker import EmbeddedBroker
+from ecdctr.models.events import to_json_messages
+from ecdctr.streams.broker import EmbeddedBroker
 
 pytestmark = pytest.mark.broker
 

@@ -20,17 +20,17 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import replay_journal, replay_source
+from ecdctr.models.engine import audit
+from ecdctr.replay.gauc import gauc
+from ecdctr.replay.simulator import Simulator
 from ecdctr.replaying import ReplayOptions
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
-from models.engine import audit
-from replay.gauc import gauc
-from replay.simulator import Simulator
-from state.errors import ConfigError
-from state.journal import Journal
-from state.score_log import ScoreLog
-from streams.broker import EmbeddedBroker
-from streams.producer import produce
-from streams.topics import ensure_topics
+from ecdctr.state.errors import ConfigError
+from ecdctr.state.journal import Journal
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ecdctr.settings import ENV_PREFIX, load_settings
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from ecdctr.evidence import EVERY_ARM, Run, Scored, run_all, run_evidence, seeds_of, studies, with_stack_all
 from ecdctr.evidence_figures import bars, figures, loss_difference
 from ecdctr.evidence_page import broken_order, write_page
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 ARMS = (
     "default",

@@ -14,9 +14,9 @@ from ecdctr import build
 from ecdctr.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.forgetting_page import verdict, write_forgetting
 from ecdctr.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies
-from models.batch import AD
-from replay.bootstrap import gauc_contrast, gauc_difference
-from replay.simulator import DAY_MS, Simulator
+from ecdctr.models.batch import AD
+from ecdctr.replay.bootstrap import gauc_contrast, gauc_difference
+from ecdctr.replay.simulator import DAY_MS, Simulator
 
 WORLD = {
     "days": 18,

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from ecdctr import build
 from ecdctr.arms import asked_arms
 from ecdctr.cli import app
+from ecdctr.replay.bootstrap import gauc_difference
+from ecdctr.replay.rows import SourceLog, steps_of
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from replay.bootstrap import gauc_difference
-from replay.rows import SourceLog, steps_of
-from state.checkpoint import CheckpointStore
-from state.errors import ConfigError
-from state.score_log import ScoreLog
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.errors import ConfigError
+from ecdctr.state.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

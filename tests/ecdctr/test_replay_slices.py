@@ -15,12 +15,12 @@ from ecdctr import build
 from ecdctr.arms import asked_arms
 from ecdctr.cli import app
 from ecdctr.commands import train_tpm
+from ecdctr.models.encode import hash_ids
+from ecdctr.replay.simulator import Simulator
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
-from models.encode import hash_ids
-from replay.simulator import Simulator
-from state.errors import ConfigError, StateError
-from state.score_log import ScoreLog
+from ecdctr.state.errors import ConfigError, StateError
+from ecdctr.state.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

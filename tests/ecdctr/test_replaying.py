@@ -16,12 +16,12 @@ from rich.console import Console
 
 from ecdctr.commands import train_tpm
 from ecdctr.interrupt import interruptible
+from ecdctr.replay.simulator import Simulator
 from ecdctr.replaying import ReplayOptions, print_totals, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
-from replay.simulator import Simulator
-from state.errors import ConfigError, DataError, StateError
-from state.score_log import ScoreLog
+from ecdctr.state.errors import ConfigError, DataError, StateError
+from ecdctr.state.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

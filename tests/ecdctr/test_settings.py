@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ecdctr.settings import Settings, dump_toml, load_settings, settings_table
-from state.errors import ConfigError
+from ecdctr.state.errors import ConfigError
 
 
 def write(folder: Path, text: str) -> Path:

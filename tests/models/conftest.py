@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import AD, NATURAL, Batch
-from models.features import FeatureSchema
-from models.gate import Gate
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
-from models.trainer import Trainer
-from state.ad_window import AdWindow
-from state.embedding_store import MemoryEmbeddingStore
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.gate import Gate
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.embedding_store import MemoryEmbeddingStore
 
 DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.arm import Arm, ArmSpec, Prepared
-from models.lookup import InputEncoder
+from ecdctr.models.arm import Arm, ArmSpec, Prepared
+from ecdctr.models.lookup import InputEncoder
 
 
 def arm_of(world: Any, batch: int = 32, **changes: Any) -> tuple[Arm, InputEncoder]:

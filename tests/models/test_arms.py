@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import AD, NATURAL, Batch
-from models.lineup import lineup
-from models.trainer import Trainer
-from state.ad_window import AdWindow
-from state.capture import Capture, Loaded, merge_rows
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.lineup import lineup
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import Capture, Loaded, merge_rows
 
 EVERY = (
     "reload",

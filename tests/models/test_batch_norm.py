@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.batch_norm import MIN_ROWS, BatchNorm
+from ecdctr.models.batch_norm import MIN_ROWS, BatchNorm
 
 
 def pair() -> tuple[BatchNorm, nn.BatchNorm1d]:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from models.batch import AD, NATURAL, Batch
-from models.bayes_fm import BayesFm
-from models.features import FeatureSchema
-from models.settings import BayesFmSettings, BeliefSettings, FeatureSpec
-from state.capture import Rows, merge_rows
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.bayes_fm import BayesFm
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import BayesFmSettings, BeliefSettings, FeatureSpec
+from ecdctr.state.capture import Rows, merge_rows
 
 HOUR = 3_600_000
 SCHEMA = FeatureSchema(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.embedding import EmbeddingTable, KeptRows, initial_rows
+from ecdctr.models.embedding import EmbeddingTable, KeptRows, initial_rows
 
 
 def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:

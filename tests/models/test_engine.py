@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from models.engine import Engine, audit
-from models.features import FeatureSchema
-from models.lineup import lineup
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
-from models.trainer import Trainer
-from state.ad_window import AdWindow
-from state.checkpoint import CheckpointStore
-from state.errors import JournalDamagedError, StateError
-from state.journal import Journal, JournalEntry
-from state.positions import Part, Positions
-from state.score_log import ScoreLog
-from state.settings import StateSettings
+from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.models.engine import Engine, audit
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.lineup import lineup
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.errors import JournalDamagedError, StateError
+from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.positions import Part, Positions
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
 
 SPECS = (
     FeatureSpec(name="user", field="user_id", buckets=200, tpm=True),

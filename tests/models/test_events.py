@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import AD, NATURAL, Batch
-from models.events import REASONS, EventDecoder, to_arrow_message, to_json_messages
-from models.settings import FeatureSpec
-from state.errors import ConfigError, DataError
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.events import REASONS, EventDecoder, to_arrow_message, to_json_messages
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.state.errors import ConfigError, DataError
 
 SPECS = [
     FeatureSpec(name="user", field="user_id", buckets=1000),
@@ -299,7 +299,7 @@ def test_damaged_arrow_is_a_reject_and_never_ends_the_process():
 
 
 def test_rows_a_message_may_claim_are_bounded(monkeypatch):
-    monkeypatch.setattr("models.packed.MAX_PACKED_ROWS", 3)
+    monkeypatch.setattr("ecdctr.models.packed.MAX_PACKED_ROWS", 3)
     decoded = DECODER.from_packed([to_arrow_message(pl.DataFrame([GOOD] * 4))], 0)
     assert [r.reason for r in decoded.rejects] == ["arrow"]
     assert "3" in decoded.rejects[0].detail

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.features import DERIVED_FIELDS, FeatureSchema, mix64
-from models.settings import FeatureSpec, default_features
-from state.errors import ConfigError
+from ecdctr.models.features import DERIVED_FIELDS, FeatureSchema, mix64
+from ecdctr.models.settings import FeatureSpec, default_features
+from ecdctr.state.errors import ConfigError
 
 
 def test_columns_stand_in_the_order_given():

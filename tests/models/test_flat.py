@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.flat import FlatModule, initialise
+from ecdctr.models.flat import FlatModule, initialise
 
 
 class Small(nn.Module):

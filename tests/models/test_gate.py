@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import AD, NATURAL, Batch
-from models.engine import Engine
-from models.features import FeatureSchema
-from models.gate import GateRows, Verdict
-from models.lineup import lineup
-from models.settings import ScheduleSettings, TpmSettings
-from models.trainer import Trainer
-from replay.gate import PairedGate
-from state.ad_window import AdWindow
-from state.capture import merge_rows
-from state.checkpoint import CheckpointStore
-from state.journal import Journal
-from state.score_log import ScoreLog
-from state.settings import StateSettings
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.gate import GateRows, Verdict
+from ecdctr.models.lineup import lineup
+from ecdctr.models.settings import ScheduleSettings, TpmSettings
+from ecdctr.models.trainer import Trainer
+from ecdctr.replay.gate import PairedGate
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import merge_rows
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.journal import Journal
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
 from tests.models.conftest import DAY_MS, START_MS
 from tests.models.test_engine import HOUR, MODEL, SPECS, plan, rows_of
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.flat import initialise
-from models.history import FrozenHistory, HistoricalAttention, HistoryMode
+from ecdctr.models.flat import initialise
+from ecdctr.models.history import FrozenHistory, HistoricalAttention, HistoryMode
 
 MODES: list[HistoryMode] = ["attention", "mean", "latest"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.id_map import IdMap
+from ecdctr.models.id_map import IdMap
 
 SMALL = st.integers(0, 40)  # many repeats
 LARGE = st.integers(0, 2**64 - 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.kernels import cross, gather_rows, product
+from ecdctr.models.kernels import cross, gather_rows, product
 
 
 def places(n: int, m: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.batch import AD, NATURAL, Batch
-from models.features import FeatureSchema
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
-from models.trainer import Trainer
-from state.ad_window import AdWindow
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
 
 DAY_MS = 86_400_000
 

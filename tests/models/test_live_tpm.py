@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from models.engine import Engine
-from models.features import FeatureSchema
-from models.lineup import lineup
-from models.live_tpm import LiveSink, LiveTpm, tpm_shape
-from models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
-from models.tpm import TpmTrainer
-from models.trainer import Trainer
-from state.ad_window import AdWindow
-from state.capture import Capture
-from state.checkpoint import CheckpointStore, MemoryCheckpointStore
-from state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
-from state.errors import StateError
-from state.journal import Journal, JournalEntry, MemoryJournal
-from state.positions import Part
-from state.score_log import ScoreLog
-from state.settings import StateSettings
-from state.snapshot_writer import SnapshotCheck, SnapshotWriter
+from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.models.engine import Engine
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.lineup import lineup
+from ecdctr.models.live_tpm import LiveSink, LiveTpm, tpm_shape
+from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.tpm import TpmTrainer
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import Capture
+from ecdctr.state.checkpoint import CheckpointStore, MemoryCheckpointStore
+from ecdctr.state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.errors import StateError
+from ecdctr.state.journal import Journal, JournalEntry, MemoryJournal
+from ecdctr.state.positions import Part
+from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
+from ecdctr.state.snapshot_writer import SnapshotCheck, SnapshotWriter
 
 HOUR = 3_600_000
 DAY = 24 * HOUR

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features import FeatureSchema
-from models.lookup import InputEncoder
-from models.settings import FeatureSpec
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.lookup import InputEncoder
+from ecdctr.models.settings import FeatureSpec
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_tables_of_any_size_give_the_same_rows(buckets: int) -> None:
 
 
 def _batch(features: np.ndarray) -> Any:
-    from models.batch import Batch
+    from ecdctr.models.batch import Batch
 
     n = len(features)
     return Batch(

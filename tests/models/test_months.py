@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.months import month_of
-from models.settings import TpmSettings
+from ecdctr.models.months import month_of
+from ecdctr.models.settings import TpmSettings
 
 TIMES = st.integers(946_684_800_000, 4_102_444_800_000)
 KINDS = st.sampled_from(["calendar", "1d", "7d", "30d"])

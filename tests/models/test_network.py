@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.flat import initialise
-from models.lookup import InputEncoder
-from models.network import CtrNet, HistoryInput, is_batch_norm
+from ecdctr.models.flat import initialise
+from ecdctr.models.lookup import InputEncoder
+from ecdctr.models.network import CtrNet, HistoryInput, is_batch_norm
 
 
 def build(world: Any, **changes: Any) -> tuple[CtrNet, InputEncoder]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from models.schedule import ReleaseSchedule, duration_ms
-from models.settings import ScheduleSettings
+from ecdctr.models.schedule import ReleaseSchedule, duration_ms
+from ecdctr.models.settings import ScheduleSettings
 
 HOUR = 3_600_000
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.history import HistoricalAttention
-from models.snapshots import MergedHistory, SnapshotHistory
-from state.errors import ConfigError, PointInTimeError
+from ecdctr.models.history import HistoricalAttention
+from ecdctr.models.snapshots import MergedHistory, SnapshotHistory
+from ecdctr.state.errors import ConfigError, PointInTimeError
 
 CPU = torch.device("cpu")
 MONTHS = ("m0", "m1", "m2")

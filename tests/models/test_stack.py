@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
-from models.rivals import ItemCtr, OnlineShift
-from models.stack import Stack, logit
+from ecdctr.models.rivals import ItemCtr, OnlineShift
+from ecdctr.models.stack import Stack, logit
 
 DAY = 86_400_000
 
@@ -110,7 +110,7 @@ def test_item_ctr_counts_as_a_table_would() -> None:
         here = item == one
         want = (y[here].sum() + 5 * rate) / (here.sum() + 5)
         assert ctr.predict(np.array([one], np.uint64))[0] == pytest.approx(want, rel=1e-6)
-    from state.capture import merge_rows
+    from ecdctr.state.capture import merge_rows
 
     other = ItemCtr(strength=5.0)
     other.load(merge_rows(captured))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import AD, Batch
-from models.bayes_fm import BayesFm
-from models.features import FeatureSchema
-from models.rivals import ItemCtr
-from models.settings import BayesFmSettings, default_features
-from models.touched_rows import TouchedRows
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.bayes_fm import BayesFm
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.rivals import ItemCtr
+from ecdctr.models.settings import BayesFmSettings, default_features
+from ecdctr.models.touched_rows import TouchedRows
 
 
 @given(st.lists(st.lists(st.integers(0, 19), unique=True), max_size=8))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.batch import Batch
-from models.tpm import TpmTrainer
-from state.capture import Capture, Loaded, merge_rows
-from state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.models.batch import Batch
+from ecdctr.models.tpm import TpmTrainer
+from ecdctr.state.capture import Capture, Loaded, merge_rows
+from ecdctr.state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
 
 DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01, the origin of the ten-day months

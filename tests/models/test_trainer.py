@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.batch import AD, NATURAL, Batch
-from models.trainer import Trainer
-from state.ad_window import AdWindow
-from state.capture import Capture, Loaded, merge_rows
-from state.checkpoint import CheckpointStore
-from state.errors import PointInTimeError
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.models.trainer import Trainer
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.capture import Capture, Loaded, merge_rows
+from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.errors import PointInTimeError
 
 ROOT = Path(__file__).parents[2]
 CONFTEST = Path(__file__).with_name("conftest.py")
@@ -284,8 +284,8 @@ torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("worlds", {str(CONFTEST)!r})
 worlds = importlib.util.module_from_spec(spec); sys.modules["worlds"] = worlds
 spec.loader.exec_module(worlds)
-from models.batch import AD
-from state.checkpoint import CheckpointStore
+from ecdctr.models.batch import AD
+from ecdctr.state.checkpoint import CheckpointStore
 world = worlds.World()
 stream = world.stream(30)
 window = world.window()

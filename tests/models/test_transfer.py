@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import AD, NATURAL
-from models.network import is_batch_norm
-from models.trainer import Trainer
-from models.transfer import solve_shift
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.network import is_batch_norm
+from ecdctr.models.trainer import Trainer
+from ecdctr.models.transfer import solve_shift
 
 DEFAULTS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
 

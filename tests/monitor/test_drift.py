@@ -7,18 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.batch import DOMAIN_NAMES
-from models.events import EventDecoder
-from models.features import FeatureSchema
-from monitor.by_day import by_day, gather
-from monitor.compare import adjust, compare
-from monitor.drift import DriftWatch
-from monitor.reference import Reference
-from monitor.settings import DriftSettings
-from replay.ebnerd import EbNerd
-from replay.rows import SourceLog
-from replay.simulator import DAY_MS, Simulator
-from state.errors import ConfigError, DataError
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import FeatureSchema
+from ecdctr.monitor.by_day import by_day, gather
+from ecdctr.monitor.compare import adjust, compare
+from ecdctr.monitor.drift import DriftWatch
+from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.settings import DriftSettings
+from ecdctr.replay.ebnerd import EbNerd
+from ecdctr.replay.rows import SourceLog
+from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.state.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"
 CHANGE = 6

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models.batch import AD, Batch
-from monitor.forgetting import Forgetting
-from monitor.settings import ProbeSettings
-from state.errors import StateError
-from state.probes import ProbeStore
+from ecdctr.models.batch import AD, Batch
+from ecdctr.monitor.forgetting import Forgetting
+from ecdctr.monitor.settings import ProbeSettings
+from ecdctr.state.errors import StateError
+from ecdctr.state.probes import ProbeStore
 
 DAY = 86_400_000
 

@@ -6,14 +6,14 @@ import threading
 import numpy as np
 import pytest
 
-from models.batch import DOMAIN_NAMES
-from models.events import EventDecoder
-from models.features import FeatureSchema
-from models.transfer import ReleaseReport
-from monitor.monitor import Monitor
-from monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from replay.metrics import gauc, pcoc
-from replay.simulator import DAY_MS, Simulator
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
+from ecdctr.replay.metrics import gauc, pcoc
+from ecdctr.replay.simulator import DAY_MS, Simulator
 
 HOUR = 3_600_000
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from models.events import EventDecoder
-from monitor.monitor import Monitor
-from replay.simulator import Simulator
+from ecdctr.models.events import EventDecoder
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.replay.simulator import Simulator
 
 HEIGHT = 2000
 CHARTS = ("gauc", "ne", "pcoc", "ctr")

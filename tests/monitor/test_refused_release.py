@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.batch import AD, Batch
-from models.features import FeatureSchema
-from models.settings import default_features
-from models.transfer import ReleaseReport
-from monitor.monitor import Monitor
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import default_features
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.monitor.monitor import Monitor
 
 HOUR = 3_600_000
 FIGURES = {"gauc_serving": -0.031, "gauc_serving_low": -0.045, "gauc_serving_high": -0.012}

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.batch import DOMAIN_NAMES
-from models.events import EventDecoder
-from models.features import FeatureSchema
-from models.transfer import ReleaseReport
-from monitor.monitor import Monitor
-from monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from replay.simulator import DAY_MS, Simulator
-from state.score_log import ScoreLog
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
+from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.state.score_log import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
 PCOC = RuleSpec(name="pcoc", metric="pcoc", window="1d", domain="ad", arm="actr", below=0.7, min_rows=500)

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.rules import Measurement, RuleBook
-from monitor.settings import RuleSpec
+from ecdctr.monitor.rules import Measurement, RuleBook
+from ecdctr.monitor.settings import RuleSpec
 
 HOUR = 3_600_000
 

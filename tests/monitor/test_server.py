@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from monitor.station import Station
-from state.errors import ConfigError
+from ecdctr.monitor.station import Station
+from ecdctr.state.errors import ConfigError
 
 
 def test_the_page_and_its_parts_are_served_and_may_load_nothing_else(make_site):
@@ -136,7 +136,7 @@ def test_events_bring_everything_once_and_then_what_has_changed(quick, watcher):
 
 
 def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watcher, until, monkeypatch):
-    monkeypatch.setattr("monitor.server.MAX_STREAMS", 2)
+    monkeypatch.setattr("ecdctr.monitor.server.MAX_STREAMS", 2)
     site = make_site(watcher, refresh_s=0.05)
     open_ones = [Events(site), Events(site)]
     assert [e.answer.status for e in open_ones] == [200, 200]

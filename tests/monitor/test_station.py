@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from monitor.station import Station
+from ecdctr.monitor.station import Station
 
 
 @pytest.fixture

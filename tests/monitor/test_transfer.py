@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from monitor.transfer import TransferWatch, poisson_weights
-from replay.bootstrap import gauc_difference
-from replay.metrics import log_loss
+from ecdctr.monitor.transfer import TransferWatch, poisson_weights
+from ecdctr.replay.bootstrap import gauc_difference
+from ecdctr.replay.metrics import log_loss
 
 DAY = 86_400_000
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.seen import Seen
-from monitor.series import DomainSeries
-from monitor.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
-from replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
+from ecdctr.monitor.seen import Seen
+from ecdctr.monitor.series import DomainSeries
+from ecdctr.monitor.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
+from ecdctr.replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
 
 HOUR, DAY = 3_600_000, 86_400_000
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import AD, NATURAL, Batch
-from replay.align import Aligner, Chunk, Step
-from state.positions import Positions
+from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.replay.align import Aligner, Chunk, Step
+from ecdctr.state.positions import Positions
 
 LANES = {
     ("ad-clicks", 0): AD,

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from replay.bootstrap import gauc_difference, gauc_interval
-from replay.gauc import gauc
+from ecdctr.replay.bootstrap import gauc_difference, gauc_interval
+from ecdctr.replay.gauc import gauc
 
 
 def rows(seed, users=200, each=20, noise=1.0):
@@ -65,7 +65,7 @@ def test_pairing_narrows_the_interval():
 def test_many_users_are_drawn_in_parts(monkeypatch):
     _, user, _, y, p = rows(5)
     whole = gauc_interval(y, p, user, samples=100)
-    monkeypatch.setattr("replay.bootstrap._DRAWS_AT_ONCE", 1_000)
+    monkeypatch.setattr("ecdctr.replay.bootstrap._DRAWS_AT_ONCE", 1_000)
     parts = gauc_interval(y, p, user, samples=100)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.02)
 

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from replay import by_time as module
-from replay.by_time import by_time
+from ecdctr.replay import by_time as module
+from ecdctr.replay.by_time import by_time
 
 
 @pytest.fixture

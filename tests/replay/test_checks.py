@@ -10,16 +10,16 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.commands import train_tpm
+from ecdctr.models.batch import Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.checks import checks
+from ecdctr.replay.day_check import DayCheck, DayFinding
+from ecdctr.replay.feature_probe import FeatureProbe, Finding
+from ecdctr.replay.rows import SourceLog, steps_of
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from models.batch import Batch
-from models.features import FeatureSchema
-from models.settings import FeatureSpec
-from replay.checks import checks
-from replay.day_check import DayCheck, DayFinding
-from replay.feature_probe import FeatureProbe, Finding
-from replay.rows import SourceLog, steps_of
-from state.errors import PointInTimeError
+from ecdctr.state.errors import PointInTimeError
 
 SOURCE = "sim:days=7,live_from=4,users=200,items=60,natural_per_day=1200,ads_per_day=300"
 SETTINGS = (

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.events import EventDecoder
-from replay.digix import Digix
-from replay.kuairand import KuaiRand
-from replay.rows import SourceLog, steps_of
-from replay.source import Source, open_source
-from replay.taobao import Taobao
-from state.errors import DataError
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.digix import Digix
+from ecdctr.replay.kuairand import KuaiRand
+from ecdctr.replay.rows import SourceLog, steps_of
+from ecdctr.replay.source import Source, open_source
+from ecdctr.replay.taobao import Taobao
+from ecdctr.state.errors import DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent"))
 samples = pytest.mark.skipif(

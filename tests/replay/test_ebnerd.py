@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.events import EventDecoder
-from replay.ebnerd import EbNerd
-from state.errors import DataError
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.ebnerd import EbNerd
+from ecdctr.state.errors import DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"
 real = pytest.mark.skipif(

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from replay.bootstrap import gauc_difference
-from replay.evaluate import DAY_MS, evaluate
-from replay.metrics import gauc, log_loss, pcoc
+from ecdctr.replay.bootstrap import gauc_difference
+from ecdctr.replay.evaluate import DAY_MS, evaluate
+from ecdctr.replay.metrics import gauc, log_loss, pcoc
 
 
 @pytest.fixture

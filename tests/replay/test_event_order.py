@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.event_order import EventOrder, Stream
+from ecdctr.replay.event_order import EventOrder, Stream
 
 
 def stream(file, times, cuts=()):

@@ -7,16 +7,16 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from models.events import EventDecoder, to_arrow_message, to_json_messages
-from models.features import FeatureSchema
-from models.settings import FeatureSpec
-from replay import value_names
-from replay.evaluate import evaluate
-from replay.feature_slices import TOP, feature_slices
-from replay.row_notes import RowNotes
-from replay.slices import TPM
-from state.errors import ConfigError
-from state.score_log import ScoreLog
+from ecdctr.models.events import EventDecoder, to_arrow_message, to_json_messages
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay import value_names
+from ecdctr.replay.evaluate import evaluate
+from ecdctr.replay.feature_slices import TOP, feature_slices
+from ecdctr.replay.row_notes import RowNotes
+from ecdctr.replay.slices import TPM
+from ecdctr.state.errors import ConfigError
+from ecdctr.state.score_log import ScoreLog
 
 SPECS = [
     FeatureSpec(name="user", field="user_id", buckets=5_000),

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.events import EventDecoder
-from replay.files import EventFiles, milliseconds
-from replay.simulator import Simulator
-from state.errors import DataError
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.files import EventFiles, milliseconds
+from ecdctr.replay.simulator import Simulator
+from ecdctr.state.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_disorder_within_the_window_is_set_right(simulator, events, tmp_path):
 
 
 def test_stragglers_are_counted_and_kept(events, tmp_path, monkeypatch):
-    monkeypatch.setattr("replay.file_formats.CHUNK_ROWS", 100)
-    monkeypatch.setattr("replay.event_order.EventOrder.__init__.__defaults__", (100,))
+    monkeypatch.setattr("ecdctr.replay.file_formats.CHUNK_ROWS", 100)
+    monkeypatch.setattr("ecdctr.replay.event_order.EventOrder.__init__.__defaults__", (100,))
     late = pl.concat([events[1:], events[:1]])
     source = EventFiles(write(late, tmp_path / "e.parquet"), window="1m")
     rows = pl.concat(source.frames())
@@ -146,7 +146,7 @@ def test_columns_of_other_types_are_converted(tmp_path):
         "ad,1767225601000,8,i2,1,08,,c\n"
         "ad,later,9,i2,1,08,2,\n"
     )
-    from models.settings import FeatureSpec
+    from ecdctr.models.settings import FeatureSpec
 
     specs = [
         FeatureSpec(name="code"),

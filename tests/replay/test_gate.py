@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from models.gate import GateRows
-from replay.bootstrap import ne_difference
-from replay.gate import PairedGate
+from ecdctr.models.gate import GateRows
+from ecdctr.replay.bootstrap import ne_difference
+from ecdctr.replay.gate import PairedGate
 
 
 def rows(*, seed: int = 0, users: int = 80, each: int = 25, **noise: float) -> GateRows:

@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.events import EventDecoder
-from replay.mapped import MappedTables
-from replay.mapping import Mapping, label_expression
-from replay.rows import SourceLog, steps_of
-from replay.source import Source, open_source
-from state.errors import DataError
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.mapped import MappedTables
+from ecdctr.replay.mapping import Mapping, label_expression
+from ecdctr.replay.rows import SourceLog, steps_of
+from ecdctr.replay.source import Source, open_source
+from ecdctr.state.errors import DataError
 
 ONE_TABLE = """
 name = "Shop"

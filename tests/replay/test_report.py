@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from replay.evaluate import DAY_MS, evaluate
-from replay.report import write_report
-from state.errors import DataError
+from ecdctr.replay.evaluate import DAY_MS, evaluate
+from ecdctr.replay.report import write_report
+from ecdctr.state.errors import DataError
 
 VOID = {"meta", "link", "br", "path", "line", "use", "rect"}
 ARMS = ("actr", "ads_only", "cpm")

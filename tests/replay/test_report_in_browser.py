@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from replay.report import evaluate, write_report
+from ecdctr.replay.report import evaluate, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(

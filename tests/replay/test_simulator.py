@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.batch import AD, NATURAL
-from models.features import FeatureSchema
-from replay.metrics import gauc, pcoc
-from replay.simulator import DAY_MS, FRAME_ROWS, Simulator
-from state.errors import ConfigError
+from ecdctr.models.batch import AD, NATURAL
+from ecdctr.models.features import FeatureSchema
+from ecdctr.replay.metrics import gauc, pcoc
+from ecdctr.replay.simulator import DAY_MS, FRAME_ROWS, Simulator
+from ecdctr.state.errors import ConfigError
 
 
 @pytest.fixture

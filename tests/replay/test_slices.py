@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.evaluate import evaluate
-from replay.metrics import summary
-from replay.slices import SLICES, earlier_rows
-from replay.tables import day_table, slice_table
+from ecdctr.replay.evaluate import evaluate
+from ecdctr.replay.metrics import summary
+from ecdctr.replay.slices import SLICES, earlier_rows
+from ecdctr.replay.tables import day_table, slice_table
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

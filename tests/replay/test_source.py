@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from replay.ebnerd import EbNerd
-from replay.files import EventFiles
-from replay.simulator import Simulator
-from replay.source import Source, open_source
-from state.errors import ConfigError, DataError
+from ecdctr.replay.ebnerd import EbNerd
+from ecdctr.replay.files import EventFiles
+from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.source import Source, open_source
+from ecdctr.state.errors import ConfigError, DataError
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import Batch
-from replay.stream_gaps import StreamGaps
-from state.errors import StateError
+from ecdctr.models.batch import Batch
+from ecdctr.replay.stream_gaps import StreamGaps
+from ecdctr.state.errors import StateError
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=50)
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from state.ad_window import AdWindow
-from state.errors import StateError
-from state.row_log import DAY_MS
+from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.errors import StateError
+from ecdctr.state.row_log import DAY_MS
 
 Make = Callable[..., AdWindow]
 

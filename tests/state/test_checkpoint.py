@@ -14,11 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from state.capture import merge_rows
-from state.checkpoint import Capture, CheckpointStore, CheckpointStoreLike, Loaded, MemoryCheckpointStore
-from state.checkpoint_files import merge_from
-from state.errors import StateError
-from state.positions import Positions
+from ecdctr.state.capture import merge_rows
+from ecdctr.state.checkpoint import (
+    Capture,
+    CheckpointStore,
+    CheckpointStoreLike,
+    Loaded,
+    MemoryCheckpointStore,
+)
+from ecdctr.state.checkpoint_files import merge_from
+from ecdctr.state.errors import StateError
+from ecdctr.state.positions import Positions
 
 Store = Callable[..., CheckpointStoreLike]
 Table = dict[int, float]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.checkpoint import Capture, CheckpointStore, Loaded
-from state.errors import CheckpointDamagedError, StateError
+from ecdctr.state.checkpoint import Capture, CheckpointStore, Loaded
+from ecdctr.state.errors import CheckpointDamagedError, StateError
 
 
 def save(store: CheckpointStore, step: int, first: int = 0, count: int = 40) -> Path:
@@ -257,7 +257,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from state.checkpoint import Capture, CheckpointStore
+from ecdctr.state.checkpoint import Capture, CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]))
 loaded = store.newest()
 step = loaded.meta["step"] if loaded else 0

@@ -15,11 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from state.embedding_base import union_chunks
-from state.embedding_store import EmbeddingStore, MemoryEmbeddingStore, RocksEmbeddingStore, write_snapshot
-from state.errors import SnapshotDamagedError, StateError
-from state.snapshot import Kind, Vectors
-from state.vector_cache import VectorCache, mix
+from ecdctr.state.embedding_base import union_chunks
+from ecdctr.state.embedding_store import (
+    EmbeddingStore,
+    MemoryEmbeddingStore,
+    RocksEmbeddingStore,
+    write_snapshot,
+)
+from ecdctr.state.errors import SnapshotDamagedError, StateError
+from ecdctr.state.snapshot import Kind, Vectors
+from ecdctr.state.vector_cache import VectorCache, mix
 
 Ids = NDArray[np.uint64]
 KINDS: tuple[Kind, Kind] = ("user", "item")
@@ -346,7 +351,7 @@ import json
 import sys
 from pathlib import Path
 import numpy as np
-from state.embedding_store import RocksEmbeddingStore
+from ecdctr.state.embedding_store import RocksEmbeddingStore
 store = RocksEmbeddingStore(Path(sys.argv[1]))
 seen = set()
 print("ready", flush=True)

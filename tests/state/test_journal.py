@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.errors import JournalDamagedError, StateError
-from state.journal import Journal, JournalEntry, JournalLike, MemoryJournal
-from state.journal_entry import decode_line, encode_line
-from state.positions import Part
+from ecdctr.state.errors import JournalDamagedError, StateError
+from ecdctr.state.journal import Journal, JournalEntry, JournalLike, MemoryJournal
+from ecdctr.state.journal_entry import decode_line, encode_line
+from ecdctr.state.positions import Part
 
 
 def entry(step: int, clock: int | None = None) -> JournalEntry:
@@ -280,8 +280,8 @@ def test_fsync_mode_keeps_the_same_lines(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from state.journal import Journal, JournalEntry
-from state.positions import Part
+from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.positions import Part
 journal = Journal(Path(sys.argv[1]))
 for step in range(10**9):
     journal.append(JournalEntry(step, "ad", (Part("ad-clicks", 0, step, step + 1),), step))

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from state.errors import StateLockedError
-from state.lock import FolderLock
+from ecdctr.state.errors import StateLockedError
+from ecdctr.state.lock import FolderLock
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from state.lock import FolderLock
+from ecdctr.state.lock import FolderLock
 FolderLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

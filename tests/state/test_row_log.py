@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from state.errors import StateError
-from state.row_log import MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.errors import StateError
+from ecdctr.state.row_log import MemoryRowLog, RowLog, RowLogLike
 
 DTYPE = np.dtype([("n", "<i8"), ("x", "<f4", (3,)), ("none", "<f4", (0,))])
 
@@ -206,7 +206,7 @@ _WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from state.row_log import RowLog
+from ecdctr.state.row_log import RowLog
 log = RowLog(Path(sys.argv[1]), np.dtype([("n", "<i8")]))
 for i in range(100):
     log.append(np.array([(i,), (i,)], [("n", "<i8")]), np.array([i % 20, 20]))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from state.errors import StateError
-from state.row_log import DAY_MS
-from state.score_log import ScoreLog
+from ecdctr.state.errors import StateError
+from ecdctr.state.row_log import DAY_MS
+from ecdctr.state.score_log import ScoreLog
 
 ARMS = ("actr", "ads_only", "cpm")
 

@@ -15,16 +15,16 @@ import polars as pl
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from models.events import EventDecoder
-from models.settings import FeatureSpec
-from replay.connection import KafkaSettings
-from replay.offsets import true_ends
-from state.errors import BrokerUnavailableError
-from streams.app import StreamApp, run_app
-from streams.broker import EmbeddedBroker
-from streams.dead_letters import MemoryDeadLetters
-from streams.settings import TopicSettings, WorkerSettings
-from streams.topics import ensure_topics
+from ecdctr.models.events import EventDecoder
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.offsets import true_ends
+from ecdctr.state.errors import BrokerUnavailableError
+from ecdctr.streams.app import StreamApp, run_app
+from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.settings import TopicSettings, WorkerSettings
+from ecdctr.streams.topics import ensure_topics
 
 PATIENCE_S = 30.0
 SPECS = (FeatureSpec(name="site", buckets=50), FeatureSpec(name="price", kind="numeric"))

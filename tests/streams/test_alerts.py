@@ -5,9 +5,9 @@ import json
 import pytest
 from kafka.errors import KafkaError
 
-from replay.connection import KafkaSettings
-from state.errors import BrokerUnavailableError
-from streams.alerts import TopicChannel
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.state.errors import BrokerUnavailableError
+from ecdctr.streams.alerts import TopicChannel
 
 
 @pytest.mark.broker
@@ -24,7 +24,7 @@ def test_alerts_arrive_in_order_with_their_keys(streams):
 
 
 def test_without_a_broker_it_raises(monkeypatch):
-    monkeypatch.setattr("streams.topics.BOOTSTRAP_MS", 200)
+    monkeypatch.setattr("ecdctr.streams.topics.BOOTSTRAP_MS", 200)
     channel = TopicChannel(KafkaSettings(brokers="127.0.0.1:9"), "alerts", replication=1)
     with pytest.raises((KafkaError, BrokerUnavailableError)):
         channel.send(b"k", b"v")

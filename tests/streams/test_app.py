@@ -9,12 +9,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
-from state.errors import BrokerUnavailableError, OffsetsLostError
-from streams.app import StreamApp
-from streams.broker import EmbeddedBroker
-from streams.consumer import RecordList
-from streams.dead_letters import DeadLetters, MemoryDeadLetters
+from ecdctr.models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
+from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
+from ecdctr.streams.app import StreamApp
+from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.consumer import RecordList
+from ecdctr.streams.dead_letters import DeadLetters, MemoryDeadLetters
 
 pytestmark = pytest.mark.broker
 

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from replay.connection import KafkaSettings
-from state.errors import ConfigError
-from streams.settings import TopicSettings
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.state.errors import ConfigError
+from ecdctr.streams.settings import TopicSettings
 
 
 def test_plain_connections_name_the_brokers():

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from replay.connection import KafkaSettings
-from replay.records import RecordReject
-from state.errors import StreamError
-from streams.dead_letters import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
-from streams.settings import TopicSettings
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.records import RecordReject
+from ecdctr.state.errors import StreamError
+from ecdctr.streams.dead_letters import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
+from ecdctr.streams.settings import TopicSettings
 
 
 def record(offset, value=b"v", headers=()):
@@ -90,7 +90,7 @@ def sink_with(producer) -> DeadLetters:
 
 
 def test_letters_are_sent_again_until_they_are_acknowledged(monkeypatch):
-    monkeypatch.setattr("streams.dead_letters._RETRY_S", 0.0)
+    monkeypatch.setattr("ecdctr.streams.dead_letters._RETRY_S", 0.0)
     producer = FaultyProducer([KafkaTimeoutError(), None, KafkaTimeoutError()])
     sink = sink_with(producer)
     letters = [DeadLetter("t", 0, i, "json", "d", b"v") for i in range(3)]

@@ -7,14 +7,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from models.batch import Batch
-from models.events import EventDecoder, to_arrow_message
-from models.settings import FeatureSpec
-from replay.records import decode_values
-from state.errors import StreamError
-from streams.app import StreamApp
-from streams.dead_letters import MemoryDeadLetters
-from streams.decoders import LEAST, DecodePool
+from ecdctr.models.batch import Batch
+from ecdctr.models.events import EventDecoder, to_arrow_message
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.records import decode_values
+from ecdctr.state.errors import StreamError
+from ecdctr.streams.app import StreamApp
+from ecdctr.streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.decoders import LEAST, DecodePool
 
 SPECS = (
     FeatureSpec(name="site", buckets=50),
@@ -89,7 +89,7 @@ def test_messages_that_no_process_survives_are_an_error_with_a_way_out(pool, mon
         def decode(self, _):
             raise EOFError
 
-    monkeypatch.setattr("streams.decoders._answer", Dies())
+    monkeypatch.setattr("ecdctr.streams.decoders._answer", Dies())
     with pytest.raises(StreamError, match=r"worker\.decoders = 0"):
         asyncio.run(pool.decode([b"{}"], [False], 0))
 

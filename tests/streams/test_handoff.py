@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from models.batch import Batch
-from replay.align import Aligner, Chunk
-from streams.handoff import AlignedIntake
-from streams.settings import WorkerSettings
+from ecdctr.models.batch import Batch
+from ecdctr.replay.align import Aligner, Chunk
+from ecdctr.streams.handoff import AlignedIntake
+from ecdctr.streams.settings import WorkerSettings
 
 POLLED = 5_000
 

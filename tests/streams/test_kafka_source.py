@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.events import EventDecoder, to_json_messages
-from replay.files import EventFiles
-from replay.kafka_log import KafkaLog
-from replay.kafka_source import KafkaSource
-from replay.rows import RowFilter, SourceLog, steps_of
-from state.errors import DataError
-from streams.producer import produce
+from ecdctr.models.events import EventDecoder, to_json_messages
+from ecdctr.replay.files import EventFiles
+from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.replay.kafka_source import KafkaSource
+from ecdctr.replay.rows import RowFilter, SourceLog, steps_of
+from ecdctr.state.errors import DataError
+from ecdctr.streams.producer import produce
 
 pytestmark = pytest.mark.broker
 

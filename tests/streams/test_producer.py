@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 from kafka import KafkaProducer
 
-from models.batch import DOMAIN_NAMES
-from models.events import EventDecoder
-from replay.connection import KafkaSettings
-from replay.records import decode_records
-from state.errors import BrokerUnavailableError, DataError, StreamError
-from streams.producer import partition_of, produce
-from streams.settings import TopicSettings
+from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.models.events import EventDecoder
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.replay.records import decode_records
+from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
+from ecdctr.streams.producer import partition_of, produce
+from ecdctr.streams.settings import TopicSettings
 
 pytestmark = pytest.mark.broker
 
@@ -95,6 +95,6 @@ def test_faults_are_named(streams, kit):
 
 
 def test_no_broker_is_said_so(kit, monkeypatch):
-    monkeypatch.setattr("streams.topics.BOOTSTRAP_MS", 200)
+    monkeypatch.setattr("ecdctr.streams.topics.BOOTSTRAP_MS", 200)
     with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
         produce([kit.frame(3)], KafkaSettings(brokers="127.0.0.1:1"), TopicSettings())

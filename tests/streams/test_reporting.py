@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models.batch import AD, Batch
-from models.features import FeatureSchema
-from models.settings import default_features
-from models.trainer import StepResult
-from models.transfer import ReleaseReport
-from replay.align import Step
-from replay.connection import KafkaSettings
-from streams import reporting
-from streams.known_users import KnownUsers
-from streams.reporting import Reporter
-from streams.settings import MonitorSettings, TopicSettings
+from ecdctr.models.batch import AD, Batch
+from ecdctr.models.features import FeatureSchema
+from ecdctr.models.settings import default_features
+from ecdctr.models.trainer import StepResult
+from ecdctr.models.transfer import ReleaseReport
+from ecdctr.replay.align import Step
+from ecdctr.replay.connection import KafkaSettings
+from ecdctr.streams import reporting
+from ecdctr.streams.known_users import KnownUsers
+from ecdctr.streams.reporting import Reporter
+from ecdctr.streams.settings import MonitorSettings, TopicSettings
 
 HOUR = 3_600_000
 ROWS = 16

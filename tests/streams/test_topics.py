@@ -2,8 +2,8 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from streams.settings import TopicSettings
-from streams.topics import describe_topics, ensure_topics, partition_counts
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import describe_topics, ensure_topics, partition_counts
 
 pytestmark = pytest.mark.broker
 
