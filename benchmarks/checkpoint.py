@@ -36,11 +36,11 @@ from ecdctr.models.features import FeatureSchema  # noqa: E402
 from ecdctr.models.lineup import lineup  # noqa: E402
 from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
 from ecdctr.models.trainer import Trainer  # noqa: E402
-from ecdctr.state.ad_window import AdWindow  # noqa: E402
-from ecdctr.state.checkpoint import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
-from ecdctr.state.journal import Journal  # noqa: E402
+from ecdctr.state.checkpoints.disk import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
+from ecdctr.state.journals.disk import Journal  # noqa: E402
 from ecdctr.state.positions import Part  # noqa: E402
-from ecdctr.state.score_log import ScoreLog  # noqa: E402
+from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
+from ecdctr.state.row_logs.score_log import ScoreLog  # noqa: E402
 from ecdctr.state.settings import StateSettings  # noqa: E402
 
 BATCH = 512

@@ -30,8 +30,8 @@ from ecdctr.replay.align import Step  # noqa: E402
 from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 from ecdctr.sources import open_with_features  # noqa: E402
-from ecdctr.state.embedding_store import RocksEmbeddingStore  # noqa: E402
-from ecdctr.state.snapshot_writer import SnapshotWriter  # noqa: E402
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
+from ecdctr.state.snapshots.writer import SnapshotWriter  # noqa: E402
 
 SOURCE = "sim:days=12,live_from=0"
 

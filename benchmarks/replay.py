@@ -39,7 +39,7 @@ from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
 from ecdctr.replay.simulator import Simulator  # noqa: E402
 from ecdctr.replaying import ReplayOptions, replay_source  # noqa: E402
 from ecdctr.settings import Loaded, load_settings  # noqa: E402
-from ecdctr.state.ad_window import AdWindow  # noqa: E402
+from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
 
 ROWS_A_DAY = 50_000
 SPEED = ("model.history=none",)

@@ -37,9 +37,9 @@ sys.path.append(str(HERE.parent))
 import numpy as np  # noqa: E402
 
 from benchmarks._environment import environment  # noqa: E402
-from ecdctr.state.embedding_store import RocksEmbeddingStore  # noqa: E402
 from ecdctr.state.settings import StateSettings  # noqa: E402
-from ecdctr.state.vector_cache import mix  # noqa: E402
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
+from ecdctr.state.snapshots.vector_cache import mix  # noqa: E402
 
 DIM = 64
 BATCH = 4096

@@ -42,7 +42,7 @@ from ecdctr import build  # noqa: E402
 from ecdctr.models.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from ecdctr.state.embedding_store import RocksEmbeddingStore  # noqa: E402
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
 from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.producer import produce  # noqa: E402
 from ecdctr.streams.settings import TopicSettings  # noqa: E402

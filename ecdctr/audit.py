@@ -14,11 +14,11 @@ from ecdctr.progress import progress_bar
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.run import redo
 from ecdctr.settings import Settings
-from ecdctr.state.capture import merge_rows
-from ecdctr.state.checkpoint import CheckpointStore, Loaded
+from ecdctr.state.checkpoints.capture import merge_rows
+from ecdctr.state.checkpoints.disk import CheckpointStore, Loaded
 from ecdctr.state.errors import StateError
-from ecdctr.state.journal import Journal, JournalEntry
-from ecdctr.state.snapshot_writer import SnapshotCheck
+from ecdctr.state.journals.disk import Journal, JournalEntry
+from ecdctr.state.snapshots.writer import SnapshotCheck
 
 __all__ = ["Rebuilt", "first_difference", "rebuild"]
 

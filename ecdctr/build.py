@@ -25,17 +25,17 @@ from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.score_buffer import BufferedScores
 from ecdctr.settings import Settings
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.checkpoint import CheckpointStore, MemoryCheckpointStore
-from ecdctr.state.embedding_store import EmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.checkpoints.disk import CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.journal import Journal, MemoryJournal
-from ecdctr.state.journal_none import NoJournal
+from ecdctr.state.journals.disk import Journal, MemoryJournal
+from ecdctr.state.journals.none import NoJournal
 from ecdctr.state.positions import Positions
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
 from ecdctr.state.settings import StateSettings
-from ecdctr.state.snapshot import link_snapshots
-from ecdctr.state.snapshot_writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots.disk import EmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.snapshots.snapshot import link_snapshots
+from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
 
 if TYPE_CHECKING:
     from ecdctr.streams.worker import Worker

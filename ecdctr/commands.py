@@ -70,7 +70,7 @@ def train_tpm(
     """
     from ecdctr.models.batch import NATURAL
     from ecdctr.replay.rows import RowFilter
-    from ecdctr.state.capture import Capture
+    from ecdctr.state.checkpoints.capture import Capture
 
     written: list[Any] = []
     clock = 0
@@ -128,7 +128,7 @@ def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
 
 def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
     """Every checkpoint with its verdict; exit code 1 when one is damaged."""
-    from ecdctr.state.checkpoint import CheckpointStore
+    from ecdctr.state.checkpoints.disk import CheckpointStore
     from ecdctr.state.errors import CheckpointDamagedError
 
     folder = build.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
@@ -174,8 +174,8 @@ def _releases(progress: dict[str, Any]) -> str:
 
 def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
     """Every TPM snapshot with its verdict; exit code 1 when one is damaged."""
-    from ecdctr.state.embedding_store import RocksEmbeddingStore
     from ecdctr.state.errors import SnapshotDamagedError
+    from ecdctr.state.snapshots.disk import RocksEmbeddingStore
 
     settings = loaded.settings
     store = RocksEmbeddingStore(build.Folders(settings.state.folder).snapshots, cache_rows=1024)

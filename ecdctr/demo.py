@@ -24,7 +24,7 @@ from ecdctr.commands import open_with_features, replay_source, train_tpm
 from ecdctr.models.engine import audit
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import EcdctrError, StreamError
-from ecdctr.state.journal import Journal
+from ecdctr.state.journals.disk import Journal
 from ecdctr.state.positions import Positions
 
 __all__ = ["run_demo"]
@@ -210,7 +210,7 @@ def _summarise(
     out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
 ) -> dict[str, Any]:
     from ecdctr.replay.report import evaluate, write_report
-    from ecdctr.state.score_log import ScoreLog
+    from ecdctr.state.row_logs.score_log import ScoreLog
 
     settings = loaded.settings
     folders = build.Folders(settings.state.folder)

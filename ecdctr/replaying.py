@@ -35,7 +35,7 @@ from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.state.errors import ConfigError, DataError
-from ecdctr.state.memory import give_back
+from ecdctr.state.malloc import give_back
 from ecdctr.tables import print_days
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
@@ -313,7 +313,7 @@ def replay_journal(
     """Redo the journal; with other model settings, score what would have been beside what was."""
     from ecdctr.audit import rebuild
     from ecdctr.replay.report import write_report
-    from ecdctr.state.score_log import ScoreLog
+    from ecdctr.state.row_logs.score_log import ScoreLog
 
     settings = loaded.settings
     to = ArmsAsked().base(base, settings)

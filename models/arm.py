@@ -20,7 +20,7 @@ from ecdctr.models.lookup import Encoded, InputEncoder
 from ecdctr.models.network import CtrNet, HistoryInput, is_batch_norm
 from ecdctr.models.settings import ModelSettings
 from ecdctr.models.snapshots import HistoryReader
-from ecdctr.state.capture import Rows
+from ecdctr.state.checkpoints.capture import Rows
 
 __all__ = ["MAX_LOSS", "Arm", "ArmSpec", "History", "Prepared"]
 

@@ -13,7 +13,7 @@ from ecdctr.models.batch import AD, Batch
 from ecdctr.models.belief import MAX_STEP, Belief
 from ecdctr.models.features import FeatureSchema
 from ecdctr.models.settings import BayesFmSettings
-from ecdctr.state.capture import Rows
+from ecdctr.state.checkpoints.capture import Rows
 
 __all__ = ["BayesFm"]
 

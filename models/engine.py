@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from ecdctr.models.batch import Batch
 from ecdctr.models.trainer import ReleaseReport, StepResult, Trainer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from ecdctr.state.checkpoint import CheckpointStoreLike
+from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoints.disk import CheckpointStoreLike
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journal import JournalEntry, JournalLike
-from ecdctr.state.memory import give_back
+from ecdctr.state.journals.disk import JournalEntry, JournalLike
+from ecdctr.state.malloc import give_back
 from ecdctr.state.positions import Part, Positions
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
 from ecdctr.state.settings import StateSettings
 
 __all__ = ["Engine", "Progress", "audit"]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ecdctr.models.batch import Batch
 from ecdctr.models.tpm import SnapshotSink, TpmTrainer
-from ecdctr.state.capture import Capture, Loaded
-from ecdctr.state.checkpoint import CheckpointStoreLike
+from ecdctr.state.checkpoints.capture import Capture, Loaded
+from ecdctr.state.checkpoints.disk import CheckpointStoreLike
 from ecdctr.state.errors import StateError
 
 __all__ = ["LiveSink", "LiveTpm", "tpm_shape"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ecdctr.models.id_map import IdMap
 from ecdctr.models.stack import logit
 from ecdctr.models.touched_rows import TouchedRows
-from ecdctr.state.capture import Rows
+from ecdctr.state.checkpoints.capture import Rows
 
 __all__ = ["ItemCtr", "OnlineShift"]
 

@@ -13,8 +13,8 @@ from ecdctr.models.batch import Batch
 from ecdctr.models.features import mix64
 from ecdctr.models.history import FrozenHistory, HistoricalAttention
 from ecdctr.models.network import HistoryInput
-from ecdctr.state.embedding_store import EmbeddingStore
 from ecdctr.state.errors import ConfigError, PointInTimeError
+from ecdctr.state.snapshots.disk import EmbeddingStore
 
 __all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
 

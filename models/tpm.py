@@ -25,9 +25,9 @@ from ecdctr.models.lookup import Encoded, InputEncoder, TableLayout
 from ecdctr.models.months import Month, month_of
 from ecdctr.models.network import embed
 from ecdctr.models.settings import ModelSettings, TpmSettings
-from ecdctr.state.capture import Capture, Loaded, Rows
-from ecdctr.state.embedding_store import RocksEmbeddingStore, SnapshotManifest
-from ecdctr.state.snapshot import Vectors
+from ecdctr.state.checkpoints.capture import Capture, Loaded, Rows
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
+from ecdctr.state.snapshots.snapshot import Vectors
 
 __all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
 
@@ -41,7 +41,7 @@ class SnapshotSink(Protocol):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """See :func:`ecdctr.state.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
         ...
 
 

@@ -29,9 +29,9 @@ from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.snapshots import MergedHistory, SnapshotHistory
 from ecdctr.models.stack import Stack
 from ecdctr.models.transfer import ReleaseReport, Transfer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.capture import Capture, Loaded, Rows
-from ecdctr.state.embedding_store import EmbeddingStore
+from ecdctr.state.checkpoints.capture import Capture, Loaded, Rows
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.snapshots.disk import EmbeddingStore
 
 __all__ = ["ReleaseReport", "StepResult", "Trainer"]
 

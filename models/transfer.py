@@ -19,7 +19,7 @@ from ecdctr.models.batch_norm import BatchNorm
 from ecdctr.models.gate import Evidence, Verdict
 from ecdctr.models.kept import KeptArm
 from ecdctr.models.lookup import InputEncoder
-from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.row_logs.ad_window import AdWindow
 
 __all__ = ["ReleaseReport", "Transfer"]
 

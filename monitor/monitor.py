@@ -29,7 +29,7 @@ from ecdctr.monitor.settings import RuleSpec, WatchSettings
 from ecdctr.monitor.span import milliseconds
 from ecdctr.monitor.transfer import TransferWatch
 from ecdctr.monitor.windows import WINDOWS, DomainWindow, Scored, Tally
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["Monitor"]
 

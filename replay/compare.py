@@ -12,7 +12,7 @@ import numpy as np
 from ecdctr.replay.scored import Columns, ScoredDays
 from ecdctr.replay.side_by_side import MergedScores
 from ecdctr.state.errors import DataError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["Pair", "read_report", "scores_of"]
 

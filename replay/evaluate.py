@@ -28,7 +28,7 @@ from ecdctr.replay.scored import (
     survey,
 )
 from ecdctr.replay.slices import TPM, USER_GAP_BOTH, Coding, Slicer
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
 

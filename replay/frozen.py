@@ -7,7 +7,7 @@ import numpy as np
 from ecdctr.models.batch import Batch
 from ecdctr.models.trainer import Trainer
 from ecdctr.state.positions import Positions
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["FrozenArm"]
 

@@ -12,7 +12,7 @@ from ecdctr.models.engine import Engine
 from ecdctr.replay.align import Step
 from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.state.errors import DataError
-from ecdctr.state.journal import JournalEntry
+from ecdctr.state.journals.disk import JournalEntry
 from ecdctr.state.positions import Positions
 
 __all__ = ["Playback", "Player", "ProgressCallback", "play", "redo"]

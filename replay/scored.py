@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.models.batch import DOMAIN_NAMES
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = [
     "DAY_MS",

@@ -13,7 +13,7 @@ from ecdctr.models.engine import Engine
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.scored import Columns
 from ecdctr.state.errors import StateError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["MergedScores", "SideBySide"]
 

@@ -25,7 +25,7 @@ from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.station import Station
 from ecdctr.replay.align import Step
 from ecdctr.replay.connection import KafkaSettings
-from ecdctr.state.embedding_store import EmbeddingStore
+from ecdctr.state.snapshots.disk import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.handoff import AlignedIntake
 from ecdctr.streams.known_users import KnownUsers

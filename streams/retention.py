@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from ecdctr.models.engine import Engine
 from ecdctr.state.errors import ConfigError, OffsetsLostError
-from ecdctr.state.journal import JournalEntry
+from ecdctr.state.journals.disk import JournalEntry
 from ecdctr.state.positions import Positions
 
 __all__ = ["CHOICES", "settle_positions"]

@@ -24,7 +24,7 @@ from ecdctr.audit import rebuild
 from ecdctr.models.engine import audit
 from ecdctr.replay.simulator import Simulator
 from ecdctr.settings import dump_toml, load_settings
-from ecdctr.state.journal import Journal
+from ecdctr.state.journals.disk import Journal
 from ecdctr.streams.broker import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics

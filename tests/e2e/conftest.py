@@ -27,11 +27,11 @@ from ecdctr.models.engine import audit
 from ecdctr.models.settings import FeatureSpec
 from ecdctr.replay.offsets import true_ends
 from ecdctr.settings import Settings, dump_toml, load_settings
-from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.errors import BrokerUnavailableError
-from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.journals.disk import Journal, JournalEntry
 from ecdctr.state.positions import Positions
-from ecdctr.state.snapshot import write_snapshot
+from ecdctr.state.snapshots.snapshot import write_snapshot
 from ecdctr.streams.broker import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics

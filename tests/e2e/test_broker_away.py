@@ -9,7 +9,7 @@ import time
 import polars as pl
 import pytest
 
-from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.positions import Positions
 from ecdctr.streams.broker import EmbeddedBroker
 

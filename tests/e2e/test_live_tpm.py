@@ -8,7 +8,7 @@ from rich.console import Console
 from ecdctr.audit import rebuild
 from ecdctr.commands import train_tpm
 from ecdctr.settings import Loaded
-from ecdctr.state.embedding_store import RocksEmbeddingStore, SnapshotManifest
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -17,7 +17,7 @@ from ecdctr.replay.bootstrap import gauc_difference
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import DataError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.hidden=[16]", "model.history=none")

@@ -18,9 +18,9 @@ from ecdctr.replay.rows import SourceLog, steps_of
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

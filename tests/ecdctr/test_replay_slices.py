@@ -20,7 +20,7 @@ from ecdctr.replay.simulator import Simulator
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, StateError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

@@ -21,7 +21,7 @@ from ecdctr.replaying import ReplayOptions, print_totals, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError, StateError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

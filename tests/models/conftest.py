@@ -15,8 +15,8 @@ from ecdctr.models.features import FeatureSchema
 from ecdctr.models.gate import Gate
 from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.embedding_store import MemoryEmbeddingStore
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.snapshots.disk import MemoryEmbeddingStore
 
 DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01

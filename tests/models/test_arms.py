@@ -11,8 +11,8 @@ import torch
 from ecdctr.models.batch import AD, NATURAL, Batch
 from ecdctr.models.lineup import lineup
 from ecdctr.models.trainer import Trainer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.capture import Capture, Loaded, merge_rows
+from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
+from ecdctr.state.row_logs.ad_window import AdWindow
 
 EVERY = (
     "reload",

@@ -14,7 +14,7 @@ from ecdctr.models.batch import AD, NATURAL, Batch
 from ecdctr.models.bayes_fm import BayesFm
 from ecdctr.models.features import FeatureSchema
 from ecdctr.models.settings import BayesFmSettings, BeliefSettings, FeatureSpec
-from ecdctr.state.capture import Rows, merge_rows
+from ecdctr.state.checkpoints.capture import Rows, merge_rows
 
 HOUR = 3_600_000
 SCHEMA = FeatureSchema(

@@ -13,12 +13,12 @@ from ecdctr.models.features import FeatureSchema
 from ecdctr.models.lineup import lineup
 from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.checkpoint import CheckpointStore
+from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journal import Journal, JournalEntry
+from ecdctr.state.journals.disk import Journal, JournalEntry
 from ecdctr.state.positions import Part, Positions
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
 from ecdctr.state.settings import StateSettings
 
 SPECS = (

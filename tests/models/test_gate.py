@@ -19,11 +19,11 @@ from ecdctr.models.lineup import lineup
 from ecdctr.models.settings import ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
 from ecdctr.replay.gate import PairedGate
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.capture import merge_rows
-from ecdctr.state.checkpoint import CheckpointStore
-from ecdctr.state.journal import Journal
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.checkpoints.capture import merge_rows
+from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.journals.disk import Journal
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
 from ecdctr.state.settings import StateSettings
 from tests.models.conftest import DAY_MS, START_MS
 from tests.models.test_engine import HOUR, MODEL, SPECS, plan, rows_of

@@ -12,7 +12,7 @@ from ecdctr.models.batch import AD, NATURAL, Batch
 from ecdctr.models.features import FeatureSchema
 from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
-from ecdctr.state.ad_window import AdWindow
+from ecdctr.state.row_logs.ad_window import AdWindow
 
 DAY_MS = 86_400_000
 

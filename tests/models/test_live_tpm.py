@@ -15,16 +15,16 @@ from ecdctr.models.live_tpm import LiveSink, LiveTpm, tpm_shape
 from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.tpm import TpmTrainer
 from ecdctr.models.trainer import Trainer
-from ecdctr.state.ad_window import AdWindow
-from ecdctr.state.capture import Capture
-from ecdctr.state.checkpoint import CheckpointStore, MemoryCheckpointStore
-from ecdctr.state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.checkpoints.capture import Capture
+from ecdctr.state.checkpoints.disk import CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import StateError
-from ecdctr.state.journal import Journal, JournalEntry, MemoryJournal
+from ecdctr.state.journals.disk import Journal, JournalEntry, MemoryJournal
 from ecdctr.state.positions import Part
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
 from ecdctr.state.settings import StateSettings
-from ecdctr.state.snapshot_writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
 
 HOUR = 3_600_000
 DAY = 24 * HOUR

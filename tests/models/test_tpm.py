@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from ecdctr.models.batch import Batch
 from ecdctr.models.tpm import TpmTrainer
-from ecdctr.state.capture import Capture, Loaded, merge_rows
-from ecdctr.state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
+from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
 
 DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01, the origin of the ten-day months

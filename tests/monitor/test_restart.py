@@ -13,7 +13,7 @@ from ecdctr.models.transfer import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
 from ecdctr.replay.simulator import DAY_MS, Simulator
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
 PCOC = RuleSpec(name="pcoc", metric="pcoc", window="1d", domain="ad", arm="actr", below=0.7, min_rows=500)

@@ -16,7 +16,7 @@ from ecdctr.replay.feature_slices import TOP, feature_slices
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.slices import TPM
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 SPECS = [
     FeatureSpec(name="user", field="user_id", buckets=5_000),

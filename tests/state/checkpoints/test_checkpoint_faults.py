@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.state.checkpoint import Capture, CheckpointStore, Loaded
+from ecdctr.state.checkpoints.disk import Capture, CheckpointStore, Loaded
 from ecdctr.state.errors import CheckpointDamagedError, StateError
 
 
@@ -257,7 +257,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.checkpoint import Capture, CheckpointStore
+from ecdctr.state.checkpoints.disk import Capture, CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]))
 loaded = store.newest()
 step = loaded.meta["step"] if loaded else 0
@@ -279,7 +279,7 @@ def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
             [sys.executable, "-c", _WRITER, str(tmp_path)],
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         ) as writer:
             assert writer.stdout is not None
             lines = int(rng.integers(3, 15))

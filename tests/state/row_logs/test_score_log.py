@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_log import DAY_MS
-from ecdctr.state.score_log import ScoreLog
+from ecdctr.state.row_logs.disk import DAY_MS
+from ecdctr.state.row_logs.score_log import ScoreLog
 
 ARMS = ("actr", "ads_only", "cpm")
 

@@ -6,7 +6,7 @@ import builtins
 import copy
 import json
 
-from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.errors import StateError
 
 __all__ = ["MemoryCheckpointStore"]

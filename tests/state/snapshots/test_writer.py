@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecdctr.state.embedding_store import MemoryEmbeddingStore, RocksEmbeddingStore
 from ecdctr.state.errors import SnapshotExistsError, StateError
-from ecdctr.state.snapshot import link_snapshots
-from ecdctr.state.snapshot_writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.snapshots.snapshot import link_snapshots
+from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
 
 
 def vectors(seed: int, n: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
 from ecdctr.state.files import fsync_dir, fsync_file, write_all, write_atomic
-from ecdctr.state.row_log_memory import MemoryRowLog, runs_by_day
+from ecdctr.state.row_logs.memory import MemoryRowLog, runs_by_day
 
 __all__ = ["DAY_MS", "MemoryRowLog", "RowLog", "RowLogLike"]
 

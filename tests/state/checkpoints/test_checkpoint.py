@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecdctr.state.capture import merge_rows
-from ecdctr.state.checkpoint import (
+from ecdctr.state.checkpoints.capture import merge_rows
+from ecdctr.state.checkpoints.disk import (
     Capture,
     CheckpointStore,
     CheckpointStoreLike,
     Loaded,
     MemoryCheckpointStore,
 )
-from ecdctr.state.checkpoint_files import merge_from
+from ecdctr.state.checkpoints.files import merge_from
 from ecdctr.state.errors import StateError
 from ecdctr.state.positions import Positions
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_log import MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.row_logs.disk import MemoryRowLog, RowLog, RowLogLike
 
 DTYPE = np.dtype([("n", "<i8"), ("x", "<f4", (3,)), ("none", "<f4", (0,))])
 
@@ -206,7 +206,7 @@ _WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.row_log import RowLog
+from ecdctr.state.row_logs.disk import RowLog
 log = RowLog(Path(sys.argv[1]), np.dtype([("n", "<i8")]))
 for i in range(100):
     log.append(np.array([(i,), (i,)], [("n", "<i8")]), np.array([i % 20, 20]))
@@ -215,7 +215,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_append_returned_survives_kill_9(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _WRITER, str(tmp_path)], cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", _WRITER, str(tmp_path)], cwd=Path(__file__).parents[3])
     assert done.returncode == -9
     log = RowLog(tmp_path, np.dtype([("n", "<i8")]), read_only=True)
     assert log.read(20, 20)["n"].tolist() == list(range(100))

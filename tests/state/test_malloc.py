@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdctr.state.memory import _malloc_trim, give_back
+from ecdctr.state.malloc import _malloc_trim, give_back
 
 
 def resident() -> int:

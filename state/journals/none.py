@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecdctr.state.journal_entry import JournalEntry
+from ecdctr.state.journals.entry import JournalEntry
 
 __all__ = ["NoJournal"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ecdctr.state.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from ecdctr.state.checkpoint_files import (
+from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoints.files import (
     DENSE,
     FileRecord,
     Manifest,
@@ -26,7 +26,7 @@ from ecdctr.state.checkpoint_files import (
     write_rows,
     write_tensors,
 )
-from ecdctr.state.checkpoint_memory import MemoryCheckpointStore
+from ecdctr.state.checkpoints.memory import MemoryCheckpointStore
 from ecdctr.state.errors import CheckpointDamagedError, StateError
 from ecdctr.state.files import checksum, fsync_dir
 
@@ -59,7 +59,7 @@ class CheckpointStore:
     """Checkpoints in one folder, each a folder ``<sequence>-step-<step>`` that needs no other.
 
     Rows are kept as segments: each checkpoint writes the rows touched since the one before and shares the older
-    segments by hard links; :func:`ecdctr.state.checkpoint_files.merge_from` says when segments are merged.
+    segments by hard links; :func:`ecdctr.state.checkpoints.files.merge_from` says when segments are merged.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ecdctr.state.errors import SnapshotDamagedError, SnapshotExistsError, StateError
 from ecdctr.state.files import checksum, fsync_dir, fsync_file, read_json, write_json
-from ecdctr.state.snapshot_db import build_db
+from ecdctr.state.snapshots.database import build_db
 
 __all__ = [
     "KINDS",

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecdctr.state.embedding_base import union_chunks
-from ecdctr.state.embedding_store import (
+from ecdctr.state.errors import SnapshotDamagedError, StateError
+from ecdctr.state.snapshots.base import union_chunks
+from ecdctr.state.snapshots.disk import (
     EmbeddingStore,
     MemoryEmbeddingStore,
     RocksEmbeddingStore,
     write_snapshot,
 )
-from ecdctr.state.errors import SnapshotDamagedError, StateError
-from ecdctr.state.snapshot import Kind, Vectors
-from ecdctr.state.vector_cache import VectorCache, mix
+from ecdctr.state.snapshots.snapshot import Kind, Vectors
+from ecdctr.state.snapshots.vector_cache import VectorCache, mix
 
 Ids = NDArray[np.uint64]
 KINDS: tuple[Kind, Kind] = ("user", "item")
@@ -351,7 +351,7 @@ import json
 import sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.embedding_store import RocksEmbeddingStore
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore
 store = RocksEmbeddingStore(Path(sys.argv[1]))
 seen = set()
 print("ready", flush=True)
@@ -371,7 +371,7 @@ def test_another_process_sees_the_old_months_or_the_new(tmp_path: Path) -> None:
         users = u64(1), np.full((1, 4), month, np.float32)
         store.write(str(month), 4, month, users, vectors(u64(), 0))
     store.use(["1"])
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, "-c", _READER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
     ) as reader:

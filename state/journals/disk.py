@@ -12,8 +12,8 @@ from typing import Protocol
 
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.files import fsync_dir, fsync_file, write_all
-from ecdctr.state.journal_entry import JournalEntry, decode_line, encode_line
-from ecdctr.state.journal_memory import MemoryJournal
+from ecdctr.state.journals.entry import JournalEntry, decode_line, encode_line
+from ecdctr.state.journals.memory import MemoryJournal
 
 __all__ = ["Journal", "JournalEntry", "JournalLike", "MemoryJournal"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.snapshot import Kind, SnapshotManifest, Vectors
+from ecdctr.state.snapshots.snapshot import Kind, SnapshotManifest, Vectors
 
 __all__ = ["EmbeddingStore", "Monthly", "distinct", "union_chunks"]
 
@@ -28,7 +28,7 @@ class EmbeddingStore(Protocol):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest:
-        """See :func:`ecdctr.state.snapshot.write_snapshot`."""
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
         ...
 
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.embedding_base import Monthly, distinct, union_chunks
 from ecdctr.state.errors import StateError
-from ecdctr.state.snapshot import Kind, SnapshotManifest, Vectors, describe, same_or_refuse
+from ecdctr.state.snapshots.base import Monthly, distinct, union_chunks
+from ecdctr.state.snapshots.snapshot import Kind, SnapshotManifest, Vectors, describe, same_or_refuse
 
 __all__ = ["MemoryEmbeddingStore"]
 

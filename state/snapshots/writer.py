@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from ecdctr.state.embedding_store import EmbeddingStore
 from ecdctr.state.errors import SnapshotExistsError, StateError
-from ecdctr.state.snapshot import SnapshotManifest, Vectors, describe
+from ecdctr.state.snapshots.disk import EmbeddingStore
+from ecdctr.state.snapshots.snapshot import SnapshotManifest, Vectors, describe
 
 __all__ = ["SnapshotCheck", "SnapshotWriter"]
 

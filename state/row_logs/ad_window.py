@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_log import DAY_MS, MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.row_logs.disk import DAY_MS, MemoryRowLog, RowLog, RowLogLike
 
 __all__ = ["AdWindow"]
 

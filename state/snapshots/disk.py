@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.embedding_base import EmbeddingStore, Monthly, distinct, union_chunks
-from ecdctr.state.embedding_memory import MemoryEmbeddingStore
 from ecdctr.state.errors import SnapshotDamagedError, StateError
 from ecdctr.state.files import write_atomic
-from ecdctr.state.snapshot import (
+from ecdctr.state.snapshots.base import EmbeddingStore, Monthly, distinct, union_chunks
+from ecdctr.state.snapshots.database import VectorDb
+from ecdctr.state.snapshots.memory import MemoryEmbeddingStore
+from ecdctr.state.snapshots.snapshot import (
     KINDS,
     Kind,
     SnapshotManifest,
@@ -26,8 +27,7 @@ from ecdctr.state.snapshot import (
     read_manifest,
     write_snapshot,
 )
-from ecdctr.state.snapshot_db import VectorDb
-from ecdctr.state.vector_cache import VectorCache, mix
+from ecdctr.state.snapshots.vector_cache import VectorCache, mix
 
 __all__ = [
     "EmbeddingStore",
@@ -109,7 +109,7 @@ class RocksEmbeddingStore(Monthly):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest:
-        """See :func:`ecdctr.state.snapshot.write_snapshot`."""
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
         with self._busy:
             if more.get("replace") and month in self._open:
                 self._open.pop(month).close()

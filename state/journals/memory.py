@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecdctr.state.journal_entry import JournalEntry, decode_line, encode_line
+from ecdctr.state.journals.entry import JournalEntry, decode_line, encode_line
 
 __all__ = ["MemoryJournal"]
 
