@@ -48,10 +48,9 @@ class Clock:
 
 
 async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
-    from ecdctr.models.events import EventDecoder
-    from ecdctr.models.settings import FeatureSpec
-    from ecdctr.replay.align import Chunk
-    from ecdctr.replay.connection import KafkaSettings
+    from ecdctr.events.align import Chunk
+    from ecdctr.events.decoder import EventDecoder
+    from ecdctr.events.settings import FeatureSpec, KafkaSettings
     from ecdctr.streams.app import StreamApp, run_app
     from ecdctr.streams.dead_letters import MemoryDeadLetters
     from ecdctr.streams.settings import TopicSettings, WorkerSettings

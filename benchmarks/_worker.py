@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ecdctr import build
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.models.engine import Engine
 from ecdctr.models.trainer import StepResult
 from ecdctr.settings import Settings

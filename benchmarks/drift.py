@@ -43,9 +43,9 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from river import drift as river_drift  # noqa: E402
 
-from ecdctr.models.batch import DOMAIN_NAMES  # noqa: E402
-from ecdctr.models.events import EventDecoder  # noqa: E402
-from ecdctr.models.features import FeatureSchema  # noqa: E402
+from ecdctr.events.batch import DOMAIN_NAMES  # noqa: E402
+from ecdctr.events.decoder import EventDecoder  # noqa: E402
+from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.monitor.drift import DriftWatch  # noqa: E402
 from ecdctr.monitor.monitor import Monitor  # noqa: E402
 from ecdctr.monitor.settings import DriftSettings, WatchSettings  # noqa: E402

@@ -28,12 +28,13 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from ecdctr.events.batch import Batch  # noqa: E402
+from ecdctr.events.schema import FeatureSchema  # noqa: E402
+from ecdctr.events.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.arm import Arm, ArmSpec  # noqa: E402
-from ecdctr.models.batch import Batch  # noqa: E402
 from ecdctr.models.device import choose_device  # noqa: E402
-from ecdctr.models.features import FeatureSchema  # noqa: E402
 from ecdctr.models.lookup import Encoded, InputEncoder  # noqa: E402
-from ecdctr.models.settings import FeatureSpec, ModelSettings  # noqa: E402
+from ecdctr.models.settings import ModelSettings  # noqa: E402
 
 FIELDS, DIM, KINDS = 16, 16, 8
 HIDDEN = (256, 128, 64)

@@ -25,9 +25,10 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
-from ecdctr.models.batch import Batch  # noqa: E402
-from ecdctr.models.features import FeatureSchema  # noqa: E402
-from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
+from ecdctr.events.batch import Batch  # noqa: E402
+from ecdctr.events.schema import FeatureSchema  # noqa: E402
+from ecdctr.events.settings import FeatureSpec  # noqa: E402
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
 from ecdctr.models.trainer import Trainer  # noqa: E402
 from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
 

@@ -39,7 +39,7 @@ import numpy as np  # noqa: E402
 from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
-from ecdctr.models.batch import Batch  # noqa: E402
+from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402

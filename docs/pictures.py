@@ -33,12 +33,12 @@ from ecdctr.commands import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.models.engine import Engine
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
 from ecdctr.monitor.station import Station
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.replay.rows import SourceLog, steps_of
 from ecdctr.replay.simulator import Simulator
 from ecdctr.streams.reporting import Reporter

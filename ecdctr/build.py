@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.engine import Engine
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.lineup import lineup
 from ecdctr.models.live_tpm import LiveSink, LiveTpm, tpm_shape
-from ecdctr.models.settings import FeatureSpec, ModelSettings
+from ecdctr.models.settings import ModelSettings
 from ecdctr.models.tpm import SnapshotSink, TpmTrainer
 from ecdctr.models.trainer import Trainer
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.gate import PairedGate
-from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.score_buffer import BufferedScores
 from ecdctr.settings import Settings

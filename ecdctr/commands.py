@@ -68,7 +68,7 @@ def train_tpm(
     The month that the source ends in is closed when its last day is there, or with ``partial``. The tiny model itself
     is kept, too, for a worker that goes on with it (``tpm.live``).
     """
-    from ecdctr.models.batch import NATURAL
+    from ecdctr.events.batch import NATURAL
     from ecdctr.replay.rows import RowFilter
     from ecdctr.state.checkpoints.capture import Capture
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ecdctr import build
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.by_day import by_day, gather
 from ecdctr.monitor.reference import Reference
 from ecdctr.monitor.report import summarise, write_drift_report

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ecdctr.events.batch import AD, Batch
 from ecdctr.evidence_figures import bars, figures
 from ecdctr.kept_runs import Kind, run_each
-from ecdctr.models.batch import AD, Batch
 from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
 from ecdctr.models.stack import Stack
 from ecdctr.replay.slices import earlier_rows

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from ecdctr import build
 from ecdctr.arms import ArmsAsked
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.interrupt import interruptible
-from ecdctr.models.features import FeatureSchema
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.replay.checks import checks
 from ecdctr.replay.day_check import DayCheck

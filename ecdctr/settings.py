@@ -17,15 +17,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ecdctr.models.settings import (
-    EventSettings,
-    FeatureSpec,
-    ModelSettings,
-    ScheduleSettings,
-    TpmSettings,
-    default_features,
-)
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.settings import EventSettings, FeatureSpec, KafkaSettings, default_features
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import StateSettings
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.models.embedding import EmbeddingTable, RowUndo, gradient_of
 from ecdctr.models.flat import FlatModule, FlatUndo, initialise
 from ecdctr.models.lookup import Encoded, InputEncoder

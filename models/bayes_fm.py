@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD, Batch
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.belief import MAX_STEP, Belief
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.settings import BayesFmSettings
 from ecdctr.state.checkpoints.capture import Rows
 

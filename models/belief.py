@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.features import mix64
+from ecdctr.events.schema import mix64
 from ecdctr.models.id_map import IdMap
 from ecdctr.models.settings import BeliefSettings
 from ecdctr.models.touched_rows import TouchedRows

@@ -16,7 +16,7 @@ import torch
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.models.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.checkpoints.disk import CheckpointStoreLike

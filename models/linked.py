@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ecdctr.events.batch import Batch
 from ecdctr.models.arm import Arm, ArmSpec, Prepared
-from ecdctr.models.batch import Batch
 from ecdctr.models.batch_norm import BatchNorm
 from ecdctr.models.lookup import Encoded, InputEncoder
 from ecdctr.models.network import CtrNet

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.models.tpm import SnapshotSink, TpmTrainer
 from ecdctr.state.checkpoints.capture import Capture, Loaded
 from ecdctr.state.checkpoints.disk import CheckpointStoreLike

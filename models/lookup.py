@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecdctr.models.batch import AD, Batch
-from ecdctr.models.features import ColumnGroup, FeatureSchema
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.schema import ColumnGroup, FeatureSchema
 
 __all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
 

@@ -1,63 +1,22 @@
-"""Settings of what learns: features, networks, learning rates, and the event-time schedule."""
+"""Settings of the models: networks, learning rates, and the event-time schedule."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from ecdctr.state.settings import Section
 
 __all__ = [
-    "EventSettings",
-    "FeatureSpec",
+    "BayesFmSettings",
+    "BeliefSettings",
+    "ExtraArm",
     "ModelSettings",
     "ScheduleSettings",
-    "Section",
+    "StackMember",
     "TpmSettings",
-    "default_features",
 ]
-
-
-class Section(BaseModel):
-    """Base of all configuration sections: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class FeatureSpec(Section):
-    """One input of the models."""
-
-    name: str = Field(min_length=1, description="Name of the feature in reports and drift tables.")
-    field: str = Field(
-        default="",
-        description="Field of the event it is read from (default: the name). '@hour' and '@weekday' are made from ts (UTC).",
-    )
-    kind: Literal["categorical", "numeric", "bag"] = "categorical"
-    buckets: int = Field(
-        default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag)."
-    )
-    dim: int | None = Field(default=None, ge=1, le=1024, description="Embedding size; default model.dim.")
-    max_length: int = Field(default=8, ge=1, le=256, description="Ids kept of a bag (the first ones).")
-    transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
-    tpm: bool = Field(default=False, description="Whether the tiny model reads it too.")
-
-    @model_validator(mode="after")
-    def _field_defaults_to_name(self) -> FeatureSpec:
-        if not self.field:
-            object.__setattr__(self, "field", self.name)
-        if self.kind == "numeric" and self.tpm:
-            raise ValueError(
-                f"feature {self.name!r} is numeric: TPM reads categorical features and bags only"
-            )
-        return self
-
-
-def default_features() -> tuple[FeatureSpec, ...]:
-    """User, item and hour: the least that any event carries."""
-    return (
-        FeatureSpec(name="user", field="user_id", buckets=1_000_000, tpm=True),
-        FeatureSpec(name="item", field="item_id", buckets=1_000_000, tpm=True),
-        FeatureSpec(name="hour", field="@hour", buckets=24),
-    )
 
 
 ExtraArm = Literal[
@@ -232,18 +191,3 @@ class ScheduleSettings(Section):
         "(GAUC and NE, on rows that all of them predicted).",
     )
     gate_days: int = Field(default=3, ge=1, description="Last event days of the ad window that it looks at.")
-
-
-class EventSettings(Section):
-    """What an event may look like beyond its features."""
-
-    list_field: str | None = Field(
-        default=None,
-        description="Field that names the impression list (slate), for per-list AUC; never a feature.",
-    )
-    oracle_field: str | None = Field(
-        default=None, description="Field with the true click probability, where a simulator knows it."
-    )
-    max_string: int = Field(default=512, ge=1, description="Longer strings are dead letters (characters).")
-    ts_min: str = Field(default="2000-01-01", description="Earlier events are dead letters (UTC date).")
-    ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")

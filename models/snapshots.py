@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import mix64
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import mix64
 from ecdctr.models.history import FrozenHistory, HistoricalAttention
 from ecdctr.models.network import HistoryInput
 from ecdctr.state.errors import ConfigError, PointInTimeError

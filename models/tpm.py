@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import ColumnGroup, FeatureSchema
 from ecdctr.models.arm import MAX_LOSS
-from ecdctr.models.batch import Batch
 from ecdctr.models.device import choose_device, use_threads
 from ecdctr.models.embedding import EmbeddingTable, gradient_of
-from ecdctr.models.features import ColumnGroup, FeatureSchema
 from ecdctr.models.flat import FlatModule, initialise
 from ecdctr.models.id_map import IdMap
 from ecdctr.models.lookup import Encoded, InputEncoder, TableLayout

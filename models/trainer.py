@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema, mix64
 from ecdctr.models.arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
-from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.models.bayes_fm import BayesFm
 from ecdctr.models.device import choose_device, use_threads
-from ecdctr.models.features import FeatureSchema, mix64
 from ecdctr.models.gate import Evidence, Gate
 from ecdctr.models.lineup import lineup
 from ecdctr.models.linked import LinkedArm

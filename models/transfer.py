@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecdctr.events.batch import AD, Batch
 from ecdctr.models.arm import PREDICT_ROWS, Arm, Prepared
-from ecdctr.models.batch import AD, Batch
 from ecdctr.models.batch_norm import BatchNorm
 from ecdctr.models.gate import Evidence, Verdict
 from ecdctr.models.kept import KeptArm

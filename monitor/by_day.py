@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.drift import DAY_MS, DriftWatch, Row
 from ecdctr.monitor.reference import Reference
 from ecdctr.monitor.settings import DriftSettings

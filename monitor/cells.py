@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
 
 __all__ = ["BEHAVIOUR", "LABEL", "LOGIT_CELLS", "PREDICTION", "Cells", "logit"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import milliseconds
 from ecdctr.monitor.compare import Baseline, Finding, Thresholds, adjust, compare
 from ecdctr.monitor.reference import HOURS, Reference
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.monitor.sketches import Block, Sketch, fix_cells
-from ecdctr.monitor.span import milliseconds
 
 __all__ = ["DriftWatch", "Row", "day_of"]
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
-from ecdctr.models.features import mix64
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.schema import mix64
+from ecdctr.events.time import milliseconds
 from ecdctr.monitor.settings import ProbeSettings
-from ecdctr.monitor.span import milliseconds
 from ecdctr.replay.metrics import gauc, log_loss
 from ecdctr.state.errors import StateError
 from ecdctr.state.probes import ProbeStore

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
-from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.monitor.freshness import Freshness
 
 __all__ = ["RunningMean", "Total", "WorkerMetrics"]

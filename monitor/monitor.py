@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import milliseconds
 from ecdctr.models.transfer import ReleaseReport
 from ecdctr.monitor import measure
 from ecdctr.monitor.detectors import Detectors
@@ -26,7 +27,6 @@ from ecdctr.monitor.rules import Alert, Measurement, RuleBook
 from ecdctr.monitor.seen import Seen
 from ecdctr.monitor.series import SERIES, DomainSeries
 from ecdctr.monitor.settings import RuleSpec, WatchSettings
-from ecdctr.monitor.span import milliseconds
 from ecdctr.monitor.transfer import TransferWatch
 from ecdctr.monitor.windows import WINDOWS, DomainWindow, Scored, Tally
 from ecdctr.state.row_logs.score_log import ScoreLog
@@ -78,7 +78,7 @@ class Monitor:
 
     Examples
     --------
-    >>> from ecdctr.models.settings import default_features
+    >>> from ecdctr.events.settings import default_features
     >>> monitor = Monitor(FeatureSchema(default_features(), 16))
     >>> monitor.snapshot()["windows"]["1h"]["ad"]["rows"]
     0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasketches import kll_floats_sketch
 
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.cells import BEHAVIOUR, Cells
 from ecdctr.monitor.sketches import Sketch
 from ecdctr.state.errors import ConfigError, DataError

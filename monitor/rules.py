@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ecdctr.events.time import milliseconds
 from ecdctr.monitor.settings import RuleSpec
-from ecdctr.monitor.span import milliseconds
 
 __all__ = ["Alert", "Measurement", "RuleBook"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ecdctr.models.settings import Section
+from ecdctr.state.settings import Section
 
 __all__ = ["DriftSettings", "ProbeSettings", "RuleSpec", "WatchSettings", "default_rules"]
 

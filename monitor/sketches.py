@@ -14,8 +14,8 @@ import numpy as np
 from datasketches import kll_floats_sketch
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import FeatureSchema, mix64
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema, mix64
 from ecdctr.monitor.cells import BEHAVIOUR, Cells, logit
 
 __all__ = ["Block", "Sketch", "fix_cells", "groups_of"]

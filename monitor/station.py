@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.monitor.delivery import AlertDelivery, Send
 from ecdctr.monitor.feed import Feed
 from ecdctr.monitor.figures import MonitorCollector

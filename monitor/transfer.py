@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.features import mix64
+from ecdctr.events.schema import mix64
 from ecdctr.monitor.windows import CLIP, UserRows, of_clickers
 from ecdctr.replay.gauc import auc_of_codes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.by_time import by_time
 from ecdctr.replay.file_formats import read_chunks
 from ecdctr.state.errors import DataError

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.dataset import Dataset, text_bag
 
 __all__ = ["Digix"]

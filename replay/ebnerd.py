@@ -19,8 +19,8 @@ from typing import Literal
 
 import polars as pl
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.ebnerd_history import NEGATIVES, with_negatives
 from ecdctr.state.errors import DataError
 

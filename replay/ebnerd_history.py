@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from ecdctr.models.batch import NATURAL
+from ecdctr.events.batch import NATURAL
 
 __all__ = ["NEGATIVES", "with_negatives"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ecdctr.models.batch import AD, DOMAIN_NAMES
+from ecdctr.events.batch import AD, DOMAIN_NAMES
 from ecdctr.replay.bootstrap import gauc_difference, gauc_interval, weighted_mean
 from ecdctr.replay.feature_slices import FeatureSlice
 from ecdctr.replay.metrics import rela_impr, summary

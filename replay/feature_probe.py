@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.schema import FeatureSchema
 
 __all__ = ["SUSPICIOUS", "FeatureProbe", "Finding"]
 
@@ -99,7 +99,7 @@ class FeatureProbe:
 
     Examples
     --------
-    >>> from ecdctr.models.settings import FeatureSpec
+    >>> from ecdctr.events.settings import FeatureSpec
     >>> schema = FeatureSchema([FeatureSpec(name="dwell", kind="numeric")], 4)
     >>> label = np.arange(1000) % 5 == 0
     >>> z = np.zeros(1000, np.uint64)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.encode import Columns
-from ecdctr.models.features import ColumnGroup, FeatureSchema, NumericColumn
+from ecdctr.events.batch import Batch
+from ecdctr.events.encode import Columns
+from ecdctr.events.schema import ColumnGroup, FeatureSchema, NumericColumn
 from ecdctr.replay.slices import BUILT_IN, Coding
 from ecdctr.replay.value_names import ValueNames
 from ecdctr.state.errors import ConfigError
@@ -83,7 +83,7 @@ def feature_slices(schema: FeatureSchema, names: Sequence[str]) -> list[FeatureS
 
     Examples
     --------
-    >>> from ecdctr.models.settings import FeatureSpec
+    >>> from ecdctr.events.settings import FeatureSpec
     >>> schema = FeatureSchema([FeatureSpec(name="site"), FeatureSpec(name="price", kind="numeric")], 4)
     >>> [(s.name, s.column, s.dtype) for s in feature_slices(schema, ["price", "site"])]
     [('price', 'f_price', '<f4'), ('site', 'f_site', '<i4')]

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.event_order import EventOrder, Stream
 from ecdctr.replay.file_columns import FileColumns
 from ecdctr.replay.file_formats import FORMATS, count_rows, format_of, read_chunks

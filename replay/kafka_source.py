@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.replay.event_order import EventOrder, Stream
 from ecdctr.replay.files import milliseconds
-from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.state.errors import DataError
 
 __all__ = ["KafkaSource", "parse_offsets"]

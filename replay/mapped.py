@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.by_time import runs
 from ecdctr.replay.event_order import EventOrder, Stream
 from ecdctr.replay.file_columns import FileColumns

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ecdctr.models.features import OUTCOME_FIELDS
-from ecdctr.models.settings import FeatureSpec, Section
+from ecdctr.events.schema import OUTCOME_FIELDS
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.files import milliseconds
 from ecdctr.state.errors import DataError
+from ecdctr.state.settings import Section
 
 __all__ = ["ColumnsMap", "DomainMap", "Mapping", "TableMap", "TimeMap", "label_expression", "read_mapping"]
 

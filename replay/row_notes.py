@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD, Batch
-from ecdctr.models.encode import Columns
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.encode import Columns
 from ecdctr.models.trainer import Trainer
 from ecdctr.replay.feature_slices import FeatureSlice
 from ecdctr.replay.slices import TPM, USER_GAP_BOTH, gap_codes

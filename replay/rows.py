@@ -10,10 +10,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ecdctr.models.batch import AD, NATURAL, Batch
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.features import mix64
-from ecdctr.replay.align import Aligner, Chunk, Step
+from ecdctr.events.align import Aligner, Chunk, Step
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.schema import mix64
 from ecdctr.replay.source import Source
 
 __all__ = ["ADS", "Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]

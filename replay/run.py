@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.align import Step
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.models.engine import Engine
-from ecdctr.replay.align import Step
-from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.state.errors import DataError
 from ecdctr.state.journals.disk import JournalEntry
 from ecdctr.state.positions import Positions

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES
+from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD
+from ecdctr.events.batch import AD
 from ecdctr.models.engine import Engine
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.scored import Columns

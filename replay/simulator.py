@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["DAY_MS", "Simulator"]

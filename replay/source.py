@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.digix import Digix
 from ecdctr.replay.ebnerd import EbNerd
 from ecdctr.replay.files import EventFiles

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD, Batch
+from ecdctr.events.batch import AD, Batch
 from ecdctr.models.id_map import IdMap
 from ecdctr.state.errors import StateError
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.dataset import Dataset
 
 __all__ = ["Taobao"]

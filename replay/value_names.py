@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from ecdctr.models.encode import Columns, hash_ids
-from ecdctr.models.features import DERIVED_FIELDS, ColumnGroup
+from ecdctr.events.encode import Columns, hash_ids
+from ecdctr.events.schema import DERIVED_FIELDS, ColumnGroup
 
 __all__ = ["ValueNames"]
 
@@ -34,8 +34,8 @@ class ValueNames:
 
     Examples
     --------
-    >>> from ecdctr.models.features import FeatureSchema
-    >>> from ecdctr.models.settings import FeatureSpec
+    >>> from ecdctr.events.schema import FeatureSchema
+    >>> from ecdctr.events.settings import FeatureSpec
     >>> names = ValueNames(FeatureSchema([FeatureSpec(name="day", field="@weekday", buckets=7)], 4).group("day"))
     >>> names.of(1), names.of(7)
     ('Monday', 'Sunday')

@@ -1,4 +1,4 @@
-"""Settings of what is kept on disk."""
+"""The base of all configuration sections, and the settings of what is kept on disk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["StateSettings"]
+__all__ = ["Section", "StateSettings"]
 
 
-class StateSettings(BaseModel):
-    """One folder holds everything: ``checkpoints/``, ``journal/``, ``snapshots/``, ``ad-window/``, ``scores/``."""
+class Section(BaseModel):
+    """Base of all configuration sections: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class StateSettings(Section):
+    """One folder holds everything: ``checkpoints/``, ``journal/``, ``snapshots/``, ``ad-window/``, ``scores/``."""
 
     folder: Path = Field(default=Path("state-dir"), description="One trainer owns it; locked while it runs.")
     checkpoint_every_s: float = Field(default=30.0, gt=0, description="Wall seconds between checkpoints.")

@@ -8,7 +8,7 @@ import threading
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.streams.topics import ensure_topic
 
 __all__ = ["TopicChannel"]

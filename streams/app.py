@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import faust
 from aiokafka.errors import KafkaError
 
-from ecdctr.models.events import EventDecoder
-from ecdctr.replay.align import Chunk
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.records import Fetched, chunks_of, decode_values, is_packed
+from ecdctr.events.align import Chunk
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from ecdctr.streams.consumer import LogConsumer, PositionKeeper, RecordList
 from ecdctr.streams.dead_letters import DeadLetterSink, letters_of

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.kafka_log import KafkaLog
+from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 
 __all__ = ["BrokerWatch"]

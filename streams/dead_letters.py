@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.offsets import true_ends
+from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 from ecdctr.streams.letters import DeadLetter, Identity, identity_of, letters_of
 from ecdctr.streams.settings import TopicSettings

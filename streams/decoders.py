@@ -24,10 +24,10 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.events import Decoded, EventDecoder, Reject
-from ecdctr.models.settings import FeatureSpec
-from ecdctr.replay.records import decode_values, join
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import Decoded, EventDecoder, Reject
+from ecdctr.events.records import decode_values, join
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import StreamError
 
 __all__ = ["DecodePool"]
@@ -109,7 +109,7 @@ class DecodePool:
         return [helper.pid for helper in self._helpers]
 
     async def decode(self, values: Sequence[bytes | None], packed: Sequence[bool], domain: int) -> Decoded:
-        """As :func:`ecdctr.replay.records.decode_values`, to the last bit."""
+        """As :func:`ecdctr.events.records.decode_values`, to the last bit."""
         count = max(1, min(len(self._helpers), len(values) // LEAST))
         bounds = [len(values) * i // count for i in range(count + 1)]
         loop = asyncio.get_running_loop()

@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from ecdctr.events.align import Aligner, Chunk, Step
 from ecdctr.models.engine import Engine
 from ecdctr.models.trainer import StepResult
-from ecdctr.replay.align import Aligner, Chunk, Step
 
 __all__ = ["AlignedIntake", "TrainerThread"]
 

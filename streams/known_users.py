@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.features import mix64
+from ecdctr.events.schema import mix64
 
 __all__ = ["KnownUsers"]
 

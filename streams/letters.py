@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
-from ecdctr.replay.records import RecordReject
+from ecdctr.events.records import RecordReject
 
 __all__ = ["DeadLetter", "Identity", "identity_of", "letters_of"]
 

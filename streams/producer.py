@@ -14,9 +14,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 from kafka.partitioner.default import murmur2
 
-from ecdctr.models.batch import DOMAIN_NAMES
-from ecdctr.models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import partition_counts

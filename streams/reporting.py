@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES, NATURAL
+from ecdctr.events.align import Step
+from ecdctr.events.batch import DOMAIN_NAMES, NATURAL
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.engine import Engine
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.trainer import StepResult
 from ecdctr.monitor.delivery import Send, webhook
 from ecdctr.monitor.metrics import RunningMean
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.station import Station
-from ecdctr.replay.align import Step
-from ecdctr.replay.connection import KafkaSettings
 from ecdctr.state.snapshots.disk import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.handoff import AlignedIntake

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.settings import Section
+from ecdctr.events.batch import AD, NATURAL
 from ecdctr.monitor.settings import WatchSettings
 from ecdctr.state.errors import ConfigError
+from ecdctr.state.settings import Section
 
 __all__ = ["MonitorSettings", "TopicSettings", "WorkerSettings"]
 

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.align import Aligner
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.records import decode_records
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.engine import Engine
-from ecdctr.models.events import EventDecoder
-from ecdctr.replay.align import Aligner
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.kafka_log import KafkaLog
-from ecdctr.replay.records import decode_records
 from ecdctr.replay.run import redo
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ecdctr import build
-from ecdctr.replay.align import Chunk
+from ecdctr.events.align import Chunk
 from ecdctr.settings import load_settings
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.dead_letters import MemoryDeadLetters

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ecdctr.models.events import to_json_messages
+from ecdctr.events.decoder import to_json_messages
 from ecdctr.streams.broker import EmbeddedBroker
 
 pytestmark = pytest.mark.broker

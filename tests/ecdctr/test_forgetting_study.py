@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from ecdctr import build
+from ecdctr.events.batch import AD
 from ecdctr.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.forgetting_page import verdict, write_forgetting
 from ecdctr.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies
-from ecdctr.models.batch import AD
 from ecdctr.replay.bootstrap import gauc_contrast, gauc_difference
 from ecdctr.replay.simulator import DAY_MS, Simulator
 

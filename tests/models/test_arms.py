@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.models.lineup import lineup
 from ecdctr.models.trainer import Trainer
 from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows

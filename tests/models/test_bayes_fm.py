@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.bayes_fm import BayesFm
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import BayesFmSettings, BeliefSettings, FeatureSpec
+from ecdctr.models.settings import BayesFmSettings, BeliefSettings
 from ecdctr.state.checkpoints.capture import Rows, merge_rows
 
 HOUR = 3_600_000

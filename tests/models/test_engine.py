@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.engine import Engine, audit
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.lineup import lineup
-from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
 from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.errors import JournalDamagedError, StateError

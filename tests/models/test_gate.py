@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.engine import Engine
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.gate import GateRows, Verdict
 from ecdctr.models.lineup import lineup
 from ecdctr.models.settings import ScheduleSettings, TpmSettings

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ecdctr.models.batch import AD, NATURAL, Batch
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import FeatureSpec, ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.trainer import Trainer
 from ecdctr.state.row_logs.ad_window import AdWindow
 

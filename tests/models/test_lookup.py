@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.lookup import InputEncoder
-from ecdctr.models.settings import FeatureSpec
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_tables_of_any_size_give_the_same_rows(buckets: int) -> None:
 
 
 def _batch(features: np.ndarray) -> Any:
-    from ecdctr.models.batch import Batch
+    from ecdctr.events.batch import Batch
 
     n = len(features)
     return Batch(

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.batch import AD, Batch
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import default_features
 from ecdctr.models.bayes_fm import BayesFm
-from ecdctr.models.features import FeatureSchema
 from ecdctr.models.rivals import ItemCtr
-from ecdctr.models.settings import BayesFmSettings, default_features
+from ecdctr.models.settings import BayesFmSettings
 from ecdctr.models.touched_rows import TouchedRows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.models.tpm import TpmTrainer
 from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
 from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import AD, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.models.trainer import Trainer
 from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
 from ecdctr.state.checkpoints.disk import CheckpointStore
@@ -284,7 +284,7 @@ torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("worlds", {str(CONFTEST)!r})
 worlds = importlib.util.module_from_spec(spec); sys.modules["worlds"] = worlds
 spec.loader.exec_module(worlds)
-from ecdctr.models.batch import AD
+from ecdctr.events.batch import AD
 from ecdctr.state.checkpoints.disk import CheckpointStore
 world = worlds.World()
 stream = world.stream(30)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecdctr.models.batch import AD, NATURAL
+from ecdctr.events.batch import AD, NATURAL
 from ecdctr.models.network import is_batch_norm
 from ecdctr.models.trainer import Trainer
 from ecdctr.models.transfer import solve_shift

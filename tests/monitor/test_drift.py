@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.batch import DOMAIN_NAMES
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.by_day import by_day, gather
 from ecdctr.monitor.compare import adjust, compare
 from ecdctr.monitor.drift import DriftWatch

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import AD, Batch
+from ecdctr.events.batch import AD, Batch
 from ecdctr.monitor.forgetting import Forgetting
 from ecdctr.monitor.settings import ProbeSettings
 from ecdctr.state.errors import StateError

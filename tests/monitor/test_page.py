@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.replay.simulator import Simulator
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecdctr.models.batch import AD, Batch
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import default_features
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import default_features
 from ecdctr.models.transfer import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import DOMAIN_NAMES
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.transfer import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from ecdctr import build
 from ecdctr.commands import train_tpm
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.checks import checks
 from ecdctr.replay.day_check import DayCheck, DayFinding
 from ecdctr.replay.feature_probe import FeatureProbe, Finding

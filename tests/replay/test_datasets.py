@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.replay.digix import Digix
 from ecdctr.replay.kuairand import KuaiRand
 from ecdctr.replay.rows import SourceLog, steps_of

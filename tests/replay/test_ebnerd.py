@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.replay.ebnerd import EbNerd
 from ecdctr.state.errors import DataError
 

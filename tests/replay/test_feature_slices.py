@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecdctr.models.events import EventDecoder, to_arrow_message, to_json_messages
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.decoder import EventDecoder, to_arrow_message, to_json_messages
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay import value_names
 from ecdctr.replay.evaluate import evaluate
 from ecdctr.replay.feature_slices import TOP, feature_slices

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.replay.files import EventFiles, milliseconds
 from ecdctr.replay.simulator import Simulator
 from ecdctr.state.errors import DataError
@@ -146,7 +146,7 @@ def test_columns_of_other_types_are_converted(tmp_path):
         "ad,1767225601000,8,i2,1,08,,c\n"
         "ad,later,9,i2,1,08,2,\n"
     )
-    from ecdctr.models.settings import FeatureSpec
+    from ecdctr.events.settings import FeatureSpec
 
     specs = [
         FeatureSpec(name="code"),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.events import EventDecoder
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.replay.mapped import MappedTables
 from ecdctr.replay.mapping import Mapping, label_expression
 from ecdctr.replay.rows import SourceLog, steps_of

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.batch import AD, NATURAL
-from ecdctr.models.features import FeatureSchema
+from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.replay.metrics import gauc, pcoc
 from ecdctr.replay.simulator import DAY_MS, FRAME_ROWS, Simulator
 from ecdctr.state.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.batch import Batch
+from ecdctr.events.batch import Batch
 from ecdctr.replay.stream_gaps import StreamGaps
 from ecdctr.state.errors import StateError
 

@@ -15,10 +15,9 @@ import polars as pl
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from ecdctr.models.events import EventDecoder
-from ecdctr.models.settings import FeatureSpec
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.offsets import true_ends
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.settings import FeatureSpec, KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker import EmbeddedBroker

@@ -5,7 +5,7 @@ import json
 import pytest
 from kafka.errors import KafkaError
 
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.alerts import TopicChannel
 

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from ecdctr.models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
+from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 from ecdctr.streams.app import StreamApp
 from ecdctr.streams.broker import EmbeddedBroker

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from ecdctr.replay.connection import KafkaSettings
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import ConfigError
 from ecdctr.streams.settings import TopicSettings
 

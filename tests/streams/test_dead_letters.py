@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.records import RecordReject
+from ecdctr.events.records import RecordReject
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import StreamError
 from ecdctr.streams.dead_letters import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
 from ecdctr.streams.settings import TopicSettings

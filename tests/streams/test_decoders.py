@@ -7,10 +7,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.events import EventDecoder, to_arrow_message
-from ecdctr.models.settings import FeatureSpec
-from ecdctr.replay.records import decode_values
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder, to_arrow_message
+from ecdctr.events.records import decode_values
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import StreamError
 from ecdctr.streams.app import StreamApp
 from ecdctr.streams.dead_letters import MemoryDeadLetters

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import Batch
-from ecdctr.replay.align import Aligner, Chunk
+from ecdctr.events.align import Aligner, Chunk
+from ecdctr.events.batch import Batch
 from ecdctr.streams.handoff import AlignedIntake
 from ecdctr.streams.settings import WorkerSettings
 

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ecdctr.models.events import EventDecoder, to_json_messages
+from ecdctr.events.decoder import EventDecoder, to_json_messages
+from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.replay.files import EventFiles
-from ecdctr.replay.kafka_log import KafkaLog
 from ecdctr.replay.kafka_source import KafkaSource
 from ecdctr.replay.rows import RowFilter, SourceLog, steps_of
 from ecdctr.state.errors import DataError

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 from kafka import KafkaProducer
 
-from ecdctr.models.batch import DOMAIN_NAMES
-from ecdctr.models.events import EventDecoder
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.records import decode_records
+from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.records import decode_records
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
 from ecdctr.streams.producer import partition_of, produce
 from ecdctr.streams.settings import TopicSettings

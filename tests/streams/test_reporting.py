@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ecdctr.models.batch import AD, Batch
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.settings import default_features
+from ecdctr.events.align import Step
+from ecdctr.events.batch import AD, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import KafkaSettings, default_features
 from ecdctr.models.trainer import StepResult
 from ecdctr.models.transfer import ReleaseReport
-from ecdctr.replay.align import Step
-from ecdctr.replay.connection import KafkaSettings
 from ecdctr.streams import reporting
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.reporting import Reporter

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn", "mix64"]
@@ -95,7 +95,7 @@ class FeatureSchema:
 
     Examples
     --------
-    >>> from ecdctr.models.settings import FeatureSpec
+    >>> from ecdctr.events.settings import FeatureSpec
     >>> schema = FeatureSchema(
     ...     [
     ...         FeatureSpec(name="user", field="user_id", buckets=1000, tpm=True),

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.events import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, Decoded, EventDecoder
-from ecdctr.replay.align import Chunk
+from ecdctr.events.align import Chunk
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, Decoded, EventDecoder
 
 __all__ = [
     "Fetched",

@@ -1,4 +1,4 @@
-"""Where Kafka is and how to be let in: one section for every client that the project uses."""
+"""Settings of what comes in: features, what an event may look like, and the connection to Kafka."""
 
 from __future__ import annotations
 
@@ -8,10 +8,62 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from ecdctr.models.settings import Section
 from ecdctr.state.errors import ConfigError
+from ecdctr.state.settings import Section
 
-__all__ = ["KafkaSettings"]
+__all__ = ["EventSettings", "FeatureSpec", "KafkaSettings", "default_features"]
+
+
+class FeatureSpec(Section):
+    """One input of the models."""
+
+    name: str = Field(min_length=1, description="Name of the feature in reports and drift tables.")
+    field: str = Field(
+        default="",
+        description="Field of the event it is read from (default: the name). '@hour' and '@weekday' are made from ts (UTC).",
+    )
+    kind: Literal["categorical", "numeric", "bag"] = "categorical"
+    buckets: int = Field(
+        default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag)."
+    )
+    dim: int | None = Field(default=None, ge=1, le=1024, description="Embedding size; default model.dim.")
+    max_length: int = Field(default=8, ge=1, le=256, description="Ids kept of a bag (the first ones).")
+    transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
+    tpm: bool = Field(default=False, description="Whether the tiny model reads it too.")
+
+    @model_validator(mode="after")
+    def _field_defaults_to_name(self) -> FeatureSpec:
+        if not self.field:
+            object.__setattr__(self, "field", self.name)
+        if self.kind == "numeric" and self.tpm:
+            raise ValueError(
+                f"feature {self.name!r} is numeric: TPM reads categorical features and bags only"
+            )
+        return self
+
+
+def default_features() -> tuple[FeatureSpec, ...]:
+    """User, item and hour: the least that any event carries."""
+    return (
+        FeatureSpec(name="user", field="user_id", buckets=1_000_000, tpm=True),
+        FeatureSpec(name="item", field="item_id", buckets=1_000_000, tpm=True),
+        FeatureSpec(name="hour", field="@hour", buckets=24),
+    )
+
+
+class EventSettings(Section):
+    """What an event may look like beyond its features."""
+
+    list_field: str | None = Field(
+        default=None,
+        description="Field that names the impression list (slate), for per-list AUC; never a feature.",
+    )
+    oracle_field: str | None = Field(
+        default=None, description="Field with the true click probability, where a simulator knows it."
+    )
+    max_string: int = Field(default=512, ge=1, description="Longer strings are dead letters (characters).")
+    ts_min: str = Field(default="2000-01-01", description="Earlier events are dead letters (UTC date).")
+    ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")
 
 
 class KafkaSettings(Section):

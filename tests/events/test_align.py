@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.batch import AD, NATURAL, Batch
-from ecdctr.replay.align import Aligner, Chunk, Step
+from ecdctr.events.align import Aligner, Chunk, Step
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.state.positions import Positions
 
 LANES = {

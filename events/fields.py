@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ecdctr.models.features import OUTCOME_FIELDS, FeatureSchema
+from ecdctr.events.schema import OUTCOME_FIELDS, FeatureSchema
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["IDS", "REQUIRED", "EventFields", "FrameReader", "bag_of_lists", "strings"]

@@ -9,8 +9,8 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.features import ColumnGroup, FeatureSchema
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import ColumnGroup, FeatureSchema
 
 __all__ = ["Columns", "Faults", "Limits", "encode", "hash_ids"]
 

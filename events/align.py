@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.state.positions import Part
 
 __all__ = ["Aligner", "Chunk", "Step"]
@@ -128,7 +128,7 @@ class Aligner:
     Examples
     --------
     >>> a = Aligner({("n", 0): 0, ("a", 0): 1}, natural_batch=2, ad_batch=8)
-    >>> from ecdctr.replay.align import Chunk
+    >>> from ecdctr.events.align import Chunk
     >>> def rows(topic, domain, ts):
     ...     n = len(ts); z = np.zeros(n, np.uint64)
     ...     b = Batch(np.array(ts), np.full(n, domain, np.uint8), z, z, np.zeros((n, 1), np.int32),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.batch import AD, NATURAL, Batch
-from ecdctr.models.events import REASONS, EventDecoder, to_arrow_message, to_json_messages
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.decoder import REASONS, EventDecoder, to_arrow_message, to_json_messages
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import ConfigError, DataError
 
 SPECS = [
@@ -299,7 +299,7 @@ def test_damaged_arrow_is_a_reject_and_never_ends_the_process():
 
 
 def test_rows_a_message_may_claim_are_bounded(monkeypatch):
-    monkeypatch.setattr("ecdctr.models.packed.MAX_PACKED_ROWS", 3)
+    monkeypatch.setattr("ecdctr.events.arrow.MAX_PACKED_ROWS", 3)
     decoded = DECODER.from_packed([to_arrow_message(pl.DataFrame([GOOD] * 4))], 0)
     assert [r.reason for r in decoded.rejects] == ["arrow"]
     assert "3" in decoded.rejects[0].detail

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecdctr.models.features import DERIVED_FIELDS, FeatureSchema, mix64
-from ecdctr.models.settings import FeatureSpec, default_features
+from ecdctr.events.schema import DERIVED_FIELDS, FeatureSchema, mix64
+from ecdctr.events.settings import FeatureSpec, default_features
 from ecdctr.state.errors import ConfigError
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from ecdctr.models.batch import Batch
-from ecdctr.models.events import EventDecoder
-from ecdctr.replay.align import Chunk
-from ecdctr.replay.connection import KafkaSettings
-from ecdctr.replay.offsets import true_ends
-from ecdctr.replay.records import decode_records
+from ecdctr.events.align import Chunk
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.records import decode_records
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 from ecdctr.state.positions import Part
 
@@ -115,7 +115,7 @@ class KafkaLog:
         return {(tp.topic, tp.partition): int(offset) for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
-        """True end of each partition; see :func:`ecdctr.replay.offsets.true_ends`."""
+        """True end of each partition; see :func:`ecdctr.events.kafka.offsets.true_ends`."""
         ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], self.timeout_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 

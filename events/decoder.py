@@ -33,12 +33,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ecdctr.models.batch import DOMAIN_NAMES, Batch
-from ecdctr.models.encode import Columns, Limits, encode
-from ecdctr.models.event_fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
-from ecdctr.models.features import FeatureSchema
-from ecdctr.models.packed import PackedError, Unpacked, pack, unpack, unpack_many
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.arrow import PackedError, Unpacked, pack, unpack, unpack_many
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.encode import Columns, Limits, encode
+from ecdctr.events.fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import DataError
 
 __all__ = [
@@ -137,7 +137,7 @@ class EventDecoder:
 
     Examples
     --------
-    >>> from ecdctr.models.settings import FeatureSpec
+    >>> from ecdctr.events.settings import FeatureSpec
     >>> decoder = EventDecoder([FeatureSpec(name="site")])
     >>> good = b'{"event_id":1,"ts":1700000000000,"user_id":"u","item_id":7,"label":1,"site":"a"}'
     >>> decoded = decoder.from_json([good, b"{", good.replace(b":1,", b":3,")], domain=0)
