@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 from benchmarks._clicks import BATCH, START_MS  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
-from ecdctr.models.arm import Prepared  # noqa: E402
+from ecdctr.models.arms.network_arm import Prepared  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 
 WARM = 5

@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
-from ecdctr.models.engine import Engine  # noqa: E402
+from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 
 WARM_ROWS = 5 * 4096

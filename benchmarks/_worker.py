@@ -7,8 +7,8 @@ from typing import Any
 
 from ecdctr import build
 from ecdctr.events.batch import Batch
-from ecdctr.models.engine import Engine
-from ecdctr.models.trainer import StepResult
+from ecdctr.models.training.engine import Engine
+from ecdctr.models.training.trainer import StepResult
 from ecdctr.settings import Settings
 from ecdctr.streams.worker import Worker
 

@@ -33,10 +33,10 @@ import numpy as np  # noqa: E402
 from ecdctr.events.batch import AD, NATURAL, Batch  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.events.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.engine import Engine  # noqa: E402
-from ecdctr.models.lineup import lineup  # noqa: E402
+from ecdctr.models.arms.registry import lineup  # noqa: E402
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.models.training.engine import Engine  # noqa: E402
+from ecdctr.models.training.trainer import Trainer  # noqa: E402
 from ecdctr.state.checkpoints.disk import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
 from ecdctr.state.journals.disk import Journal  # noqa: E402
 from ecdctr.state.positions import Part  # noqa: E402

@@ -31,9 +31,9 @@ import torch  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.events.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.arm import Arm, ArmSpec  # noqa: E402
-from ecdctr.models.device import choose_device  # noqa: E402
-from ecdctr.models.lookup import Encoded, InputEncoder  # noqa: E402
+from ecdctr.models.arms.network_arm import Arm, ArmSpec  # noqa: E402
+from ecdctr.models.nets.device import choose_device  # noqa: E402
+from ecdctr.models.nets.input_encoder import Encoded, InputEncoder  # noqa: E402
 from ecdctr.models.settings import ModelSettings  # noqa: E402
 
 FIELDS, DIM, KINDS = 16, 16, 8

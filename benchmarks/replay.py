@@ -33,7 +33,7 @@ from rich.console import Console  # noqa: E402
 from ecdctr import build  # noqa: E402
 from ecdctr.events.align import Step  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.models.training.trainer import Trainer  # noqa: E402
 from ecdctr.replay.files import EventFiles  # noqa: E402
 from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
 from ecdctr.replay.simulator import Simulator  # noqa: E402

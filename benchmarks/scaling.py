@@ -37,8 +37,8 @@ from benchmarks._worker import make_worker  # noqa: E402
 from ecdctr import build  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.events.decoder import EventDecoder, to_json_messages  # noqa: E402
-from ecdctr.models.engine import Engine  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
+from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
 from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.decoders import DecodePool  # noqa: E402

@@ -29,7 +29,7 @@ from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.events.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from ecdctr.models.trainer import Trainer  # noqa: E402
+from ecdctr.models.training.trainer import Trainer  # noqa: E402
 from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
 
 FIELDS, DIM, BATCH, KINDS = 16, 16, 4096, 12

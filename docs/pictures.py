@@ -32,7 +32,7 @@ from ecdctr import build
 from ecdctr.commands import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.monitor import Monitor

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from ecdctr import build
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.progress import progress_bar
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.run import redo

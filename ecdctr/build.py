@@ -15,12 +15,12 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.engine import Engine
-from ecdctr.models.lineup import lineup
-from ecdctr.models.live_tpm import LiveSink, LiveTpm, tpm_shape
+from ecdctr.models.arms.registry import lineup
 from ecdctr.models.settings import ModelSettings
-from ecdctr.models.tpm import SnapshotSink, TpmTrainer
-from ecdctr.models.trainer import Trainer
+from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
+from ecdctr.models.tpm.trainer import SnapshotSink, TpmTrainer
+from ecdctr.models.training.engine import Engine
+from ecdctr.models.training.trainer import Trainer
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.gate import PairedGate
 from ecdctr.replay.row_notes import RowNotes

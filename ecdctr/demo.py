@@ -21,7 +21,7 @@ from rich.table import Table
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import open_with_features, replay_source, train_tpm
-from ecdctr.models.engine import audit
+from ecdctr.models.training.engine import audit
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import EcdctrError, StreamError
 from ecdctr.state.journals.disk import Journal

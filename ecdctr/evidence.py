@@ -19,8 +19,8 @@ from rich.console import Console
 from ecdctr.events.batch import AD, Batch
 from ecdctr.evidence_figures import bars, figures
 from ecdctr.kept_runs import Kind, run_each
+from ecdctr.models.arms.stack import Stack
 from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
-from ecdctr.models.stack import Stack
 from ecdctr.replay.slices import earlier_rows
 from ecdctr.state.errors import ConfigError
 

@@ -25,7 +25,7 @@ from ecdctr.commands import train_tpm
 from ecdctr.events.batch import AD, DOMAIN_NAMES, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.kept_runs import Kind, run_each
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.replay.rows import steps_of
 from ecdctr.replay.simulator import DAY_MS, Simulator
 from ecdctr.replay.slices import earlier_rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ecdctr import build
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.row_notes import RowNotes
 from ecdctr.replay.side_by_side import SideBySide

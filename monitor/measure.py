@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecdctr.models.transfer import ReleaseReport
+from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.drift import Row, said
 from ecdctr.monitor.rules import Measurement
 from ecdctr.monitor.settings import RuleSpec

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import milliseconds
-from ecdctr.models.transfer import ReleaseReport
+from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor import measure
 from ecdctr.monitor.detectors import Detectors
 from ecdctr.monitor.drift import DriftWatch

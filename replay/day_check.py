@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.replay.metrics import log_loss
 from ecdctr.replay.scored import DAY_MS
 from ecdctr.state.positions import Positions

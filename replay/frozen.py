@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ecdctr.events.batch import Batch
-from ecdctr.models.trainer import Trainer
+from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.positions import Positions
 from ecdctr.state.row_logs.score_log import ScoreLog
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.encode import Columns
-from ecdctr.models.trainer import Trainer
+from ecdctr.models.training.trainer import Trainer
 from ecdctr.replay.feature_slices import FeatureSlice
 from ecdctr.replay.slices import TPM, USER_GAP_BOTH, gap_codes
 from ecdctr.replay.stream_gaps import StreamGaps

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ecdctr.events.align import Step
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.state.errors import DataError
 from ecdctr.state.journals.disk import JournalEntry
 from ecdctr.state.positions import Positions

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.replay.frozen import FrozenArm
 from ecdctr.replay.scored import Columns
 from ecdctr.state.errors import StateError

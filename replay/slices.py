@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.id_map import IdMap
+from ecdctr.models.nets.id_map import IdMap
 from ecdctr.replay.scored import ScoredRows
 
 __all__ = ["BUILT_IN", "SLICES", "TPM", "USER_GAP_BOTH", "Coding", "Slicer", "earlier_rows", "gap_codes"]

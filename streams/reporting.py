@@ -19,8 +19,8 @@ from ecdctr.events.align import Step
 from ecdctr.events.batch import DOMAIN_NAMES, NATURAL
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.models.engine import Engine
-from ecdctr.models.trainer import StepResult
+from ecdctr.models.training.engine import Engine
+from ecdctr.models.training.trainer import StepResult
 from ecdctr.monitor.delivery import Send, webhook
 from ecdctr.monitor.metrics import RunningMean
 from ecdctr.monitor.monitor import Monitor

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping
 
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.state.errors import ConfigError, OffsetsLostError
 from ecdctr.state.journals.disk import JournalEntry
 from ecdctr.state.positions import Positions

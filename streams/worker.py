@@ -19,7 +19,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.models.engine import Engine
+from ecdctr.models.training.engine import Engine
 from ecdctr.replay.run import redo
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock

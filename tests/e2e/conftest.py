@@ -25,7 +25,7 @@ from ecdctr import build
 from ecdctr.audit import Rebuilt, rebuild
 from ecdctr.events.kafka.offsets import true_ends
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.engine import audit
+from ecdctr.models.training.engine import audit
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.errors import BrokerUnavailableError

@@ -20,7 +20,7 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import replay_journal, replay_source
-from ecdctr.models.engine import audit
+from ecdctr.models.training.engine import audit
 from ecdctr.replay.gauc import gauc
 from ecdctr.replay.simulator import Simulator
 from ecdctr.replaying import ReplayOptions

@@ -13,9 +13,9 @@ import torch
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.gate import Gate
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from ecdctr.models.trainer import Trainer
+from ecdctr.models.training.gate import Gate
+from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.row_logs.ad_window import AdWindow
 from ecdctr.state.snapshots.disk import MemoryEmbeddingStore
 

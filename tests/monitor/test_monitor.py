@@ -9,7 +9,7 @@ import pytest
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.models.transfer import ReleaseReport
+from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
 from ecdctr.replay.metrics import gauc, pcoc

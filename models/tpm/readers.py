@@ -1,0 +1,269 @@
+"""Readers of the TPM snapshots: what a batch's users and items were to the tiny model, month by month."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import mix64
+from ecdctr.models.nets.historical_attention import FrozenHistory, HistoricalAttention
+from ecdctr.models.nets.network import HistoryInput
+from ecdctr.state.errors import ConfigError, PointInTimeError
+from ecdctr.state.snapshots.disk import EmbeddingStore
+
+__all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
+
+Kind = Literal["user", "item"]
+
+
+def check_point_in_time(store: EmbeddingStore, months: Sequence[str], clock_ms: int) -> NDArray[np.int64]:
+    """Youngest training row of each month, having made sure that all are older than the clock.
+
+    Raises
+    ------
+    PointInTimeError
+        A snapshot was trained on rows that are not older than ``clock_ms``.
+    """
+    last = np.array([store.manifest(month).last_ts for month in months], np.int64)
+    for month, ts in zip(months, last.tolist(), strict=True):
+        if ts >= clock_ms:
+            raise PointInTimeError(
+                f"snapshot {month} was trained on rows up to {ts} ms, the event clock stands at {clock_ms} ms: a row "
+                "must not meet a snapshot that is younger than itself; select snapshots by the event clock"
+            )
+    return last
+
+
+class HistoryReader(Protocol):
+    """What an arm asks for a batch's history."""
+
+    @property
+    def months(self) -> tuple[str, ...]: ...
+
+    def read(self, batch: Batch) -> tuple[HistoryInput, HistoryInput]:
+        """User and item history of a batch's rows."""
+        ...
+
+
+def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Which months each row is younger than, ``(n, K)``; None when all, which is the rule."""
+    if not len(last_ts) or not len(ts) or ts.min() > last_ts.max():
+        return None
+    allowed: NDArray[np.bool_] = ts[:, None] > last_ts[None, :]
+    return allowed
+
+
+class SnapshotHistory:
+    """The months' vectors themselves, for a model whose attention learns (CPM).
+
+    Each distinct id is looked up once. A row that is not younger than a snapshot's youngest training row does not
+    see that snapshot: to it the id is absent there.
+
+    Parameters
+    ----------
+    store
+        Snapshots; None: there are none, everyone is absent.
+    months
+        Which, oldest first.
+    dim
+        Size of a vector.
+    clock_ms
+        The event clock; all months must be older.
+    device
+        Where the tensors go.
+    """
+
+    def __init__(
+        self,
+        store: EmbeddingStore | None,
+        months: Sequence[str],
+        dim: int,
+        clock_ms: int,
+        device: torch.device,
+    ) -> None:
+        self._store, self._dim, self._device = store, dim, device
+        self._months = tuple(months)
+        self._last_ts = np.empty(0, np.int64)
+        if self._months:
+            self._last_ts = _open(store, self._months, dim, clock_ms)
+
+    @property
+    def months(self) -> tuple[str, ...]:
+        return self._months
+
+    def read(self, batch: Batch) -> tuple[HistoryInput, HistoryInput]:
+        allowed = _allowed(batch.ts, self._last_ts)
+        return self._kind("user", batch.user, allowed), self._kind("item", batch.item, allowed)
+
+    def present(
+        self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each row's user, and its item, has a vector in any month that the row sees, ``(n,)`` each."""
+        allowed = _allowed(ts, self._last_ts)
+        return self._present("user", user, allowed), self._present("item", item, allowed)
+
+    def _present(
+        self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_]:
+        if self._store is None or not self._months:
+            return np.zeros(len(ids), np.bool_)
+        unique, inverse = np.unique(ids, return_inverse=True)
+        mask = self._store.lookup(kind, unique, self._months)[1][inverse]
+        return np.asarray((mask if allowed is None else mask & allowed).any(axis=1))
+
+    def _kind(self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None) -> HistoryInput:
+        unique, inverse = np.unique(ids, return_inverse=True)
+        if self._months:
+            assert self._store is not None
+            rows, mask = self._store.lookup(kind, unique, self._months)
+        else:
+            rows, mask = (
+                np.zeros((len(unique), 0, self._dim), np.float32),
+                np.zeros((len(unique), 0), np.bool_),
+            )
+        if allowed is not None:  # some rows see less than others of the same id: row by row
+            rows, mask, inverse = rows[inverse], mask[inverse] & allowed, np.arange(len(ids))
+        return HistoryInput(
+            inverse=torch.from_numpy(inverse).to(self._device),
+            rows=torch.from_numpy(rows).to(self._device),
+            mask=torch.from_numpy(mask.astype(np.float32)).to(self._device),
+        )
+
+
+class MergedHistory:
+    """K snapshots merged into one table through an attention that no longer learns (A-CTR).
+
+    Because ``h_j`` depends on id ``j``'s own rows alone, the merge is exact: one vector an id instead of K. Rows are
+    merged when first asked for and kept in a direct-mapped array, so a release costs nothing at once and memory has
+    a bound; :meth:`merge` gives the whole table. A row that is not younger than some snapshot is merged from the
+    others, and not kept.
+
+    Parameters
+    ----------
+    store, months, dim, clock_ms, device
+        As for :class:`SnapshotHistory`.
+    user, item
+        The attentions; copied.
+    slots
+        Merged rows kept of each kind, a power of two.
+    """
+
+    def __init__(
+        self,
+        store: EmbeddingStore | None,
+        months: Sequence[str],
+        user: HistoricalAttention,
+        item: HistoricalAttention,
+        clock_ms: int,
+        device: torch.device,
+        slots: int = 1 << 16,
+    ) -> None:
+        self._store, self._device = store, device
+        self._months = tuple(months)
+        self._frozen: dict[Kind, FrozenHistory] = {"user": FrozenHistory(user), "item": FrozenHistory(item)}
+        self._cache: dict[Kind, _DirectMap] = {
+            "user": _DirectMap(slots, user.dim),
+            "item": _DirectMap(slots, item.dim),
+        }
+        self._last_ts = np.empty(0, np.int64)
+        if self._months:
+            self._last_ts = _open(store, self._months, user.dim, clock_ms)
+
+    @property
+    def months(self) -> tuple[str, ...]:
+        return self._months
+
+    def read(self, batch: Batch) -> tuple[HistoryInput, HistoryInput]:
+        allowed = _allowed(batch.ts, self._last_ts)
+        return self._kind("user", batch.user, allowed), self._kind("item", batch.item, allowed)
+
+    def lookup(self, kind: Kind, ids: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Merged vectors ``(m, d)`` of distinct ids, and whether each is present in any month ``(m,)``."""
+        cache = self._cache[kind]
+        vectors, present, missing = cache.get(ids)
+        if len(missing):
+            merged = self._merge(kind, ids[missing], None)
+            vectors[missing], present[missing] = merged
+            cache.put(ids[missing], *merged)
+        return vectors, present
+
+    def merge(
+        self, kind: Kind, rows: int = 65_536
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
+        """The whole table, in pieces: every id that any month knows, ascending, with its vector."""
+        if self._store is None or not self._months:
+            return
+        for ids, vectors, mask in self._store.scan(kind, self._months, rows):
+            yield ids, self._frozen[kind].merge(vectors, mask)[0]
+
+    def _merge(
+        self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        frozen = self._frozen[kind]
+        if not self._months:
+            return frozen.merge(
+                np.zeros((len(ids), 0, frozen.dim), np.float32), np.zeros((len(ids), 0), np.bool_)
+            )
+        assert self._store is not None
+        rows, mask = self._store.lookup(kind, ids, self._months)
+        return frozen.merge(rows, mask if allowed is None else mask & allowed)
+
+    def _kind(self, kind: Kind, ids: NDArray[np.uint64], allowed: NDArray[np.bool_] | None) -> HistoryInput:
+        if allowed is None:
+            unique, inverse = np.unique(ids, return_inverse=True)
+            vectors, present = self.lookup(kind, unique)
+        else:
+            inverse = np.arange(len(ids))
+            vectors, present = self._merge(kind, ids, allowed)
+        return HistoryInput(
+            inverse=torch.from_numpy(inverse).to(self._device),
+            vectors=torch.from_numpy(vectors).to(self._device),
+            present=torch.from_numpy(present.astype(np.float32)).to(self._device),
+        )
+
+
+class _DirectMap:
+    """Last vector asked for in each slot; an id has one slot, and a newcomer takes it over."""
+
+    def __init__(self, slots: int, dim: int) -> None:
+        self._mask = np.uint64(slots - 1)
+        self._id = np.zeros(slots, np.uint64)
+        self._used = np.zeros(slots, np.bool_)
+        self._vector = np.zeros((slots, dim), np.float32)
+        self._present = np.zeros(slots, np.bool_)
+
+    def get(
+        self, ids: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        slot = self._slot(ids)
+        missing = np.flatnonzero(~self._used[slot] | (self._id[slot] != ids))
+        return self._vector[slot], self._present[slot], missing
+
+    def put(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> None:
+        # Of ids that share a slot only one is written: assignments of several arrays need not agree on the last.
+        slot, first = np.unique(self._slot(ids), return_index=True)
+        self._id[slot], self._used[slot] = ids[first], True
+        self._vector[slot], self._present[slot] = vectors[first], present[first]
+
+    def _slot(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
+        return (mix64(ids) & self._mask).astype(np.intp)
+
+
+def _open(
+    store: EmbeddingStore | None, months: tuple[str, ...], dim: int, clock_ms: int
+) -> NDArray[np.int64]:
+    if store is None:
+        raise ConfigError(f"snapshots {list(months)} were asked for, but no snapshot store is given")
+    for month in months:
+        found = store.manifest(month).dim
+        if found != dim:
+            raise ConfigError(
+                f"snapshot {month} holds vectors of {found} numbers, tpm.dim is {dim}: set tpm.dim = {found}, or "
+                "train the tiny model anew"
+            )
+    return check_point_in_time(store, months, clock_ms)

@@ -1,0 +1,405 @@
+"""TPM, the tiny pre-training model: long-term natural clicks -> monthly user and item vectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import ColumnGroup, FeatureSchema
+from ecdctr.models.arms.network_arm import MAX_LOSS
+from ecdctr.models.nets.device import choose_device, use_threads
+from ecdctr.models.nets.embedding_table import EmbeddingTable, gradient_of
+from ecdctr.models.nets.flat_parameters import FlatModule, initialise
+from ecdctr.models.nets.id_map import IdMap
+from ecdctr.models.nets.input_encoder import Encoded, InputEncoder, TableLayout
+from ecdctr.models.nets.network import embed
+from ecdctr.models.settings import ModelSettings, TpmSettings
+from ecdctr.models.tpm.months import Month, month_of
+from ecdctr.state.checkpoints.capture import Capture, Loaded, Rows
+from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
+from ecdctr.state.snapshots.snapshot import Vectors
+
+__all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
+
+_WAITING = ("ts", "domain", "user", "item", "features", "dense", "label")
+"""Columns of rows that wait for their chunk to fill."""
+
+
+class SnapshotSink(Protocol):
+    """Takes the vectors of a closed month: an :class:`EmbeddingStore`, or what writes to one later."""
+
+    def write(
+        self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
+    ) -> SnapshotManifest | None:
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
+        ...
+
+
+ID_FIELDS = ("user_id", "item_id")
+"""Fields whose ids have rows of their own here: a feature that reads one of them is not hashed a second time."""
+
+
+class IdTable:
+    """Rows keyed by 64-bit ids, growing with them; row 0 stands for ids never trained.
+
+    Parameters
+    ----------
+    table
+        The rows; it grows.
+    """
+
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.map = IdMap()
+        self.table = table
+
+    def rows(self, ids: NDArray[np.uint64], *, add: bool) -> NDArray[np.int64]:
+        """Row of each distinct id; unknown ones are added or get row 0."""
+        if not add:
+            return self.map.find(ids) + 1
+        rows = self.map.add(ids) + 1
+        if len(self.map) + 1 > self.table.rows:
+            self.table.grow(max(2 * self.table.rows, len(self.map) + 1))
+        return rows
+
+    def vectors(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """All ids with their vectors."""
+        values: NDArray[np.float32] = self.table.weight[1 : len(self.map) + 1].cpu().numpy().copy()
+        return self.map.ids(), values
+
+
+class TpmModel(nn.Module):
+    """Embedding -> shallow MLP -> logit, plus the product of user and item vector.
+
+    No batch norm and no interaction layer: what it knows goes into the rows. The product makes the frozen vectors of a
+    user and an item mean something to each other without the MLP, which is not handed on; CPM reads it as well.
+
+    Parameters
+    ----------
+    layouts
+        Tables of the hashed features.
+    settings
+        Sizes.
+    """
+
+    def __init__(self, layouts: tuple[TableLayout, ...], settings: TpmSettings) -> None:
+        super().__init__()
+        width = settings.dim * (2 + sum(layout.n_vectors for layout in layouts))
+        widths = [width, *settings.hidden]
+        self.layouts = layouts
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.out = nn.Linear(widths[-1], 1)
+
+    def forward(self, user: Tensor, item: Tensor, rows: list[Tensor], encoded: Encoded) -> Tensor:
+        """Logits ``(n,)`` from user and item vectors ``(n, d)`` and the distinct rows of the other features."""
+        parts = [user, item]
+        for layout, table, values in zip(self.layouts, encoded.tables, rows, strict=True):
+            parts.append(embed(layout, table, values).flatten(1))
+        hidden = torch.cat(parts, dim=1)
+        for linear in self.linear:
+            hidden = torch.relu_(linear(hidden))
+        logit: Tensor = self.out(hidden)
+        return logit.squeeze(1) + (user * item).sum(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ids:
+    """Distinct ids of a chunk in one id table."""
+
+    rows: NDArray[np.int64]
+    at: Tensor
+    inverse: Tensor
+
+
+class TpmTrainer:
+    """Learns natural rows in event order and writes a snapshot at each month's end.
+
+    Rows are learned in chunks of exactly ``tpm.batch``, those of a month's end apart: what a month's snapshot holds is
+    a function of the rows in their order, however they were handed in.
+
+    Parameters
+    ----------
+    schema
+        Features; TPM reads those marked ``tpm`` beside the ids themselves.
+    model
+        Initial values, seed and device are those of the other models.
+    tpm
+        Settings of TPM.
+    snapshots
+        Takes a closed month: a store, its folder, or a sink. None: months close without a trace.
+    device
+        Overrides ``model.device``.
+
+    Attributes
+    ----------
+    month
+        The open one; None before the first row.
+    written
+        Labels of the months closed so far.
+    rows_learned, rows_skipped, rows_late
+        Since the start, without those that wait for their chunk to fill: learned; left out because their step was not finite; learned in a later month than their own.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        model: ModelSettings,
+        tpm: TpmSettings,
+        snapshots: SnapshotSink | Path | None = None,
+        device: str | None = None,
+    ) -> None:
+        use_threads(model.threads)
+        self.settings, self.schema = tpm, schema
+        self.device = choose_device(device or model.device)
+        self._store: SnapshotSink | None = (
+            RocksEmbeddingStore(snapshots) if isinstance(snapshots, Path) else snapshots
+        )
+        hashed = [
+            replace(g, dim=tpm.dim) for g in schema.categorical if g.tpm and g.spec.field not in ID_FIELDS
+        ]
+        self.encoder = InputEncoder(schema, self.device, hashed)
+        self.net = TpmModel(self.encoder.layouts, tpm)
+        initialise(self.net, model.seed)
+        self.flat = FlatModule(self.net, self.device, tpm.lr)
+
+        def table(rows: int, stream: int) -> EmbeddingTable:
+            return EmbeddingTable(
+                rows,
+                tpm.dim,
+                seed=model.seed,
+                stream=stream,
+                sd=model.embedding_init,
+                accumulator=model.adagrad_accumulator,
+                device=self.device,
+            )
+
+        # Streams apart from those of the other models, whose tables are named by their width.
+        self.users, self.items = IdTable(table(1024, 1 << 32)), IdTable(table(1024, 2 << 32))
+        self.tables = [table(layout.rows, 3 << 32) for layout in self.encoder.layouts]
+        self._features: list[ColumnGroup] = hashed
+        self.month: Month | None = None
+        self._first_ts = self._last_ts = -1
+        self._month_rows = 0
+        self._waiting: list[Batch] = []
+        self._n_waiting = 0
+        self.written: list[str] = []
+        self.rows_learned = self.rows_skipped = self.rows_late = 0
+
+    # -- learn
+
+    def learn(self, batch: Batch) -> list[SnapshotManifest]:
+        """Learn natural rows, once each.
+
+        1. Rows of the open month are learned, with those that come late for an earlier one.
+        2. A row past the month's end closes it (:meth:`close_month`) and opens its own.
+
+        Returns
+        -------
+        list of SnapshotManifest
+            Months that were closed.
+        """
+        closed: list[SnapshotManifest] = []
+        while len(batch):
+            if self.month is None:
+                self.month = month_of(int(batch.ts.min()), self.settings)
+            inside = batch.ts < self.month.end_ms
+            self._learn(batch if inside.all() else batch.take(inside))
+            if inside.all():
+                break
+            manifest = self.close_month()
+            if manifest is not None:
+                closed.append(manifest)
+            batch = batch.take(~inside)
+        return closed
+
+    def close_month(self) -> SnapshotManifest | None:
+        """End the open month.
+
+        1. The rows that wait for their chunk to fill are learned.
+        2. Its snapshot holds the vector of every id trained so far, not only the month's: an id that stays away
+           keeps what was last known of it, and tables go on warm, so that months share one coordinate system.
+        3. ``last_ts`` is the youngest row in any of these vectors.
+        4. The next row opens its own month, with these parameters.
+
+        Returns
+        -------
+        SnapshotManifest or None
+            None when the month saw no row, there is no store, or the sink writes it later.
+        """
+        self._flush()
+        month, self.month = self.month, None
+        rows, self._month_rows = self._month_rows, 0
+        first, self._first_ts = self._first_ts, -1
+        if month is None or not rows or self._store is None:
+            return None
+        manifest = self._store.write(
+            month.label,
+            self.settings.dim,
+            self._last_ts,
+            self.users.vectors(),
+            self.items.vectors(),
+            first_ts=first,
+            features=["user_id", "item_id", *(g.name for g in self._features)],
+        )
+        self.written.append(month.label)
+        return manifest
+
+    def finish(self) -> list[str]:
+        """The input has ended: the open month is closed with the rows that it has.
+
+        Returns
+        -------
+        list of str
+            All months written since the start, oldest first.
+        """
+        self.close_month()
+        return list(self.written)
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Click probabilities; nothing is learned, unknown ids share one row."""
+        with torch.no_grad():
+            user, item = self._ids(self.users, batch.user, False), self._ids(self.items, batch.item, False)
+            encoded = self.encoder.encode(batch)
+            rows = [t.gather(r.at) for t, r in zip(self.tables, encoded.tables, strict=True)]
+            logit = self.net(
+                functional.embedding(user.inverse, self.users.table.gather(user.at)),
+                functional.embedding(item.inverse, self.items.table.gather(item.at)),
+                rows,
+                encoded,
+            )
+            out: NDArray[np.float32] = torch.sigmoid(logit).cpu().numpy()
+        return out
+
+    @property
+    def last_ts(self) -> int:
+        """Youngest row in any vector, ms; -1 before the first."""
+        return max([self._last_ts, *(int(b.ts.max()) for b in self._waiting)])
+
+    def _learn(self, batch: Batch) -> None:
+        size = self.settings.batch
+        begin = 0
+        while begin < len(batch):
+            part = batch.take(slice(begin, begin + size - self._n_waiting))
+            begin += len(part)
+            self._waiting.append(part)
+            self._n_waiting += len(part)
+            if self._n_waiting == size:
+                self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._n_waiting = self._waiting, [], 0
+        if waiting:
+            self._learn_chunk(Batch.concat(waiting))
+
+    def _learn_chunk(self, batch: Batch) -> None:
+        assert self.month is not None
+        encoded = self.encoder.encode(batch)
+        ids = [self._ids(self.users, batch.user, True), self._ids(self.items, batch.item, True)]
+        targets = [self.users.table, self.items.table, *self.tables]
+        at = [i.at for i in ids] + [r.at for r in encoded.tables]
+        for table, index in zip(
+            targets, [*(i.rows for i in ids), *(r.index for r in encoded.tables)], strict=True
+        ):
+            table.unsaved.mark(index)  # also if the step fails: a new id is in the map from here on
+        leaves = [table.gather(a).requires_grad_() for table, a in zip(targets, at, strict=True)]
+        self.flat.zero_gradient()
+        logit = self.net(
+            functional.embedding(ids[0].inverse, leaves[0]),
+            functional.embedding(ids[1].inverse, leaves[1]),
+            leaves[2:],
+            encoded,
+        )
+        total = functional.binary_cross_entropy_with_logits(logit, encoded.label, reduction="sum")
+        torch.autograd.backward([total / self.settings.batch])
+        gradients = [gradient_of(leaf) for leaf in leaves]
+        squares = [g.square().mean(1) for g in gradients]
+        check = self.flat.gradient.sum() + sum(s.sum() for s in squares)
+        loss = float(total.detach()) / len(batch)
+        if not math.isfinite(loss) or loss > MAX_LOSS or not bool(torch.isfinite(check)):
+            self.rows_skipped += len(batch)
+            return
+        self.flat.step()
+        for table, a, leaf, gradient, square in zip(targets, at, leaves, gradients, squares, strict=True):
+            table.update(a, leaf.detach(), gradient, square, self.settings.embedding_lr)
+        self.rows_learned += len(batch)
+        self.rows_late += int((batch.ts < self.month.begin_ms).sum())
+        self._month_rows += len(batch)
+        first, last = int(batch.ts.min()), int(batch.ts.max())
+        self._first_ts = first if self._first_ts < 0 else min(self._first_ts, first)
+        self._last_ts = max(self._last_ts, last)
+
+    def _ids(self, table: IdTable, ids: NDArray[np.uint64], add: bool) -> _Ids:
+        unique, inverse = np.unique(ids, return_inverse=True)
+        rows = table.rows(unique, add=add)
+        return _Ids(rows, torch.from_numpy(rows).to(self.device), torch.from_numpy(inverse).to(self.device))
+
+    # -- keep
+
+    def capture(self) -> Capture:
+        """Dense tensors, and rows and ids new since the last capture."""
+        rows: Rows = {}
+        for name, ids in (("user", self.users), ("item", self.items)):
+            index = ids.table.unsaved.take()
+            rows[f"tpm/{name}"] = (index, ids.table.payload(index))
+            rows[f"tpm/{name}_id"] = (index, ids.map.ids()[index - 1].reshape(-1, 1))
+        for i, table in enumerate(self.tables):
+            index = table.unsaved.take()
+            rows[f"tpm/table{i}"] = (index, table.payload(index))
+        dense = {f"tpm/{name}": value for name, value in self.flat.state().items()}
+        if self._waiting:
+            batch = Batch.concat(self._waiting)
+            dense |= {f"tpm-waiting/{name}": getattr(batch, name) for name in _WAITING}
+        return Capture(dense=dense, rows=rows, meta={"tpm": self._meta()})
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "month": None if self.month is None else list(self.month),
+            "first_ts": self._first_ts,
+            "last_ts": self._last_ts,
+            "month_rows": self._month_rows,
+            "written": list(self.written),
+            "rows": [self.rows_learned, self.rows_skipped, self.rows_late],
+        }
+
+    def restore(self, loaded: Loaded, *, elsewhere: bool = False) -> None:
+        """Make an untouched trainer what was captured; it goes on to the same bits.
+
+        ``elsewhere``: its next captures go to another store, so that the first of them must hold all rows.
+        """
+        self.flat.load_state(
+            {n.removeprefix("tpm/"): v for n, v in loaded.dense.items() if n.startswith("tpm/")}
+        )
+        for name, ids in (("user", self.users), ("item", self.items)):
+            index, payload = loaded.rows[f"tpm/{name}"]
+            known = loaded.rows[f"tpm/{name}_id"][1].reshape(-1)
+            ids.rows(known, add=True)  # ascending row numbers: each id gets its own again
+            ids.table.load(index, payload)
+            if elsewhere:
+                ids.table.unsaved.mark(index)
+        for i, table in enumerate(self.tables):
+            index, payload = loaded.rows[f"tpm/table{i}"]
+            table.load(index, payload)
+            if elsewhere:
+                table.unsaved.mark(index)
+        meta = loaded.meta["tpm"]
+        self.month = None if meta["month"] is None else Month(*meta["month"])
+        self._first_ts, self._last_ts = int(meta["first_ts"]), int(meta["last_ts"])
+        self._month_rows = int(meta["month_rows"])
+        self.written = list(meta["written"])
+        self.rows_learned, self.rows_skipped, self.rows_late = (int(n) for n in meta["rows"])
+        waiting: dict[str, Any] = {
+            name.removeprefix("tpm-waiting/"): value
+            for name, value in loaded.dense.items()
+            if name.startswith("tpm-waiting/")
+        }
+        self._waiting = [Batch(**waiting)] if waiting else []
+        self._n_waiting = sum(map(len, self._waiting))

@@ -1,0 +1,243 @@
+"""Further arms beside the paper's three: what teaches them, and that they are kept to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.models.arms.registry import lineup
+from ecdctr.models.training.trainer import Trainer
+from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
+from ecdctr.state.row_logs.ad_window import AdWindow
+
+EVERY = (
+    "reload",
+    "linked",
+    "stack",
+    "bayes_fm",
+    "ads_bayes_fm",
+    "mixed",
+    "mixed_tpm",
+    "cpm_only",
+    "item_ctr",
+)
+EXTRA = {"arms": EVERY, "linked_batch": 20, "stack_every": "6h"}
+
+
+def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
+    results = []
+    for batch in batches:
+        results.append(trainer.step(batch))
+        months = trainer.months_due(trainer.clock)
+        if months is not None:
+            trainer.use_months(months)
+        if trainer.release_due(trainer.clock) is not None:
+            trainer.release(trainer.clock)
+    return results
+
+
+def loaded(captures: list[Capture]) -> Loaded:
+    return Loaded("test", captures[-1].dense, merge_rows([c.rows for c in captures]), captures[-1].meta)
+
+
+def copy_of(world: Any, window: AdWindow) -> AdWindow:
+    other = world.window()
+    for chunk in window.chunks(1000):
+        other.append(chunk)
+    return other  # type: ignore[no-any-return]
+
+
+def test_every_arm_scores_every_ad_row(world: Any) -> None:
+    trainer = world.trainer(store=world.store(), **EXTRA)
+    for result in play(trainer, world.stream(40)):
+        if result.kind == "ad" and result.n:
+            assert set(result.scores) == set(trainer.lineup.scored)
+            for p in result.scores.values():
+                assert p.dtype == np.float32 and ((p > 0) & (p < 1)).all()
+    assert trainer.schedule.warm() and trainer.stack.rows
+
+
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
+def test_what_serves_is_the_mode_asked_for(world: Any, transfer: str) -> None:
+    trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
+    for result in play(trainer, world.stream(40)):
+        if result.kind == "ad" and result.n:
+            np.testing.assert_array_equal(result.scores["actr"], result.scores[transfer])
+
+
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
+def test_asking_for_actr_asks_what_serves(world: Any, transfer: str) -> None:
+    trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
+    asked = 0
+    for batch in world.stream(40):
+        before = trainer.predict(batch, "actr") if len(batch) and batch.domain[0] == AD else None
+        (result,) = play(trainer, [batch])
+        if before is not None:
+            np.testing.assert_allclose(before, result.scores["actr"], atol=1e-6)
+            asked += 1
+    assert asked and trainer.releases
+
+
+def test_arms_beside_change_nothing_of_the_others(world: Any) -> None:
+    alone, beside = world.trainer(store=world.store()), world.trainer(store=world.store(), **EXTRA)
+    stream = world.stream(40)
+    for a, b in zip(play(alone, stream), play(beside, stream), strict=True):
+        for arm in a.scores:
+            np.testing.assert_array_equal(a.scores[arm], b.scores[arm])
+
+
+def test_until_natural_rows_have_come_for_a_while_the_control_serves(world: Any) -> None:
+    for transfer in ("linked", "stack"):
+        trainer = world.trainer(store=world.store(), transfer=transfer)
+        seen = [False, False]
+        for batch in world.stream(30):
+            warm = trainer.schedule.warm()
+            result = trainer.step(batch)
+            if result.kind == "ad" and result.n > 5:
+                seen[warm] = True
+                assert (result.scores["actr"] == result.scores["ads_only"]).all() != warm
+        assert seen == [True, True]
+
+
+def test_arms_that_nobody_needs_are_not_run(world: Any) -> None:
+    assert set(world.trainer().arms) == {"cpm", "actr", "ads_only"}
+    linked = world.trainer(transfer="linked")
+    assert set(linked.arms) == {"cpm", "ads_only", "mixed_tpm", "linked"}
+    assert set(world.trainer(transfer="linked", backbone="cpm").arms) == {"cpm", "ads_only", "linked"}
+    play(linked, world.stream(40))
+    assert linked.releases == 0
+
+
+@pytest.mark.parametrize("model", [{}, {"transfer": "stack"}, {"arms": EVERY}, {"transfer": "linked"}])
+def test_the_lineup_names_what_is_scored(world: Any, model: dict[str, Any]) -> None:
+    names = lineup(world.model(**model)).scored
+    assert len(set(names)) == len(names)
+    result = world.trainer(**model).step(world.batch(20, AD))
+    assert set(result.scores) <= set(names)
+    assert set(names) - set(result.scores) <= {"cpm"}  # scored on ads only if somebody reads it
+
+
+# -- mixed
+
+
+def test_a_mixed_arm_learns_both_domains_and_tells_them_apart(world: Any) -> None:
+    trainer = world.trainer(arms=("mixed",), lr=0.01)
+    for i in range(60):
+        trainer.step(world.batch(64, NATURAL, seed=i))
+        trainer.step(world.batch(32, AD, seed=i))
+    rates = []
+    for domain in (NATURAL, AD):
+        batch = world.batch(2000, domain, seed=777)
+        rates.append((float(trainer.predict(batch, "mixed").mean()), float(batch.label.mean())))
+    (natural, natural_rate), (ad, ad_rate) = rates
+    assert natural_rate > ad_rate + 0.1
+    assert natural > ad + 0.05
+    assert abs(ad - ad_rate) < abs(natural - ad_rate)
+
+
+def test_batch_norm_keeps_the_domains_statistics_apart(world: Any) -> None:
+    trainer = world.trainer(arms=("mixed",))
+    norm = trainer.arms["mixed"].net.dense_norm
+    before = norm.running_mean.clone(), norm.ad_mean.clone()
+    trainer.step(world.batch(40, AD))
+    assert torch.equal(norm.running_mean, before[0]) and not torch.equal(norm.ad_mean, before[1])
+    after = norm.ad_mean.clone()
+    trainer.step(world.batch(40, NATURAL))
+    assert torch.equal(norm.ad_mean, after) and not torch.equal(norm.running_mean, before[0])
+
+
+# -- linked
+
+
+@pytest.mark.parametrize("backbone", ["cpm", "mixed_tpm"])
+def test_linked_begins_as_its_backbone_and_follows_it(world: Any, backbone: str) -> None:
+    trainer = world.trainer(store=world.store(), arms=("linked", "mixed_tpm"), backbone=backbone)
+    play(trainer, [b for b in world.stream(30) if len(b) and b.domain[0] == NATURAL])
+    ads = world.batch(50, AD, seed=3)
+    linked = trainer.arms["linked"]
+    linked.begin(1)  # takes over the statistics
+    linked.commit()
+    np.testing.assert_allclose(trainer.predict(ads, "linked"), trainer.predict(ads, backbone), rtol=1e-5)
+    trainer.step(world.batch(60, NATURAL, seed=4))
+    first = trainer.predict(ads, "linked")
+    trainer.step(world.batch(60, NATURAL, seed=5))
+    assert not np.allclose(first, trainer.predict(ads, "linked"), rtol=1e-5)
+
+
+def test_ads_teach_the_difference_and_leave_the_backbone_alone(world: Any) -> None:
+    with_, without = (world.trainer(store=world.store(), arms=a) for a in (("linked",), ("mixed_tpm",)))
+    stream = world.stream(30)
+    play(with_, stream)
+    play(without, stream)
+    ads = world.batch(50, AD, seed=3)
+    np.testing.assert_array_equal(with_.predict(ads, "mixed_tpm"), without.predict(ads, "mixed_tpm"))
+    assert not np.allclose(with_.predict(ads, "linked"), with_.predict(ads, "mixed_tpm"), rtol=1e-4)
+    touched = np.unique(np.concatenate([b.features[:, 0] for b in stream if len(b) and b.domain[0] == AD]))
+    rows = with_.arms["linked"].tables[1].weight.abs().sum(1).numpy()
+    assert set(np.flatnonzero(rows[1:61]) + 1) <= set(touched.tolist())
+    assert rows.any()
+
+
+def test_linked_learns_a_row_before_its_backbone_does(world: Any) -> None:
+    """In parts of 20 rows or at once: the backbone it stands on is that of before the step."""
+    trainer = world.trainer(store=world.store(), arms=("linked",), linked_batch=8)
+    play(trainer, world.stream(20))
+    seen: list[bytes] = []
+    linked, backbone = trainer.arms["linked"], trainer.arms["mixed_tpm"]
+    compute = linked.compute
+
+    def watched(chunk: Any) -> float:
+        seen.append(backbone.flat.values.detach().numpy().tobytes())
+        return compute(chunk)
+
+    linked.compute = watched
+    before = backbone.flat.values.detach().numpy().tobytes()
+    trainer.step(world.batch(31, AD, seed=9))
+    assert seen == [before] * 4
+    assert backbone.flat.values.detach().numpy().tobytes() != before
+
+
+# -- kept to the bit
+
+
+@pytest.mark.parametrize("domain", [NATURAL, AD])
+@pytest.mark.parametrize("n", [15, 31, 100])
+def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) -> None:
+    trainer, reference = (world.trainer(store=world.store(), **EXTRA) for _ in range(2))
+    stream = [b for b in world.stream(24) if len(b)]
+    for each in (trainer, reference):
+        play(each, stream)
+    bad = world.batch(n, domain, at=int(stream[-1].ts[-1]) - 5000)
+    bad.dense[n - 2, 1] = np.nan
+    assert trainer.step(bad).skipped is not None
+    assert trainer.state_hash() == reference.state_hash()
+    for each in (trainer, reference):
+        each.step(world.batch(30, AD, seed=4))
+    assert trainer.state_hash() == reference.state_hash()
+
+
+@pytest.mark.parametrize("cut", [0, 9, 23])
+@pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
+def test_going_on_from_a_capture_is_never_having_stopped(world: Any, transfer: str, cut: int) -> None:
+    settings = EXTRA if cut == 23 else {}
+    settings = settings | {"transfer": transfer}
+    stream = world.stream(40)
+    straight = world.trainer(store=world.store(), **settings)
+    results = play(straight, stream)
+    first = world.trainer(store=world.store(), **settings)
+    captures = []
+    for i in range(0, cut, 5):
+        play(first, stream[i : min(i + 5, cut)])
+        captures.append(first.capture())
+    captures.append(first.capture())
+    second = world.trainer(store=world.store(), window=copy_of(world, first.ad_window), **settings)
+    second.restore(loaded(captures))
+    assert second.state_hash() == first.state_hash()
+    for a, b in zip(results[cut:], play(second, stream[cut:]), strict=True):
+        for arm in a.scores:
+            np.testing.assert_array_equal(a.scores[arm], b.scores[arm])
+    assert second.state_hash() == straight.state_hash()

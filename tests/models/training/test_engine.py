@@ -1,0 +1,211 @@
+"""The engine under crashes: whatever the moment, the state after recovery is the one of a run without a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.arms.registry import lineup
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.training.engine import Engine, audit
+from ecdctr.models.training.trainer import Trainer
+from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.errors import JournalDamagedError, StateError
+from ecdctr.state.journals.disk import Journal, JournalEntry
+from ecdctr.state.positions import Part, Positions
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
+
+SPECS = (
+    FeatureSpec(name="user", field="user_id", buckets=200, tpm=True),
+    FeatureSpec(name="item", field="item_id", buckets=50, tpm=True),
+    FeatureSpec(name="x", kind="numeric"),
+)
+MODEL = ModelSettings(
+    dim=4, hidden=(8,), cross_layers=1, natural_batch=32, ad_batch=16, threads=1, history="none"
+)
+ARMS = lineup(MODEL).scored
+HOUR = 3_600_000
+TOPICS = ("natural-clicks", "ad-clicks")
+
+
+def plan(steps: int, seed: int = 0) -> list[tuple[str, Batch, int]]:
+    """Steps of random rows, with offsets as the aligner would give them."""
+    rng = np.random.default_rng(seed)
+    positions: dict[str, int] = dict.fromkeys(TOPICS, 0)
+    out = []
+    for step in range(steps):
+        domain = AD if step % 3 == 2 else NATURAL
+        n = int(rng.integers(1, 60 if domain == AD else 70))  # some steps are learned in several chunks
+        user, item = rng.integers(1, 200, n), rng.integers(1, 50, n)
+        topic = TOPICS[domain]
+        first = positions[topic]
+        positions[topic] += n
+        ts = step * HOUR + np.sort(rng.integers(0, HOUR, n))
+        batch = Batch(
+            ts=ts.astype(np.int64),
+            domain=np.full(n, domain, np.uint8),
+            user=user.astype(np.uint64),
+            item=item.astype(np.uint64),
+            features=np.stack([user, item], axis=1).astype(np.int32),
+            dense=rng.normal(size=(n, 1)).astype(np.float32),
+            label=(rng.random(n) < 0.3).astype(np.float32),
+            parts=(Part(topic, 0, first, first + n),),
+        )
+        out.append((DOMAIN_NAMES[domain], batch, int(ts.max())))
+    return out
+
+
+def make_engine(folder: Path, *, every: int = 7) -> Engine:
+    schema = FeatureSchema(SPECS, MODEL.dim)
+    window = AdWindow(folder / "ad-window", schema.n_features, schema.n_dense, 5)
+    schedule = ScheduleSettings(release_every="12h", first_release_after="12h", ad_window_days=5)
+    return Engine(
+        Trainer(schema, MODEL, schedule, TpmSettings(), None, window),
+        journal=Journal(folder / "journal"),
+        checkpoints=CheckpointStore(folder / "checkpoints", keep=3),
+        scores=ScoreLog(folder / "scores", ARMS),
+        ad_window=window,
+        settings=StateSettings(folder=folder, checkpoint_every_steps=every, checkpoint_every_s=1e9),
+        fingerprint="test",
+    )
+
+
+def rows_of(steps: list[tuple[str, Batch, int]], entry: JournalEntry) -> Batch | None:
+    if not entry.parts:
+        return None
+    return next(batch for _, batch, _ in steps if batch.parts == entry.parts)
+
+
+def run_from(engine: Engine, steps: list[tuple[str, Batch, int]], stop: int | None = None) -> None:
+    """Recover, then go on with the steps that the positions do not cover yet."""
+    for entry in engine.recover():
+        engine.redo(entry, rows_of(steps, entry))
+    for kind, batch, clock in steps[:stop]:
+        part = batch.parts[0]
+        if part.first >= engine.positions.get((part.topic, 0), 0):
+            engine.run(kind, batch, clock)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes, int]:
+    engine = make_engine(tmp_path_factory.mktemp("straight"))
+    run_from(engine, plan(60))
+    engine.checkpoint(wait=True)
+    scores = engine.scores.read()
+    result = (
+        engine.trainer.state_hash(),
+        b"".join(scores[c].tobytes() for c in sorted(scores)),
+        engine.progress.releases,
+    )
+    engine.close()
+    return result
+
+
+@pytest.mark.parametrize("crashes", [(1,), (7,), (8,), (20, 21, 22), (5, 13, 29, 30, 44, 59)])
+def test_a_process_that_dies_between_steps_changes_nothing(tmp_path, uninterrupted, crashes):
+    steps = plan(60)
+    for stop in crashes:
+        engine = make_engine(tmp_path)
+        run_from(engine, steps, stop)
+        engine._finish_save()  # what a kill leaves behind: no close(), no last checkpoint
+        engine.journal.close()
+    engine = make_engine(tmp_path)
+    run_from(engine, steps)
+    state, scores, releases = uninterrupted
+    assert engine.trainer.state_hash() == state
+    columns = engine.scores.read()
+    assert b"".join(columns[c].tobytes() for c in sorted(columns)) == scores
+    assert engine.progress.releases == releases > 1
+    assert engine.first_difference is None
+    assert engine.progress.rows["natural"] == sum(len(b) for k, b, _ in steps if k == "natural")
+    ends = Positions()
+    for _, batch, _ in steps:
+        ends.advance(batch.parts)
+    assert audit(engine.journal.entries(), ends) == (0, 0)
+    engine.close()
+
+
+def test_a_plan_that_was_written_but_not_done_is_done_once(tmp_path, uninterrupted):
+    steps = plan(60)
+    engine = make_engine(tmp_path)
+    run_from(engine, steps, 25)
+    kind, batch, clock = steps[25]
+    engine.journal.append(engine._entry(kind, batch.parts, clock))  # killed right after the write
+    engine._finish_save()
+    engine.journal.close()
+    engine = make_engine(tmp_path)
+    run_from(engine, steps)
+    assert engine.trainer.state_hash() == uninterrupted[0]
+    engine.close()
+
+
+def test_a_damaged_checkpoint_is_skipped_and_the_journal_makes_up_for_it(tmp_path, uninterrupted, caplog):
+    steps = plan(60)
+    engine = make_engine(tmp_path)
+    run_from(engine, steps, 40)
+    engine.close()
+    newest = sorted((tmp_path / "checkpoints").glob("*-step-*"))[-1]
+    target = newest / "dense.safetensors"
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 1
+    target.write_bytes(data)
+    engine = make_engine(tmp_path)
+    run_from(engine, steps)
+    assert newest.name in caplog.text
+    assert newest.exists(), "it is kept for whoever wants to know why"
+    assert engine.trainer.state_hash() == uninterrupted[0]
+    engine.close()
+
+
+def test_a_checkpoint_of_other_features_is_refused(tmp_path):
+    engine = make_engine(tmp_path)
+    run_from(engine, plan(10))
+    engine.close()
+    other = make_engine(tmp_path)
+    other.fingerprint = "other"
+    with pytest.raises(StateError, match="made with other features or networks"):
+        list(other.recover())
+
+
+def test_missing_steps_are_an_error_not_a_gap(tmp_path):
+    engine = make_engine(tmp_path)
+    list(engine.recover())
+    with pytest.raises(JournalDamagedError, match="step 3 follows step -1"):
+        engine.redo(JournalEntry(3, "natural", (), 0, {}), None)
+    engine.close()
+
+
+def test_a_full_disk_under_a_checkpoint_stops_nothing(tmp_path, uninterrupted, monkeypatch):
+    steps = plan(60)
+    engine = make_engine(tmp_path)
+    save, calls = engine.checkpoints.save, []
+
+    def full(capture):
+        calls.append(capture.meta["step"])
+        if len(calls) <= 2:
+            raise StateError("no space left on device")
+        return save(capture)
+
+    # The store's own behaviour on a full disk is tested with the store; here: what the engine makes of it.
+    monkeypatch.setattr(engine.checkpoints, "save", full)
+    run_from(engine, steps)
+    assert engine.progress.checkpoint_failures == 2
+    assert engine.trainer.state_hash() == uninterrupted[0]
+    engine.close()
+
+
+def test_audit_finds_gaps_and_overlaps():
+    def entry(step: int, *parts: tuple[int, int]) -> JournalEntry:
+        return JournalEntry(step, "natural", tuple(Part("t", 0, a, b) for a, b in parts), 0, {})
+
+    assert audit(iter([entry(0, (0, 4)), entry(1, (4, 9))]), {("t", 0): 9}) == (0, 0)
+    assert audit(iter([entry(0, (0, 4)), entry(1, (5, 9))]), {("t", 0): 10}) == (2, 0)
+    assert audit(iter([entry(0, (0, 4)), entry(1, (2, 9))]), {("t", 0): 9}) == (0, 2)
+    assert audit(iter([]), {("t", 0): 3}) == (3, 0)

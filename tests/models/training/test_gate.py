@@ -1,0 +1,296 @@
+"""A release before the gate: what it is asked, and that a refusal leaves no trace in A-CTR."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.models.test_engine import HOUR, MODEL, SPECS, plan, rows_of
+
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.models.arms.registry import lineup
+from ecdctr.models.settings import ScheduleSettings, TpmSettings
+from ecdctr.models.training.engine import Engine
+from ecdctr.models.training.gate import GateRows, Verdict
+from ecdctr.models.training.trainer import Trainer
+from ecdctr.replay.gate import PairedGate
+from ecdctr.state.checkpoints.capture import merge_rows
+from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.journals.disk import Journal
+from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.settings import StateSettings
+from tests.models.conftest import DAY_MS, START_MS
+
+REFUSED = Verdict(False, "because", {"gauc_serving": -0.1})
+
+
+class Asked:
+    """A gate that answers as told and remembers what it was asked."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers, self.rows = list(answers), list[GateRows]()
+
+    def __call__(self, rows: GateRows) -> Verdict:
+        self.rows.append(rows)
+        return Verdict(True, "fine") if self.answers.pop(0) else REFUSED
+
+
+def steps(world: Any, n: int = 30, *, flip: bool = False, since: int = 0) -> list[Batch]:
+    """Natural and ad rows in turn, a day of event time in ten steps; ``flip``: natural labels are the wrong way round."""
+    out = []
+    for i in range(since, since + n):
+        batch = world.batch(64, AD if i % 2 else NATURAL, at=START_MS + i * DAY_MS // 10, seed=i)
+        out.append(replace(batch, label=1 - batch.label) if flip and not i % 2 else batch)
+    return out
+
+
+def run(trainer: Trainer, batches: list[Batch]) -> None:
+    for batch in batches:
+        assert trainer.step(batch).skipped is None
+
+
+def made(world: Any, gate: Any, **more: Any) -> Trainer:
+    store = world.store()
+    trainer = world.trainer(store=store, gate=gate, **more)
+    trainer.clock = START_MS
+    trainer.use_months(("m0", "m1"))
+    return trainer  # type: ignore[no-any-return]
+
+
+def everything(trainer: Trainer) -> dict[str, bytes]:
+    """Every number of every arm, counters and row accumulators included."""
+    out = {}
+    for name, arm in trainer.arms.items():
+        out |= {k: v.tobytes() for k, v in arm.dense_state().items()}
+        for i, table in enumerate(arm.tables):
+            out[f"{name}/{i}"] = table.weight.numpy().tobytes() + table.accumulator.numpy().tobytes()
+    return out
+
+
+def ads(world: Any) -> Batch:
+    return world.batch(400, AD, at=START_MS + 40 * DAY_MS, seed=999)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fine_tune", [True, False])
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_refused_release_leaves_no_trace(world: Any, first: bool, fine_tune: bool, reset: bool) -> None:
+    schedule = {"fine_tune": fine_tune, "reset_batch_norm": reset}
+    gate = Asked(*([False] if first else [True, False]))
+    trainer, other = (made(world, g, schedule=schedule) for g in (gate, Asked(True)))
+    for t in (trainer, other):
+        run(t, steps(world))
+        if not first:
+            t.release(t.clock)
+            run(t, steps(world, 11, since=30))
+        t.use_months(("m0", "m1", "m2"))
+    before = everything(trainer)
+    assert before == everything(other)
+    report = trainer.release(trainer.clock)
+    assert (report.accepted, report.reason, report.figures) == (False, "because", REFUSED.figures)
+    assert everything(trainer) == before
+    assert trainer.versions == other.versions
+    assert trainer.predict(ads(world), "actr").tobytes() == other.predict(ads(world), "actr").tobytes()
+    # From here on as well, were it not for the schedule.
+    other.schedule.done(report.boundary_ms, accepted=False)
+    for t in (trainer, other):
+        run(t, steps(world, 10, since=45))
+    assert everything(trainer) == everything(other)
+    assert trainer.state_hash() == other.state_hash()
+
+
+def test_the_release_after_a_refusal_is_the_one_that_there_would_have_been(world: Any) -> None:
+    trainer, other = made(world, Asked(True, False, True)), made(world, Asked(True, True))
+    for t in (trainer, other):
+        run(t, steps(world))
+        t.release(t.clock)
+        run(t, steps(world, 10, since=30))
+    trainer.release(trainer.clock)
+    for t in (trainer, other):
+        run(t, steps(world, 10, since=40))
+    first, second = trainer.release(trainer.clock), other.release(other.clock)
+    assert first.rows_copied == second.rows_copied
+    assert first.number == second.number == 2
+    assert everything(trainer) == everything(other)
+
+
+def test_a_capture_after_a_refusal_holds_what_was_restored(world: Any) -> None:
+    trainer = made(world, Asked(True, False, False))
+    run(trainer, steps(world))
+    trainer.release(trainer.clock)
+    first = trainer.capture()
+    run(trainer, steps(world, 10, since=30))
+    trainer.release(trainer.clock)
+    second = trainer.capture()
+    again = made(world, Asked(False))
+    for columns in trainer.ad_window.chunks(10_000):
+        again.ad_window.append(columns)
+    rows = merge_rows([first.rows, second.rows])
+    again.restore(type("Loaded", (), {"dense": second.dense, "rows": rows, "meta": second.meta}))
+    assert everything(again) == everything(trainer)
+    assert again.state_hash() == trainer.state_hash()
+    for t in (trainer, again):
+        run(t, steps(world, 6, since=40))
+    assert trainer.release(trainer.clock).rows_copied == again.release(again.clock).rows_copied
+    assert everything(again) == everything(trainer)
+
+
+def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any) -> None:
+    gate = Asked(True, True)
+    trainer = made(world, gate, schedule={"gate_days": 2}, ad_batch=32)
+    said: list[tuple[Batch, dict[str, Any]]] = []
+    for i, batch in enumerate(steps(world, 50)):
+        result = trainer.step(batch)
+        if result.kind == "ad":
+            said.append((batch, result.scores))
+        if i == 20:
+            trainer.release(trainer.clock)
+    newest = max(int(b.ts.max()) for b, _ in said) // DAY_MS
+    kept = [(b, s) for b, s in said if int(b.ts.min()) // DAY_MS > newest - 2]
+    assert {int(b.ts[0]) // DAY_MS for b, _ in kept} == {newest - 1, newest}
+    # The candidate, by hand: a copy of the trainer goes through the release's own steps.
+    twin = made(world, None, ad_batch=32)
+    for i, batch in enumerate(steps(world, 50)):
+        twin.step(batch)
+        if i == 20:
+            twin.release(twin.clock)
+    trainer.release(trainer.clock)
+    rows = gate.rows[-1]
+    np.testing.assert_array_equal(rows.user, np.concatenate([b.user for b, _ in kept]))
+    np.testing.assert_array_equal(rows.label, np.concatenate([b.label for b, _ in kept]))
+    np.testing.assert_array_equal(rows.serving, np.concatenate([s["actr"] for _, s in kept]))
+    np.testing.assert_array_equal(rows.control, np.concatenate([s["ads_only"] for _, s in kept]))
+    twin.transfer.load()
+    twin._set_actr_months(twin.cpm_months)
+    twin.transfer.estimate_batch_norm()
+    twin.transfer.calibrate()
+    predicted = []
+    actr = twin.arms["actr"]
+    for _, prepared in twin.transfer._read(32):
+        predicted.append(torch.sigmoid(actr.logits(prepared)).numpy())
+        actr.learn([prepared])
+    np.testing.assert_array_equal(rows.candidate, np.concatenate(predicted)[-len(rows) :])
+
+
+def test_without_fine_tuning_the_candidate_predicts_without_learning(world: Any) -> None:
+    gate = Asked(True)
+    trainer = made(world, gate, schedule={"fine_tune": False, "gate_days": 1})
+    run(trainer, steps(world))
+    trainer.release(trainer.clock)
+    newest = [b for b in steps(world) if b.domain[0] == AD]
+    newest = [b for b in newest if b.ts[0] // DAY_MS == newest[-1].ts[0] // DAY_MS]
+    p = np.concatenate([trainer.predict(b, "actr") for b in newest])
+    np.testing.assert_allclose(gate.rows[0].candidate, p, rtol=1e-6)
+
+
+def test_rows_that_nobody_predicted_do_not_count(world: Any) -> None:
+    gate = Asked(True)
+    trainer = made(world, gate)
+    run(trainer, steps(world, 10))
+    batch = ads(world)
+    names = ("ts", "user", "item", "features", "dense", "label")
+    trainer.ad_window.append({name: getattr(batch, name) for name in names} | {"ts": batch.ts * 0 + START_MS})
+    trainer.release(trainer.clock)
+    assert len(gate.rows[0]) == 5 * 64
+
+
+def test_natural_clicks_turned_round_are_refused_and_good_ones_are_not(world: Any) -> None:
+    for flip in (False, True):
+        trainer = made(world, PairedGate(min_rows=200))
+        run(trainer, steps(world, 60))
+        assert trainer.release(trainer.clock).accepted
+        run(trainer, steps(world, 300, flip=flip, since=60))
+        report = trainer.release(trainer.clock)
+        assert report.accepted != flip, report
+        if flip:
+            assert trainer.releases == 1
+            assert report.figures["gauc_serving_high"] < 0
+            assert "REFUSED" in str(report)
+            assert "gauc_control_low" in str(report)
+
+
+def test_one_release_only_is_tried_again_until_one_is_accepted(world: Any) -> None:
+    trainer = made(
+        world,
+        Asked(False, True),
+        schedule={"releases": "once", "first_release_after": "1d", "release_every": "1d"},
+    )
+    done = []
+    for batch in steps(world, 60):
+        trainer.step(batch)
+        if trainer.release_due(trainer.clock) is not None:
+            done.append((int(batch.ts[0] - START_MS) // DAY_MS, trainer.release(trainer.clock).accepted))
+    assert done == [(1, False), (2, True)]
+
+
+# -- in the engine
+
+
+def engine(folder: Path, flips: Any) -> Engine:
+    schema = FeatureSchema(SPECS, MODEL.dim)
+    window = AdWindow(folder / "ad-window", schema.n_features, schema.n_dense, 5)
+    schedule = ScheduleSettings(release_every="12h", first_release_after="12h", ad_window_days=5)
+    return Engine(
+        Trainer(schema, MODEL, schedule, TpmSettings(), None, window, gate=flips),
+        journal=Journal(folder / "journal"),
+        checkpoints=CheckpointStore(folder / "checkpoints", keep=3),
+        scores=ScoreLog(folder / "scores", lineup(MODEL).scored),
+        ad_window=window,
+        settings=StateSettings(folder=folder, checkpoint_every_steps=7, checkpoint_every_s=1e9),
+        fingerprint="test",
+    )
+
+
+def every_other(rows: GateRows) -> Verdict:
+    """Decides by the rows alone, as a gate must; refuses about half."""
+    return REFUSED if int(np.float64(rows.candidate.sum()) * 1e4) % 2 else Verdict(True, "fine")
+
+
+def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    todo = plan(90)
+    straight = engine(tmp_path / "straight", every_other)
+    with caplog.at_level(logging.WARNING, "ecdctr.engine"):
+        for step in todo:
+            straight.run(*step)
+    refused = [r for r in straight.releases if not r.accepted]
+    assert 0 < len(refused) < len(straight.releases)
+    assert [r.clock_ms for r in refused] == straight.progress.refused
+    assert straight.progress.releases + len(refused) == len(straight.releases)
+    assert straight.trainer.releases == straight.progress.releases
+    told = [r.getMessage() for r in caplog.records if "REFUSED" in r.getMessage()]
+    assert len(told) == len(refused)
+    assert "because (gauc_serving -0.1)" in told[0]
+
+    # Killed right after each release, and now and then besides.
+    stops = sorted({r.clock_ms // HOUR + 1 for r in straight.releases} | {5, 44, 70})
+    for stop in [*stops, len(todo)]:
+        again = engine(tmp_path / "killed", every_other)
+        for entry in again.recover():
+            again.redo(entry, rows_of(todo, entry))
+        for kind, batch, clock in todo[:stop]:
+            part = batch.parts[0]
+            if part.first >= again.positions.get((part.topic, 0), 0):
+                again.run(kind, batch, clock)
+        again._finish_save()
+        again.journal.close()
+    assert again.trainer.state_hash() == straight.trainer.state_hash()
+    assert again.progress.refused == straight.progress.refused
+    assert again.first_difference is None
+
+    # And from the journal alone.
+    redone = engine(tmp_path / "redone", every_other)
+    for entry in Journal(tmp_path / "straight" / "journal", read_only=True).entries():
+        redone.redo(entry, rows_of(todo, entry))
+    assert redone.trainer.state_hash() == straight.trainer.state_hash()
+    assert redone.releases == [
+        replace(r, seconds=again.seconds) for r, again in zip(straight.releases, redone.releases, strict=True)
+    ]
+    straight.close()
+    redone.close()
