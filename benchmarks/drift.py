@@ -46,7 +46,7 @@ from river import drift as river_drift  # noqa: E402
 from ecdctr.events.batch import DOMAIN_NAMES  # noqa: E402
 from ecdctr.events.decoder import EventDecoder  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.monitor.drift import DriftWatch  # noqa: E402
+from ecdctr.monitor.drift.watch import DriftWatch  # noqa: E402
 from ecdctr.monitor.monitor import Monitor  # noqa: E402
 from ecdctr.monitor.settings import DriftSettings, WatchSettings  # noqa: E402
 from ecdctr.replay.simulator import DAY_MS, Simulator  # noqa: E402

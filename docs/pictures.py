@@ -37,7 +37,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
-from ecdctr.monitor.station import Station
+from ecdctr.monitor.dashboard.station import Station
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.replay.rows import SourceLog, steps_of
 from ecdctr.replay.simulator import Simulator

@@ -14,9 +14,9 @@ from rich.table import Table
 from ecdctr import build
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.by_day import by_day, gather
-from ecdctr.monitor.reference import Reference
-from ecdctr.monitor.report import summarise, write_drift_report
+from ecdctr.monitor.drift.by_day import by_day, gather
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.report import summarise, write_drift_report
 from ecdctr.progress import progress_bar
 from ecdctr.replay.rows import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings

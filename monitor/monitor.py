@@ -17,18 +17,18 @@ from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import milliseconds
 from ecdctr.models.training.release import ReleaseReport
-from ecdctr.monitor import measure
-from ecdctr.monitor.detectors import Detectors
-from ecdctr.monitor.drift import DriftWatch
-from ecdctr.monitor.forgetting import ARMS_OF, Forgetting, Predict
-from ecdctr.monitor.keeping import MonitorFolder
-from ecdctr.monitor.reference import Reference
-from ecdctr.monitor.rules import Alert, Measurement, RuleBook
-from ecdctr.monitor.seen import Seen
-from ecdctr.monitor.series import SERIES, DomainSeries
+from ecdctr.monitor.alerts import measurements as measure
+from ecdctr.monitor.alerts.rules import Alert, Measurement, RuleBook
+from ecdctr.monitor.drift.detectors import Detectors
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.watch import DriftWatch
+from ecdctr.monitor.folder import MonitorFolder
+from ecdctr.monitor.quality.bloom import Seen
+from ecdctr.monitor.quality.forgetting import ARMS_OF, Forgetting, Predict
+from ecdctr.monitor.quality.negative_transfer import TransferWatch
+from ecdctr.monitor.quality.series import SERIES, DomainSeries
+from ecdctr.monitor.quality.windows import WINDOWS, DomainWindow, Scored, Tally
 from ecdctr.monitor.settings import RuleSpec, WatchSettings
-from ecdctr.monitor.transfer import TransferWatch
-from ecdctr.monitor.windows import WINDOWS, DomainWindow, Scored, Tally
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = ["Monitor"]

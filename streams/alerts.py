@@ -21,7 +21,7 @@ ANSWER_S = 20.0
 class TopicChannel:
     """Sends alerts as JSON, keyed by what they are about, so that a compacted topic keeps the last word on each.
 
-    A channel of :class:`ecdctr.monitor.delivery.AlertDelivery`: called from its thread alone.
+    A channel of :class:`ecdctr.monitor.alerts.delivery.AlertDelivery`: called from its thread alone.
 
     Parameters
     ----------

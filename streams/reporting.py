@@ -21,10 +21,10 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.trainer import StepResult
-from ecdctr.monitor.delivery import Send, webhook
-from ecdctr.monitor.metrics import RunningMean
+from ecdctr.monitor.alerts.delivery import Send, webhook
+from ecdctr.monitor.dashboard.prometheus import RunningMean
+from ecdctr.monitor.dashboard.station import Station
 from ecdctr.monitor.monitor import Monitor
-from ecdctr.monitor.station import Station
 from ecdctr.state.snapshots.disk import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.handoff import AlignedIntake

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
-from ecdctr.monitor.cells import logit
+from ecdctr.monitor.drift.bins import logit
 from ecdctr.replay.gauc import auc_of_codes
 
 __all__ = [

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ecdctr.monitor.station import Station
+from ecdctr.monitor.dashboard.station import Station
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import milliseconds
-from ecdctr.monitor.compare import Baseline, Finding, Thresholds, adjust, compare
-from ecdctr.monitor.reference import HOURS, Reference
+from ecdctr.monitor.drift.reference import HOURS, Reference
+from ecdctr.monitor.drift.significance import Baseline, Finding, Thresholds, adjust, compare
+from ecdctr.monitor.drift.sketches import Block, Sketch, fix_cells
 from ecdctr.monitor.settings import DriftSettings
-from ecdctr.monitor.sketches import Block, Sketch, fix_cells
 
 __all__ = ["DriftWatch", "Row", "day_of"]
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from ecdctr.events.batch import DOMAIN_NAMES
-from ecdctr.monitor.freshness import Freshness
+from ecdctr.monitor.dashboard.freshness import Freshness
 
 __all__ = ["RunningMean", "Total", "WorkerMetrics"]
 
@@ -22,7 +22,7 @@ class WorkerMetrics:
     """Metrics of one worker, in a registry of their own.
 
     Names follow Prometheus' conventions (base units, ``_total`` on counters). Those of windows, drift and alerts
-    come from :class:`ecdctr.monitor.figures.MonitorCollector`.
+    come from :class:`ecdctr.monitor.dashboard.collector.MonitorCollector`.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

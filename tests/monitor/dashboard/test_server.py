@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ecdctr.monitor.station import Station
+from ecdctr.monitor.dashboard.station import Station
 from ecdctr.state.errors import ConfigError
 
 
@@ -136,7 +136,7 @@ def test_events_bring_everything_once_and_then_what_has_changed(quick, watcher):
 
 
 def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watcher, until, monkeypatch):
-    monkeypatch.setattr("ecdctr.monitor.server.MAX_STREAMS", 2)
+    monkeypatch.setattr("ecdctr.monitor.dashboard.server.MAX_STREAMS", 2)
     site = make_site(watcher, refresh_s=0.05)
     open_ones = [Events(site), Events(site)]
     assert [e.answer.status for e in open_ones] == [200, 200]

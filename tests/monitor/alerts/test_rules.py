@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.monitor.rules import Measurement, RuleBook
+from ecdctr.monitor.alerts.rules import Measurement, RuleBook
 from ecdctr.monitor.settings import RuleSpec
 
 HOUR = 3_600_000

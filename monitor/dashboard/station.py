@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES
-from ecdctr.monitor.delivery import AlertDelivery, Send
-from ecdctr.monitor.feed import Feed
-from ecdctr.monitor.figures import MonitorCollector
-from ecdctr.monitor.health import Health
-from ecdctr.monitor.live import LiveSeries
-from ecdctr.monitor.metrics import WorkerMetrics
-from ecdctr.monitor.rules import Alert
-from ecdctr.monitor.server import MonitorServer
+from ecdctr.monitor.alerts.delivery import AlertDelivery, Send
+from ecdctr.monitor.alerts.rules import Alert
+from ecdctr.monitor.dashboard.collector import MonitorCollector
+from ecdctr.monitor.dashboard.health import Health
+from ecdctr.monitor.dashboard.prometheus import WorkerMetrics
+from ecdctr.monitor.dashboard.recent import LiveSeries
+from ecdctr.monitor.dashboard.server import MonitorServer
+from ecdctr.monitor.dashboard.snapshot_json import Feed
 
 __all__ = ["Station", "Watcher"]
 
@@ -63,7 +63,7 @@ class Station:
     channels
         Where alerts go beside the log: ``{name: send}``.
     watchdog_s
-        See :class:`ecdctr.monitor.health.Health`.
+        See :class:`ecdctr.monitor.dashboard.health.Health`.
     version
         Shown on the page and in ``ecdctr_build_info``.
     now, wall

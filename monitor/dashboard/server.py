@@ -15,8 +15,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from ecdctr.monitor.feed import Feed
-from ecdctr.monitor.health import Health
+from ecdctr.monitor.dashboard.health import Health
+from ecdctr.monitor.dashboard.snapshot_json import Feed
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["MonitorServer"]
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _static_files() -> dict[str, tuple[bytes, str]]:
     """What the page consists of, by path, with the content type."""
     out = {}
-    for file in files("ecdctr.monitor").joinpath("page").iterdir():
+    for file in files("ecdctr.monitor.dashboard").joinpath("page").iterdir():
         content_type = _TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             out["/" + file.name] = (file.read_bytes(), f"{content_type}; charset=utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecdctr.monitor.transfer import TransferWatch, poisson_weights
+from ecdctr.monitor.quality.negative_transfer import TransferWatch, poisson_weights
 from ecdctr.replay.bootstrap import gauc_difference
 from ecdctr.replay.metrics import log_loss
 

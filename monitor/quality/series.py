@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.monitor.windows import SUMS, Floats, Tally, UserRows, of_clickers
+from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
 from ecdctr.replay.gauc import auc_of_codes
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
@@ -105,7 +105,7 @@ class DomainSeries:
 
 
 def _figures(sums: Floats) -> dict[str, Floats]:
-    """``log_loss, ne, pcoc`` of sums ``(S, 4)``, as :func:`ecdctr.monitor.windows.arm_figures` makes them of one; NaN: none."""
+    """``log_loss, ne, pcoc`` of sums ``(S, 4)``, as :func:`ecdctr.monitor.quality.windows.arm_figures` makes them of one; NaN: none."""
     rows, clicks, predicted, loss = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         ctr, log_loss = clicks / rows, loss / rows

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema, mix64
-from ecdctr.monitor.cells import BEHAVIOUR, Cells, logit
+from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells, logit
 
 __all__ = ["Block", "Sketch", "fix_cells", "groups_of"]
 
@@ -142,7 +142,7 @@ class Sketch:
     counts
         Counted rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
     behaviour
-        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~ecdctr.monitor.cells.BEHAVIOUR`.
+        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~ecdctr.monitor.drift.bins.BEHAVIOUR`.
     quantiles
         One quantile sketch a numeric feature.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ecdctr.events.batch import AD, Batch
-from ecdctr.monitor.forgetting import Forgetting
+from ecdctr.monitor.quality.forgetting import Forgetting
 from ecdctr.monitor.settings import ProbeSettings
 from ecdctr.state.errors import StateError
 from ecdctr.state.probes import ProbeStore

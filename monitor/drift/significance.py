@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ecdctr.monitor.cells import LABEL, PREDICTION, Cells
-from ecdctr.monitor.sketches import Sketch
+from ecdctr.monitor.drift.bins import LABEL, PREDICTION, Cells
+from ecdctr.monitor.drift.sketches import Sketch
 
 __all__ = ["Baseline", "Finding", "Thresholds", "adjust", "compare"]
 

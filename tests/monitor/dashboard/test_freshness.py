@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ecdctr.monitor.freshness import SHOWN_S, Freshness, LogCounts
+from ecdctr.monitor.dashboard.freshness import SHOWN_S, Freshness, LogCounts
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecdctr.models.training.release import ReleaseReport
-from ecdctr.monitor.drift import Row, said
-from ecdctr.monitor.rules import Measurement
+from ecdctr.monitor.alerts.rules import Measurement
+from ecdctr.monitor.drift.watch import Row, said
+from ecdctr.monitor.quality.windows import DomainWindow
 from ecdctr.monitor.settings import RuleSpec
-from ecdctr.monitor.windows import DomainWindow
 
 __all__ = ["of_detectors", "of_drift", "of_forgetting", "of_release", "of_transfer", "of_window"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
-from ecdctr.monitor.windows import CLIP, UserRows, of_clickers
+from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
 from ecdctr.replay.gauc import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]

@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ecdctr.monitor.by_day import Day
-from ecdctr.monitor.drift import day_of
-from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.drift.by_day import Day
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.watch import day_of
 from ecdctr.state.errors import DataError
 
 __all__ = ["summarise", "write_drift_report"]

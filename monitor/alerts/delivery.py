@@ -65,7 +65,7 @@ class AlertDelivery:
         ]
 
     def send(self, alert: Mapping[str, Any]) -> None:
-        """Log the alert (:meth:`ecdctr.monitor.rules.Alert.to_json`) and queue it for every channel; returns at once."""
+        """Log the alert (:meth:`ecdctr.monitor.alerts.rules.Alert.to_json`) and queue it for every channel; returns at once."""
         raised = alert["status"] == "raised"
         level = logging.WARNING if raised else logging.INFO
         log.log(level, "alert %s: %s", alert["status"], alert["what"])

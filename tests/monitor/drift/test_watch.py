@@ -10,10 +10,10 @@ import pytest
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.by_day import by_day, gather
-from ecdctr.monitor.compare import adjust, compare
-from ecdctr.monitor.drift import DriftWatch
-from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.drift.by_day import by_day, gather
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.significance import adjust, compare
+from ecdctr.monitor.drift.watch import DriftWatch
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.replay.ebnerd import EbNerd
 from ecdctr.replay.rows import SourceLog

@@ -13,8 +13,8 @@ import numpy as np
 from datasketches import kll_floats_sketch
 
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.cells import BEHAVIOUR, Cells
-from ecdctr.monitor.sketches import Sketch
+from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells
+from ecdctr.monitor.drift.sketches import Sketch
 from ecdctr.state.errors import ConfigError, DataError
 from ecdctr.state.files import write_atomic
 

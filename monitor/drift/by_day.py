@@ -9,8 +9,8 @@ import numpy as np
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.drift import DAY_MS, DriftWatch, Row
-from ecdctr.monitor.reference import Reference
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.watch import DAY_MS, DriftWatch, Row
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.state.errors import DataError
 
@@ -28,7 +28,7 @@ class Day:
     rows, clicks
         By domain.
     table
-        As :attr:`ecdctr.monitor.drift.DriftWatch.table`, strongest first.
+        As :attr:`ecdctr.monitor.drift.watch.DriftWatch.table`, strongest first.
     """
 
     start_ms: int

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ecdctr.monitor.delivery import AlertDelivery, webhook
+from ecdctr.monitor.alerts.delivery import AlertDelivery, webhook
 
 ALERT = {"key": "drift category", "status": "raised", "what": "category has moved", "value": 0.41}
 
