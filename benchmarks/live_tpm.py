@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from ecdctr import build  # noqa: E402
 from ecdctr.events.align import Step  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
+from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 from ecdctr.sources import open_with_features  # noqa: E402
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402

@@ -42,7 +42,7 @@ from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field  
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import build  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
-from ecdctr.replay.metrics import auc  # noqa: E402
+from ecdctr.replay.metrics.summary import auc  # noqa: E402
 from ecdctr.settings import dump_toml, load_settings  # noqa: E402
 from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.producer import produce  # noqa: E402

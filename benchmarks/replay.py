@@ -34,9 +34,9 @@ from ecdctr import build  # noqa: E402
 from ecdctr.events.align import Step  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.models.training.trainer import Trainer  # noqa: E402
-from ecdctr.replay.files import EventFiles  # noqa: E402
-from ecdctr.replay.rows import SourceLog, steps_of  # noqa: E402
-from ecdctr.replay.simulator import Simulator  # noqa: E402
+from ecdctr.replay.sources.event_files import EventFiles  # noqa: E402
+from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
+from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
 from ecdctr.replaying import ReplayOptions, replay_source  # noqa: E402
 from ecdctr.settings import Loaded, load_settings  # noqa: E402
 from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402

@@ -39,8 +39,8 @@ from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
 from ecdctr.monitor.dashboard.station import Station
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.replay.rows import SourceLog, steps_of
-from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.sources.log import SourceLog, steps_of
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.models.training.engine import Engine
 from ecdctr.progress import progress_bar
-from ecdctr.replay.row_notes import RowNotes
-from ecdctr.replay.run import redo
+from ecdctr.replay.play.player import redo
+from ecdctr.replay.play.row_notes import RowNotes
 from ecdctr.settings import Settings
 from ecdctr.state.checkpoints.capture import merge_rows
 from ecdctr.state.checkpoints.disk import CheckpointStore, Loaded

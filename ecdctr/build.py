@@ -21,10 +21,10 @@ from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
 from ecdctr.models.tpm.trainer import SnapshotSink, TpmTrainer
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.replay.frozen import FrozenArm
-from ecdctr.replay.gate import PairedGate
-from ecdctr.replay.row_notes import RowNotes
-from ecdctr.replay.score_buffer import BufferedScores
+from ecdctr.replay.metrics.paired_gate import PairedGate
+from ecdctr.replay.play.buffered_scores import BufferedScores
+from ecdctr.replay.play.frozen import FrozenArm
+from ecdctr.replay.play.row_notes import RowNotes
 from ecdctr.settings import Settings
 from ecdctr.state.checkpoints.disk import CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import ConfigError

@@ -69,7 +69,7 @@ def train_tpm(
     is kept, too, for a worker that goes on with it (``tpm.live``).
     """
     from ecdctr.events.batch import NATURAL
-    from ecdctr.replay.rows import RowFilter
+    from ecdctr.replay.sources.log import RowFilter
     from ecdctr.state.checkpoints.capture import Capture
 
     written: list[Any] = []

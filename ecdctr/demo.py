@@ -209,7 +209,7 @@ class _LiveRun:
 def _summarise(
     out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
 ) -> dict[str, Any]:
-    from ecdctr.replay.report import evaluate, write_report
+    from ecdctr.replay.report.html import evaluate, write_report
     from ecdctr.state.row_logs.score_log import ScoreLog
 
     settings = loaded.settings

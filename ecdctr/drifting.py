@@ -18,7 +18,7 @@ from ecdctr.monitor.drift.by_day import by_day, gather
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.report import summarise, write_drift_report
 from ecdctr.progress import progress_bar
-from ecdctr.replay.rows import RowFilter, SourceLog
+from ecdctr.replay.sources.log import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError

@@ -21,7 +21,7 @@ from ecdctr.evidence_figures import bars, figures
 from ecdctr.kept_runs import Kind, run_each
 from ecdctr.models.arms.stack import Stack
 from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
-from ecdctr.replay.slices import earlier_rows
+from ecdctr.replay.figures.slices import earlier_rows
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
@@ -167,8 +167,8 @@ def play_run(run: Run) -> Scored:
     """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
     from ecdctr import build
     from ecdctr.commands import train_tpm
-    from ecdctr.replay.rows import SourceLog, steps_of
-    from ecdctr.replay.side_by_side import SideBySide
+    from ecdctr.replay.play.arms import SideBySide
+    from ecdctr.replay.sources.log import SourceLog, steps_of
     from ecdctr.settings import load_settings
     from ecdctr.sources import open_with_features
 

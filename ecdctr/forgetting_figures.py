@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.forgetting_study import ARMS, Study
-from ecdctr.replay.bootstrap import gauc_contrast, gauc_difference, ne_difference
-from ecdctr.replay.metrics import summary
+from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference, ne_difference
+from ecdctr.replay.metrics.summary import summary
 
 __all__ = ["ABSENCE", "CLAIMS", "PAIRS", "forgetting_figures"]
 

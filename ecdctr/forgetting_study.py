@@ -26,9 +26,9 @@ from ecdctr.events.batch import AD, DOMAIN_NAMES, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.kept_runs import Kind, run_each
 from ecdctr.models.training.engine import Engine
-from ecdctr.replay.rows import steps_of
-from ecdctr.replay.simulator import DAY_MS, Simulator
-from ecdctr.replay.slices import earlier_rows
+from ecdctr.replay.figures.slices import earlier_rows
+from ecdctr.replay.sources.log import steps_of
+from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 from ecdctr.settings import Settings, load_settings
 
 __all__ = ["ARMS", "SETTINGS", "SHORT", "Study", "StudyRun", "play_study", "run_studies"]

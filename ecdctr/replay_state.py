@@ -11,9 +11,9 @@ from typing import Any
 
 from ecdctr import build
 from ecdctr.models.training.engine import Engine
-from ecdctr.replay.frozen import FrozenArm
-from ecdctr.replay.row_notes import RowNotes
-from ecdctr.replay.side_by_side import SideBySide
+from ecdctr.replay.play.arms import SideBySide
+from ecdctr.replay.play.frozen import FrozenArm
+from ecdctr.replay.play.row_notes import RowNotes
 from ecdctr.settings import Settings, dump_toml
 from ecdctr.state.errors import StateError
 from ecdctr.state.files import write_atomic

@@ -19,18 +19,18 @@ from ecdctr.arms import ArmsAsked
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.interrupt import interruptible
 from ecdctr.progress import event_day, progress_bar
-from ecdctr.replay.checks import checks
-from ecdctr.replay.day_check import DayCheck
-from ecdctr.replay.evaluate import ReplayResult, evaluate
-from ecdctr.replay.feature_probe import FeatureProbe
-from ecdctr.replay.feature_slices import feature_slices
-from ecdctr.replay.files import milliseconds
-from ecdctr.replay.kafka_source import KafkaSource
-from ecdctr.replay.row_notes import RowNotes
-from ecdctr.replay.rows import ADS, Log, RowFilter, steps_of
-from ecdctr.replay.run import Playback, play
-from ecdctr.replay.side_by_side import SideBySide
-from ecdctr.replay.stream_gaps import StreamGaps
+from ecdctr.replay.checks.checks import checks
+from ecdctr.replay.checks.day_check import DayCheck
+from ecdctr.replay.checks.leakage import FeatureProbe
+from ecdctr.replay.figures.evaluate import ReplayResult, evaluate
+from ecdctr.replay.figures.feature_slices import feature_slices
+from ecdctr.replay.play.arms import SideBySide
+from ecdctr.replay.play.player import Playback, play
+from ecdctr.replay.play.row_notes import RowNotes
+from ecdctr.replay.play.stream_gaps import StreamGaps
+from ecdctr.replay.sources.event_files import milliseconds
+from ecdctr.replay.sources.kafka import KafkaSource
+from ecdctr.replay.sources.log import ADS, Log, RowFilter, steps_of
 from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
@@ -243,8 +243,8 @@ def _report(
     facts: dict[str, Any],
     result: ReplayResult,
 ) -> dict[str, Any]:
-    from ecdctr.replay.report import write_report
-    from ecdctr.replay.tables import write_tables
+    from ecdctr.replay.report.html import write_report
+    from ecdctr.replay.report.tables import write_tables
 
     engine = arms.engine
     meta = {
@@ -312,7 +312,7 @@ def replay_journal(
 ) -> int:
     """Redo the journal; with other model settings, score what would have been beside what was."""
     from ecdctr.audit import rebuild
-    from ecdctr.replay.report import write_report
+    from ecdctr.replay.report.html import write_report
     from ecdctr.state.row_logs.score_log import ScoreLog
 
     settings = loaded.settings

@@ -20,7 +20,7 @@ from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training.engine import Engine
-from ecdctr.replay.run import redo
+from ecdctr.replay.play.player import redo
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Positions

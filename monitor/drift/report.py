@@ -85,7 +85,7 @@ def write_drift_report(
 def _page(
     source: str, reference: Reference, result: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[str]:
-    style = files("ecdctr.replay").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("ecdctr.replay.report").joinpath("report.css").read_text(encoding="utf-8")
     title = f"Drift of {source}"
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
 from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
-from ecdctr.replay.gauc import auc_of_codes
+from ecdctr.replay.metrics.gauc import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 

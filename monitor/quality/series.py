@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
-from ecdctr.replay.gauc import auc_of_codes
+from ecdctr.replay.metrics.gauc import auc_of_codes
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
 

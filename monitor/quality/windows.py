@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
 from ecdctr.monitor.drift.bins import logit
-from ecdctr.replay.gauc import auc_of_codes
+from ecdctr.replay.metrics.gauc import auc_of_codes
 
 __all__ = [
     "COUNTS",

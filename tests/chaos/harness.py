@@ -22,7 +22,7 @@ from rich.console import Console
 from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.models.training.engine import audit
-from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.settings import dump_toml, load_settings
 from ecdctr.state.journals.disk import Journal
 from ecdctr.streams.broker import EmbeddedBroker

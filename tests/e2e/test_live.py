@@ -21,8 +21,8 @@ from ecdctr import build
 from ecdctr.audit import rebuild
 from ecdctr.commands import replay_journal, replay_source
 from ecdctr.models.training.engine import audit
-from ecdctr.replay.gauc import gauc
-from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.metrics.gauc import gauc
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.replaying import ReplayOptions
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import ConfigError

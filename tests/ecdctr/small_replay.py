@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from ecdctr.replay import rows as log_rows
+from ecdctr.replay.sources import log as log_rows
 
 SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.ad_batch=64", "model.hidden=[16]")

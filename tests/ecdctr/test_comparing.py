@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ecdctr.cli import app
 from ecdctr.comparing import compare_reports
-from ecdctr.replay.bootstrap import gauc_difference
+from ecdctr.replay.metrics.bootstrap import gauc_difference
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import DataError

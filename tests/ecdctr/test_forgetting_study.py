@@ -15,8 +15,8 @@ from ecdctr.events.batch import AD
 from ecdctr.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.forgetting_page import verdict, write_forgetting
 from ecdctr.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies
-from ecdctr.replay.bootstrap import gauc_contrast, gauc_difference
-from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference
+from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 
 WORLD = {
     "days": 18,

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from ecdctr import build
 from ecdctr.arms import asked_arms
 from ecdctr.cli import app
-from ecdctr.replay.bootstrap import gauc_difference
-from ecdctr.replay.rows import SourceLog, steps_of
+from ecdctr.replay.metrics.bootstrap import gauc_difference
+from ecdctr.replay.sources.log import SourceLog, steps_of
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features

@@ -16,7 +16,7 @@ from ecdctr.arms import asked_arms
 from ecdctr.cli import app
 from ecdctr.commands import train_tpm
 from ecdctr.events.encode import hash_ids
-from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, StateError

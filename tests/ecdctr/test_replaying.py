@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ecdctr.commands import train_tpm
 from ecdctr.interrupt import interruptible
-from ecdctr.replay.simulator import Simulator
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.replaying import ReplayOptions, print_totals, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features

@@ -12,8 +12,8 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from ecdctr.replay.metrics import gauc, pcoc
-from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.replay.metrics.summary import gauc, pcoc
+from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 
 HOUR = 3_600_000
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}

@@ -12,7 +12,7 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}

@@ -8,9 +8,9 @@ import pytest
 
 from ecdctr.events.decoder import EventDecoder, to_json_messages
 from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.replay.files import EventFiles
-from ecdctr.replay.kafka_source import KafkaSource
-from ecdctr.replay.rows import RowFilter, SourceLog, steps_of
+from ecdctr.replay.sources.event_files import EventFiles
+from ecdctr.replay.sources.kafka import KafkaSource
+from ecdctr.replay.sources.log import RowFilter, SourceLog, steps_of
 from ecdctr.state.errors import DataError
 from ecdctr.streams.producer import produce
 

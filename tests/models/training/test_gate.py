@@ -19,7 +19,7 @@ from ecdctr.models.settings import ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.gate import GateRows, Verdict
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.replay.gate import PairedGate
+from ecdctr.replay.metrics.paired_gate import PairedGate
 from ecdctr.state.checkpoints.capture import merge_rows
 from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.journals.disk import Journal

@@ -15,9 +15,9 @@ from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.significance import adjust, compare
 from ecdctr.monitor.drift.watch import DriftWatch
 from ecdctr.monitor.settings import DriftSettings
-from ecdctr.replay.ebnerd import EbNerd
-from ecdctr.replay.rows import SourceLog
-from ecdctr.replay.simulator import DAY_MS, Simulator
+from ecdctr.replay.sources.ebnerd import EbNerd
+from ecdctr.replay.sources.log import SourceLog
+from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 from ecdctr.state.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"

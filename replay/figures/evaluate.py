@@ -1,0 +1,280 @@
+"""Figures of a replay: per arm, per day, differences to the control, calibration. Plain data, ready for JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecdctr.events.batch import AD, DOMAIN_NAMES
+from ecdctr.replay.figures.feature_slices import FeatureSlice
+from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartedRows, Ranked, scratch
+from ecdctr.replay.figures.scored_days import (
+    DAY_MS,
+    ORACLE,
+    Columns,
+    ScoredDays,
+    ScoredRows,
+    Shape,
+    common_rows,
+    days_of,
+    survey,
+)
+from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, Coding, Slicer
+from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval, weighted_mean
+from ecdctr.replay.metrics.summary import rela_impr, summary
+from ecdctr.state.row_logs.score_log import ScoreLog
+
+__all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
+
+ReplayResult = dict[str, Any]
+"""See :func:`evaluate`."""
+
+_ALL = Cut()
+
+
+def evaluate(
+    rows: Columns | ScoreLog | ScoredDays,
+    arms: Sequence[str],
+    *,
+    base: str = "ads_only",
+    slices: Sequence[FeatureSlice] = (),
+    samples: int = 1000,
+    day_samples: int = 200,
+    seed: int = 0,
+    folder: Path | None = None,
+    part_rows: int = PART_ROWS,
+) -> ReplayResult:
+    """Every figure of a replay. All arms of a domain are judged on the identical rows.
+
+    Memory is bounded by the largest event day, and by the number of users and items: rows come a day at a
+    time, and what concerns all days goes over parts on disk (:class:`PartedRows`). The figures are exact.
+
+    Parameters
+    ----------
+    rows
+        Scored rows, as columns or in a score log: ``ts`` (ms), ``domain`` (0 natural, 1 ad), ``user``, ``label``,
+        ``p_<arm>`` (NaN where the arm did not score the row), and, if known, ``item``, ``list_id`` (0: none) and
+        ``oracle`` (NaN: unknown). Shape ``(n,)`` each, any order.
+    arms
+        Names of the arms; one that scored no row of a domain does not appear there.
+    base
+        The arm that the others are compared with; where it is absent, the first one that is there.
+    slices
+        Features to part the rows by; the rows hold their columns. ``s_tpm`` and ``s_user_gap_both``, where they hold them, are slices, too.
+    samples, day_samples
+        Bootstrap draws for the whole, and for a day or a slice.
+    seed
+        Of the bootstrap.
+    folder
+        Where parts of many rows are kept meanwhile; default: where temporary files go.
+    part_rows
+        Rows of a part.
+
+    Returns
+    -------
+    dict
+        ``totals[domain][arm]``
+            As :func:`ecdctr.replay.metrics.summary.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
+        ``days[domain]``
+            A list, oldest first, of ``{day, n, arms, differences}``: the same for the rows of one UTC day.
+        ``differences[domain][arm]``
+            GAUC minus that of ``base[domain]``: ``value, low, high`` (95 %, paired over users) and ``rela_impr``.
+        ``calibration[domain][arm]``
+            ``predicted, observed, rows`` of twenty groups of equally many rows.
+        ``slices``
+            A list of ``slice, value, domain, arm`` (see :data:`ecdctr.replay.figures.slices.BUILT_IN`), with the figures of the arm on
+            those rows, bounds of its GAUC, and ``difference, low, high`` to the base; None for the base itself, and for
+            what cannot be computed.
+        ``left_out[domain]``
+            Rows that only some of the arms scored.
+
+        Domains are "natural" and "ad"; one without scored rows is absent. The oracle, where it is known, stands beside
+        the arms.
+
+    Examples
+    --------
+    >>> columns = {"ts": np.zeros(4, int), "domain": np.ones(4, int), "user": np.array([1, 1, 2, 2])}
+    >>> columns |= {"label": np.array([1, 0, 1, 0]), "p_a": np.array([0.9, 0.1, 0.2, 0.8])}
+    >>> result = evaluate(columns, ["a"])
+    >>> result["totals"]["ad"]["a"]["gauc"], result["days"]["ad"][0]["day"]
+    (0.5, '1970-01-01')
+    """
+    source = days_of(rows)
+    out: ReplayResult = {"arms": list(arms)}
+    out |= {k: {} for k in ("base", "left_out", "totals", "differences", "days", "calibration")}
+    out["slices"] = []
+    with scratch(folder) as made:
+        shapes = survey(source, arms)
+        judges = [
+            _Judge(shape, made / str(shape.domain), base, further, samples, day_samples, seed, part_rows)
+            for shape, further in zip(shapes, _codings(source, shapes, slices), strict=True)
+        ]
+        for day, columns in source.days() if judges else ():
+            for judge in judges:
+                judge.add(day, columns)
+        for judge in judges:
+            judge.finish(out)
+    if {row["value"] for row in out["slices"] if row["slice"] == TPM.name} == {TPM.values[-1]}:
+        # No snapshot was ever read.
+        out["slices"] = [row for row in out["slices"] if row["slice"] != TPM.name]
+    return out
+
+
+def _codings(
+    source: ScoredDays, shapes: Sequence[Shape], slices: Sequence[FeatureSlice]
+) -> list[list[Coding]]:
+    """How the rows of each domain are parted beside the slices that every log has; a pass over the rows, if asked for."""
+    tallies = [[asked.tally(shape.rows) for asked in slices] for shape in shapes]
+    columns = [asked.column for asked in slices]
+    noted: list[Coding] = []
+    for _, day in source.days():
+        noted = [coding for coding in (USER_GAP_BOTH, TPM) if coding.column in day]
+        if not slices:
+            break
+        for shape, of_domain in zip(shapes, tallies, strict=True):
+            rows, _ = common_rows(day, shape, columns)
+            for column, tally in zip(columns, of_domain, strict=True):
+                tally.add(rows.notes[column])
+    return [
+        [*(c for c in noted if c is TPM or shape.domain == AD), *(tally.coding() for tally in of_domain)]
+        for shape, of_domain in zip(shapes, tallies, strict=True)
+    ]
+
+
+class _Judge:
+    """One domain: rows come in day by day, figures go out at the end."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        folder: Path,
+        base: str,
+        further: Sequence[Coding],
+        samples: int,
+        day_samples: int,
+        seed: int,
+        part_rows: int,
+    ) -> None:
+        self.shape, self.base = shape, base if base in shape.arms else shape.arms[0]
+        self._samples, self._day_samples, self._seed = samples, day_samples, seed
+        self._folder, self._part_rows = folder, part_rows
+        self._slicer, self._notes = Slicer(further), [coding.column for coding in further]
+        self._parted: PartedRows | None = None
+        self._left_out = 0
+        self._days: list[dict[str, Any]] = []
+
+    def add(self, day: int, columns: Columns) -> None:
+        rows, left_out = common_rows(columns, self.shape, self._notes)
+        self._left_out += left_out
+        if self._parted is None:
+            self._folder.mkdir()
+            dtypes = {arm: _dtype(p.dtype) for arm, p in rows.scores.items()}
+            self._parted = PartedRows(
+                self._folder,
+                dtypes,
+                self.shape.rows,
+                len(self._slicer.values),
+                lists=self.shape.lists,
+                part_rows=self._part_rows,
+            )
+        if not len(rows):
+            return
+        self._parted.add(rows, self._slicer.codes(rows))
+        arms, differences = _of_day(rows, self.base, self._day_samples, self._seed)
+        date = (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
+        self._days.append({"day": date, "n": len(rows), "arms": arms, "differences": differences})
+
+    def finish(self, out: ReplayResult) -> None:
+        parted = self._parted
+        assert parted is not None
+        domain = DOMAIN_NAMES[self.shape.domain]
+        out["base"][domain], out["left_out"][domain], out["days"][domain] = (
+            self.base,
+            self._left_out,
+            self._days,
+        )
+        named = [
+            (Cut(column, code), {"slice": name, "value": value, "domain": domain})
+            for column, (name, values) in enumerate(self._slicer.values.items())
+            for code, value in enumerate(values)
+        ]
+        cuts = [_ALL, *(cut for cut, _ in named)]
+        ranked, lists = parted.ranked(cuts), parted.lists()
+        figures: dict[str, list[dict[str, Any]]] = {}
+        out["calibration"][domain] = {}
+        for arm in parted.arms:
+            figures[arm], out["calibration"][domain][arm] = parted.scored(arm, cuts)
+        out["totals"][domain], out["differences"][domain] = {}, {}
+        for arm in parted.arms:
+            whole = _summary(figures[arm][0], ranked[0], arm) | lists.get(arm, {})
+            interval = self._interval(ranked[0], ranked[0].auc[arm], self._samples)
+            out["totals"][domain][arm] = whole | _bounds(interval)
+        for arm in parted.arms:
+            if arm in (self.base, ORACLE):
+                continue
+            gain = self._interval(ranked[0], ranked[0].auc[arm] - ranked[0].auc[self.base], self._samples)
+            better = rela_impr(*(out["totals"][domain][a]["gauc"] for a in (arm, self.base)))
+            out["differences"][domain][arm] = {**gain, "rela_impr": better}
+        for i, (_, names) in enumerate(named, 1):
+            if ranked[i].impressions_total:
+                of_cut = {arm: found[i] for arm, found in figures.items()}
+                out["slices"] += [{**names, **row} for row in self._slice(ranked[i], of_cut)]
+
+    def _slice(self, users: Ranked, figures: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for arm, found in figures.items():
+            own = self._interval(users, users.auc[arm], self._day_samples)
+            row: dict[str, Any] = {"arm": arm, **_summary(found, users, arm), **_bounds(own)}
+            gain: dict[str, float] = {}
+            if arm != self.base:
+                gain = self._interval(users, users.auc[arm] - users.auc[self.base], self._day_samples)
+            row |= {"difference": gain.get("value"), "low": gain.get("low"), "high": gain.get("high")}
+            yield {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+    def _interval(self, users: Ranked, value: Any, samples: int) -> dict[str, float]:
+        return asdict(weighted_mean(value, users.impressions, samples, 0.95, self._seed))
+
+
+def _dtype(found: np.dtype[Any]) -> np.dtype[Any]:
+    return found if found in (np.float32, np.float64) else np.dtype(np.float64)
+
+
+def _bounds(interval: dict[str, float]) -> dict[str, float]:
+    return {"gauc_low": interval["low"], "gauc_high": interval["high"]}
+
+
+def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]:
+    """As :func:`ecdctr.replay.metrics.summary.summary`."""
+    n, clicks = figures["n"], figures["clicks"]
+    return {
+        "n": n,
+        "clicks": clicks,
+        "ctr": clicks / n if n else float("nan"),
+        "gauc": users.gauc(arm),
+        **{k: figures[k] for k in ("auc", "log_loss", "normalized_entropy", "pcoc")},
+        **users.coverage(),
+    }
+
+
+def _of_day(
+    rows: ScoredRows, reference: str, samples: int, seed: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
+    """Metrics of each arm, and its GAUC difference to the reference, of rows in memory."""
+    totals: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, float]] = {}
+    for arm, p in rows.scores.items():
+        totals[arm] = summary(rows.label, p, rows.user, rows.list_id)
+        interval = gauc_interval(rows.label, p, rows.user, samples=samples, seed=seed)
+        totals[arm] |= {"gauc_low": interval.low, "gauc_high": interval.high}
+    for arm, p in rows.scores.items():
+        if arm in (reference, ORACLE):
+            continue
+        gain = gauc_difference(rows.label, p, rows.scores[reference], rows.user, samples=samples, seed=seed)
+        differences[arm] = asdict(gain)
+        differences[arm]["rela_impr"] = rela_impr(totals[arm]["gauc"], totals[reference]["gauc"])
+    return totals, differences

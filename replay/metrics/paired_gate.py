@@ -1,0 +1,109 @@
+"""``PairedGate``: may a release serve? Paired intervals on the rows that candidate, serving model and control predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecdctr.models.training.gate import GateRows, Verdict
+from ecdctr.replay.metrics.bootstrap import Interval, gauc_difference, ne_difference
+
+__all__ = ["PairedGate"]
+
+
+class PairedGate:
+    """Refuses a release that is proven worse than the serving model or than the ads-only control.
+
+    Worse is a paired bootstrap interval over users (95 %) that lies wholly on the wrong side of 0: the upper end of
+    the GAUC difference below 0, or the lower end of the NE difference above 0. Four such looks (two metrics, two
+    rivals) refuse a release that is in truth as good in at most one of ten cases; the rivals' differences go
+    together, so it is fewer. What cannot be judged is accepted, and the verdict says so: fewer than ``min_rows`` rows,
+    or fewer than ``min_users`` users that count.
+
+    The seed is fixed: the same rows give the same verdict.
+
+    Parameters
+    ----------
+    min_rows
+        Rows below which nothing is judged.
+    min_users
+        Users (for GAUC: with a click and a non-click) below which a metric is not judged: of a handful, the bootstrap's
+        intervals are too narrow.
+    max_rows
+        Newest rows that are looked at; bounds the time that a release takes.
+    samples, level, seed
+        Of the bootstrap.
+
+    Examples
+    --------
+    >>> rows = np.arange(2000)
+    >>> user, label = (rows // 20).astype(np.uint64), (rows % 4 == 0).astype(np.float32)
+    >>> good, bad = np.where(label, 0.3, 0.2).astype(np.float32), np.where(label, 0.2, 0.3).astype(np.float32)
+    >>> PairedGate()(GateRows(user, label, good, bad, bad)).accepted
+    True
+    >>> PairedGate()(GateRows(user, label, bad, good, bad)).reason
+    'worse than serving on GAUC, worse than serving on NE'
+    """
+
+    def __init__(
+        self,
+        *,
+        min_rows: int = 500,
+        min_users: int = 30,
+        max_rows: int = 200_000,
+        samples: int = 500,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        self.min_rows, self.min_users, self.max_rows = min_rows, min_users, max_rows
+        self._draws: dict[str, Any] = {"samples": samples, "level": level, "seed": seed}
+
+    def __call__(self, rows: GateRows) -> Verdict:
+        """1. Too few rows: accepted. 2. A prediction that is no number: refused. 3. Worse: refused; else accepted.
+
+        The figures are differences, candidate minus rival: ``gauc_serving``, ``gauc_serving_low``, ``..._high``, and so
+        for ``ne`` and ``control``; with ``rows``, ``users`` (all) and ``users_ranked`` (those that GAUC counts).
+        """
+        if len(rows) < self.min_rows:
+            why = f"not judged, {len(rows):,} rows that all predicted are too few ({self.min_rows:,})"
+            return Verdict(True, why, {"rows": float(len(rows))})
+        newest = slice(-self.max_rows, None)
+        user, y = rows.user[newest], rows.label[newest]
+        p = rows.candidate[newest]
+        wrong = int((~np.isfinite(p)).sum())
+        if wrong:
+            figures = {"rows": float(len(p)), "not_finite": float(wrong)}
+            return Verdict(False, f"{wrong:,} of its predictions are not finite", figures)
+        users, ranked = _users(user, y)
+        figures = {"rows": float(len(p)), "users": float(users), "users_ranked": float(ranked)}
+        worse = []
+        for rival in ("serving", "control"):
+            base = getattr(rows, rival)[newest]
+            if ranked >= self.min_users:
+                gain = gauc_difference(y, p, base, user, **self._draws)
+                _note(figures, f"gauc_{rival}", gain)
+                if gain.high < 0:
+                    worse.append(f"worse than {rival} on GAUC")
+            if users >= self.min_users:
+                loss = ne_difference(y, p, base, user, **self._draws)
+                _note(figures, f"ne_{rival}", loss)
+                if loss.low > 0:
+                    worse.append(f"worse than {rival} on NE")
+        if worse:
+            return Verdict(False, ", ".join(worse), figures)
+        if users < self.min_users:
+            return Verdict(True, f"not judged, {users} users are too few ({self.min_users})", figures)
+        return Verdict(True, "not worse than serving and control", figures)
+
+
+def _users(user: NDArray[Any], y: NDArray[Any]) -> tuple[int, int]:
+    """Users, and those with both a click and a non-click."""
+    _, code = np.unique(user, return_inverse=True)
+    n, clicks = np.bincount(code), np.bincount(code, weights=y)
+    return len(n), int(((clicks > 0) & (clicks < n)).sum())
+
+
+def _note(figures: dict[str, float], name: str, found: Interval) -> None:
+    figures[name], figures[f"{name}_low"], figures[f"{name}_high"] = found.value, found.low, found.high

@@ -1,0 +1,104 @@
+"""``SideBySide``: several engines over the same steps, their scores row by row in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecdctr.events.batch import AD
+from ecdctr.models.training.engine import Engine
+from ecdctr.replay.figures.scored_days import Columns
+from ecdctr.replay.play.frozen import FrozenArm
+from ecdctr.state.errors import StateError
+from ecdctr.state.row_logs.score_log import ScoreLog
+
+__all__ = ["MergedScores", "SideBySide"]
+
+
+class MergedScores:
+    """The score log of an engine, and those of the arms beside it, as one.
+
+    Parameters
+    ----------
+    scores
+        Its columns keep their names.
+    beside
+        By name: ``p_<name>`` is their ``p_actr`` on ads, their ``p_cpm`` on natural rows.
+    """
+
+    def __init__(self, scores: ScoreLog, beside: Mapping[str, ScoreLog]) -> None:
+        self._scores, self._beside = scores, beside
+
+    def days(self) -> Iterator[tuple[int, Columns]]:
+        """As :class:`ecdctr.replay.figures.scored_days.ScoredDays`."""
+        for day in self._scores.sizes():
+            yield day, self._day(day)
+
+    def _day(self, day: int) -> dict[str, NDArray[Any]]:
+        columns = self._scores.read(first_day=day, last_day=day)
+        for name, log in self._beside.items():
+            found = log.read(first_day=day, last_day=day)
+            # Of a step that a second Ctrl-C tore, some have scored the rows and some have not.
+            rows = min(len(columns["ts"]), len(found["ts"]))
+            columns = {k: v[:rows] for k, v in columns.items()}
+            for key in ("ts", "user", "item"):
+                if not np.array_equal(columns[key], found[key][:rows]):
+                    raise StateError(
+                        f"arm {name} has not scored the rows that the others have: play the log anew, without --resume"
+                    )
+            both = (found[f"p_{served}"][:rows] for served in ("actr", "cpm"))
+            columns[f"p_{name}"] = np.where(columns["domain"] == AD, *both)
+        return columns
+
+
+class SideBySide:
+    """The engine of the configuration, and arms of their own beside it.
+
+    All of them score the same rows in the same order: engines must be made with ``score_skipped``, and agree in which
+    natural rows are scored.
+
+    Parameters
+    ----------
+    engine
+        Its arms keep their names.
+    beside
+        By name: what serves in each of them stands under that name, on natural rows its CPM.
+    """
+
+    def __init__(self, engine: Engine, beside: Mapping[str, Engine | FrozenArm] | None = None) -> None:
+        self.engine = engine
+        self.beside = dict(beside or {})
+
+    @property
+    def frozen(self) -> dict[str, FrozenArm]:
+        """Those that learn nothing."""
+        return {name: arm for name, arm in self.beside.items() if isinstance(arm, FrozenArm)}
+
+    def bind_thread(self) -> None:
+        """As :meth:`Engine.bind_thread`."""
+        self.engine.bind_thread()
+
+    def run(self, kind: str, batch: Any, clock: int) -> None:
+        """Do a step in all of them."""
+        for one in (self.engine, *self.beside.values()):
+            one.run(kind, batch, clock)
+
+    def days(self) -> Iterator[tuple[int, Columns]]:
+        """Scored rows by event day, as :class:`ecdctr.replay.figures.scored_days.ScoredDays`."""
+        return MergedScores(self.engine.scores, {n: arm.scores for n, arm in self.beside.items()}).days()
+
+    def columns(self, domain: int) -> dict[str, NDArray[Any]]:
+        """All scored rows of one domain, in memory."""
+        parts = [{k: v[c["domain"] == domain] for k, v in c.items()} for _, c in self.days()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def close(self, *, checkpoint: bool = True) -> None:
+        """Close all of them."""
+        try:
+            self.engine.close(checkpoint=checkpoint)
+        finally:
+            for arm in self.beside.values():
+                arm.close(checkpoint=checkpoint)

@@ -1,0 +1,164 @@
+"""The click topics as a log to be replayed: by offsets, in event order across partitions and topics."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import polars as pl
+
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.replay.sources.event_files import milliseconds
+from ecdctr.replay.sources.merge import EventOrder, Stream
+from ecdctr.state.errors import DataError
+
+__all__ = ["KafkaSource", "parse_offsets"]
+
+Key = tuple[str, int]
+TAIL_RECORDS = 10_000
+
+
+class KafkaSource:
+    """Both click topics, merged by the events' own time.
+
+    The broker's time is not used: it says when a record was appended, and a replayed or delayed event would fall
+    into the wrong day. So the range by offsets is read whole, and rows are chosen by their ``ts`` afterwards.
+
+    Parameters
+    ----------
+    log
+        Reads partitions by offset.
+    window
+        How far behind the youngest row of its partition a row may come and still be put in its place, as "10m";
+        those further behind are given out when they come, and counted in ``stragglers``.
+    offsets
+        Only these ranges: ``"ad-clicks/0:100-2000;ad-clicks/1:0-"``. Default: all that the log holds.
+
+    Attributes
+    ----------
+    first, end
+        Offset range of each partition, clamped to what the log holds.
+    clamped
+        What was cut off the wanted ranges, one line each.
+    """
+
+    def __init__(self, log: KafkaLog, *, window: str = "10m", offsets: str | None = None) -> None:
+        self.log, self.window_ms = log, milliseconds(window)
+        self.rejects: Counter[str] = Counter()
+        self.clamped: list[str] = []
+        self._order = EventOrder(self.window_ms)
+        keys = log.partitions()
+        self.first, self.end = log.beginning(keys), log.end(keys)
+        if offsets is not None:
+            self._choose(parse_offsets(offsets))
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return f"Kafka topics {', '.join(sorted(self.log.topics))}"
+
+    @property
+    def decoder(self) -> EventDecoder:
+        return self.log.decoder
+
+    @property
+    def stragglers(self) -> int:
+        return self._order.stragglers
+
+    def restrict(self, first: Mapping[Key, int], end: Mapping[Key, int]) -> None:
+        """Exactly these ranges from now on (an earlier replay's, to be gone on with)."""
+        self._choose({key: (first[key], end[key]) for key in end})
+        if self.clamped:
+            raise DataError(
+                f"{self.name} no longer holds the offsets that the replay began with: {self.clamped[0]}"
+            )
+
+    def count(self) -> int:
+        """Offsets in the ranges; packed messages hold several rows each."""
+        return sum(max(0, self.end[key] - self.first[key]) for key in self.end)
+
+    def newest(self) -> int | None:
+        """Youngest event time among the last 10,000 records of each partition, ms."""
+        tail = {key: max(self.first[key], end - TAIL_RECORDS) for key, end in self.end.items()}
+        dead = self.log.dead_rows
+        found = [int(c.batch.ts.max()) for c in self.log.chunks(tail, self.end) if len(c.batch)]
+        self.log.dead_rows = dead
+        return max(found, default=None)
+
+    def batches(self) -> Iterator[Batch]:
+        """Rows by ``ts``, then topic, partition and offset."""
+        self._order = EventOrder(self.window_ms)
+        self.rejects.clear()
+        kept = _Kept()
+        dead = self.log.dead_rows
+        begin = -(2**62)  # nothing is known of a partition's first time: all are opened at once
+        streams = [Stream(begin, lambda k=key: kept.frames(self, k)) for key in sorted(self.end)]  # type: ignore[misc]
+        for frame in self._order.merge(streams):
+            if self.log.dead_rows > dead:
+                self.rejects["dead letters"] = self.log.dead_rows - dead
+            yield kept.take(frame)
+        if self.log.dead_rows > dead:
+            self.rejects["dead letters"] = self.log.dead_rows - dead
+
+    def _choose(self, wanted: Mapping[Key, tuple[int, int | None]]) -> None:
+        known = ", ".join(f"{t}/{p}" for t, p in sorted(self.end))
+        first, end = {}, {}
+        for key, (low, high) in wanted.items():
+            if key not in self.end:
+                raise DataError(f"offsets: there is no partition {key[0]}/{key[1]}; there are {known}")
+            least, most = self.first[key], self.end[key]
+            high = most if high is None else high
+            first[key], end[key] = min(max(low, least), most), min(max(high, least), most)
+            if (first[key], end[key]) != (low, high):
+                asked, held = f"{low} to {high}", f"{least} to {most}"
+                self.clamped.append(f"{key[0]}/{key[1]}: asked for {asked}, the log holds {held}")
+        self.first, self.end = first, end
+
+
+class _Kept:
+    """Chunks of rows, found again by number once their order is known."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, tuple[Batch, int]] = {}
+        self._next = 0
+
+    def frames(self, source: KafkaSource, key: Key) -> Iterator[pl.DataFrame]:
+        for chunk in source.log.chunks({key: source.first[key]}, {key: source.end[key]}):
+            rows = len(chunk.batch)
+            if rows:
+                self._chunks[self._next] = (chunk.batch, rows)
+                place = {"ts": chunk.batch.ts, "chunk": np.full(rows, self._next), "row": np.arange(rows)}
+                self._next += 1
+                yield pl.DataFrame(place)
+
+    def take(self, frame: pl.DataFrame) -> Batch:
+        chunk, row = frame["chunk"].to_numpy(), frame["row"].to_numpy()
+        numbers, at, counts = np.unique(chunk, return_inverse=True, return_counts=True)
+        batches = [self._chunks[n][0] for n in numbers.tolist()]
+        start = np.cumsum([0, *(len(b) for b in batches[:-1])])
+        for n, taken in zip(numbers.tolist(), counts.tolist(), strict=True):
+            batch, left = self._chunks.pop(n)
+            if left > taken:
+                self._chunks[n] = (batch, left - taken)
+        return Batch.concat(batches).take(start[at] + row)
+
+
+def parse_offsets(text: str) -> dict[Key, tuple[int, int | None]]:
+    """Offset ranges, the end left out or None for all there is.
+
+    >>> parse_offsets("ad-clicks/0:100-2000;ad-clicks/1:5-")
+    {('ad-clicks', 0): (100, 2000), ('ad-clicks', 1): (5, None)}
+    """
+    out: dict[Key, tuple[int, int | None]] = {}
+    for part in filter(None, text.split(";")):
+        found = re.fullmatch(r"([\w.-]+)/(\d+):(\d+)-(\d*)", part.strip())
+        if not found:
+            raise DataError(
+                f"offsets: {part!r} is not of the form topic/partition:first-end, as ad-clicks/0:100-2000"
+            )
+        out[(found[1], int(found[2]))] = (int(found[3]), int(found[4]) if found[4] else None)
+    return out

@@ -1,0 +1,226 @@
+"""The mapping file: a TOML that says how columns of any table become events."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ecdctr.events.schema import OUTCOME_FIELDS
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.replay.sources.event_files import milliseconds
+from ecdctr.state.errors import DataError
+from ecdctr.state.settings import Section
+
+__all__ = ["ColumnsMap", "DomainMap", "Mapping", "TableMap", "TimeMap", "label_expression", "read_mapping"]
+
+_OPERATORS = {
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+_BRANCH = re.compile(r"TimeMap|DomainMap|BagMap|str")
+_MS = {"us": 0.001, "ms": 1, "s": 1000}
+
+
+class TimeMap(Section):
+    """How a column says the event time."""
+
+    column: str
+    unit: Literal["us", "ms", "s"] | None = Field(default=None, description="Of a number since the epoch.")
+    format: str | None = Field(default=None, description="Of a text, as '%Y-%m-%d %H:%M:%S'.")
+    zone: str = Field(default="UTC", description="Time zone of texts that do not name one.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TimeMap:
+        if (self.unit is None) == (self.format is None):
+            raise ValueError("give either unit (us, ms, s) or format")
+        return self
+
+    def expression(self) -> pl.Expr:
+        """The column as milliseconds since the epoch; what cannot be read is null."""
+        column = pl.col(self.column)
+        if self.unit is not None:
+            number = column.cast(pl.Float64, strict=False)
+            return (number * _MS[self.unit]).round(0).cast(pl.Int64, strict=False)
+        assert self.format is not None
+        text = column.cast(pl.String)
+        if re.search(r"%:?z|%Z", self.format):
+            return text.str.to_datetime(self.format, strict=False, time_zone="UTC").dt.epoch("ms")
+        moment = text.str.to_datetime(self.format, strict=False, ambiguous="null")
+        return moment.dt.replace_time_zone(self.zone, ambiguous="null", non_existent="null").dt.epoch("ms")
+
+
+class DomainMap(Section):
+    """A column that decides; values that neither list names make the row a reject."""
+
+    column: str
+    ad: list[str | int | bool]
+    natural: list[str | int | bool]
+
+    def expression(self) -> pl.Expr:
+        text = pl.col(self.column).cast(pl.String)
+        ad, natural = ([_text(v) for v in values] for values in (self.ad, self.natural))
+        return pl.when(text.is_in(ad)).then(pl.lit("ad")).when(text.is_in(natural)).then(pl.lit("natural"))
+
+
+class BagMap(Section):
+    """A column of ids with a separator between them."""
+
+    column: str
+    separator: str = Field(min_length=1)
+
+
+class ColumnsMap(Section):
+    """Which columns the fields of an event are read from."""
+
+    ts: str | TimeMap
+    user_id: str
+    item_id: str
+    label: str = Field(
+        description="A column of 0 and 1, or a condition as 'dwell > 10' or 'action in [\"buy\"]'."
+    )
+    event_id: str | None = None
+    list_id: str | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _label_reads(cls, text: str) -> str:
+        label_expression(text)
+        return text
+
+
+class TableMap(Section):
+    """One table: its files, its domain, its columns."""
+
+    path: str = Field(description="File, folder or glob; relative to the mapping file.")
+    domain: Literal["natural", "ad"] | DomainMap
+    order: Literal["sorted", "any"] = Field(default="sorted", description="any: rows are sorted here.")
+    window: str = Field(default="10m", description="How far out of order a sorted table may be.")
+    columns: ColumnsMap
+    fields: dict[str, str | BagMap] = Field(
+        default_factory=dict, description="Fields of features whose columns are called otherwise."
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _window_reads(cls, text: str) -> str:
+        milliseconds(text)
+        return text
+
+
+class Mapping(Section):
+    """The whole file."""
+
+    name: str | None = None
+    tables: tuple[TableMap, ...]
+    features: tuple[FeatureSpec, ...]
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Mapping:
+        if not self.tables or not self.features:
+            raise ValueError("at least one of [[tables]] and one of [[features]] is needed")
+        known = {spec.field for spec in self.features}
+        for spec in self.features:
+            if spec.field in ("ts", *OUTCOME_FIELDS):
+                raise ValueError(f"feature {spec.name!r} reads {spec.field!r}, which is never a feature")
+        for table in self.tables:
+            unread = sorted(set(table.fields) - known)
+            if unread:
+                raise ValueError(f"fields {', '.join(unread)} of {table.path} are read by no feature")
+        return self
+
+
+def read_mapping(path: Path) -> Mapping:
+    """The mapping file, checked.
+
+    Raises
+    ------
+    DataError
+        Names every key that is unknown, missing or wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"mapping {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"mapping {path} is no valid TOML: {error}") from error
+    try:
+        return Mapping(**content)
+    except ValidationError as error:
+        wrong = "; ".join(_explain(error))
+        raise DataError(f"mapping {path}: {wrong}. The keys are described in docs/replay.md") from None
+
+
+def label_expression(text: str) -> pl.Expr:
+    """A label as a column of 0 and 1.
+
+    >>> frame = pl.DataFrame({"dwell": ["3", "30"], "act": ["see", "buy"], "clicked": ["1", "x"]})
+    >>> frame.select(label_expression("dwell > 10")).to_series().to_list()
+    [0.0, 1.0]
+    >>> frame.select(label_expression('act in ["buy", "cart"]')).to_series().to_list()
+    [0.0, 1.0]
+    >>> frame.select(label_expression("clicked")).to_series().to_list()
+    [1.0, None]
+    """
+    among = re.fullmatch(r"\s*(\S+)\s+in\s+(\[.*\])\s*", text)
+    compared = re.fullmatch(r"\s*(\S+)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", text)
+    try:
+        if among:
+            values = [_text(v) for v in json.loads(among[2])]
+            return pl.col(among[1]).cast(pl.String).is_in(values).cast(pl.Float64)
+        if compared:
+            value = json.loads(compared[3])
+            if isinstance(value, str) and compared[2] not in ("==", "!="):
+                raise ValueError("texts can be compared by == and != only")
+            column = pl.col(compared[1])
+            column = (
+                column.cast(pl.String) if isinstance(value, str) else column.cast(pl.Float64, strict=False)
+            )
+            found: pl.Expr = _OPERATORS[compared[2]](column, value)
+            return found.cast(pl.Float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{text!r} is no condition ({error}): write it as 'dwell > 10'") from error
+    if re.search(r"[<>=!\[\]]", text):
+        raise ValueError(f"{text!r} is neither a column nor a condition as 'dwell > 10'")
+    column = pl.col(text)
+    return pl.coalesce(
+        column.cast(pl.Float64, strict=False),
+        column.cast(pl.String).str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None),
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line a wrong key; of a key that may be a text or a table, what is wrong with the table."""
+    lines: dict[str, tuple[bool, str]] = {}
+    for item in error.errors():
+        # Keys are lower case and numbers; the rest names the branch of a union that was tried.
+        parts = [
+            str(p) for p in item["loc"] if re.fullmatch(r"\w+", str(p)) and not _BRANCH.fullmatch(str(p))
+        ]
+        path, text = ".".join(parts), item["type"] in ("string_type", "literal_error")
+        said = item["msg"].removeprefix("Value error, ")
+        line = f"{path}: {said}" if path else said
+        if item["type"] == "extra_forbidden":
+            line = f"unknown key {path}"
+        elif item["type"] == "missing":
+            line = f"the key {path} is missing"
+        if path not in lines or (lines[path][0] and item["type"] != "model_type"):
+            lines[path] = (text, line)
+    return [
+        line
+        for path, (text, line) in lines.items()
+        if not (text and any(other.startswith(f"{path}.") for other in lines))
+    ]
