@@ -35,7 +35,7 @@ import polars as pl  # noqa: E402
 
 from benchmarks._reader import INTEGERS, NUMBERS, TEXTS  # noqa: E402
 from ecdctr.events.settings import KafkaSettings  # noqa: E402
-from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.producer import produce  # noqa: E402
 from ecdctr.streams.settings import TopicSettings  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402

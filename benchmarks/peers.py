@@ -44,7 +44,7 @@ from ecdctr import build  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.replay.metrics.summary import auc  # noqa: E402
 from ecdctr.settings import dump_toml, load_settings  # noqa: E402
-from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.producer import produce  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402
 

@@ -43,7 +43,7 @@ from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
-from ecdctr.streams.broker import EmbeddedBroker  # noqa: E402
+from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
 from ecdctr.streams.producer import produce  # noqa: E402
 from ecdctr.streams.settings import TopicSettings  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402

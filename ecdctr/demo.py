@@ -82,7 +82,7 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     int
         0 when nothing was lost or doubled and the rebuilt model is identical, else 1.
     """
-    from ecdctr.streams.broker import EmbeddedBroker
+    from ecdctr.streams.embedded.broker import EmbeddedBroker
 
     if (
         folder.exists()

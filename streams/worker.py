@@ -26,7 +26,7 @@ from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Positions
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker_watch import BrokerWatch
-from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
+from ecdctr.streams.dead_letters.sender import DeadLetter, DeadLetters
 from ecdctr.streams.decoders import DecodePool
 from ecdctr.streams.handoff import AlignedIntake, TrainerThread
 from ecdctr.streams.reporting import Reporter

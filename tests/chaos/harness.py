@@ -25,7 +25,7 @@ from ecdctr.models.training.engine import audit
 from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.settings import dump_toml, load_settings
 from ecdctr.state.journals.disk import Journal
-from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

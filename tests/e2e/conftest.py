@@ -32,7 +32,7 @@ from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.state.journals.disk import Journal, JournalEntry
 from ecdctr.state.positions import Positions
 from ecdctr.state.snapshots.snapshot import write_snapshot
-from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

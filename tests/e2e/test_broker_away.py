@@ -11,7 +11,7 @@ import pytest
 
 from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.positions import Positions
-from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

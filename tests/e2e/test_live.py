@@ -28,7 +28,7 @@ from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.journals.disk import Journal
 from ecdctr.state.row_logs.score_log import ScoreLog
-from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

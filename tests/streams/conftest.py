@@ -20,8 +20,8 @@ from ecdctr.events.kafka.offsets import true_ends
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.app import StreamApp, run_app
-from ecdctr.streams.broker import EmbeddedBroker
-from ecdctr.streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.dead_letters.sender import MemoryDeadLetters
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
 

@@ -12,9 +12,9 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 from ecdctr.streams.app import StreamApp
-from ecdctr.streams.broker import EmbeddedBroker
 from ecdctr.streams.consumer import RecordList
-from ecdctr.streams.dead_letters import DeadLetters, MemoryDeadLetters
+from ecdctr.streams.dead_letters.sender import DeadLetters, MemoryDeadLetters
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 
 pytestmark = pytest.mark.broker
 

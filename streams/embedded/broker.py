@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO
 
 from ecdctr.state.errors import BrokerUnavailableError
-from ecdctr.streams.old_clients import OldClientRelay
+from ecdctr.streams.embedded.old_clients import OldClientRelay
 
 __all__ = ["EmbeddedBroker"]
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ecdctr.state.errors import BrokerUnavailableError
-from ecdctr.streams.broker import EmbeddedBroker
+from ecdctr.streams.embedded.broker import EmbeddedBroker
 
 
 @pytest.mark.broker
@@ -31,7 +31,7 @@ def test_a_broker_that_ends_at_once_says_why(tmp_path, monkeypatch):
     binary = tmp_path / "tansu"
     binary.write_text("#!/bin/sh\necho no such option\nexit 3\n")
     binary.chmod(0o755)
-    monkeypatch.setattr("ecdctr.streams.broker._binary", lambda: str(binary))
+    monkeypatch.setattr("ecdctr.streams.embedded.broker._binary", lambda: str(binary))
     with pytest.raises(BrokerUnavailableError, match="code 3: no such option"):
         EmbeddedBroker().start()
 

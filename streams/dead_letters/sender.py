@@ -19,7 +19,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from ecdctr.events.kafka.offsets import true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
-from ecdctr.streams.letters import DeadLetter, Identity, identity_of, letters_of
+from ecdctr.streams.dead_letters.letter import DeadLetter, Identity, identity_of, letters_of
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import partition_counts
 

@@ -7,7 +7,7 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from ecdctr.events.records import RecordReject
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import StreamError
-from ecdctr.streams.dead_letters import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
+from ecdctr.streams.dead_letters.sender import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
 from ecdctr.streams.settings import TopicSettings
 
 
@@ -90,7 +90,7 @@ def sink_with(producer) -> DeadLetters:
 
 
 def test_letters_are_sent_again_until_they_are_acknowledged(monkeypatch):
-    monkeypatch.setattr("ecdctr.streams.dead_letters._RETRY_S", 0.0)
+    monkeypatch.setattr("ecdctr.streams.dead_letters.sender._RETRY_S", 0.0)
     producer = FaultyProducer([KafkaTimeoutError(), None, KafkaTimeoutError()])
     sink = sink_with(producer)
     letters = [DeadLetter("t", 0, i, "json", "d", b"v") for i in range(3)]
