@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks._clicks import BATCH, START_MS  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.models.arms.network_arm import Prepared  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 
@@ -36,9 +36,9 @@ def main() -> int:
     options = parser.parse_args()
     settings = load_settings(options.config, environ={}).settings
     kept = np.load(options.rows)
-    whole = build.decoder(settings).from_frame(frame(kept["x"], kept["y"])).batch
+    whole = factory.decoder(settings).from_frame(frame(kept["x"], kept["y"])).batch
     batches = [whole.take(slice(i, i + BATCH)) for i in range(0, len(whole) - BATCH + 1, BATCH)]
-    engine = build.memory_engine(settings)
+    engine = factory.memory_engine(settings)
     engine.bind_thread()
     trainer = engine.trainer
     trainer.clock = START_MS

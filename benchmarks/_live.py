@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 
 from benchmarks._events import frame  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.settings import load_settings  # noqa: E402
 
@@ -73,16 +73,16 @@ def main() -> int:
     clocks: list[Clock] = []
 
     def engine(**hooks: Any) -> Engine:
-        made = build.live_engine(settings, **hooks)
+        made = factory.live_engine(settings, **hooks)
         clocks.append(Clock(made, options.rows, settings.model.natural_batch))
         return made
 
-    build.worker(settings, engine).run()
+    factory.worker(settings, engine).run()
     clock = clocks[0]
     if options.tail is not None:
         kept = np.load(options.tail)
         first = int(kept["tail"])
-        batch = build.decoder(settings).from_frame(frame(kept["x"][first:], kept["y"][first:])).batch
+        batch = factory.decoder(settings).from_frame(frame(kept["x"][first:], kept["y"][first:])).batch
         np.save(options.scores, clock.engine.trainer.predict(batch, "cpm"))
     print(
         json.dumps(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.events.batch import Batch
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.trainer import StepResult
@@ -21,7 +21,7 @@ def make_worker(settings: Settings, watch: Watch) -> Worker:
     """The worker of these settings; ``watch(engine, kind, batch)`` is called after each step, in its thread."""
 
     def engine(**hooks: Any) -> Engine:
-        made = build.live_engine(settings, **hooks)
+        made = factory.live_engine(settings, **hooks)
         run = made.run
 
         def watched(kind: str, batch: Batch, clock: int) -> StepResult:
@@ -32,4 +32,4 @@ def make_worker(settings: Settings, watch: Watch) -> Worker:
         made.run = watched  # type: ignore[method-assign]
         return made
 
-    return build.worker(settings, engine)
+    return factory.worker(settings, engine)

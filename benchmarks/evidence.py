@@ -19,7 +19,7 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 
 from rich.console import Console  # noqa: E402
 
-from ecdctr.evidence import run_evidence  # noqa: E402
+from ecdctr.studies.evidence import run_evidence  # noqa: E402
 
 
 def main() -> None:

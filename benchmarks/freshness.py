@@ -42,7 +42,7 @@ from kafka import KafkaProducer  # noqa: E402
 from benchmarks._clicks import clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
@@ -76,7 +76,7 @@ def configure(folder: Path, address: str) -> Settings:
         environ={},
     ).settings
     features = [FeatureSpec(name=name, buckets=2 * per_field(IDS)) for name in names()]
-    return build.use_features(settings, features, configured=False)
+    return factory.use_features(settings, features, configured=False)
 
 
 def events(rows: int, *, seed: int) -> pl.DataFrame:
@@ -213,7 +213,7 @@ def main() -> int:
         config.write_text(dump_toml(settings), encoding="utf-8")
         ensure_topics(settings.kafka, settings.topics)
         produce([backlog(rows)], settings.kafka, settings.topics)
-        with build.kafka_log(settings, build.decoder(settings)) as log:
+        with factory.kafka_log(settings, factory.decoder(settings)) as log:
             first = log.end(log.partitions())
         sender = Sender(settings)
         with (folder / "worker.log").open("w") as errors, subprocess.Popen(

@@ -26,8 +26,8 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
+from ecdctr.commands.replay import peak_mib  # noqa: E402
 from ecdctr.replay.metrics.gauc import gauc  # noqa: E402
-from ecdctr.replaying import peak_mib  # noqa: E402
 
 PART_ROWS = 200_000
 

@@ -24,7 +24,7 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 
 import numpy as np  # noqa: E402
 
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.align import Step  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
@@ -46,11 +46,11 @@ def prepare(folder: Path, live: bool, steps: int) -> tuple[Engine, list[Step]]:
         "state.checkpoint_every_steps=1000000",
     )
     source, settings = open_with_features(SOURCE, load_settings(None, texts, environ={}))
-    engine = build.live_engine(settings)
+    engine = factory.live_engine(settings)
     engine.bind_thread()
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
     found: list[Step] = []
-    for step in steps_of(SourceLog(source, build.decoder(settings)).batches(), **sizes):
+    for step in steps_of(SourceLog(source, factory.decoder(settings)).batches(), **sizes):
         found.append(step)
         if len(found) == steps:
             break

@@ -29,7 +29,7 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 
 import numpy as np  # noqa: E402
 
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.align import Aligner, Step  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
@@ -87,14 +87,14 @@ def settings_of(folder: Path, sim: Simulator) -> Settings:
             "monitor.watch.probes.period=6h",
         ],
     ).settings
-    return build.use_features(settings, sim.feature_specs(), configured=False)
+    return factory.use_features(settings, sim.feature_specs(), configured=False)
 
 
 def give_vectors(settings: Settings, sim: Simulator) -> None:
     """Snapshots of three months for ids that the stream has; what stands in them does not matter here."""
-    first = build.decoder(settings).from_frame(sim.day(0)).batch
+    first = factory.decoder(settings).from_frame(sim.day(0)).batch
     rng = np.random.default_rng(0)
-    store = build.snapshot_store(settings)
+    store = factory.snapshot_store(settings)
     assert store is not None
     for month in range(MONTHS):
         tables = []
@@ -135,9 +135,9 @@ def main() -> None:
         watched_s, watched_from = 0.0, 0.0  # the reporter's clock stands still while the other engine runs
         for side in ("without", "with"):
             settings = settings_of(Path(name) / side, sim)
-            settings = settings.model_copy(update={"model": build.model_settings(settings, args.threads)})
+            settings = settings.model_copy(update={"model": factory.model_settings(settings, args.threads)})
             give_vectors(settings, sim)
-            engines.append(build.live_engine(settings))
+            engines.append(factory.live_engine(settings))
         monitored = settings.monitor.model_copy(update={"port": 0})
         reporter = Reporter(
             FeatureSchema(settings.features, settings.model.dim),
@@ -176,7 +176,7 @@ def main() -> None:
                 watched_s, watched_from = watched_s + took, 0.0
             return took
 
-        decoder = build.decoder(settings)
+        decoder = factory.decoder(settings)
         steps = steps_of(SourceLog(sim, decoder).batches(), natural_batch=512, ad_batch=128)
         print(f"{'day':>4} {'rows':>9} {'without':>10} {'with':>10}  rows/s")
         for number, day in enumerate(days_of(steps)):

@@ -40,7 +40,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.replay.metrics.summary import auc  # noqa: E402
 from ecdctr.settings import dump_toml, load_settings  # noqa: E402
@@ -113,7 +113,7 @@ def ours(
             "monitor.port=0",
         ]
         settings = load_settings(None, overrides, environ={}).settings
-        settings = build.use_features(settings, features, configured=False)
+        settings = factory.use_features(settings, features, configured=False)
         config = Path(folder) / "ecdctr.toml"
         config.write_text(dump_toml(settings), encoding="utf-8")
         ensure_topics(settings.kafka, settings.topics)

@@ -30,14 +30,14 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import polars as pl  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
+from ecdctr.commands.replay import ReplayOptions, replay_source  # noqa: E402
 from ecdctr.events.align import Step  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
 from ecdctr.models.training.trainer import Trainer  # noqa: E402
 from ecdctr.replay.sources.event_files import EventFiles  # noqa: E402
 from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
 from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
-from ecdctr.replaying import ReplayOptions, replay_source  # noqa: E402
 from ecdctr.settings import Loaded, load_settings  # noqa: E402
 from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
 
@@ -90,7 +90,7 @@ def configured(overrides: tuple[str, ...]) -> Loaded:
 
 def steps_in_memory(log: Path, loaded: Loaded) -> list[Step]:
     settings = loaded.settings
-    source = SourceLog(EventFiles(log, features=settings.features), build.decoder(settings))
+    source = SourceLog(EventFiles(log, features=settings.features), factory.decoder(settings))
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
     return list(steps_of(source.batches(), **sizes))
 
@@ -100,7 +100,7 @@ def bare(steps: list[Step], loaded: Loaded) -> tuple[float, float]:
     settings = loaded.settings
     schema = FeatureSchema(settings.features, settings.model.dim)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
-    trainer = Trainer(schema, build.model_settings(settings), settings.schedule, settings.tpm, None, window)
+    trainer = Trainer(schema, factory.model_settings(settings), settings.schedule, settings.tpm, None, window)
     clock = 0
     began, cpu = time.perf_counter(), time.process_time()
     for step in steps:
@@ -126,7 +126,7 @@ def memory_of(log: Path, out: Path) -> dict[str, float]:
 
 
 def child(log: Path, out: Path) -> None:
-    from ecdctr.replaying import peak_mib
+    from ecdctr.commands.replay import peak_mib
 
     meta = replayed(log, configured(SMALL), out)
     print(

@@ -34,7 +34,7 @@ sys.path.append(str(HERE.parent))
 from benchmarks._clicks import clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.events.decoder import EventDecoder, to_json_messages  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
@@ -67,7 +67,7 @@ def configure(folder: Path, address: str, decoders: int) -> Settings:
         environ={},
     ).settings
     features = [FeatureSpec(name=name, buckets=2 * per_field(IDS)) for name in names()]
-    return build.use_features(settings, features, configured=False)
+    return factory.use_features(settings, features, configured=False)
 
 
 # -- decode
@@ -146,7 +146,7 @@ def main() -> int:
         return work(Path(options.worker[0]), int(options.worker[1]))
     rows = 100_000 if options.short else options.rows
     values = [value for _, value in to_json_messages(frame(*clicks(rows, IDS)))]
-    decoder = build.decoder(configure(Path(), "127.0.0.1:1", 0))
+    decoder = factory.decoder(configure(Path(), "127.0.0.1:1", 0))
     decode: dict[int, list[float]] = {n: [] for n in WORKERS}
     for _ in range(options.runs):
         for workers, rates in decode.items():

@@ -37,7 +37,7 @@ import polars as pl  # noqa: E402
 from benchmarks._clicks import START_MS, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
@@ -73,7 +73,7 @@ def configure(folder: Path, address: str) -> Settings:
         environ={},
     ).settings
     features = [FeatureSpec(name=name, buckets=2 * per_field(IDS)) for name in names()]
-    return build.use_features(settings, features, configured=False)
+    return factory.use_features(settings, features, configured=False)
 
 
 def work(config: Path) -> int:

@@ -38,7 +38,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field  # noqa: E402
 from benchmarks._events import frame  # noqa: E402
-from ecdctr import build  # noqa: E402
+from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
@@ -74,7 +74,7 @@ def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
     settings = load_settings(None, overrides, environ={}).settings
     # Twice as many buckets as ids: some ids share a row.
     specs = [FeatureSpec(name=name, buckets=2 * per_field(IDS)) for name in names()]
-    return build.use_features(settings, specs, configured=False)
+    return factory.use_features(settings, specs, configured=False)
 
 
 def _free_port() -> int:
@@ -86,7 +86,7 @@ def _free_port() -> int:
 def write_snapshots(folder: Path, batch: Batch, dim: int) -> None:
     """Three months of vectors of four users in five and four items in five."""
     rng = np.random.default_rng(1)
-    store = RocksEmbeddingStore(build.Folders(folder).snapshots)
+    store = RocksEmbeddingStore(factory.Folders(folder).snapshots)
     for k, month in enumerate(("2023-08", "2023-09", "2023-10")):
         tables = []
         for ids in (np.unique(batch.user), np.unique(batch.item)):
@@ -135,7 +135,7 @@ def main() -> int:
             topics = TopicSettings(natural=form, ad=f"{form}-ads", partitions=2)
             ensure_topics(settings.kafka, topics)
             produce([frame(x, y)], settings.kafka, topics, packed=512 if form == "arrow" else 0)
-        batch = build.decoder(settings).from_frame(frame(x, y)).batch
+        batch = factory.decoder(settings).from_frame(frame(x, y)).batch
         for i in range(options.runs):
             for name in found:
                 state = here / f"{name}-{i}"

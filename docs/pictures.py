@@ -28,8 +28,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.commands import train_tpm
+from ecdctr import factory
+from ecdctr.commands.basic import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.models.training.engine import Engine
@@ -109,8 +109,8 @@ def main() -> None:
 
 def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], before: str = "") -> None:
     """Play all live days; the page before something breaks, then parts of it at the end."""
-    log = SourceLog(Broken(source, BREAKS, breaks), build.decoder(settings))
-    engine = build.memory_engine(settings)
+    log = SourceLog(Broken(source, BREAKS, breaks), factory.decoder(settings))
+    engine = factory.memory_engine(settings)
     quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
     report = Reporter(FeatureSchema(settings.features, settings.model.dim), KafkaSettings(), TopicSettings(), quiet)
     port = report.station.serve("127.0.0.1", 0)

@@ -104,7 +104,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the simulator and the models.")] = 0,
 ) -> None:
     """The whole way in three minutes: broker, streams, training, a kill -9, recovery, replay, one table."""
-    from ecdctr.demo import run_demo
+    from ecdctr.commands.demo import run_demo
 
     raise typer.Exit(run_demo(out, out_dir, data=data, mapping=mapping, seed=seed))
 
@@ -136,7 +136,7 @@ def produce(
     rate: Annotated[float, typer.Option(help="Rows a second at most; 0: as fast as it goes.", min=0)] = 0,
 ) -> None:
     """Send a source's events to the two click topics, keyed by user, in event order."""
-    from ecdctr.commands import produce_source
+    from ecdctr.commands.basic import produce_source
 
     produce_source(out, err, _load(config, overrides), source, packed=packed, rate=rate)
 
@@ -156,7 +156,7 @@ def worker(
     ] = None,
 ) -> None:
     """Train continuously from Kafka. SIGTERM or Ctrl-C: checkpoint, then exit 0."""
-    from ecdctr.commands import run_worker
+    from ecdctr.commands.basic import run_worker
 
     raise typer.Exit(run_worker(_load(config, overrides), standby=standby, reset_offsets=reset_offsets))
 
@@ -176,7 +176,7 @@ def tpm_train(
     The source may be `kafka`: both click topics, `kafka:offsets=natural-clicks/0:0-90000` a part of them. A worker with
     `tpm.live` goes on from here: later months close in the stream.
     """
-    from ecdctr.commands import train_tpm
+    from ecdctr.commands.basic import train_tpm
 
     train_tpm(out, err, _load(config, overrides), source, until=until, partial=partial)
 
@@ -259,8 +259,8 @@ def replay(
 
     Ctrl-C ends it with a report of what was done; `--resume` goes on from there.
     """
-    from ecdctr.arms import asked_arms
-    from ecdctr.replaying import ReplayOptions, replay_journal, replay_source
+    from ecdctr.commands.replay import ReplayOptions, replay_journal, replay_source
+    from ecdctr.commands.replay_arms import asked_arms
     from ecdctr.state.errors import ConfigError
 
     loaded = _load(config, overrides)
@@ -303,7 +303,7 @@ def drift(
     ] = None,
 ) -> None:
     """Each day of a log against a reference: which feature moved, when, by how much; a report."""
-    from ecdctr.drifting import DriftOptions, drift_source
+    from ecdctr.commands.drift import DriftOptions, drift_source
 
     options = DriftOptions(since, until, reference_since, reference_until, save)
     drift_source(out, err, _load(config, overrides), source, reference, out_dir, options)
@@ -316,7 +316,7 @@ def topics(
     create: Annotated[bool, typer.Option("--create", help="Create what is missing.")] = False,
 ) -> None:
     """Show the click and dead-letter topics: partitions, offsets, lag."""
-    from ecdctr.commands import show_topics
+    from ecdctr.commands.basic import show_topics
 
     show_topics(out, _load(config, overrides), create=create)
 
@@ -356,11 +356,11 @@ def evidence(
     ] = None,
 ) -> None:
     """Every arm on the same rows, with intervals: simulator seeds, and EB-NeRD where its data is given."""
-    from ecdctr.evidence import run_evidence
     from ecdctr.state.errors import ConfigError
+    from ecdctr.studies.evidence import run_evidence
 
     if study == "forgetting":
-        from ecdctr.forgetting_page import run_forgetting
+        from ecdctr.studies.forgetting_page import run_forgetting
 
         page = page or Path("docs/forgetting.md")
         run_forgetting(err, page, short=short, seeds=seeds, jobs=jobs, keep=keep, overrides=overrides or ())
@@ -396,7 +396,7 @@ def report_compare(
     arm: Annotated[str, typer.Option(help="Arm of that page.")] = "actr",
 ) -> None:
     """Is B better than A? Each arm on the rows that both have scored, with the interval of the difference."""
-    from ecdctr.comparing import compare_reports
+    from ecdctr.commands.compare import compare_reports
 
     compare_reports(out, a, b, out_dir, arm)
 
@@ -410,7 +410,7 @@ def inspect_checkpoint(
     overrides: SetOption = None,
 ) -> None:
     """Checkpoints: whole or damaged, step, event clock, offsets, size."""
-    from ecdctr.commands import show_checkpoints
+    from ecdctr.commands.basic import show_checkpoints
 
     raise typer.Exit(show_checkpoints(out, _load(config, overrides), path))
 
@@ -422,7 +422,7 @@ def inspect_snapshot(
     overrides: SetOption = None,
 ) -> None:
     """TPM snapshots: months, rows, youngest training row; checks the checksum."""
-    from ecdctr.commands import show_snapshots
+    from ecdctr.commands.basic import show_snapshots
 
     raise typer.Exit(show_snapshots(out, _load(config, overrides), month))
 

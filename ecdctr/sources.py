@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.replay.sources.kafka import KafkaSource
 from ecdctr.replay.sources.log import Log, SourceLog
 from ecdctr.replay.sources.registry import Source, open_source, parse_options
@@ -26,7 +26,7 @@ def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
     settings = loaded.settings
     specs = getattr(source, "feature_specs", None)
     if specs is not None:
-        settings = build.use_features(settings, specs(), configured="features" in loaded.origin)
+        settings = factory.use_features(settings, specs(), configured="features" in loaded.origin)
     events = settings.events
     extra = {
         key: name
@@ -62,11 +62,11 @@ def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tu
     if text != "kafka" and not text.startswith("kafka:"):
         source, settings = open_with_features(text, loaded)
         chosen = _History(source) if history else source
-        yield SourceLog(chosen, build.decoder(settings)), settings
+        yield SourceLog(chosen, factory.decoder(settings)), settings
         return
     settings = loaded.settings
     values = parse_options(text, text.partition(":")[2], ",", KAFKA_OPTIONS)
-    with build.kafka_log(settings, build.decoder(settings)) as kafka:
+    with factory.kafka_log(settings, factory.decoder(settings)) as kafka:
         yield KafkaSource(kafka, **values), settings
 
 

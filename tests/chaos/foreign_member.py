@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.events.align import Chunk
 from ecdctr.settings import load_settings
 from ecdctr.streams.app import StreamApp, run_app
@@ -44,7 +44,7 @@ async def main(config: Path) -> None:
         settings.kafka,
         settings.topics,
         settings.worker,
-        build.decoder(settings),
+        factory.decoder(settings),
         Nowhere(),
         MemoryDeadLetters(),
     )

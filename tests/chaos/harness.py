@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.audit import rebuild
+from ecdctr import factory
+from ecdctr.commands.rebuild import rebuild
 from ecdctr.models.training.engine import audit
 from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.settings import dump_toml, load_settings
@@ -128,10 +128,10 @@ class Chaos:
             ],
             environ={},
         ).settings
-        self.settings = build.use_features(settings, self.simulator.feature_specs(), configured=False)
+        self.settings = factory.use_features(settings, self.simulator.feature_specs(), configured=False)
         self.config = self.folder / "ecdctr.toml"
         self.config.write_text(dump_toml(self.settings), encoding="utf-8")
-        self.journal = build.Folders(self.settings.state.folder).journal
+        self.journal = factory.Folders(self.settings.state.folder).journal
 
     # -- the torment
 
@@ -235,7 +235,7 @@ class Chaos:
     # -- the books
 
     def _check_books(self) -> None:
-        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+        with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             ends = log.end(log.partitions())
         assert sum(ends.values()) == self.outcome.rows
         self.outcome.steps = len(self._entries())

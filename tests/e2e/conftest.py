@@ -21,8 +21,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.audit import Rebuilt, rebuild
+from ecdctr import factory
+from ecdctr.commands.rebuild import Rebuilt, rebuild
 from ecdctr.events.kafka.offsets import true_ends
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.training.engine import audit
@@ -108,10 +108,10 @@ class Site:
             ],
             environ={},
         ).settings
-        self.settings: Settings = build.use_features(base, SPECS, configured=False)
+        self.settings: Settings = factory.use_features(base, SPECS, configured=False)
         self.config = folder / "ecdctr.toml"
         self.config.write_text(dump_toml(self.settings), encoding="utf-8")
-        self.folders = build.Folders(self.settings.state.folder)
+        self.folders = factory.Folders(self.settings.state.folder)
         if copy_of is None:
             self.make_topics()
 
@@ -223,7 +223,7 @@ class Site:
         return [info.name for info in CheckpointStore(self.folders.checkpoints).list()]
 
     def ends(self) -> dict[tuple[str, int], int]:
-        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+        with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             return log.end(log.partitions())
 
     def books(self) -> tuple[int, int]:
@@ -254,7 +254,7 @@ class Site:
 
     def snapshots(self, months: dict[str, int]) -> None:
         """TPM snapshots in RocksDB: ``{month: event second that its last row precedes}``."""
-        decoded = build.decoder(self.settings).from_frame(frame(4000)).batch
+        decoded = factory.decoder(self.settings).from_frame(frame(4000)).batch
         users, items = np.unique(decoded.user), np.unique(decoded.item)
         rng = np.random.default_rng(1)
         for month, second in months.items():

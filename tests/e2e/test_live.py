@@ -17,13 +17,13 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.audit import rebuild
-from ecdctr.commands import replay_journal, replay_source
+from ecdctr import factory
+from ecdctr.commands.basic import replay_journal, replay_source
+from ecdctr.commands.rebuild import rebuild
+from ecdctr.commands.replay import ReplayOptions
 from ecdctr.models.training.engine import audit
 from ecdctr.replay.metrics.gauc import gauc
 from ecdctr.replay.sources.simulator import Simulator
-from ecdctr.replaying import ReplayOptions
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.journals.disk import Journal
@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
             ],
             environ={},
         ).settings  # fmt: skip
-        settings = build.use_features(settings, SIMULATOR.feature_specs(), configured=False)
+        settings = factory.use_features(settings, SIMULATOR.feature_specs(), configured=False)
         (folder / "ecdctr.toml").write_text(dump_toml(settings), encoding="utf-8")
         ensure_topics(settings.kafka, settings.topics)
         frame = pl.concat(SIMULATOR.frames())
@@ -98,7 +98,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 
 
 def train(settings: Settings, config: Path, log: Path, rows: int) -> None:
-    journal = build.Folders(settings.state.folder).journal
+    journal = factory.Folders(settings.state.folder).journal
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
     with log.open("wb") as out:
         worker = subprocess.Popen([sys.executable, "-m", "ecdctr", "worker", "-c", str(config)], stdout=out, stderr=out, env=environment)  # fmt: skip
@@ -123,12 +123,12 @@ def covered(journal: Path) -> int:
 
 
 def journal_of(settings: Settings) -> Journal:
-    return Journal(build.Folders(settings.state.folder).journal, read_only=True)
+    return Journal(factory.Folders(settings.state.folder).journal, read_only=True)
 
 
 def test_every_offset_is_counted_once(run):
     settings, rows, _, _ = run
-    with build.kafka_log(settings, build.decoder(settings)) as log:
+    with factory.kafka_log(settings, factory.decoder(settings)) as log:
         ends = log.end(log.partitions())
     assert sum(ends.values()) == rows
     assert audit(journal_of(settings).entries(), ends) == (0, 0)
@@ -138,7 +138,7 @@ def test_no_ad_row_was_learned_with_natural_rows_younger_than_itself(run):
     settings, _, frame, _ = run
     learned = -1
     ads = natural = 0
-    with build.kafka_log(settings, build.decoder(settings)) as log:
+    with factory.kafka_log(settings, factory.decoder(settings)) as log:
         for entry in journal_of(settings).entries():
             if entry.kind not in ("natural", "ad"):
                 continue
@@ -173,7 +173,7 @@ def test_the_rebuilt_model_is_identical(run):
     settings, _, _, _ = run
     result = rebuild(Console(stderr=True), settings)
     assert result.identical, result.verdict
-    live = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
+    live = ScoreLog(factory.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     again = result.engine.scores.read(domain=1)
     for arm in ("actr", "ads_only"):
         assert gauc(live["label"], live[f"p_{arm}"], live["user"]) == gauc(
@@ -185,7 +185,7 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     settings, _, frame, _ = run
     options = ReplayOptions(quiet=True, slices=("category", "x"))
     result = replay_source(Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, options)
-    live = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
+    live = ScoreLog(factory.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     value = gauc(live["label"], live["p_actr"], live["user"])
     offline = result["result"]["totals"]["ad"]["actr"]
     assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())

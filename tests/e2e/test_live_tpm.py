@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from ecdctr.audit import rebuild
-from ecdctr.commands import train_tpm
+from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.rebuild import rebuild
 from ecdctr.settings import Loaded
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.commands import train_tpm
+from ecdctr import factory
+from ecdctr.commands.basic import train_tpm
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
@@ -99,12 +99,12 @@ def test_of_few_rows_nothing_is_said():
 def watched(*more, spoil=None):
     settings = load_settings(None, (*SETTINGS, *more), environ={})
     source, settings = open_with_features(SOURCE, settings)
-    engine = build.memory_engine(settings)
+    engine = factory.memory_engine(settings)
     if spoil is not None:
         spoil(engine)
     day = DayCheck(engine)
     for step in steps_of(
-        SourceLog(source, build.decoder(settings)).batches(), natural_batch=128, ad_batch=64
+        SourceLog(source, factory.decoder(settings)).batches(), natural_batch=128, ad_batch=64
     ):
         day.run(step.kind, step.batch, step.clock)
     day.close_day()
@@ -124,12 +124,12 @@ def test_rows_are_scored_before_they_are_learned(honest):
 
 
 def test_watching_changes_nothing(honest):
-    alone = build.memory_engine(
+    alone = factory.memory_engine(
         honest_settings := open_with_features(SOURCE, load_settings(None, SETTINGS, environ={}))[1]
     )
     source = open_with_features(SOURCE, load_settings(None, SETTINGS, environ={}))[0]
     for step in steps_of(
-        SourceLog(source, build.decoder(honest_settings)).batches(), natural_batch=128, ad_batch=64
+        SourceLog(source, factory.decoder(honest_settings)).batches(), natural_batch=128, ad_batch=64
     ):
         alone.run(step.kind, step.batch, step.clock)
     assert alone.trainer.state_hash() == honest.engine.trainer.state_hash()
@@ -179,7 +179,7 @@ def test_a_row_that_meets_a_younger_snapshot_is_an_error(tmp_path):
     )
     quiet = Console(file=io.StringIO())
     first, *_ = train_tpm(quiet, quiet, loaded, SOURCE, partial=True)
-    trainer = build.memory_engine(open_with_features(SOURCE, loaded)[1]).trainer
+    trainer = factory.memory_engine(open_with_features(SOURCE, loaded)[1]).trainer
     assert trainer.store is not None
     trainer.clock = trainer.store.manifest(first).last_ts
     assert first not in (trainer.months_due(trainer.clock) or ())

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.drift.by_day import by_day, gather
@@ -73,7 +73,7 @@ def drift_source(
     reference = _reference(err, loaded, settings, schema, reference_text, options)
     if options.save is not None:
         reference.save(options.save)
-    log = SourceLog(source, build.decoder(settings))
+    log = SourceLog(source, factory.decoder(settings))
     chosen = RowFilter(moment(options.since, "--from"), moment(options.until))
     days = list(by_day(_told(err, log, chosen, f"drift {log.name}"), schema, watched, reference))
     result = summarise(days)
@@ -109,7 +109,7 @@ def _reference(
         raise ConfigError(
             f"the features of the reference {text} are not those of the source: configure [[features]] for both"
         )
-    log = SourceLog(source, build.decoder(settings))
+    log = SourceLog(source, factory.decoder(settings))
     rows = RowFilter(
         moment(options.reference_since, "--reference-from"),
         moment(options.reference_until, "--reference-until"),

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from ecdctr.evidence import seeds_of
-from ecdctr.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
-from ecdctr.forgetting_study import ARMS, SETTINGS, SHORT, Study, StudyRun, run_studies
+from ecdctr.studies.evidence import seeds_of
+from ecdctr.studies.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
+from ecdctr.studies.forgetting_study import ARMS, SETTINGS, SHORT, Study, StudyRun, run_studies
 
 __all__ = ["run_forgetting", "verdict", "write_forgetting"]
 

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ecdctr import build
-from ecdctr.audit import rebuild
-from ecdctr.commands import open_with_features, replay_source, train_tpm
+from ecdctr import factory
+from ecdctr.commands.basic import open_with_features, replay_source, train_tpm
+from ecdctr.commands.rebuild import rebuild
 from ecdctr.models.training.engine import audit
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import EcdctrError, StreamError
@@ -181,7 +181,7 @@ class _LiveRun:
     def trained(self) -> int:
         """Offsets that the journal has planned."""
         positions = Positions()
-        folder = build.Folders(self.settings.state.folder).journal
+        folder = factory.Folders(self.settings.state.folder).journal
         if not folder.is_dir():
             return 0
         for entry in Journal(folder, read_only=True).entries():
@@ -189,7 +189,7 @@ class _LiveRun:
         return sum(positions.values())
 
     def _ends(self) -> dict[tuple[str, int], int]:
-        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+        with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             return log.end(log.partitions())
 
     def _wait(self, done: Any, worker: subprocess.Popen[bytes], what: str) -> None:
@@ -213,8 +213,8 @@ def _summarise(
     from ecdctr.state.row_logs.score_log import ScoreLog
 
     settings = loaded.settings
-    folders = build.Folders(settings.state.folder)
-    with build.kafka_log(settings, build.decoder(settings)) as log:
+    folders = factory.Folders(settings.state.folder)
+    with factory.kafka_log(settings, factory.decoder(settings)) as log:
         keys = log.partitions()
         ends = log.end(keys)
     logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # each release was told of by the worker

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ecdctr import build
+from ecdctr import factory
+from ecdctr.commands.replay import replay_journal, replay_source
 from ecdctr.progress import event_day, progress_bar
-from ecdctr.replaying import replay_journal, replay_source
 from ecdctr.settings import Loaded
 from ecdctr.sources import moment, open_log, open_with_features
 from ecdctr.state.errors import DataError, StateError, StreamError
@@ -75,7 +75,7 @@ def train_tpm(
     written: list[Any] = []
     clock = 0
     with open_log(text, loaded, history=True) as (source, settings):
-        trainer = build.tpm_trainer(settings)
+        trainer = factory.tpm_trainer(settings)
         rows = RowFilter(until_ms=moment(until))
         with progress_bar(err, f"TPM on {source.name}", None) as update:
             for mixed in rows.apply(source.batches()):
@@ -96,8 +96,8 @@ def train_tpm(
         )
     # What a worker with tpm.live goes on from.
     kept = trainer.capture()
-    meta = kept.meta | {"step": trainer.rows_learned, "shape": build.shape_of_tpm(settings)}
-    build.tpm_states(settings).save(Capture(kept.dense, kept.rows, meta))
+    meta = kept.meta | {"step": trainer.rows_learned, "shape": factory.shape_of_tpm(settings)}
+    factory.tpm_states(settings).save(Capture(kept.dense, kept.rows, meta))
     months = [m.month for m in written]
     out.print(f"   {trainer.rows_learned:,} natural rows, {len(months)} snapshots: {', '.join(months)}")
     return months
@@ -131,7 +131,7 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
     from ecdctr.state.checkpoints.disk import CheckpointStore
     from ecdctr.state.errors import CheckpointDamagedError
 
-    folder = build.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
+    folder = factory.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
     names = (
         [path.name] if path else sorted(p.name for p in folder.glob("*-step-*")) if folder.is_dir() else []
     )
@@ -178,7 +178,7 @@ def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
     from ecdctr.state.snapshots.disk import RocksEmbeddingStore
 
     settings = loaded.settings
-    store = RocksEmbeddingStore(build.Folders(settings.state.folder).snapshots, cache_rows=1024)
+    store = RocksEmbeddingStore(factory.Folders(settings.state.folder).snapshots, cache_rows=1024)
     months = [month] if month else store.months()
     if not months:
         raise StateError(
@@ -208,4 +208,4 @@ def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
 
 def run_worker(loaded: Loaded, *, standby: bool, reset_offsets: str | None) -> int:
     """Train until told otherwise; 0 after a clean end."""
-    return build.worker(loaded.settings).run(standby=standby, reset_offsets=reset_offsets)
+    return factory.worker(loaded.settings).run(standby=standby, reset_offsets=reset_offsets)

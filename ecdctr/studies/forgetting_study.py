@@ -20,16 +20,16 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.commands import train_tpm
+from ecdctr import factory
+from ecdctr.commands.basic import train_tpm
 from ecdctr.events.batch import AD, DOMAIN_NAMES, Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.kept_runs import Kind, run_each
 from ecdctr.models.training.engine import Engine
 from ecdctr.replay.figures.slices import earlier_rows
 from ecdctr.replay.sources.log import steps_of
 from ecdctr.replay.sources.simulator import DAY_MS, Simulator
 from ecdctr.settings import Settings, load_settings
+from ecdctr.studies.cache import Kind, run_each
 
 __all__ = ["ARMS", "SETTINGS", "SHORT", "Study", "StudyRun", "play_study", "run_studies"]
 
@@ -138,10 +138,10 @@ def play_study(run: StudyRun) -> Study:
         silent = Console(file=io.StringIO())
         train_tpm(silent, silent, load_settings(None, texts, environ={}), source, partial=True)  # 1
         settings = {name: _settings(sim, (*texts, *more)) for name, more in ARMS.items()}
-        engines = {name: build.memory_engine(found) for name, found in settings.items()}
+        engines = {name: factory.memory_engine(found) for name, found in settings.items()}
         for engine in engines.values():
             engine.bind_thread()
-        decoder = build.decoder(settings["all"])
+        decoder = factory.decoder(settings["all"])
         periods, probes = _periods(sim, run, decoder), _Probes(engines)
         seen = _Seen(sim)
         unbounded = {name: engine for name, engine in engines.items() if name.startswith("all")}
@@ -166,7 +166,7 @@ def _world(run: StudyRun, **changes: int) -> Simulator:
 
 def _settings(sim: Simulator, texts: Sequence[str]) -> Settings:
     loaded = load_settings(None, texts, environ={})
-    settings = build.use_features(loaded.settings, sim.feature_specs(), configured=False)
+    settings = factory.use_features(loaded.settings, sim.feature_specs(), configured=False)
     return settings.model_copy(
         update={"events": settings.events.model_copy(update={"oracle_field": "oracle"})}
     )

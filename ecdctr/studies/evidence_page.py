@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecdctr.evidence import Run
-from ecdctr.evidence_figures import DEFAULT, bars, best_control
-from ecdctr.evidence_plot import draw
+from ecdctr.studies.evidence import Run
+from ecdctr.studies.evidence_figures import DEFAULT, bars, best_control
+from ecdctr.studies.evidence_plot import draw
 
 __all__ = ["broken_order", "write_page"]
 
@@ -42,7 +42,7 @@ def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], runs: Sequenc
     path
         Where to.
     found
-        :func:`ecdctr.evidence.figures` by study.
+        :func:`ecdctr.studies.evidence.figures` by study.
     runs
         What was run.
     command

@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.events.batch import AD
-from ecdctr.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
-from ecdctr.forgetting_page import verdict, write_forgetting
-from ecdctr.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies
 from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference
 from ecdctr.replay.sources.simulator import DAY_MS, Simulator
+from ecdctr.studies.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
+from ecdctr.studies.forgetting_page import verdict, write_forgetting
+from ecdctr.studies.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies
 
 WORLD = {
     "days": 18,
@@ -75,7 +75,9 @@ def test_held_out_rows_are_asked_at_the_end_of_their_period_and_of_each_later_on
     }
     played = Simulator(5, **WORLD)
     other = Simulator(5, **WORLD | {"draw": 1, "natural_per_day": 2_000, "history_per_day": 1_000})
-    decoder = build.decoder(build.use_features(build.Settings(), played.feature_specs(), configured=False))
+    decoder = factory.decoder(
+        factory.use_features(factory.Settings(), played.feature_specs(), configured=False)
+    )
     expected = decoder.from_frame(pl.concat([other.day(d) for d in (12, 13, 14)])).batch
     for domain, name in enumerate(("natural", "ad")):
         columns = study.probes[f"{name} live 0"]
@@ -94,7 +96,7 @@ def test_held_out_rows_are_asked_at_the_end_of_their_period_and_of_each_later_on
 
 def test_a_run_that_is_kept_is_the_same_and_not_run_again(study, tmp_path, monkeypatch):
     runs = []
-    monkeypatch.setattr("ecdctr.forgetting_study.play_study", lambda run: runs.append(run) or study)
+    monkeypatch.setattr("ecdctr.studies.forgetting_study.play_study", lambda run: runs.append(run) or study)
     for _ in range(2):
         (got,) = run_studies([RUN], jobs=1, told=lambda study: None, keep=tmp_path)
     assert len(runs) == 1 and got.rows == study.rows
@@ -142,9 +144,9 @@ def test_a_verdict_needs_an_interval_that_leaves_0_out():
 
 
 def test_what_is_told_of_a_run(tmp_path, study, monkeypatch):
-    from ecdctr.forgetting_page import run_forgetting
+    from ecdctr.studies.forgetting_page import run_forgetting
 
-    monkeypatch.setattr("ecdctr.forgetting_study.play_study", lambda run: study)
+    monkeypatch.setattr("ecdctr.studies.forgetting_study.play_study", lambda run: study)
     out = Console(file=io.StringIO(), width=100)
     page = Path(tmp_path / "forgetting.md")
     found = run_forgetting(out, page, short=True, seeds="7,8")

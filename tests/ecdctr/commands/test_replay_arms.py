@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ecdctr import build
-from ecdctr.arms import asked_arms
+from ecdctr import factory
 from ecdctr.cli import app
+from ecdctr.commands.replay import ReplayOptions, replay_source
+from ecdctr.commands.replay_arms import asked_arms
 from ecdctr.replay.metrics.bootstrap import gauc_difference
 from ecdctr.replay.sources.log import SourceLog, steps_of
-from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.state.checkpoints.disk import CheckpointStore
@@ -125,9 +125,9 @@ def checkpoint(tmp_path_factory):
 def as_it_was(checkpoint):
     """What the restored model says of every ad row of the log."""
     source, settings = open_with_features(SMALL, load_settings(None, (*SETTINGS, ONCE), environ={}))
-    trainer = build.memory_engine(settings).trainer
+    trainer = factory.memory_engine(settings).trainer
     trainer.restore(CheckpointStore(checkpoint.parent).load(checkpoint.name))
-    steps = steps_of(SourceLog(source, build.decoder(settings)).batches(), natural_batch=128, ad_batch=64)
+    steps = steps_of(SourceLog(source, factory.decoder(settings)).batches(), natural_batch=128, ad_batch=64)
     return np.concatenate([trainer.score(step.batch)[1]["actr"] for step in steps if step.kind == "ad"])
 
 

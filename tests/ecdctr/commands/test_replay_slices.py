@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ecdctr import build
-from ecdctr.arms import asked_arms
+from ecdctr import factory
 from ecdctr.cli import app
-from ecdctr.commands import train_tpm
+from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.replay import ReplayOptions, replay_source
+from ecdctr.commands.replay_arms import asked_arms
 from ecdctr.events.encode import hash_ids
 from ecdctr.replay.sources.simulator import Simulator
-from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, StateError
 from ecdctr.state.row_logs.score_log import ScoreLog
@@ -121,7 +121,7 @@ def test_tpm_vectors_are_looked_for_where_the_model_reads_them(tmp_path, events)
     months = train_tpm(quiet, quiet, loaded, SMALL)
     done = run(tmp_path / "out", *more)
     kept = scores(tmp_path / "out")
-    snapshots = build.snapshot_store(loaded.settings)
+    snapshots = factory.snapshot_store(loaded.settings)
     assert months
     known = {
         kind: np.unique(np.concatenate(list(snapshots.iter_ids(kind, months)))) for kind in ("user", "item")

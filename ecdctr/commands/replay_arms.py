@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.settings import Loaded, Settings, change
 from ecdctr.state.errors import ConfigError
 
@@ -104,7 +104,7 @@ class ArmsAsked:
 
     def scored(self, settings: Settings) -> tuple[str, ...]:
         """Columns that the report shows."""
-        own = tuple(build.arms(settings))
+        own = tuple(factory.arms(settings))
         chosen = own if self.chosen is None else tuple(c for c in self.chosen if c in own)
         named = [*self.variants, *self.frozen]
         if self.chosen is None:

@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ecdctr.cli import app
-from ecdctr.comparing import compare_reports
+from ecdctr.commands.compare import compare_reports
+from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.replay.metrics.bootstrap import gauc_difference
-from ecdctr.replaying import ReplayOptions, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import DataError
 from ecdctr.state.row_logs.score_log import ScoreLog

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ecdctr.evidence_figures import DEFAULT
+from ecdctr.studies.evidence_figures import DEFAULT
 
 __all__ = ["draw"]
 
@@ -27,7 +27,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Any]], titles: Mapping[str
     path
         Where to, a PNG.
     found
-        :func:`ecdctr.evidence_figures.figures` by study.
+        :func:`ecdctr.studies.evidence_figures.figures` by study.
     titles
         Of the studies.
     """

@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from ecdctr.commands import train_tpm
+from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.replay import ReplayOptions, print_totals, replay_source
 from ecdctr.interrupt import interruptible
 from ecdctr.replay.sources.simulator import Simulator
-from ecdctr.replaying import ReplayOptions, print_totals, replay_source
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError, StateError

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.forgetting_study import ARMS, Study
 from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference, ne_difference
 from ecdctr.replay.metrics.summary import summary
+from ecdctr.studies.forgetting_study import ARMS, Study
 
 __all__ = ["ABSENCE", "CLAIMS", "PAIRS", "forgetting_figures"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.models.training.engine import Engine
 from ecdctr.progress import progress_bar
 from ecdctr.replay.play.player import redo
@@ -86,7 +86,7 @@ def rebuild(
     notes
         What the score log is to keep beside scores.
     """
-    folders = build.Folders(settings.state.folder)
+    folders = factory.Folders(settings.state.folder)
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
     loaded = store.load(checkpoint) if checkpoint else store.newest()
     if loaded is None:
@@ -94,14 +94,14 @@ def rebuild(
     journal = Journal(folders.journal, read_only=True)
     last = int(loaded.meta["step"])
     base = _base(store, journal, last)
-    engine = build.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]), notes=notes)
+    engine = factory.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]), notes=notes)
     if base is not None:
         engine.begin_at(base, folders.ad_window)
-    decoder = build.decoder(settings)
+    decoder = factory.decoder(settings)
     if notes is not None:
         notes.watch(decoder)
     with (
-        build.kafka_log(settings, decoder) as log,
+        factory.kafka_log(settings, decoder) as log,
         progress_bar(err, "redo the journal", None) as update,
     ):
         done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update)

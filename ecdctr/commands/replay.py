@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ecdctr import build
-from ecdctr.arms import ArmsAsked
+from ecdctr import factory
+from ecdctr.commands.replay_arms import ArmsAsked
+from ecdctr.commands.replay_folder import ReplayState, asked_for
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.interrupt import interruptible
 from ecdctr.progress import event_day, progress_bar
@@ -31,7 +32,6 @@ from ecdctr.replay.play.stream_gaps import StreamGaps
 from ecdctr.replay.sources.event_files import milliseconds
 from ecdctr.replay.sources.kafka import KafkaSource
 from ecdctr.replay.sources.log import ADS, Log, RowFilter, steps_of
-from ecdctr.replay_state import ReplayState, asked_for
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.state.errors import ConfigError, DataError
@@ -124,7 +124,7 @@ def replay_source(
         base = options.arms.base(options.base, settings)
         schema = FeatureSchema(settings.features, settings.model.dim)
         gaps, slices = StreamGaps(), feature_slices(schema, options.slices)
-        notes = RowNotes(slices, tpm=build.reads_snapshots(settings), gaps=gaps)
+        notes = RowNotes(slices, tpm=factory.reads_snapshots(settings), gaps=gaps)
         notes.watch(log.decoder)
         asked = asked_for(
             text,
@@ -311,7 +311,7 @@ def replay_journal(
     base: str | None = None,
 ) -> int:
     """Redo the journal; with other model settings, score what would have been beside what was."""
-    from ecdctr.audit import rebuild
+    from ecdctr.commands.rebuild import rebuild
     from ecdctr.replay.report.html import write_report
     from ecdctr.state.row_logs.score_log import ScoreLog
 
@@ -327,12 +327,12 @@ def replay_journal(
         raise ConfigError(
             "--slice and --base part and compare figures, and a journal gets figures only with other settings: --set KEY=VALUE"
         )
-    notes = RowNotes(asked, tpm=build.reads_snapshots(settings)) if changed else None
+    notes = RowNotes(asked, tpm=factory.reads_snapshots(settings)) if changed else None
     rebuilt = rebuild(err, settings, compare=not changed, notes=notes)
     if not changed:
         out.print(rebuilt.verdict, soft_wrap=True)
         return 0 if rebuilt.identical else 1
-    kept = ScoreLog(build.Folders(settings.state.folder).scores, read_only=True)
+    kept = ScoreLog(factory.Folders(settings.state.folder).scores, read_only=True)
     was = evaluate(kept, kept.arms, base=to)
     would = evaluate(rebuilt.engine.scores, rebuilt.engine.scores.arms, base=to, slices=asked)
     shown = ", ".join(f"{k} = {_value(settings, k)}" for k in changed)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ecdctr import build
+from ecdctr import factory
 from ecdctr.models.training.engine import Engine
 from ecdctr.replay.play.arms import SideBySide
 from ecdctr.replay.play.frozen import FrozenArm
@@ -101,7 +101,7 @@ class ReplayState:
         """
 
         def engine(folder: Path, of: Settings, notes: RowNotes | None = None) -> Engine:
-            made = build.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s, notes=notes)
+            made = factory.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s, notes=notes)
             made.recover()
             return made
 
@@ -110,7 +110,7 @@ class ReplayState:
             name: engine(self._folder_of(name), of) for name, of in others.items()
         }
         for name, checkpoint in frozen.items():
-            arm = build.frozen_arm(settings, checkpoint, self._folder_of(name))
+            arm = factory.frozen_arm(settings, checkpoint, self._folder_of(name))
             arm.scores.truncate(main.scores.sizes())
             arm.positions.update(main.positions)
             beside[name] = arm
@@ -125,7 +125,7 @@ class ReplayState:
 
     def newest_checkpoint(self) -> Path | None:
         """Of the engine of the configuration."""
-        return max(build.Folders(self.folder).checkpoints.glob("*-step-*"), default=None)
+        return max(factory.Folders(self.folder).checkpoints.glob("*-step-*"), default=None)
 
     def finished(self, *, keep: bool = False) -> None:
         """Nothing to go on with: only the scored rows stay, and the models if they are to be kept."""

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ecdctr.events.batch import AD, Batch
-from ecdctr.evidence_figures import bars, figures
-from ecdctr.kept_runs import Kind, run_each
 from ecdctr.models.arms.stack import Stack
 from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
 from ecdctr.replay.figures.slices import earlier_rows
 from ecdctr.state.errors import ConfigError
+from ecdctr.studies.cache import Kind, run_each
+from ecdctr.studies.evidence_figures import bars, figures
 
 __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
 
@@ -165,8 +165,8 @@ def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str,
 
 def play_run(run: Run) -> Scored:
     """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
-    from ecdctr import build
-    from ecdctr.commands import train_tpm
+    from ecdctr import factory
+    from ecdctr.commands.basic import train_tpm
     from ecdctr.replay.play.arms import SideBySide
     from ecdctr.replay.sources.log import SourceLog, steps_of
     from ecdctr.settings import load_settings
@@ -182,11 +182,11 @@ def play_run(run: Run) -> Scored:
         beside = {}
         for name, more in run.variants:
             changed = load_settings(None, (*texts, *more), environ={})
-            beside[name] = build.memory_engine(open_with_features(run.source, changed)[1])
-        arms = SideBySide(build.memory_engine(settings), beside)
+            beside[name] = factory.memory_engine(open_with_features(run.source, changed)[1])
+        arms = SideBySide(factory.memory_engine(settings), beside)
         arms.bind_thread()
         known = _Known()
-        batches = known.watch(SourceLog(source, build.decoder(settings)).batches())
+        batches = known.watch(SourceLog(source, factory.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
         for step in steps_of(batches, **sizes):
             arms.run(step.kind, step.batch, step.clock)
@@ -285,7 +285,7 @@ def run_evidence(
     tuple
         What the short form found out of order, and :func:`bars`.
     """
-    from ecdctr.evidence_page import broken_order, write_page
+    from ecdctr.studies.evidence_page import broken_order, write_page
 
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
