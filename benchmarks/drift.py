@@ -46,10 +46,11 @@ from river import drift as river_drift  # noqa: E402
 from ecdctr.events.batch import DOMAIN_NAMES  # noqa: E402
 from ecdctr.events.decoder import EventDecoder  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
+from ecdctr.events.time import DAY_MS  # noqa: E402
 from ecdctr.monitor.drift.watch import DriftWatch  # noqa: E402
 from ecdctr.monitor.monitor import Monitor  # noqa: E402
 from ecdctr.monitor.settings import DriftSettings, WatchSettings  # noqa: E402
-from ecdctr.replay.sources.simulator import DAY_MS, Simulator  # noqa: E402
+from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
 
 REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
 SLICE_MS = 3 * 3_600_000

@@ -44,6 +44,7 @@ from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
 from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
+from ecdctr.events.time import DAY_MS  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
@@ -52,7 +53,6 @@ from ecdctr.streams.producer import partition_of, produce  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 IDS = 100_000
-DAY_MS = 86_400_000
 WARM_S, TAIL_S, TICK_S = 2.0, 10.0, 0.005
 LINGER_MS = 20
 """As ``ecdctr produce``. With 5 ms and eight partitions a batch holds six events, and the embedded broker falls behind."""

@@ -32,9 +32,10 @@ import numpy as np  # noqa: E402
 from ecdctr import factory  # noqa: E402
 from ecdctr.events.align import Aligner, Step  # noqa: E402
 from ecdctr.events.schema import FeatureSchema  # noqa: E402
+from ecdctr.events.time import DAY_MS  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
-from ecdctr.replay.sources.simulator import DAY_MS, Simulator  # noqa: E402
+from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
 from ecdctr.settings import Settings, load_settings  # noqa: E402
 from ecdctr.streams.handoff import AlignedIntake  # noqa: E402
 from ecdctr.streams.reporting import Reporter  # noqa: E402

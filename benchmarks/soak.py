@@ -39,6 +39,7 @@ from benchmarks._events import frame  # noqa: E402
 from benchmarks._worker import make_worker  # noqa: E402
 from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
+from ecdctr.events.time import DAY_MS  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.models.training.engine import Engine  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
@@ -47,7 +48,6 @@ from ecdctr.streams.producer import produce  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 IDS, POOL, AHEAD, DAYS = 100_000, 100_000, 500_000, 20
-DAY_MS = 86_400_000
 EVERY_S = 1.0
 WARM = 0.5
 

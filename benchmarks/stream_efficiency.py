@@ -40,6 +40,7 @@ from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field
 from benchmarks._events import frame  # noqa: E402
 from ecdctr import factory  # noqa: E402
 from ecdctr.events.batch import Batch  # noqa: E402
+from ecdctr.events.time import DAY_MS  # noqa: E402
 from ecdctr.models.settings import FeatureSpec  # noqa: E402
 from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
@@ -49,7 +50,6 @@ from ecdctr.streams.settings import TopicSettings  # noqa: E402
 from ecdctr.streams.topics import ensure_topics  # noqa: E402
 
 IDS = 100_000
-DAY_MS = 86_400_000
 FORMS = ("json", "arrow")
 
 

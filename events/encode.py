@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import ColumnGroup, FeatureSchema
+from ecdctr.events.time import DAY_MS, HOUR_MS
 
 __all__ = ["Columns", "Faults", "Limits", "encode", "hash_ids"]
-
-_HOUR_MS = 3_600_000
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +211,9 @@ def _categorical(
 ) -> NDArray[np.int32]:
     source = group.spec.field
     if source == "@hour":
-        return group.encode((columns.ts // _HOUR_MS % 24).astype(np.uint64))
+        return group.encode((columns.ts // HOUR_MS % 24).astype(np.uint64))
     if source == "@weekday":  # the epoch was a Thursday, weekday 3
-        return group.encode(((columns.ts // _DAY_MS + 3) % 7).astype(np.uint64))
+        return group.encode(((columns.ts // DAY_MS + 3) % 7).astype(np.uint64))
     encoded = group.encode(ids[source])
     if columns.text[source].null_count():
         encoded[columns.text[source].is_null().to_numpy()] = 0

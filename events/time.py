@@ -1,16 +1,31 @@
-"""Lengths of event time as text."""
+"""Event time: its units in milliseconds, and lengths of it written as text."""
 
 from __future__ import annotations
 
-__all__ = ["milliseconds"]
+import re
 
-_UNIT = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from ecdctr.state.errors import DataError
+from ecdctr.state.event_time import DAY_MS, HOUR_MS
+
+__all__ = ["DAY_MS", "HOUR_MS", "duration_ms"]
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 
 
-def milliseconds(text: str) -> int:
-    """Length in ms; the settings have checked the form.
+def duration_ms(text: str) -> int:
+    """Milliseconds of a length of time that is written as a whole number and a unit: ms, s, m, h or d.
 
-    >>> milliseconds("5m"), milliseconds("2d")
-    (300000, 172800000)
+    Raises
+    ------
+    DataError
+        The text has another form.
+
+    Examples
+    --------
+    >>> duration_ms("90s"), duration_ms("12h")
+    (90000, 43200000)
     """
-    return int(text[:-1]) * _UNIT[text[-1]]
+    found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text)
+    if not found:
+        raise DataError(f"{text!r} is not a length of time: write it as 500ms, 30s, 10m, 2h or 1d")
+    return int(found[1]) * _UNITS_MS[found[2]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.events.time import milliseconds
+from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
 from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.alerts import measurements as measure
 from ecdctr.monitor.alerts.rules import Alert, Measurement, RuleBook
@@ -35,7 +35,6 @@ __all__ = ["Monitor"]
 
 log = logging.getLogger("ecdctr.monitor")
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 BLOCK_ROWS = 32_768
 """Rows held before they are worked off: what numpy asks of each call is then spread over many."""
 
@@ -111,7 +110,7 @@ class Monitor:
         self._held_rows = 0
         self._ranked_until = self._hour_ranked = self._today_ranked = 0
         self._looked_at = -1
-        self._late_ms = milliseconds(s.late_after)
+        self._late_ms = duration_ms(s.late_after)
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
         self._events: list[Alert] = []
         self._in_flight: list[Alert] = []

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ecdctr import factory
 from ecdctr.commands.replay import replay_journal, replay_source
+from ecdctr.events.time import DAY_MS
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.settings import Loaded
 from ecdctr.sources import moment, open_log, open_with_features
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("ecdctr")
-DAY_MS = 86_400_000
 
 
 # -- produce

@@ -18,6 +18,7 @@ from ecdctr import factory
 from ecdctr.commands.replay_arms import ArmsAsked
 from ecdctr.commands.replay_folder import ReplayState, asked_for
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import duration_ms
 from ecdctr.interrupt import interruptible
 from ecdctr.progress import event_day, progress_bar
 from ecdctr.replay.checks.checks import checks
@@ -29,7 +30,6 @@ from ecdctr.replay.play.arms import SideBySide
 from ecdctr.replay.play.player import Playback, play
 from ecdctr.replay.play.row_notes import RowNotes
 from ecdctr.replay.play.stream_gaps import StreamGaps
-from ecdctr.replay.sources.event_files import milliseconds
 from ecdctr.replay.sources.kafka import KafkaSource
 from ecdctr.replay.sources.log import ADS, Log, RowFilter, steps_of
 from ecdctr.settings import Loaded, Settings, dump_toml
@@ -188,7 +188,7 @@ def _take_up(
             newest = log.newest()
             if newest is None:
                 raise DataError(f"{log.name} holds no rows, so there is no --last {options.last}")
-            found = {"from": newest - milliseconds(options.last) + 1, "until": newest + 1}
+            found = {"from": newest - duration_ms(options.last) + 1, "until": newest + 1}
         if isinstance(log, KafkaSource):
             for line in log.clamped:
                 err.print(f"offsets: {line}", soft_wrap=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ecdctr.events.batch import AD, Batch
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.arms.stack import Stack
 from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
 from ecdctr.replay.figures.slices import earlier_rows
@@ -26,7 +27,6 @@ from ecdctr.studies.evidence_figures import bars, figures
 
 __all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
 
-DAY_MS = 86_400_000
 _STACK_ROWS = 50
 EVERY_ARM: tuple[str, ...] = get_args(StackMember)
 RIVALS: tuple[str, ...] = get_args(ExtraArm)

@@ -14,7 +14,6 @@ from ecdctr.replay.metrics.summary import summary
 
 __all__ = ["DAYS_AWAY", "DEFAULT", "EARLIER_ADS", "bars", "figures", "pool"]
 
-DAY_MS = 86_400_000
 DEFAULT = "default"
 """What the default settings would serve."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms.gaussian_factors import MAX_STEP, Belief
 from ecdctr.models.settings import BayesFmSettings
 from ecdctr.state.checkpoints.capture import Rows
@@ -19,7 +20,6 @@ __all__ = ["BayesFm"]
 
 Floats = NDArray[np.float64]
 
-HOUR_MS = 3_600_000
 MIN_CURVE = 1e-3
 """Least ``p (1 - p)`` of a row: one that was predicted with certainty still counts when it is wrong."""
 CLIP = 5.0

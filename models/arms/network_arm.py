@@ -17,15 +17,12 @@ from ecdctr.events.batch import Batch
 from ecdctr.models.nets.embedding_table import EmbeddingTable, RowUndo, gradient_of
 from ecdctr.models.nets.flat_parameters import FlatModule, FlatUndo, initialise
 from ecdctr.models.nets.input_encoder import Encoded, InputEncoder
-from ecdctr.models.nets.network import CtrNet, HistoryInput, is_batch_norm
+from ecdctr.models.nets.network import MAX_LOSS, CtrNet, HistoryInput, is_batch_norm
 from ecdctr.models.settings import ModelSettings
 from ecdctr.models.tpm.readers import HistoryReader
 from ecdctr.state.checkpoints.capture import Rows
 
-__all__ = ["MAX_LOSS", "Arm", "ArmSpec", "History", "Prepared"]
-
-MAX_LOSS = 50.0
-"""A mean loss above this is an explosion: the logits of a sane model stay far below 50."""
+__all__ = ["PREDICT_ROWS", "Arm", "ArmSpec", "History", "Prepared"]
 
 PREDICT_ROWS = 8192
 """Rows of one forward pass without gradient: bounds the memory of a very large batch."""

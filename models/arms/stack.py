@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.training.release_schedule import duration_ms
+from ecdctr.events.time import duration_ms
 
 __all__ = ["Stack", "logit"]
 

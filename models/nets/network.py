@@ -17,7 +17,10 @@ from ecdctr.models.nets.input_encoder import Encoded, TableLayout, TableRows
 from ecdctr.models.nets.kernels import cross, gather_rows, product
 from ecdctr.models.settings import ModelSettings
 
-__all__ = ["CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
+__all__ = ["MAX_LOSS", "CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
+
+MAX_LOSS = 50.0
+"""A mean loss above this is an explosion: the logits of a sane model stay far below 50."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import TpmSettings
 
 __all__ = ["Month", "month_of"]
-
-DAY_MS = 86_400_000
 
 
 class Month(NamedTuple):

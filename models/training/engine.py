@@ -17,6 +17,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.checkpoints.disk import CheckpointStoreLike
@@ -31,7 +32,6 @@ from ecdctr.state.settings import StateSettings
 __all__ = ["Engine", "Progress", "audit"]
 
 log = logging.getLogger("ecdctr.engine")
-DAY_MS = 86_400_000
 
 
 @dataclass

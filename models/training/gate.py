@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.row_logs.disk import DAY_MS
+from ecdctr.events.time import DAY_MS
 
 __all__ = ["Evidence", "Gate", "GateRows", "Verdict"]
 

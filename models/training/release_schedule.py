@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ecdctr.events.time import duration_ms
 from ecdctr.models.settings import ScheduleSettings
 
-__all__ = ["ReleaseSchedule", "duration_ms"]
-
-_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def duration_ms(text: str) -> int:
-    """Milliseconds of ``<number>m|h|d``.
-
-    >>> duration_ms("12h")
-    43200000
-    """
-    return int(text[:-1]) * _UNIT_MS[text[-1]]
+__all__ = ["ReleaseSchedule"]
 
 
 class ReleaseSchedule:

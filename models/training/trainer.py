@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema, mix64
+from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms.baselines import ItemCtr, OnlineShift
 from ecdctr.models.arms.bayes_fm import BayesFm
 from ecdctr.models.arms.linked import LinkedArm
-from ecdctr.models.arms.network_arm import MAX_LOSS, PREDICT_ROWS, Arm, ArmSpec, History, Prepared
+from ecdctr.models.arms.network_arm import PREDICT_ROWS, Arm, ArmSpec, History, Prepared
 from ecdctr.models.arms.registry import lineup
 from ecdctr.models.arms.stack import Stack
 from ecdctr.models.nets.device import choose_device, use_threads
 from ecdctr.models.nets.input_encoder import Encoded, InputEncoder
+from ecdctr.models.nets.network import MAX_LOSS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.tpm.live import LiveTpm
 from ecdctr.models.tpm.readers import MergedHistory, SnapshotHistory
@@ -37,7 +39,6 @@ __all__ = ["ReleaseReport", "StepResult", "Trainer"]
 
 log = logging.getLogger("ecdctr.trainer")
 
-HOUR_MS = 3_600_000
 MIN_WINDOW_ROWS = 128
 """Ad rows that a scheduled release waits for."""
 

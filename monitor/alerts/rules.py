@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ecdctr.events.time import milliseconds
+from ecdctr.events.time import duration_ms
 from ecdctr.monitor.settings import RuleSpec
 
 __all__ = ["Alert", "Measurement", "RuleBook"]
@@ -156,7 +156,7 @@ class RuleBook:
         state.good_since = None
         if state.bad_since is None:
             state.bad_since = now
-        if state.alert is not None or now - state.bad_since < milliseconds(rule.hold):
+        if state.alert is not None or now - state.bad_since < duration_ms(rule.hold):
             return []
         since = state.bad_since if m.since_ms is None else min(m.since_ms, now)
         assert m.value is not None
@@ -173,7 +173,7 @@ class RuleBook:
             return []
         if state.good_since is None:
             state.good_since = now
-        if now - state.good_since < milliseconds(rule.clear):
+        if now - state.good_since < duration_ms(rule.clear):
             return []
         del self._states[key]
         return [replace(state.alert, resolved_ms=now)]

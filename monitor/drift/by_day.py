@@ -9,8 +9,9 @@ import numpy as np
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.drift.reference import Reference
-from ecdctr.monitor.drift.watch import DAY_MS, DriftWatch, Row
+from ecdctr.monitor.drift.watch import DriftWatch, Row
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.state.errors import DataError
 

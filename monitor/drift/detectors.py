@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from river import drift
 
+from ecdctr.events.time import HOUR_MS
+
 __all__ = ["POINT_ROWS", "Detectors"]
 
 POINT_ROWS = 1024
-HOUR_MS = 3_600_000
 SIGNALS = ("log_loss", "pcoc", "ctr")
 
 # KSWIN and Page-Hinkley are set for one false alarm in tens of thousands of points, not for river's textbook examples.

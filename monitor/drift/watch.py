@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.events.time import milliseconds
+from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
 from ecdctr.monitor.drift.reference import HOURS, Reference
 from ecdctr.monitor.drift.significance import Baseline, Finding, Thresholds, adjust, compare
 from ecdctr.monitor.drift.sketches import Block, Sketch, fix_cells
@@ -20,7 +20,6 @@ from ecdctr.monitor.settings import DriftSettings
 
 __all__ = ["DriftWatch", "Row", "day_of"]
 
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 FIRST_ROWS = 256
 """Rows that fix the cells of a domain, at least."""
 
@@ -114,7 +113,7 @@ class DriftWatch:
             reference = Reference.load(settings.reference, schema)
         self.reference = reference
         self.ready = reference is not None
-        self.slot_ms = milliseconds(settings.every)
+        self.slot_ms = duration_ms(settings.every)
         self.slots = max(1, round(DAY_MS / self.slot_ms))
         self.evaluated_at: int | None = None
         self.table: list[Row] = []
@@ -123,7 +122,7 @@ class DriftWatch:
         self._slot = -1
         self._fresh = 0
         self._limits = Thresholds(settings.psi, settings.label_ratio, settings.behaviour)
-        self._length_ms = milliseconds(settings.reference_length)
+        self._length_ms = duration_ms(settings.reference_length)
         self._began: int | None = None
 
     def resume(self, reference: Reference, *, ready: bool) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import mix64
-from ecdctr.events.time import milliseconds
+from ecdctr.events.time import DAY_MS, duration_ms
 from ecdctr.monitor.settings import ProbeSettings
 from ecdctr.replay.metrics.summary import gauc, log_loss
 from ecdctr.state.errors import StateError
@@ -37,7 +37,6 @@ STALENESS_DAYS = (0, 1, 3, 7, 14, 30)
 POINTS = 200
 """Points kept a curve; older ones are thinned out, the first and the last stay."""
 
-DAY_MS = 86_400_000
 _SALT = np.uint64(0x3B9AC6E15F7D2084)
 _COLUMNS = ("ts", "domain", "user", "item", "features", "dense", "label")
 
@@ -105,7 +104,7 @@ class Forgetting:
     def __init__(self, settings: ProbeSettings, store: ProbeStore | None = None) -> None:
         self.settings = settings
         self.store = store or ProbeStore(None)
-        self._period_ms = milliseconds(settings.period)
+        self._period_ms = duration_ms(settings.period)
         self._gathering: dict[str, _Gathering] = {}
         self._slices: list[_Slice] = []
         self._curves: dict[tuple[str, int, str], _Curve] = {}

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
+from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
 from ecdctr.replay.metrics.gauc import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 
 REPLICATES = 64
-DAY_MS = 86_400_000
 ARMS = ("actr", "ads_only")
 # Cumulative Poisson(1), in 256ths: 94, 188, 235, 251, 255
 _TABLE = np.searchsorted(np.array([94, 188, 235, 251, 255]), np.arange(256), side="right").astype(np.float32)

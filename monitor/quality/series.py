@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
 from ecdctr.replay.metrics.gauc import auc_of_codes
 
@@ -24,7 +25,6 @@ SERIES: dict[str, tuple[int, int]] = {
 FEWEST_ROWS = 300
 """Scored rows a slot, on average, for GAUC and AUC by slot."""
 
-DAY_MS = 86_400_000
 _COUNTS = ("rows", "clicks", "late")
 _RANKS = ("gauc", "auc")
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.engine import Engine
-from ecdctr.replay.figures.scored_days import DAY_MS
 from ecdctr.replay.metrics.summary import log_loss
 from ecdctr.state.positions import Positions
 

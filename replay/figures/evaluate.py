@@ -15,7 +15,6 @@ from ecdctr.events.batch import AD, DOMAIN_NAMES
 from ecdctr.replay.figures.feature_slices import FeatureSlice
 from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartedRows, Ranked, scratch
 from ecdctr.replay.figures.scored_days import (
-    DAY_MS,
     ORACLE,
     Columns,
     ScoredDays,
@@ -30,7 +29,7 @@ from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval, weig
 from ecdctr.replay.metrics.summary import rela_impr, summary
 from ecdctr.state.row_logs.score_log import ScoreLog
 
-__all__ = ["DAY_MS", "ORACLE", "ReplayResult", "evaluate"]
+__all__ = ["ORACLE", "ReplayResult", "evaluate"]
 
 ReplayResult = dict[str, Any]
 """See :func:`evaluate`."""

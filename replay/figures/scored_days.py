@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.time import DAY_MS
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 __all__ = [
-    "DAY_MS",
     "ORACLE",
     "Columns",
     "ScoredDays",
@@ -24,7 +24,6 @@ __all__ = [
     "survey",
 ]
 
-DAY_MS = 86_400_000
 ORACLE = "oracle"
 """Name under which a simulator's true probabilities stand beside the arms."""
 

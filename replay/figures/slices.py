@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecdctr.events.time import HOUR_MS
 from ecdctr.models.nets.id_map import IdMap
 from ecdctr.replay.figures.scored_days import ScoredRows
 
 __all__ = ["BUILT_IN", "SLICES", "TPM", "USER_GAP_BOTH", "Coding", "Slicer", "earlier_rows", "gap_codes"]
 
-HOUR_MS = 3_600_000
 
 SLICES = ("user_rows", "user_gap", "item_rows", "item_gap")
 """Earlier scored rows of the row's user (item), and the time since the last of them, within the domain."""

@@ -12,27 +12,15 @@ from typing import Any
 import polars as pl
 
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.file_columns import FileColumns
 from ecdctr.replay.sources.file_formats import FORMATS, count_rows, format_of, read_chunks
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.state.errors import DataError
 
-__all__ = ["EventFiles", "find_files", "milliseconds"]
+__all__ = ["EventFiles", "find_files"]
 
-_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _HEAD_ROWS = 100
-
-
-def milliseconds(text: str) -> int:
-    """ "10m" and the like as milliseconds.
-
-    >>> milliseconds("90s"), milliseconds("2h")
-    (90000, 7200000)
-    """
-    found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text)
-    if not found:
-        raise DataError(f"{text!r} is no length of time: write it as 500ms, 30s, 10m, 2h or 1d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 class EventFiles:
@@ -70,7 +58,7 @@ class EventFiles:
         if domain not in (None, "natural", "ad"):
             raise DataError(f"{path}: domain={domain!r} is neither natural nor ad")
         self.name = str(path)
-        self.window_ms = milliseconds(window)
+        self.window_ms = duration_ms(window)
         self.root, self.files = find_files(str(path))
         self.domain, self.features = domain, features
         self.stragglers = 0

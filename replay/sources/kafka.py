@@ -12,7 +12,7 @@ import polars as pl
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.replay.sources.event_files import milliseconds
+from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.state.errors import DataError
 
@@ -47,7 +47,7 @@ class KafkaSource:
     """
 
     def __init__(self, log: KafkaLog, *, window: str = "10m", offsets: str | None = None) -> None:
-        self.log, self.window_ms = log, milliseconds(window)
+        self.log, self.window_ms = log, duration_ms(window)
         self.rejects: Counter[str] = Counter()
         self.clamped: list[str] = []
         self._order = EventOrder(self.window_ms)

@@ -11,7 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.event_files import find_files, milliseconds
+from ecdctr.events.time import duration_ms
+from ecdctr.replay.sources.event_files import find_files
 from ecdctr.replay.sources.file_columns import FileColumns
 from ecdctr.replay.sources.file_formats import count_rows, format_of, read_chunks
 from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
@@ -94,7 +95,7 @@ class _Table:
 
     def __init__(self, mapping: Path, spec: TableMap, features: tuple[FeatureSpec, ...]) -> None:
         self.spec, self.features = spec, features
-        self.window_ms = milliseconds(spec.window) if spec.order == "sorted" else 0
+        self.window_ms = duration_ms(spec.window) if spec.order == "sorted" else 0
         self.files = find_files(str(mapping.parent / Path(spec.path).expanduser()))[1]
         self.header = next((chunk.columns for chunk in read_chunks(self.files[0], 1)), [])
         self.events = self._expressions()

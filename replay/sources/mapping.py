@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ecdctr.events.schema import OUTCOME_FIELDS
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.event_files import milliseconds
+from ecdctr.events.time import duration_ms
 from ecdctr.state.errors import DataError
 from ecdctr.state.settings import Section
 
@@ -113,7 +113,7 @@ class TableMap(Section):
     @field_validator("window")
     @classmethod
     def _window_reads(cls, text: str) -> str:
-        milliseconds(text)
+        duration_ms(text)
         return text
 
 

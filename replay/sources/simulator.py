@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.time import DAY_MS
 from ecdctr.state.errors import ConfigError
 
-__all__ = ["DAY_MS", "Simulator"]
+__all__ = ["Simulator"]
 
-DAY_MS = 86_400_000
 FRAME_ROWS = 65_536
 
 Floats = NDArray[np.float64]

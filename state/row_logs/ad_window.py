@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.disk import DAY_MS, MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.event_time import DAY_MS
+from ecdctr.state.row_logs.disk import MemoryRowLog, RowLog, RowLogLike
 
 __all__ = ["AdWindow"]
 

@@ -19,9 +19,8 @@ from ecdctr.state.errors import StateError
 from ecdctr.state.files import fsync_dir, fsync_file, write_all, write_atomic
 from ecdctr.state.row_logs.memory import MemoryRowLog, runs_by_day
 
-__all__ = ["DAY_MS", "MemoryRowLog", "RowLog", "RowLogLike"]
+__all__ = ["MemoryRowLog", "RowLog", "RowLogLike"]
 
-DAY_MS = 86_400_000
 _OPEN_FILES = 8  # rows of a batch lie in one or two event days; late ones in a few more
 
 _log = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ def test_mix64_is_a_bijection_on_a_sample_and_leaves_its_input_alone():
 
 def test_fingerprint_is_the_same_in_another_process():
     code = (
-        "from models.features import FeatureSchema; from models.settings import default_features; "
+        "from ecdctr.events.schema import FeatureSchema; from ecdctr.events.settings import default_features; "
         "import sys; sys.stdout.write(FeatureSchema(default_features(), dim=16).fingerprint())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -9,10 +9,11 @@ import pytest
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.release import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from ecdctr.replay.sources.simulator import DAY_MS, Simulator
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.nets.historical_attention import HistoricalAttention
 from ecdctr.models.tpm.readers import MergedHistory, SnapshotHistory
 from ecdctr.state.errors import ConfigError, PointInTimeError
 
 CPU = torch.device("cpu")
 MONTHS = ("m0", "m1", "m2")
-DAY_MS = 86_400_000
 
 
 def attentions(seed: int = 0) -> tuple[HistoricalAttention, HistoricalAttention]:

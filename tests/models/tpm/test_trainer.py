@@ -10,11 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ecdctr.events.batch import Batch
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.tpm.trainer import TpmTrainer
 from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
 from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
 
-DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01, the origin of the ten-day months
 
 

@@ -11,11 +11,10 @@ from sklearn.metrics import roc_auc_score
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.row_logs.ad_window import AdWindow
-
-DAY_MS = 86_400_000
 
 
 def clicks(n: int, seed: int, interaction: float) -> tuple[Batch, np.ndarray]:

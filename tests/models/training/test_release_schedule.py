@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ecdctr.events.time import duration_ms
 from ecdctr.models.settings import ScheduleSettings
-from ecdctr.models.training.release_schedule import ReleaseSchedule, duration_ms
+from ecdctr.models.training.release_schedule import ReleaseSchedule
 
 HOUR = 3_600_000
 

@@ -10,6 +10,7 @@ import pytest
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.drift.by_day import by_day, gather
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.significance import adjust, compare
@@ -17,7 +18,7 @@ from ecdctr.monitor.drift.watch import DriftWatch
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.replay.sources.ebnerd import EbNerd
 from ecdctr.replay.sources.log import SourceLog
-from ecdctr.replay.sources.simulator import DAY_MS, Simulator
+from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.state.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from ecdctr.replay.figures.evaluate import DAY_MS, evaluate
+from ecdctr.events.time import DAY_MS
+from ecdctr.replay.figures.evaluate import evaluate
 from ecdctr.replay.metrics.bootstrap import gauc_difference
 from ecdctr.replay.metrics.summary import gauc, log_loss, pcoc
 

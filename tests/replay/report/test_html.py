@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ecdctr.replay.figures.evaluate import DAY_MS, evaluate
+from ecdctr.events.time import DAY_MS
+from ecdctr.replay.figures.evaluate import evaluate
 from ecdctr.replay.report.html import write_report
 from ecdctr.state.errors import DataError
 

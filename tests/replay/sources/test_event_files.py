@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.replay.sources.event_files import EventFiles, milliseconds
+from ecdctr.events.time import duration_ms
+from ecdctr.replay.sources.event_files import EventFiles
 from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.state.errors import DataError
 
@@ -209,8 +210,8 @@ def test_errors_name_the_file_and_the_way_out(events, tmp_path):
         list(EventFiles(tmp_path / "c.parquet").frames())
     with pytest.raises(DataError, match="domain='both' is neither"):
         EventFiles(path, domain="both")
-    with pytest.raises(DataError, match="'soon' is no length of time"):
-        milliseconds("soon")
+    with pytest.raises(DataError, match="'soon' is not a length of time"):
+        duration_ms("soon")
 
 
 def test_an_empty_file_gives_no_rows(events, tmp_path):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.state.errors import StateError
 from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.disk import DAY_MS
 
 Make = Callable[..., AdWindow]
 

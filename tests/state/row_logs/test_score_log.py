@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.disk import DAY_MS
 from ecdctr.state.row_logs.score_log import ScoreLog
 
 ARMS = ("actr", "ads_only", "cpm")
