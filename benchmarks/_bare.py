@@ -18,13 +18,13 @@ from pathlib import Path
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks._clicks import BATCH, START_MS  # noqa: E402
-from benchmarks._events import frame  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.models.arms.network_arm import Prepared  # noqa: E402
-from ecdctr.settings import load_settings  # noqa: E402
+from benchmarks._clicks import BATCH, START_MS
+from benchmarks._events import frame
+from ecdctr import factory
+from ecdctr.models.arms import Prepared
+from ecdctr.settings import load_settings
 
 WARM = 5
 

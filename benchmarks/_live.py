@@ -21,12 +21,12 @@ from typing import Any
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks._events import frame  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.settings import load_settings  # noqa: E402
+from benchmarks._events import frame
+from ecdctr import factory
+from ecdctr.models.training import Engine
+from ecdctr.settings import load_settings
 
 WARM_ROWS = 5 * 4096
 """The first steps make threads and memory; the peers have a batch of warm-up, too."""

@@ -52,7 +52,7 @@ async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
     from ecdctr.events.decoder import EventDecoder
     from ecdctr.events.settings import FeatureSpec, KafkaSettings
     from ecdctr.streams.app import StreamApp, run_app
-    from ecdctr.streams.dead_letters.sender import MemoryDeadLetters
+    from ecdctr.streams.dead_letters import MemoryDeadLetters
     from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
     class Intake:

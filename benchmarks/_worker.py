@@ -7,8 +7,7 @@ from typing import Any
 
 from ecdctr import factory
 from ecdctr.events.batch import Batch
-from ecdctr.models.training.engine import Engine
-from ecdctr.models.training.trainer import StepResult
+from ecdctr.models.training import Engine, StepResult
 from ecdctr.settings import Settings
 from ecdctr.streams.worker import Worker
 

@@ -28,21 +28,25 @@ from pathlib import Path
 # This folder has a replay.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from ecdctr.events.batch import AD, NATURAL, Batch  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.events.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.arms.registry import lineup  # noqa: E402
-from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.models.training.trainer import Trainer  # noqa: E402
-from ecdctr.state.checkpoints.disk import Capture, CheckpointInfo, CheckpointStore  # noqa: E402
-from ecdctr.state.journals.disk import Journal  # noqa: E402
-from ecdctr.state.positions import Part  # noqa: E402
-from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
-from ecdctr.state.row_logs.score_log import ScoreLog  # noqa: E402
-from ecdctr.state.settings import StateSettings  # noqa: E402
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.arms import lineup
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.training import (
+    Engine,
+    Trainer,
+)
+from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStore
+from ecdctr.state.journals import Journal
+from ecdctr.state.positions import Part
+from ecdctr.state.row_logs import (
+    AdWindow,
+    ScoreLog,
+)
+from ecdctr.state.settings import StateSettings
 
 BATCH = 512
 START_MS = 1_700_000_000_000

@@ -39,18 +39,18 @@ from typing import Any
 # Scripts of this folder bear names of packages: the packages must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
-from river import drift as river_drift  # noqa: E402
+import numpy as np
+import polars as pl
+from river import drift as river_drift
 
-from ecdctr.events.batch import DOMAIN_NAMES  # noqa: E402
-from ecdctr.events.decoder import EventDecoder  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.events.time import DAY_MS  # noqa: E402
-from ecdctr.monitor.drift.watch import DriftWatch  # noqa: E402
-from ecdctr.monitor.monitor import Monitor  # noqa: E402
-from ecdctr.monitor.settings import DriftSettings, WatchSettings  # noqa: E402
-from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
+from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import DAY_MS
+from ecdctr.monitor.drift import DriftWatch
+from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.settings import DriftSettings, WatchSettings
+from ecdctr.replay.sources import Simulator
 
 REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
 SLICE_MS = 3 * 3_600_000

@@ -17,9 +17,9 @@ from pathlib import Path
 # This folder has a replay.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-from rich.console import Console  # noqa: E402
+from rich.console import Console
 
-from ecdctr.studies.evidence import run_evidence  # noqa: E402
+from ecdctr.studies.evidence import run_evidence
 
 
 def main() -> None:

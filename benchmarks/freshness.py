@@ -34,23 +34,23 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-import msgspec  # noqa: E402
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
-from kafka import KafkaProducer  # noqa: E402
+import msgspec
+import numpy as np
+import polars as pl
+from kafka import KafkaProducer
 
-from benchmarks._clicks import clicks, names, per_field  # noqa: E402
-from benchmarks._events import frame  # noqa: E402
-from benchmarks._worker import make_worker  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.events.batch import Batch  # noqa: E402
-from ecdctr.events.time import DAY_MS  # noqa: E402
-from ecdctr.models.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
-from ecdctr.streams.producer import partition_of, produce  # noqa: E402
-from ecdctr.streams.topics import ensure_topics  # noqa: E402
+from benchmarks._clicks import clicks, names, per_field
+from benchmarks._events import frame
+from benchmarks._worker import make_worker
+from ecdctr import factory
+from ecdctr.events.batch import Batch
+from ecdctr.events.time import DAY_MS
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.models.training import Engine
+from ecdctr.settings import Settings, dump_toml, load_settings
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import partition_of, produce
+from ecdctr.streams.topics import ensure_topics
 
 IDS = 100_000
 WARM_S, TAIL_S, TICK_S = 2.0, 10.0, 0.005

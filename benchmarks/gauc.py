@@ -22,12 +22,12 @@ from typing import Any
 # This folder has a replay.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
-from sklearn.metrics import roc_auc_score  # noqa: E402
+import numpy as np
+import polars as pl
+from sklearn.metrics import roc_auc_score
 
-from ecdctr.commands.replay import peak_mib  # noqa: E402
-from ecdctr.replay.metrics.gauc import gauc  # noqa: E402
+from ecdctr.commands.replay import peak_mib
+from ecdctr.replay.metrics import gauc
 
 PART_ROWS = 200_000
 

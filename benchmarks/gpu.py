@@ -25,16 +25,19 @@ from typing import Any
 # This folder has a replay.py and a monitor.py, too: the packages must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from ecdctr.events.batch import Batch  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.events.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.arms.network_arm import Arm, ArmSpec  # noqa: E402
-from ecdctr.models.nets.device import choose_device  # noqa: E402
-from ecdctr.models.nets.input_encoder import Encoded, InputEncoder  # noqa: E402
-from ecdctr.models.settings import ModelSettings  # noqa: E402
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.arms import Arm, ArmSpec
+from ecdctr.models.nets import (
+    Encoded,
+    InputEncoder,
+    choose_device,
+)
+from ecdctr.models.settings import ModelSettings
 
 FIELDS, DIM, KINDS = 16, 16, 8
 HIDDEN = (256, 128, 64)

@@ -30,15 +30,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
+import numpy as np
+import polars as pl
 
-from benchmarks._reader import INTEGERS, NUMBERS, TEXTS  # noqa: E402
-from ecdctr.events.settings import KafkaSettings  # noqa: E402
-from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
-from ecdctr.streams.producer import produce  # noqa: E402
-from ecdctr.streams.settings import TopicSettings  # noqa: E402
-from ecdctr.streams.topics import ensure_topics  # noqa: E402
+from benchmarks._reader import INTEGERS, NUMBERS, TEXTS
+from ecdctr.events.settings import KafkaSettings
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import ensure_topics
 
 PACKED = 512
 START_MS = 1_700_000_000_000

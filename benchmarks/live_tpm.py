@@ -22,16 +22,18 @@ from pathlib import Path
 # This folder has a replay.py and a monitor.py, too: the packages must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from ecdctr import factory  # noqa: E402
-from ecdctr.events.align import Step  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
-from ecdctr.settings import load_settings  # noqa: E402
-from ecdctr.sources import open_with_features  # noqa: E402
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
-from ecdctr.state.snapshots.writer import SnapshotWriter  # noqa: E402
+from ecdctr import factory
+from ecdctr.events.align import Step
+from ecdctr.models.training import Engine
+from ecdctr.replay.sources import SourceLog, steps_of
+from ecdctr.settings import load_settings
+from ecdctr.sources import open_with_features
+from ecdctr.state.snapshots import (
+    RocksEmbeddingStore,
+    SnapshotWriter,
+)
 
 SOURCE = "sim:days=12,live_from=0"
 

@@ -27,18 +27,21 @@ from pathlib import Path
 # This folder has a monitor.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from ecdctr import factory  # noqa: E402
-from ecdctr.events.align import Aligner, Step  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.events.time import DAY_MS  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
-from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
-from ecdctr.settings import Settings, load_settings  # noqa: E402
-from ecdctr.streams.handoff import AlignedIntake  # noqa: E402
-from ecdctr.streams.reporting import Reporter  # noqa: E402
+from ecdctr import factory
+from ecdctr.events.align import Aligner, Step
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.time import DAY_MS
+from ecdctr.models.training import Engine
+from ecdctr.replay.sources import (
+    Simulator,
+    SourceLog,
+    steps_of,
+)
+from ecdctr.settings import Settings, load_settings
+from ecdctr.streams.handoff import AlignedIntake
+from ecdctr.streams.reporting import Reporter
 
 MONTHS, WARM_UP_DAYS = 3, 2
 

@@ -36,17 +36,17 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field  # noqa: E402
-from benchmarks._events import frame  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.models.settings import FeatureSpec  # noqa: E402
-from ecdctr.replay.metrics.summary import auc  # noqa: E402
-from ecdctr.settings import dump_toml, load_settings  # noqa: E402
-from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
-from ecdctr.streams.producer import produce  # noqa: E402
-from ecdctr.streams.topics import ensure_topics  # noqa: E402
+from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field
+from benchmarks._events import frame
+from ecdctr import factory
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.replay.metrics import auc
+from ecdctr.settings import dump_toml, load_settings
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 
 DEEP = {
     "fuxictr": ("fuxictr==2.3.10", "torch==2.13.0"),

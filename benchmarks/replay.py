@@ -27,19 +27,22 @@ from typing import Any
 # This folder has a replay.py, too: the package must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import polars as pl  # noqa: E402
-from rich.console import Console  # noqa: E402
+import polars as pl
+from rich.console import Console
 
-from ecdctr import factory  # noqa: E402
-from ecdctr.commands.replay import ReplayOptions, replay_source  # noqa: E402
-from ecdctr.events.align import Step  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.models.training.trainer import Trainer  # noqa: E402
-from ecdctr.replay.sources.event_files import EventFiles  # noqa: E402
-from ecdctr.replay.sources.log import SourceLog, steps_of  # noqa: E402
-from ecdctr.replay.sources.simulator import Simulator  # noqa: E402
-from ecdctr.settings import Loaded, load_settings  # noqa: E402
-from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
+from ecdctr import factory
+from ecdctr.commands.replay import ReplayOptions, replay_source
+from ecdctr.events.align import Step
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.models.training import Trainer
+from ecdctr.replay.sources import (
+    EventFiles,
+    Simulator,
+    SourceLog,
+    steps_of,
+)
+from ecdctr.settings import Loaded, load_settings
+from ecdctr.state.row_logs import AdWindow
 
 ROWS_A_DAY = 50_000
 SPEED = ("model.history=none",)

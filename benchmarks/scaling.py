@@ -31,19 +31,19 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-from benchmarks._clicks import clicks, names, per_field  # noqa: E402
-from benchmarks._events import frame  # noqa: E402
-from benchmarks._worker import make_worker  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.events.batch import Batch  # noqa: E402
-from ecdctr.events.decoder import EventDecoder, to_json_messages  # noqa: E402
-from ecdctr.models.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.training.engine import Engine  # noqa: E402
-from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from ecdctr.streams.decoders import DecodePool  # noqa: E402
-from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
-from ecdctr.streams.producer import produce  # noqa: E402
-from ecdctr.streams.topics import ensure_topics  # noqa: E402
+from benchmarks._clicks import clicks, names, per_field
+from benchmarks._events import frame
+from benchmarks._worker import make_worker
+from ecdctr import factory
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder, to_json_messages
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.models.training import Engine
+from ecdctr.settings import Settings, dump_toml, load_settings
+from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 
 IDS = 100_000
 ASK = 5_000

@@ -22,15 +22,15 @@ from pathlib import Path
 # This folder has a replay.py and a monitor.py, too: the packages must win.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
+import numpy as np
+from torch.profiler import ProfilerActivity, profile
 
-from ecdctr.events.batch import Batch  # noqa: E402
-from ecdctr.events.schema import FeatureSchema  # noqa: E402
-from ecdctr.events.settings import FeatureSpec  # noqa: E402
-from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings  # noqa: E402
-from ecdctr.models.training.trainer import Trainer  # noqa: E402
-from ecdctr.state.row_logs.ad_window import AdWindow  # noqa: E402
+from ecdctr.events.batch import Batch
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.training import Trainer
+from ecdctr.state.row_logs import AdWindow
 
 FIELDS, DIM, BATCH, KINDS = 16, 16, 4096, 12
 

@@ -34,12 +34,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks._environment import environment  # noqa: E402
-from ecdctr.state.settings import StateSettings  # noqa: E402
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
-from ecdctr.state.snapshots.vector_cache import mix  # noqa: E402
+from benchmarks._environment import environment
+from ecdctr.state.settings import StateSettings
+from ecdctr.state.snapshots import (
+    RocksEmbeddingStore,
+    mix,
+)
 
 DIM = 64
 BATCH = 4096

@@ -34,20 +34,20 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field  # noqa: E402
-from benchmarks._events import frame  # noqa: E402
-from ecdctr import factory  # noqa: E402
-from ecdctr.events.batch import Batch  # noqa: E402
-from ecdctr.events.time import DAY_MS  # noqa: E402
-from ecdctr.models.settings import FeatureSpec  # noqa: E402
-from ecdctr.settings import Settings, dump_toml, load_settings  # noqa: E402
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore  # noqa: E402
-from ecdctr.streams.embedded.broker import EmbeddedBroker  # noqa: E402
-from ecdctr.streams.producer import produce  # noqa: E402
-from ecdctr.streams.settings import TopicSettings  # noqa: E402
-from ecdctr.streams.topics import ensure_topics  # noqa: E402
+from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field
+from benchmarks._events import frame
+from ecdctr import factory
+from ecdctr.events.batch import Batch
+from ecdctr.events.time import DAY_MS
+from ecdctr.models.settings import FeatureSpec
+from ecdctr.settings import Settings, dump_toml, load_settings
+from ecdctr.state.snapshots import RocksEmbeddingStore
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import ensure_topics
 
 IDS = 100_000
 FORMS = ("json", "arrow")

@@ -32,15 +32,15 @@ from ecdctr import factory
 from ecdctr.commands.basic import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from ecdctr.models.training.engine import Engine
+from ecdctr.models.training import Engine
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
-from ecdctr.monitor.dashboard.station import Station
+from ecdctr.monitor.dashboard import Station
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.replay.sources.log import SourceLog, steps_of
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.sources import SourceLog, steps_of
+from ecdctr.replay.sources import Simulator
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 

@@ -118,7 +118,7 @@ def broker(
     ] = False,
 ) -> None:
     """Run the embedded broker (development only: it keeps everything in memory)."""
-    from ecdctr.streams.embedded.broker import EmbeddedBroker
+    from ecdctr.streams.embedded import EmbeddedBroker
 
     with EmbeddedBroker(port=port, old_clients=old_clients) as running:
         out.print(f"Kafka protocol on {running.address}; Ctrl-C ends it and forgets every record")

@@ -12,31 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.arms.registry import lineup
+from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings
-from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
-from ecdctr.models.tpm.trainer import SnapshotSink, TpmTrainer
-from ecdctr.models.training.engine import Engine
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.replay.metrics.paired_gate import PairedGate
-from ecdctr.replay.play.buffered_scores import BufferedScores
-from ecdctr.replay.play.frozen import FrozenArm
-from ecdctr.replay.play.row_notes import RowNotes
+from ecdctr.models.tpm import LiveSink, LiveTpm, SnapshotSink, TpmTrainer, tpm_shape
+from ecdctr.models.training import Engine, Trainer
+from ecdctr.replay.metrics import PairedGate
+from ecdctr.replay.play import BufferedScores, FrozenArm, RowNotes
 from ecdctr.settings import Settings
-from ecdctr.state.checkpoints.disk import CheckpointStore, MemoryCheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.journals.disk import Journal, MemoryJournal
-from ecdctr.state.journals.none import NoJournal
+from ecdctr.state.journals import Journal, MemoryJournal, NoJournal
 from ecdctr.state.positions import Positions
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
-from ecdctr.state.snapshots.disk import EmbeddingStore, RocksEmbeddingStore
-from ecdctr.state.snapshots.snapshot import link_snapshots
-from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots import (
+    EmbeddingStore,
+    RocksEmbeddingStore,
+    SnapshotCheck,
+    SnapshotWriter,
+    link_snapshots,
+)
 
 if TYPE_CHECKING:
     from ecdctr.streams.worker import Worker

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ecdctr.replay.play.player import ProgressCallback
+from ecdctr.replay.play import ProgressCallback
 
 __all__ = ["event_day", "progress_bar"]
 

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from ecdctr import factory
-from ecdctr.replay.sources.kafka import KafkaSource
-from ecdctr.replay.sources.log import Log, SourceLog
-from ecdctr.replay.sources.registry import Source, open_source, parse_options
+from ecdctr.replay.sources import KafkaSource, Log, Source, SourceLog, open_source, parse_options
 from ecdctr.settings import Loaded, Settings
 from ecdctr.state.errors import ConfigError
 

@@ -18,7 +18,7 @@ def print_days(out: Console, result: dict[str, Any]) -> None:
     out
         Where to.
     result
-        Of :func:`ecdctr.replay.figures.evaluate.evaluate`.
+        Of :func:`ecdctr.replay.figures.evaluate`.
     """
     table = Table(
         "day", "arm", "rows", "GAUC", "covered", "AUC", "log loss", "NE", "PCOC", box=None, pad_edge=False

@@ -1,1 +1,1 @@
-"""What learns: Batch and features, TPM, CPM and A-CTR, transfer, optimisers, the trainer."""
+"""What learns: networks, arms, TPM, and the training loop that live training and replay share."""

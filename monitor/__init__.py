@@ -1,1 +1,1 @@
-"""What watches: windows, drift, forgetting, alerts, /metrics and the dashboard."""
+"""What watches: model quality, drift, alerts and the dashboard."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift import Reference
 from ecdctr.state.errors import EcdctrError
 from ecdctr.state.files import write_atomic
 from ecdctr.state.probes import ProbeStore

@@ -16,20 +16,35 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
-from ecdctr.models.training.release import ReleaseReport
-from ecdctr.monitor.alerts import measurements as measure
-from ecdctr.monitor.alerts.rules import Alert, Measurement, RuleBook
-from ecdctr.monitor.drift.detectors import Detectors
-from ecdctr.monitor.drift.reference import Reference
-from ecdctr.monitor.drift.watch import DriftWatch
+from ecdctr.models.training import ReleaseReport
+from ecdctr.monitor.alerts import (
+    Alert,
+    Measurement,
+    RuleBook,
+    of_detectors,
+    of_drift,
+    of_forgetting,
+    of_release,
+    of_transfer,
+    of_window,
+)
+from ecdctr.monitor.drift import Detectors, DriftWatch, Reference
 from ecdctr.monitor.folder import MonitorFolder
-from ecdctr.monitor.quality.bloom import Seen
-from ecdctr.monitor.quality.forgetting import ARMS_OF, Forgetting, Predict
-from ecdctr.monitor.quality.negative_transfer import TransferWatch
-from ecdctr.monitor.quality.series import SERIES, DomainSeries
-from ecdctr.monitor.quality.windows import WINDOWS, DomainWindow, Scored, Tally
+from ecdctr.monitor.quality import (
+    ARMS_OF,
+    SERIES,
+    WINDOWS,
+    DomainSeries,
+    DomainWindow,
+    Forgetting,
+    Predict,
+    Scored,
+    Seen,
+    Tally,
+    TransferWatch,
+)
 from ecdctr.monitor.settings import RuleSpec, WatchSettings
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["Monitor"]
 
@@ -539,17 +554,17 @@ class Monitor:
         kind, _, what = rule.metric.partition(".")
         if kind == "drift":
             if what == "detectors":
-                return measure.of_detectors(rule, self.detectors.agreeing(clock, DAY_MS))
+                return of_detectors(rule, self.detectors.agreeing(clock, DAY_MS))
             if self.drift.evaluated_at is None:
                 return None
-            return measure.of_drift(rule, what, self.drift.table, list(self._marks))
+            return of_drift(rule, what, self.drift.table, list(self._marks))
         if kind == "transfer":
-            return measure.of_transfer(rule, self._transfer())
+            return of_transfer(rule, self._transfer())
         if kind == "release":
-            return measure.of_release(rule, self._last_release)
+            return of_release(rule, self._last_release)
         if kind == "forgetting":
-            return measure.of_forgetting(rule, self.forgetting.worst())
-        return measure.of_window(rule, self._windows[rule.window], clock)
+            return of_forgetting(rule, self.forgetting.worst())
+        return of_window(rule, self._windows[rule.window], clock)
 
 
 def _plain(batch: Batch) -> Batch:

@@ -1,1 +1,1 @@
-"""What is played back: log sources, event-time alignment, progressive validation, metrics, reports."""
+"""Playing logs back: sources, progressive validation, metrics, figures and reports."""

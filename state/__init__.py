@@ -1,1 +1,1 @@
-"""What is kept: TPM snapshots (RocksDB), checkpoints, the journal, the ad window, the score log."""
+"""What is on disk: checkpoints, journal, TPM snapshots, row logs, locks, and the errors of the project."""

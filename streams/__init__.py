@@ -1,1 +1,1 @@
-"""What comes in: topics, the Faust app and its agents, dead letters, producers, the embedded broker."""
+"""What comes in from Kafka: the Faust app and its agents, the worker, dead letters, producers."""

@@ -19,7 +19,7 @@ from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from ecdctr.streams.consumer import LogConsumer, PositionKeeper, RecordList
-from ecdctr.streams.dead_letters.sender import DeadLetterSink, letters_of
+from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
 from ecdctr.streams.decoders import DecodePool
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ecdctr.events.align import Aligner, Chunk, Step
-from ecdctr.models.training.engine import Engine
-from ecdctr.models.training.trainer import StepResult
+from ecdctr.models.training import Engine, StepResult
 
 __all__ = ["AlignedIntake", "TrainerThread"]
 

@@ -19,13 +19,11 @@ from ecdctr.events.align import Step
 from ecdctr.events.batch import DOMAIN_NAMES, NATURAL
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.models.training.engine import Engine
-from ecdctr.models.training.trainer import StepResult
-from ecdctr.monitor.alerts.delivery import Send, webhook
-from ecdctr.monitor.dashboard.prometheus import RunningMean
-from ecdctr.monitor.dashboard.station import Station
+from ecdctr.models.training import Engine, StepResult
+from ecdctr.monitor.alerts import Send, webhook
+from ecdctr.monitor.dashboard import RunningMean, Station
 from ecdctr.monitor.monitor import Monitor
-from ecdctr.state.snapshots.disk import EmbeddingStore
+from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.handoff import AlignedIntake
 from ecdctr.streams.known_users import KnownUsers

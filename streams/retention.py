@@ -6,9 +6,9 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping
 
-from ecdctr.models.training.engine import Engine
+from ecdctr.models.training import Engine
 from ecdctr.state.errors import ConfigError, OffsetsLostError
-from ecdctr.state.journals.disk import JournalEntry
+from ecdctr.state.journals import JournalEntry
 from ecdctr.state.positions import Positions
 
 __all__ = ["CHOICES", "settle_positions"]

@@ -16,17 +16,17 @@ from typing import Any
 from ecdctr.events.align import Aligner
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.models.training.engine import Engine
-from ecdctr.replay.play.player import redo
+from ecdctr.models.training import Engine
+from ecdctr.replay.play import redo
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Positions
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker_watch import BrokerWatch
-from ecdctr.streams.dead_letters.sender import DeadLetter, DeadLetters
+from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
 from ecdctr.streams.decoders import DecodePool
 from ecdctr.streams.handoff import AlignedIntake, TrainerThread
 from ecdctr.streams.reporting import Reporter

@@ -69,8 +69,8 @@ def train_tpm(
     is kept, too, for a worker that goes on with it (``tpm.live``).
     """
     from ecdctr.events.batch import NATURAL
-    from ecdctr.replay.sources.log import RowFilter
-    from ecdctr.state.checkpoints.capture import Capture
+    from ecdctr.replay.sources import RowFilter
+    from ecdctr.state.checkpoints import Capture
 
     written: list[Any] = []
     clock = 0
@@ -128,7 +128,7 @@ def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
 
 def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
     """Every checkpoint with its verdict; exit code 1 when one is damaged."""
-    from ecdctr.state.checkpoints.disk import CheckpointStore
+    from ecdctr.state.checkpoints import CheckpointStore
     from ecdctr.state.errors import CheckpointDamagedError
 
     folder = factory.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
@@ -175,7 +175,7 @@ def _releases(progress: dict[str, Any]) -> str:
 def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
     """Every TPM snapshot with its verdict; exit code 1 when one is damaged."""
     from ecdctr.state.errors import SnapshotDamagedError
-    from ecdctr.state.snapshots.disk import RocksEmbeddingStore
+    from ecdctr.state.snapshots import RocksEmbeddingStore
 
     settings = loaded.settings
     store = RocksEmbeddingStore(factory.Folders(settings.state.folder).snapshots, cache_rows=1024)

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ecdctr.replay.figures.scored_days import ORACLE, ScoredDays
-from ecdctr.replay.report.pair import Pair, read_report, scores_of
+from ecdctr.replay.figures import ORACLE, ScoredDays
+from ecdctr.replay.report import Pair, read_report, scores_of
 from ecdctr.state.errors import DataError
 
 __all__ = ["compare_reports"]
@@ -58,7 +58,7 @@ def _shared_arms(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _paired(a: ScoredDays | None, b: ScoredDays | None, arm: str, folder: Path) -> dict[str, Any] | None:
-    from ecdctr.replay.figures.evaluate import evaluate
+    from ecdctr.replay.figures import evaluate
 
     if a is None or b is None:
         return None
@@ -71,7 +71,7 @@ def _paired(a: ScoredDays | None, b: ScoredDays | None, arm: str, folder: Path) 
 def _write(
     out: Console, out_dir: Path, arm: str, reports: Mapping[str, Mapping[str, Any]], result: dict[str, Any]
 ) -> None:
-    from ecdctr.replay.report.html import write_report
+    from ecdctr.replay.report import write_report
 
     source = "; ".join(f"{name}: {report['title']}" for name, report in reports.items())
     left_out = result.pop("left_out_days")

@@ -21,10 +21,10 @@ from rich.table import Table
 from ecdctr import factory
 from ecdctr.commands.basic import open_with_features, replay_source, train_tpm
 from ecdctr.commands.rebuild import rebuild
-from ecdctr.models.training.engine import audit
+from ecdctr.models.training import audit
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import EcdctrError, StreamError
-from ecdctr.state.journals.disk import Journal
+from ecdctr.state.journals import Journal
 from ecdctr.state.positions import Positions
 
 __all__ = ["run_demo"]
@@ -82,7 +82,7 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     int
         0 when nothing was lost or doubled and the rebuilt model is identical, else 1.
     """
-    from ecdctr.streams.embedded.broker import EmbeddedBroker
+    from ecdctr.streams.embedded import EmbeddedBroker
 
     if (
         folder.exists()
@@ -209,8 +209,9 @@ class _LiveRun:
 def _summarise(
     out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
 ) -> dict[str, Any]:
-    from ecdctr.replay.report.html import evaluate, write_report
-    from ecdctr.state.row_logs.score_log import ScoreLog
+    from ecdctr.replay.figures import evaluate
+    from ecdctr.replay.report import write_report
+    from ecdctr.state.row_logs import ScoreLog
 
     settings = loaded.settings
     folders = factory.Folders(settings.state.folder)

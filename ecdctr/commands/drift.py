@@ -14,11 +14,9 @@ from rich.table import Table
 from ecdctr import factory
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.drift.by_day import by_day, gather
-from ecdctr.monitor.drift.reference import Reference
-from ecdctr.monitor.drift.report import summarise, write_drift_report
+from ecdctr.monitor.drift import Reference, by_day, gather, summarise, write_drift_report
 from ecdctr.progress import progress_bar
-from ecdctr.replay.sources.log import RowFilter, SourceLog
+from ecdctr.replay.sources import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError

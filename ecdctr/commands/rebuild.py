@@ -9,16 +9,14 @@ import numpy as np
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.models.training.engine import Engine
+from ecdctr.models.training import Engine
 from ecdctr.progress import progress_bar
-from ecdctr.replay.play.player import redo
-from ecdctr.replay.play.row_notes import RowNotes
+from ecdctr.replay.play import RowNotes, redo
 from ecdctr.settings import Settings
-from ecdctr.state.checkpoints.capture import merge_rows
-from ecdctr.state.checkpoints.disk import CheckpointStore, Loaded
+from ecdctr.state.checkpoints import CheckpointStore, Loaded, merge_rows
 from ecdctr.state.errors import StateError
-from ecdctr.state.journals.disk import Journal, JournalEntry
-from ecdctr.state.snapshots.writer import SnapshotCheck
+from ecdctr.state.journals import Journal, JournalEntry
+from ecdctr.state.snapshots import SnapshotCheck
 
 __all__ = ["Rebuilt", "first_difference", "rebuild"]
 

@@ -21,17 +21,10 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import duration_ms
 from ecdctr.interrupt import interruptible
 from ecdctr.progress import event_day, progress_bar
-from ecdctr.replay.checks.checks import checks
-from ecdctr.replay.checks.day_check import DayCheck
-from ecdctr.replay.checks.leakage import FeatureProbe
-from ecdctr.replay.figures.evaluate import ReplayResult, evaluate
-from ecdctr.replay.figures.feature_slices import feature_slices
-from ecdctr.replay.play.arms import SideBySide
-from ecdctr.replay.play.player import Playback, play
-from ecdctr.replay.play.row_notes import RowNotes
-from ecdctr.replay.play.stream_gaps import StreamGaps
-from ecdctr.replay.sources.kafka import KafkaSource
-from ecdctr.replay.sources.log import ADS, Log, RowFilter, steps_of
+from ecdctr.replay.checks import DayCheck, FeatureProbe, checks
+from ecdctr.replay.figures import ReplayResult, evaluate, feature_slices
+from ecdctr.replay.play import Playback, RowNotes, SideBySide, StreamGaps, play
+from ecdctr.replay.sources import ADS, KafkaSource, Log, RowFilter, steps_of
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.state.errors import ConfigError, DataError
@@ -243,8 +236,7 @@ def _report(
     facts: dict[str, Any],
     result: ReplayResult,
 ) -> dict[str, Any]:
-    from ecdctr.replay.report.html import write_report
-    from ecdctr.replay.report.tables import write_tables
+    from ecdctr.replay.report import write_report, write_tables
 
     engine = arms.engine
     meta = {
@@ -312,8 +304,8 @@ def replay_journal(
 ) -> int:
     """Redo the journal; with other model settings, score what would have been beside what was."""
     from ecdctr.commands.rebuild import rebuild
-    from ecdctr.replay.report.html import write_report
-    from ecdctr.state.row_logs.score_log import ScoreLog
+    from ecdctr.replay.report import write_report
+    from ecdctr.state.row_logs import ScoreLog
 
     settings = loaded.settings
     to = ArmsAsked().base(base, settings)

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ecdctr import factory
-from ecdctr.models.training.engine import Engine
-from ecdctr.replay.play.arms import SideBySide
-from ecdctr.replay.play.frozen import FrozenArm
-from ecdctr.replay.play.row_notes import RowNotes
+from ecdctr.models.training import Engine
+from ecdctr.replay.play import FrozenArm, RowNotes, SideBySide
 from ecdctr.settings import Settings, dump_toml
 from ecdctr.state.errors import StateError
 from ecdctr.state.files import write_atomic

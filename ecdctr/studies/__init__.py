@@ -1,0 +1,1 @@
+"""Studies over many replays: the evidence for the default model, and forgetting."""

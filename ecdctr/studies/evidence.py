@@ -1,248 +1,20 @@
-"""``ecdctr evidence``: every arm on the same rows, with intervals; the figures that the project stands on."""
+"""``ecdctr evidence``: every arm on the same rows, with intervals, and the page that shows the result."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from ecdctr.events.batch import AD, Batch
-from ecdctr.events.time import DAY_MS
-from ecdctr.models.arms.stack import Stack
-from ecdctr.models.settings import ExtraArm, ModelSettings, StackMember
-from ecdctr.replay.figures.slices import earlier_rows
 from ecdctr.state.errors import ConfigError
-from ecdctr.studies.cache import Kind, run_each
 from ecdctr.studies.evidence_figures import bars, figures
+from ecdctr.studies.evidence_page import broken_order, write_page
+from ecdctr.studies.evidence_runs import STEPS, Scored, run_all, seeds_of, studies, with_stack_all
 
-__all__ = ["Run", "Scored", "play_run", "run_all", "run_evidence", "seeds_of", "studies", "with_stack_all"]
-
-_STACK_ROWS = 50
-EVERY_ARM: tuple[str, ...] = get_args(StackMember)
-RIVALS: tuple[str, ...] = get_args(ExtraArm)
-
-_COMMON = (
-    "model.natural_score_share=0.0",
-    f"model.arms={list(RIVALS)}",
-    "schedule.release_every=12h",
-)
-# Chosen on seeds 101 and 102.
-_SIMULATOR = (*_COMMON, "model.transfer_embedding_lr=0.05", "model.ad_embedding_lr=0.2")
-# News: items live for hours, and three weeks of history make three short months.
-_EBNERD = (
-    *_COMMON,
-    "tpm.month=7d",
-    "model.natural_batch=256",
-    "model.natural_embedding_lr=0.05",
-    "model.linked_lr=0.0002",
-    "model.linked_embedding_lr=0.01",
-    "model.stack_every=6h",
-)
-# Chosen on days 1 to 5. B's neighbouring rows are those of one list, inside one article.
-_EBNERD_RATES = {
-    "A": (),
-    "B": (
-        "model.batch_norm=running",
-        "model.batch_norm_momentum=0.005",
-        "model.adagrad_accumulator=1e-4",
-    ),
-}
-_SHORT = (
-    *_COMMON,
-    "tpm.month=10d",
-    "tpm.dim=8",
-    "model.dim=8",
-    "model.hidden=[32, 16]",
-    "model.natural_batch=256",
-)
-SHORT = (
-    "sim:seed={seed},days=44,live_from=30,users=500,items=150,history_per_day=3000,natural_per_day=6000,"
-    "ads_per_day=400,month_days=10"
-)
-"""Simulator of the short form."""
-
-_PAPER = ("model.transfer=reload", "model.arms=[]", "schedule.release_every=7d")
-EBNERD_SKIP_DAYS = 5.0
-"""Rates for EB-NeRD were chosen on days 1 to 5; the days after them are judged."""
-
-VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("full_7d", _PAPER),
-    ("no_tpm_7d", (*_PAPER, "model.history=none")),
-)
-"""The paper's mode at the paper's pace, with and without TPM: engines of their own on the same batches."""
-
-STEPS = (
-    ("ads_tpm", "ads_only"),
-    ("no_tpm_7d", "ads_only"),
-    ("full_7d", "no_tpm_7d"),
-    ("full_7d", "ads_tpm"),
-    ("reload", "full_7d"),
-    ("default", "reload"),
-    ("stack_all", "default"),
-)
-"""What each part adds: pairs of arms."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One log through one fresh set of models.
-
-    Attributes
-    ----------
-    study
-        Runs of one study are judged together: ``simulator``, ``ebnerd_a``, ``ebnerd_b``.
-    source
-        As the command line names it.
-    settings
-        ``key=value`` overrides.
-    skip_days
-        Ad rows of the first days are not judged: every model is new, and rates were chosen there.
-    variants
-        Name and further settings of engines that learn the same batches beside the first; what serves there is judged
-        under the name.
-    """
-
-    study: str
-    source: str
-    settings: tuple[str, ...]
-    skip_days: float
-    variants: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Ad rows of a run that are judged, as columns of the score log, and what it took."""
-
-    run: Run
-    columns: dict[str, NDArray[Any]] = field(repr=False)
-    rows: int
-    seconds: float
-
-
-def studies(
-    seeds: Sequence[int], data: Path | None, *, short: bool, more: Sequence[str] = (), model_seeds: int = 3
-) -> list[Run]:
-    """What is run: simulator seeds, and EB-NeRD's two mappings, each with models of several seeds, where its folder is."""
-    if short:
-        return [Run("simulator", SHORT.format(seed=s), (*_SHORT, *more), 5.0, VARIANTS) for s in seeds]
-    runs = [Run("simulator", f"sim:seed={s}", (*_SIMULATOR, *more), 10.0, VARIANTS) for s in seeds]
-    for mapping in "BA" if data is not None else "":
-        source = f"ebnerd:{data}?mapping={mapping}"
-        for seed in range(model_seeds):
-            settings = (*_EBNERD, *_EBNERD_RATES[mapping], f"model.seed={seed}", *more)
-            runs.append(Run(f"ebnerd_{mapping.lower()}", source, settings, EBNERD_SKIP_DAYS))
-    return runs
-
-
-def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, NDArray[Any]]:
-    """Columns with ``p_default``, what served, and ``p_stack_all``, what a stack over all arms would have served.
-
-    That one is made from the arms' scores, by :class:`Stack` as in a worker. It begins at the first judged row, so on its
-    first days it has learned less than it would have.
-    """
-    model = ModelSettings()
-    stack = Stack(EVERY_ARM, ridge=model.stack_ridge, every=every, fade=model.stack_fade)
-    out = {name: values for name, values in columns.items() if name not in ("p_actr", "p_stack")}
-    parts = []
-    for i in range(0, len(columns["ts"]), _STACK_ROWS):
-        rows = slice(i, i + _STACK_ROWS)
-        scores = {name: columns[f"p_{name}"][rows] for name in stack.members}
-        parts.append(stack.predict(scores))
-        label = columns["label"][rows].astype(np.float32)
-        stack.observe(scores, label, int(columns["ts"][rows].max()))
-    return out | {"p_default": columns["p_actr"], "p_stack_all": np.concatenate(parts)}
-
-
-def play_run(run: Run) -> Scored:
-    """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
-    from ecdctr import factory
-    from ecdctr.commands.basic import train_tpm
-    from ecdctr.replay.play.arms import SideBySide
-    from ecdctr.replay.sources.log import SourceLog, steps_of
-    from ecdctr.settings import load_settings
-    from ecdctr.sources import open_with_features
-
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        texts = (f"state.folder={json.dumps(folder)}", "model.threads=1", *run.settings)
-        loaded = load_settings(None, texts, environ={})
-        silent = Console(file=io.StringIO())
-        train_tpm(silent, silent, loaded, run.source, partial=True)
-        source, settings = open_with_features(run.source, loaded)
-        beside = {}
-        for name, more in run.variants:
-            changed = load_settings(None, (*texts, *more), environ={})
-            beside[name] = factory.memory_engine(open_with_features(run.source, changed)[1])
-        arms = SideBySide(factory.memory_engine(settings), beside)
-        arms.bind_thread()
-        known = _Known()
-        batches = known.watch(SourceLog(source, factory.decoder(settings)).batches())
-        sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-        for step in steps_of(batches, **sizes):
-            arms.run(step.kind, step.batch, step.clock)
-        columns = arms.columns(AD)
-        arms.close(checkpoint=False)
-    columns |= known.columns()
-    late = columns["ts"] >= columns["ts"].min() + int(run.skip_days * DAY_MS)
-    kept = {name: values[late] for name, values in columns.items()}
-    return Scored(run, kept, known.rows, time.perf_counter() - began)
-
-
-class _Known:
-    """What the stream had shown of a user before each ad row."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]] = []
-        self.rows = 0
-
-    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self._parts.append((batch.ts, batch.user, batch.domain))
-            self.rows += len(batch)
-            yield batch
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """``days_away`` (-1: never seen in either stream) and ``earlier_ads`` of each ad row, in the log's order."""
-        ts, user, domain = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        ad = domain == AD
-        gap = earlier_rows(user, ts)[1][ad]
-        return {
-            "days_away": np.where(gap < 0, -1.0, gap / DAY_MS),
-            "earlier_ads": earlier_rows(user[ad], ts[ad])[0],
-        }
-
-
-def run_all(
-    runs: Sequence[Run], *, jobs: int, told: Callable[[Scored], None], keep: Path | None = None
-) -> list[Scored]:
-    """Every run, ``jobs`` at a time in processes of their own; ``told`` hears of each as it ends.
-
-    With ``keep``, what a run scored is kept in that folder under a name made of all its settings, and not run again.
-    """
-    return run_each(Kind(play_run, _pack, _unpack, _study_of), runs, jobs=jobs, told=told, keep=keep)
-
-
-def _pack(scored: Scored) -> dict[str, NDArray[Any]]:
-    return {"_took": np.array([scored.rows, scored.seconds]), **scored.columns}
-
-
-def _unpack(run: Run, columns: dict[str, NDArray[Any]]) -> Scored:
-    rows, seconds = columns.pop("_took")
-    return Scored(run, columns, int(rows), float(seconds))
-
-
-def _study_of(run: Run) -> str:
-    return run.study
+__all__ = ["run_evidence"]
 
 
 def run_evidence(
@@ -285,8 +57,6 @@ def run_evidence(
     tuple
         What the short form found out of order, and :func:`bars`.
     """
-    from ecdctr.studies.evidence_page import broken_order, write_page
-
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
@@ -315,19 +85,3 @@ def run_evidence(
     command = f"ecdctr evidence{' --short' if short else ''} --seeds {text}{given}"
     write_page(page, found, runs, command)
     return (broken_order(found["simulator"]) if short else []), bars(found)
-
-
-def seeds_of(text: str) -> list[int]:
-    """``"11-15"`` or ``"11,12"``.
-
-    >>> seeds_of("11-13,20")
-    [11, 12, 13, 20]
-    """
-    out: list[int] = []
-    for piece in text.split(","):
-        low, _, high = piece.partition("-")
-        try:
-            out += range(int(low), int(high or low) + 1)
-        except ValueError as error:
-            raise ConfigError(f"--seeds {text!r}: write them as 11-15 or 11,12") from error
-    return out

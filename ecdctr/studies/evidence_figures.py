@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval
-from ecdctr.replay.metrics.summary import summary
+from ecdctr.replay.metrics import gauc_difference, gauc_interval, summary
 
 __all__ = ["DAYS_AWAY", "DEFAULT", "EARLIER_ADS", "bars", "figures", "pool"]
 
@@ -76,7 +75,7 @@ def figures(
     Returns
     -------
     dict
-        ``arms[name]``: as :func:`ecdctr.replay.metrics.summary.summary`, with ``interval`` of GAUC, ``share_closed`` (of the way from
+        ``arms[name]``: as :func:`ecdctr.replay.metrics.summary`, with ``interval`` of GAUC, ``share_closed`` (of the way from
         ads-only to the oracle; NaN without one), ``share_closed_best`` (the same from the better of :data:`CONTROLS`), ``vs_ads_only`` and ``vs_mixed_tpm`` (GAUC differences, paired over
         users). ``losses[name]``: log loss less that of ads-only, with its interval. ``steps["a - b"]``: differences.
         ``shares``: ``share_closed`` of the serving arm in each run. ``slices``: see :func:`_slices`. ``rows``.

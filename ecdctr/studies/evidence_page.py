@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecdctr.studies.evidence import Run
 from ecdctr.studies.evidence_figures import DEFAULT, bars, best_control
 from ecdctr.studies.evidence_plot import draw
+from ecdctr.studies.evidence_runs import Run
 
 __all__ = ["broken_order", "write_page"]
 

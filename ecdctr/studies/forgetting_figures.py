@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference, ne_difference
-from ecdctr.replay.metrics.summary import summary
+from ecdctr.replay.metrics import gauc_contrast, gauc_difference, ne_difference, summary
 from ecdctr.studies.forgetting_study import ARMS, Study
 
 __all__ = ["ABSENCE", "CLAIMS", "PAIRS", "forgetting_figures"]

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from ecdctr.studies.evidence import seeds_of
+from ecdctr.studies.evidence_runs import seeds_of
 from ecdctr.studies.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.studies.forgetting_study import ARMS, SETTINGS, SHORT, Study, StudyRun, run_studies
 

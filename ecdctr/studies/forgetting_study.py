@@ -25,10 +25,9 @@ from ecdctr.commands.basic import train_tpm
 from ecdctr.events.batch import AD, DOMAIN_NAMES, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.training.engine import Engine
-from ecdctr.replay.figures.slices import earlier_rows
-from ecdctr.replay.sources.log import steps_of
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.models.training import Engine
+from ecdctr.replay.figures import earlier_rows
+from ecdctr.replay.sources import Simulator, steps_of
 from ecdctr.settings import Settings, load_settings
 from ecdctr.studies.cache import Kind, run_each
 

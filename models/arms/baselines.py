@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.models.arms.stack import logit
-from ecdctr.models.nets.dirty_rows import TouchedRows
-from ecdctr.models.nets.id_map import IdMap
-from ecdctr.state.checkpoints.capture import Rows
+from ecdctr.models.nets import IdMap, TouchedRows
+from ecdctr.state.checkpoints import Rows
 
 __all__ = ["ItemCtr", "OnlineShift"]
 

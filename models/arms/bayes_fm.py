@@ -14,7 +14,7 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms.gaussian_factors import MAX_STEP, Belief
 from ecdctr.models.settings import BayesFmSettings
-from ecdctr.state.checkpoints.capture import Rows
+from ecdctr.state.checkpoints import Rows
 
 __all__ = ["BayesFm"]
 

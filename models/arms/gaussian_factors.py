@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
-from ecdctr.models.nets.dirty_rows import TouchedRows
-from ecdctr.models.nets.id_map import IdMap
+from ecdctr.models.nets import IdMap, TouchedRows
 from ecdctr.models.settings import BeliefSettings
 
 __all__ = ["Belief", "Places"]

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from ecdctr.events.batch import Batch
 from ecdctr.models.arms.network_arm import Arm, ArmSpec, Prepared
-from ecdctr.models.nets.batch_norm import BatchNorm
-from ecdctr.models.nets.input_encoder import Encoded, InputEncoder
-from ecdctr.models.nets.network import CtrNet
+from ecdctr.models.nets import BatchNorm, CtrNet, Encoded, InputEncoder
 from ecdctr.models.settings import ModelSettings
-from ecdctr.models.tpm.readers import HistoryReader
+from ecdctr.models.tpm import HistoryReader
 
 __all__ = ["LinkedArm"]
 

@@ -14,13 +14,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from ecdctr.events.batch import Batch
-from ecdctr.models.nets.embedding_table import EmbeddingTable, RowUndo, gradient_of
-from ecdctr.models.nets.flat_parameters import FlatModule, FlatUndo, initialise
-from ecdctr.models.nets.input_encoder import Encoded, InputEncoder
-from ecdctr.models.nets.network import MAX_LOSS, CtrNet, HistoryInput, is_batch_norm
+from ecdctr.models.nets import (
+    MAX_LOSS,
+    CtrNet,
+    EmbeddingTable,
+    Encoded,
+    FlatModule,
+    FlatUndo,
+    HistoryInput,
+    InputEncoder,
+    RowUndo,
+    gradient_of,
+    initialise,
+    is_batch_norm,
+)
 from ecdctr.models.settings import ModelSettings
-from ecdctr.models.tpm.readers import HistoryReader
-from ecdctr.state.checkpoints.capture import Rows
+from ecdctr.models.tpm import HistoryReader
+from ecdctr.state.checkpoints import Rows
 
 __all__ = ["PREDICT_ROWS", "Arm", "ArmSpec", "History", "Prepared"]
 

@@ -1,0 +1,36 @@
+"""Networks and their parts: embedding tables, input encoding, historical attention, batch norm, kernels."""
+
+from ecdctr.models.nets.batch_norm import BatchNorm
+from ecdctr.models.nets.device import choose_device, use_threads
+from ecdctr.models.nets.dirty_rows import TouchedRows
+from ecdctr.models.nets.embedding_table import EmbeddingTable, KeptRows, RowUndo, gradient_of
+from ecdctr.models.nets.flat_parameters import FlatModule, FlatUndo, initialise
+from ecdctr.models.nets.historical_attention import FrozenHistory, HistoricalAttention
+from ecdctr.models.nets.id_map import IdMap
+from ecdctr.models.nets.input_encoder import Encoded, InputEncoder, TableLayout
+from ecdctr.models.nets.network import MAX_LOSS, CtrNet, HistoryInput, embed, is_batch_norm
+
+__all__ = [
+    "MAX_LOSS",
+    "BatchNorm",
+    "CtrNet",
+    "EmbeddingTable",
+    "Encoded",
+    "FlatModule",
+    "FlatUndo",
+    "FrozenHistory",
+    "HistoricalAttention",
+    "HistoryInput",
+    "IdMap",
+    "InputEncoder",
+    "KeptRows",
+    "RowUndo",
+    "TableLayout",
+    "TouchedRows",
+    "choose_device",
+    "embed",
+    "gradient_of",
+    "initialise",
+    "is_batch_norm",
+    "use_threads",
+]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.models.tpm.trainer import SnapshotSink, TpmTrainer
-from ecdctr.state.checkpoints.capture import Capture, Loaded
-from ecdctr.state.checkpoints.disk import CheckpointStoreLike
+from ecdctr.state.checkpoints import Capture, CheckpointStoreLike, Loaded
 from ecdctr.state.errors import StateError
 
 __all__ = ["LiveSink", "LiveTpm", "tpm_shape"]

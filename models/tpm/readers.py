@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import mix64
-from ecdctr.models.nets.historical_attention import FrozenHistory, HistoricalAttention
-from ecdctr.models.nets.network import HistoryInput
+from ecdctr.models.nets import FrozenHistory, HistoricalAttention, HistoryInput
 from ecdctr.state.errors import ConfigError, PointInTimeError
-from ecdctr.state.snapshots.disk import EmbeddingStore
+from ecdctr.state.snapshots import EmbeddingStore
 
 __all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
 

@@ -16,17 +16,24 @@ from torch.nn import functional
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import ColumnGroup, FeatureSchema
-from ecdctr.models.nets.device import choose_device, use_threads
-from ecdctr.models.nets.embedding_table import EmbeddingTable, gradient_of
-from ecdctr.models.nets.flat_parameters import FlatModule, initialise
-from ecdctr.models.nets.id_map import IdMap
-from ecdctr.models.nets.input_encoder import Encoded, InputEncoder, TableLayout
-from ecdctr.models.nets.network import MAX_LOSS, embed
+from ecdctr.models.nets import (
+    MAX_LOSS,
+    EmbeddingTable,
+    Encoded,
+    FlatModule,
+    IdMap,
+    InputEncoder,
+    TableLayout,
+    choose_device,
+    embed,
+    gradient_of,
+    initialise,
+    use_threads,
+)
 from ecdctr.models.settings import ModelSettings, TpmSettings
 from ecdctr.models.tpm.months import Month, month_of
-from ecdctr.state.checkpoints.capture import Capture, Loaded, Rows
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
-from ecdctr.state.snapshots.snapshot import Vectors
+from ecdctr.state.checkpoints import Capture, Loaded, Rows
+from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest, Vectors
 
 __all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
 

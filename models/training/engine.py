@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import Batch
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
-from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from ecdctr.state.checkpoints.disk import CheckpointStoreLike
+from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journals.disk import JournalEntry, JournalLike
+from ecdctr.state.journals import JournalEntry, JournalLike
 from ecdctr.state.malloc import give_back
 from ecdctr.state.positions import Part, Positions
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
 __all__ = ["Engine", "Progress", "audit"]

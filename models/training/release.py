@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, Batch
-from ecdctr.models.arms.network_arm import PREDICT_ROWS, Arm, Prepared
-from ecdctr.models.nets.batch_norm import BatchNorm
-from ecdctr.models.nets.input_encoder import InputEncoder
+from ecdctr.models.arms import PREDICT_ROWS, Arm, Prepared
+from ecdctr.models.nets import BatchNorm, InputEncoder
 from ecdctr.models.training.gate import Evidence, Verdict
 from ecdctr.models.training.rollback import KeptArm
-from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs import AdWindow
 
 __all__ = ["ReleaseReport", "Transfer"]
 

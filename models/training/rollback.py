@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ecdctr.models.arms.network_arm import Arm
-from ecdctr.models.nets.embedding_table import KeptRows
+from ecdctr.models.arms import Arm
+from ecdctr.models.nets import KeptRows
 
 __all__ = ["KeptArm"]
 

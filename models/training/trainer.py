@@ -16,24 +16,28 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema, mix64
 from ecdctr.events.time import HOUR_MS
-from ecdctr.models.arms.baselines import ItemCtr, OnlineShift
-from ecdctr.models.arms.bayes_fm import BayesFm
-from ecdctr.models.arms.linked import LinkedArm
-from ecdctr.models.arms.network_arm import PREDICT_ROWS, Arm, ArmSpec, History, Prepared
-from ecdctr.models.arms.registry import lineup
-from ecdctr.models.arms.stack import Stack
-from ecdctr.models.nets.device import choose_device, use_threads
-from ecdctr.models.nets.input_encoder import Encoded, InputEncoder
-from ecdctr.models.nets.network import MAX_LOSS
+from ecdctr.models.arms import (
+    PREDICT_ROWS,
+    Arm,
+    ArmSpec,
+    BayesFm,
+    History,
+    ItemCtr,
+    LinkedArm,
+    OnlineShift,
+    Prepared,
+    Stack,
+    lineup,
+)
+from ecdctr.models.nets import MAX_LOSS, Encoded, InputEncoder, choose_device, use_threads
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from ecdctr.models.tpm.live import LiveTpm
-from ecdctr.models.tpm.readers import MergedHistory, SnapshotHistory
+from ecdctr.models.tpm import LiveTpm, MergedHistory, SnapshotHistory
 from ecdctr.models.training.gate import Evidence, Gate
 from ecdctr.models.training.release import ReleaseReport, Transfer
 from ecdctr.models.training.release_schedule import ReleaseSchedule
-from ecdctr.state.checkpoints.capture import Capture, Loaded, Rows
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.snapshots.disk import EmbeddingStore
+from ecdctr.state.checkpoints import Capture, Loaded, Rows
+from ecdctr.state.row_logs import AdWindow
+from ecdctr.state.snapshots import EmbeddingStore
 
 __all__ = ["ReleaseReport", "StepResult", "Trainer"]
 

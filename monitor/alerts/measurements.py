@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecdctr.models.training.release import ReleaseReport
+from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.alerts.rules import Measurement
-from ecdctr.monitor.drift.watch import Row, said
-from ecdctr.monitor.quality.windows import DomainWindow
+from ecdctr.monitor.drift import Row, said
+from ecdctr.monitor.quality import DomainWindow
 from ecdctr.monitor.settings import RuleSpec
 
 __all__ = ["of_detectors", "of_drift", "of_forgetting", "of_release", "of_transfer", "of_window"]

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES
-from ecdctr.monitor.alerts.delivery import AlertDelivery, Send
-from ecdctr.monitor.alerts.rules import Alert
+from ecdctr.monitor.alerts import Alert, AlertDelivery, Send
 from ecdctr.monitor.dashboard.collector import MonitorCollector
 from ecdctr.monitor.dashboard.health import Health
 from ecdctr.monitor.dashboard.prometheus import WorkerMetrics

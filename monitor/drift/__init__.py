@@ -1,0 +1,21 @@
+"""Drift: reference sketches, comparison by bins, change detectors and the offline report."""
+
+from ecdctr.monitor.drift.bins import logit
+from ecdctr.monitor.drift.daily import by_day, gather
+from ecdctr.monitor.drift.detectors import Detectors
+from ecdctr.monitor.drift.reference import Reference
+from ecdctr.monitor.drift.report import summarise, write_drift_report
+from ecdctr.monitor.drift.watch import DriftWatch, Row, said
+
+__all__ = [
+    "Detectors",
+    "DriftWatch",
+    "Reference",
+    "Row",
+    "by_day",
+    "gather",
+    "logit",
+    "said",
+    "summarise",
+    "write_drift_report",
+]

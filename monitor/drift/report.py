@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ecdctr.monitor.drift.by_day import Day
+from ecdctr.monitor.drift.daily import Day
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.watch import day_of
 from ecdctr.state.errors import DataError

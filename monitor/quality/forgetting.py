@@ -21,7 +21,7 @@ from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import mix64
 from ecdctr.events.time import DAY_MS, duration_ms
 from ecdctr.monitor.settings import ProbeSettings
-from ecdctr.replay.metrics.summary import gauc, log_loss
+from ecdctr.replay.metrics import gauc, log_loss
 from ecdctr.state.errors import StateError
 from ecdctr.state.probes import ProbeStore
 

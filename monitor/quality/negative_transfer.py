@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecdctr.events.schema import mix64
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
-from ecdctr.replay.metrics.gauc import auc_of_codes
+from ecdctr.replay.metrics import auc_of_codes
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 

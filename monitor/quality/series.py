@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
-from ecdctr.replay.metrics.gauc import auc_of_codes
+from ecdctr.replay.metrics import auc_of_codes
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import mix64
-from ecdctr.monitor.drift.bins import logit
-from ecdctr.replay.metrics.gauc import auc_of_codes
+from ecdctr.monitor.drift import logit
+from ecdctr.replay.metrics import auc_of_codes
 
 __all__ = [
     "COUNTS",

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.training.engine import Engine
-from ecdctr.replay.metrics.summary import log_loss
+from ecdctr.models.training import Engine
+from ecdctr.replay.metrics import log_loss
 from ecdctr.state.positions import Positions
 
 __all__ = ["DayCheck", "DayFinding"]

@@ -1,0 +1,20 @@
+"""Figures of scored rows: by day, by slice, exact over partitions on disk."""
+
+from ecdctr.replay.figures.evaluation import ReplayResult, evaluate
+from ecdctr.replay.figures.scored_days import ORACLE, Columns, ScoredDays
+from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, earlier_rows, gap_codes
+from ecdctr.replay.figures.slices_by_feature import FeatureSlice, feature_slices
+
+__all__ = [
+    "ORACLE",
+    "TPM",
+    "USER_GAP_BOTH",
+    "Columns",
+    "FeatureSlice",
+    "ReplayResult",
+    "ScoredDays",
+    "earlier_rows",
+    "evaluate",
+    "feature_slices",
+    "gap_codes",
+]

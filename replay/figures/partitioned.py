@@ -1,6 +1,6 @@
 """Exact figures of more rows than memory holds: parted by user for GAUC, by score for what ranks all rows at once.
 
-Nothing is approximated. A user's rows lie in one part, so each user's AUC is that of :func:`ecdctr.replay.metrics.gauc.group_auc`; the
+Nothing is approximated. A user's rows lie in one part, so each user's AUC is that of :func:`ecdctr.replay.metrics.group_auc`; the
 parts follow the ids, so users stand in one order however many parts there are, and so do the bootstrap's draws. For AUC
 and the calibration curve the rows are parted anew by ranges of the score: the non-clicks of lower ranges are counted, the
 pairs within a range are compared. What stays in memory is one part, and two numbers a user that counts.
@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from ecdctr.replay.figures.scored_days import ScoredRows
 from ecdctr.replay.figures.spill import Spill
-from ecdctr.replay.metrics.gauc import group_auc
-from ecdctr.replay.metrics.summary import entropy_of, losses
+from ecdctr.replay.metrics import entropy_of, group_auc, losses
 
 __all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
 
@@ -54,7 +53,7 @@ class Ranked:
     auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def coverage(self) -> dict[str, Any]:
-        """As :func:`ecdctr.replay.metrics.summary.summary` names it."""
+        """As :func:`ecdctr.replay.metrics.summary` names it."""
         users, rows = len(self.impressions), int(self.impressions.sum())
         nan = float("nan")
         return {

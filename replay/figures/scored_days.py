@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.time import DAY_MS
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = [
     "ORACLE",

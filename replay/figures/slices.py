@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.time import HOUR_MS
-from ecdctr.models.nets.id_map import IdMap
+from ecdctr.models.nets import IdMap
 from ecdctr.replay.figures.scored_days import ScoredRows
 
 __all__ = ["BUILT_IN", "SLICES", "TPM", "USER_GAP_BOTH", "Coding", "Slicer", "earlier_rows", "gap_codes"]

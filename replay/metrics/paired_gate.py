@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.training.gate import GateRows, Verdict
+from ecdctr.models.training import GateRows, Verdict
 from ecdctr.replay.metrics.bootstrap import Interval, gauc_difference, ne_difference
 
 __all__ = ["PairedGate"]

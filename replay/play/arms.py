@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD
-from ecdctr.models.training.engine import Engine
-from ecdctr.replay.figures.scored_days import Columns
+from ecdctr.models.training import Engine
+from ecdctr.replay.figures import Columns
 from ecdctr.replay.play.frozen import FrozenArm
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["MergedScores", "SideBySide"]
 
@@ -33,7 +33,7 @@ class MergedScores:
         self._scores, self._beside = scores, beside
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`ecdctr.replay.figures.scored_days.ScoredDays`."""
+        """As :class:`ecdctr.replay.figures.ScoredDays`."""
         for day in self._scores.sizes():
             yield day, self._day(day)
 
@@ -87,7 +87,7 @@ class SideBySide:
             one.run(kind, batch, clock)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """Scored rows by event day, as :class:`ecdctr.replay.figures.scored_days.ScoredDays`."""
+        """Scored rows by event day, as :class:`ecdctr.replay.figures.ScoredDays`."""
         return MergedScores(self.engine.scores, {n: arm.scores for n, arm in self.beside.items()}).days()
 
     def columns(self, domain: int) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["BufferedScores"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ecdctr.events.batch import Batch
-from ecdctr.models.training.trainer import Trainer
+from ecdctr.models.training import Trainer
 from ecdctr.state.positions import Positions
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["FrozenArm"]
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from ecdctr.events.align import Step
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
-from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.models.training.engine import Engine
+from ecdctr.events.kafka import KafkaLog
+from ecdctr.models.training import Engine
 from ecdctr.state.errors import DataError
-from ecdctr.state.journals.disk import JournalEntry
+from ecdctr.state.journals import JournalEntry
 from ecdctr.state.positions import Positions
 
 __all__ = ["Playback", "Player", "ProgressCallback", "play", "redo"]

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.encode import Columns
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.replay.figures.feature_slices import FeatureSlice
-from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, gap_codes
+from ecdctr.models.training import Trainer
+from ecdctr.replay.figures import TPM, USER_GAP_BOTH, FeatureSlice, gap_codes
 from ecdctr.replay.play.stream_gaps import StreamGaps
 
 __all__ = ["RowNotes"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, Batch
-from ecdctr.models.nets.id_map import IdMap
+from ecdctr.models.nets import IdMap
 from ecdctr.state.errors import StateError
 
 __all__ = ["StreamGaps"]

@@ -1,0 +1,15 @@
+"""Reports of a replay: HTML, JSON, tables, and the comparison of two replays."""
+
+from ecdctr.replay.report.html import write_report
+from ecdctr.replay.report.pair import Pair, read_report, scores_of
+from ecdctr.replay.report.tables import day_table, slice_table, write_tables
+
+__all__ = [
+    "Pair",
+    "day_table",
+    "read_report",
+    "scores_of",
+    "slice_table",
+    "write_report",
+    "write_tables",
+]

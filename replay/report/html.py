@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ecdctr.replay.figures.evaluate import ORACLE, ReplayResult, evaluate
+from ecdctr.replay.figures import ORACLE, ReplayResult, evaluate
 from ecdctr.state.errors import DataError
 
 __all__ = ["evaluate", "write_report"]
@@ -42,7 +42,7 @@ def write_report(
     folder, title
         Where, and the heading.
     result
-        Of :func:`ecdctr.replay.figures.evaluate.evaluate`.
+        Of :func:`ecdctr.replay.figures.evaluate`.
     meta
         About the run, all optional: ``source``, ``rows``, ``seconds``, ``rows_per_s``, ``releases`` (event clocks of
         the CPM releases, ms), ``refused`` (those that the gate refused), ``interrupted``, ``rejects`` (counts by reason), ``checks`` (see

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ecdctr.replay.figures.scored_days import Columns, ScoredDays
-from ecdctr.replay.play.arms import MergedScores
+from ecdctr.replay.figures import Columns, ScoredDays
+from ecdctr.replay.play import MergedScores
 from ecdctr.state.errors import DataError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["Pair", "read_report", "scores_of"]
 
@@ -66,7 +66,7 @@ class Pair:
         self.left_out = (0, 0)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`ecdctr.replay.figures.scored_days.ScoredDays`."""
+        """As :class:`ecdctr.replay.figures.ScoredDays`."""
         lone = [0, 0]
         for day, ours, theirs in _in_step(self._a.days(), self._b.days()):
             same = (

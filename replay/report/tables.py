@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ecdctr.replay.figures.evaluate import ReplayResult
+from ecdctr.replay.figures import ReplayResult
 from ecdctr.state.errors import DataError
 
 __all__ = ["day_table", "slice_table", "write_tables"]

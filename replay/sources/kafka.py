@@ -11,7 +11,7 @@ import polars as pl
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.state.errors import DataError

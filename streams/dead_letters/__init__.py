@@ -1,0 +1,6 @@
+"""Dead letters: records that were refused, with their reason, origin and original bytes."""
+
+from ecdctr.streams.dead_letters.letter import DeadLetter, letters_of
+from ecdctr.streams.dead_letters.sender import DeadLetters, DeadLetterSink, MemoryDeadLetters
+
+__all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "letters_of"]

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.kafka import true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 from ecdctr.streams.dead_letters.letter import DeadLetter, Identity, identity_of, letters_of

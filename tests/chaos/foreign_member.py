@@ -11,7 +11,7 @@ from ecdctr import factory
 from ecdctr.events.align import Chunk
 from ecdctr.settings import load_settings
 from ecdctr.streams.app import StreamApp, run_app
-from ecdctr.streams.dead_letters.sender import MemoryDeadLetters
+from ecdctr.streams.dead_letters import MemoryDeadLetters
 
 
 class Nowhere:

@@ -21,11 +21,11 @@ from rich.console import Console
 
 from ecdctr import factory
 from ecdctr.commands.rebuild import rebuild
-from ecdctr.models.training.engine import audit
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.models.training import audit
+from ecdctr.replay.sources import Simulator
 from ecdctr.settings import dump_toml, load_settings
-from ecdctr.state.journals.disk import Journal
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.state.journals import Journal
+from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

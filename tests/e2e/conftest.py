@@ -23,16 +23,16 @@ from rich.console import Console
 
 from ecdctr import factory
 from ecdctr.commands.rebuild import Rebuilt, rebuild
-from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.kafka import true_ends
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.training.engine import audit
+from ecdctr.models.training import audit
 from ecdctr.settings import Settings, dump_toml, load_settings
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import BrokerUnavailableError
-from ecdctr.state.journals.disk import Journal, JournalEntry
+from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.positions import Positions
-from ecdctr.state.snapshots.snapshot import write_snapshot
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.state.snapshots import write_snapshot
+from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.journals.disk import Journal
+from ecdctr.state.journals import Journal
 
 pytestmark = pytest.mark.broker
 

@@ -9,9 +9,9 @@ import time
 import polars as pl
 import pytest
 
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.positions import Positions
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.streams.embedded import EmbeddedBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

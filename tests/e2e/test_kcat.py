@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from ecdctr.events.decoder import to_json_messages
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.streams.embedded import EmbeddedBroker
 
 pytestmark = pytest.mark.broker
 

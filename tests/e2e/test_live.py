@@ -21,14 +21,14 @@ from ecdctr import factory
 from ecdctr.commands.basic import replay_journal, replay_source
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.commands.replay import ReplayOptions
-from ecdctr.models.training.engine import audit
-from ecdctr.replay.metrics.gauc import gauc
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.models.training import audit
+from ecdctr.replay.metrics import gauc
+from ecdctr.replay.sources import Simulator
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.journals.disk import Journal
-from ecdctr.state.row_logs.score_log import ScoreLog
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.state.journals import Journal
+from ecdctr.state.row_logs import ScoreLog
+from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from ecdctr.commands.basic import train_tpm
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.settings import Loaded
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore, SnapshotManifest
+from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

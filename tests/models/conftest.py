@@ -15,10 +15,9 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from ecdctr.models.training.gate import Gate
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.snapshots.disk import MemoryEmbeddingStore
+from ecdctr.models.training import Gate, Trainer
+from ecdctr.state.row_logs import AdWindow
+from ecdctr.state.snapshots import MemoryEmbeddingStore
 
 START_MS = 1_767_225_600_000  # 2026-01-01
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ecdctr.monitor.alerts.rules import Alert
-from ecdctr.monitor.dashboard.station import Station
+from ecdctr.monitor.alerts import Alert
+from ecdctr.monitor.dashboard import Station
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_790_035_200_000  # 2026-09-22 00:00 UTC

@@ -10,11 +10,11 @@ from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.training.release import ReleaseReport
+from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from ecdctr.replay.metrics.summary import gauc, pcoc
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.metrics import gauc, pcoc
+from ecdctr.replay.sources import Simulator
 
 HOUR = 3_600_000
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}

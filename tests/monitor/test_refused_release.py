@@ -7,7 +7,7 @@ import numpy as np
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import default_features
-from ecdctr.models.training.release import ReleaseReport
+from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 
 HOUR = 3_600_000

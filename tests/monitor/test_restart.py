@@ -10,11 +10,11 @@ from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.training.release import ReleaseReport
+from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
-from ecdctr.replay.sources.simulator import Simulator
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.replay.sources import Simulator
+from ecdctr.state.row_logs import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
 PCOC = RuleSpec(name="pcoc", metric="pcoc", window="1d", domain="ad", arm="actr", below=0.7, min_rows=500)

@@ -16,12 +16,12 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.kafka import true_ends
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.app import StreamApp, run_app
-from ecdctr.streams.dead_letters.sender import MemoryDeadLetters
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
 

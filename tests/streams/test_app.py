@@ -13,8 +13,8 @@ from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_ar
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 from ecdctr.streams.app import StreamApp
 from ecdctr.streams.consumer import RecordList
-from ecdctr.streams.dead_letters.sender import DeadLetters, MemoryDeadLetters
-from ecdctr.streams.embedded.broker import EmbeddedBroker
+from ecdctr.streams.dead_letters import DeadLetters, MemoryDeadLetters
+from ecdctr.streams.embedded import EmbeddedBroker
 
 pytestmark = pytest.mark.broker
 

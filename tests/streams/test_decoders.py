@@ -13,7 +13,7 @@ from ecdctr.events.records import decode_values
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import StreamError
 from ecdctr.streams.app import StreamApp
-from ecdctr.streams.dead_letters.sender import MemoryDeadLetters
+from ecdctr.streams.dead_letters import MemoryDeadLetters
 from ecdctr.streams.decoders import LEAST, DecodePool
 
 SPECS = (

@@ -7,10 +7,8 @@ import polars as pl
 import pytest
 
 from ecdctr.events.decoder import EventDecoder, to_json_messages
-from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.replay.sources.event_files import EventFiles
-from ecdctr.replay.sources.kafka import KafkaSource
-from ecdctr.replay.sources.log import RowFilter, SourceLog, steps_of
+from ecdctr.events.kafka import KafkaLog
+from ecdctr.replay.sources import EventFiles, KafkaSource, RowFilter, SourceLog, steps_of
 from ecdctr.state.errors import DataError
 from ecdctr.streams.producer import produce
 

@@ -12,8 +12,7 @@ from ecdctr.events.align import Step
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings, default_features
-from ecdctr.models.training.release import ReleaseReport
-from ecdctr.models.training.trainer import StepResult
+from ecdctr.models.training import ReleaseReport, StepResult
 from ecdctr.streams import reporting
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.reporting import Reporter

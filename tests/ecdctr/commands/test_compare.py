@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from ecdctr.cli import app
 from ecdctr.commands.compare import compare_reports
 from ecdctr.commands.replay import ReplayOptions, replay_source
-from ecdctr.replay.metrics.bootstrap import gauc_difference
+from ecdctr.replay.metrics import gauc_difference
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import DataError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.hidden=[16]", "model.history=none")

@@ -17,11 +17,11 @@ from rich.console import Console
 from ecdctr.commands.basic import train_tpm
 from ecdctr.commands.replay import ReplayOptions, print_totals, replay_source
 from ecdctr.interrupt import interruptible
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError, StateError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

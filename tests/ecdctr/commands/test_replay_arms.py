@@ -14,13 +14,13 @@ from ecdctr import factory
 from ecdctr.cli import app
 from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.commands.replay_arms import asked_arms
-from ecdctr.replay.metrics.bootstrap import gauc_difference
-from ecdctr.replay.sources.log import SourceLog, steps_of
+from ecdctr.replay.metrics import gauc_difference
+from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

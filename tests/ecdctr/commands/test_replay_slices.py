@@ -17,10 +17,10 @@ from ecdctr.commands.basic import train_tpm
 from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.commands.replay_arms import asked_arms
 from ecdctr.events.encode import hash_ids
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, StateError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 from tests.ecdctr import small_replay
 from tests.ecdctr.small_replay import SMALL, StopAfter
 

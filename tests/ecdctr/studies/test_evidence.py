@@ -11,18 +11,18 @@ from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 
 from ecdctr.state.errors import ConfigError
-from ecdctr.studies.evidence import (
+from ecdctr.studies.evidence import run_evidence
+from ecdctr.studies.evidence_figures import bars, figures, loss_difference
+from ecdctr.studies.evidence_page import broken_order, write_page
+from ecdctr.studies.evidence_runs import (
     EVERY_ARM,
     Run,
     Scored,
     run_all,
-    run_evidence,
     seeds_of,
     studies,
     with_stack_all,
 )
-from ecdctr.studies.evidence_figures import bars, figures, loss_difference
-from ecdctr.studies.evidence_page import broken_order, write_page
 
 ARMS = (
     "default",
@@ -173,7 +173,7 @@ def test_loss_differences_are_those_of_scikit_learn(parts):
 
 def test_a_run_that_is_kept_is_not_run_again(parts, tmp_path, monkeypatch):
     runs = []
-    monkeypatch.setattr("ecdctr.studies.evidence.play_run", lambda run: runs.append(run) or parts[0])
+    monkeypatch.setattr("ecdctr.studies.evidence_runs.play_run", lambda run: runs.append(run) or parts[0])
     for _ in range(2):
         (got,) = run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path)
     assert len(runs) == 1 and got.rows == parts[0].rows
@@ -181,7 +181,7 @@ def test_a_run_that_is_kept_is_not_run_again(parts, tmp_path, monkeypatch):
 
 
 def test_folders_that_cannot_be_are_named_before_anything_runs(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr("ecdctr.studies.evidence.play_run", lambda run: pytest.fail("a run began"))
+    monkeypatch.setattr("ecdctr.studies.evidence_runs.play_run", lambda run: pytest.fail("a run began"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--keep .*file"):
         run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path / "file")

@@ -13,8 +13,8 @@ from rich.console import Console
 from ecdctr import factory
 from ecdctr.events.batch import AD
 from ecdctr.events.time import DAY_MS
-from ecdctr.replay.metrics.bootstrap import gauc_contrast, gauc_difference
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.metrics import gauc_contrast, gauc_difference
+from ecdctr.replay.sources import Simulator
 from ecdctr.studies.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.studies.forgetting_page import verdict, write_forgetting
 from ecdctr.studies.forgetting_study import ARMS, SETTINGS, Study, StudyRun, play_study, run_studies

@@ -15,7 +15,7 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.arms.bayes_fm import BayesFm
 from ecdctr.models.settings import BayesFmSettings, BeliefSettings
-from ecdctr.state.checkpoints.capture import Rows, merge_rows
+from ecdctr.state.checkpoints import Rows, merge_rows
 
 HOUR = 3_600_000
 SCHEMA = FeatureSchema(

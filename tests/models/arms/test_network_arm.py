@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ecdctr.models.arms.network_arm import Arm, ArmSpec, Prepared
-from ecdctr.models.nets.input_encoder import InputEncoder
+from ecdctr.models.nets import InputEncoder
 
 
 def arm_of(world: Any, batch: int = 32, **changes: Any) -> tuple[Arm, InputEncoder]:

@@ -110,7 +110,7 @@ def test_item_ctr_counts_as_a_table_would() -> None:
         here = item == one
         want = (y[here].sum() + 5 * rate) / (here.sum() + 5)
         assert ctr.predict(np.array([one], np.uint64))[0] == pytest.approx(want, rel=1e-6)
-    from ecdctr.state.checkpoints.capture import merge_rows
+    from ecdctr.state.checkpoints import merge_rows
 
     other = ItemCtr(strength=5.0)
     other.load(merge_rows(captured))

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import default_features
-from ecdctr.models.arms.baselines import ItemCtr
-from ecdctr.models.arms.bayes_fm import BayesFm
+from ecdctr.models.arms import BayesFm, ItemCtr
 from ecdctr.models.nets.dirty_rows import TouchedRows
 from ecdctr.models.settings import BayesFmSettings
 

@@ -10,22 +10,18 @@ import pytest
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.arms.registry import lineup
+from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
 from ecdctr.models.tpm.trainer import TpmTrainer
-from ecdctr.models.training.engine import Engine
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints.capture import Capture
-from ecdctr.state.checkpoints.disk import CheckpointStore, MemoryCheckpointStore
+from ecdctr.models.training import Engine, Trainer
+from ecdctr.state.checkpoints import Capture, CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import StateError
-from ecdctr.state.journals.disk import Journal, JournalEntry, MemoryJournal
+from ecdctr.state.journals import Journal, JournalEntry, MemoryJournal
 from ecdctr.state.positions import Part
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
-from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
-from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots import MemoryEmbeddingStore, RocksEmbeddingStore, SnapshotCheck, SnapshotWriter
 
 HOUR = 3_600_000
 DAY = 24 * HOUR

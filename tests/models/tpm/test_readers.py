@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.nets.historical_attention import HistoricalAttention
+from ecdctr.models.nets import HistoricalAttention
 from ecdctr.models.tpm.readers import MergedHistory, SnapshotHistory
 from ecdctr.state.errors import ConfigError, PointInTimeError
 

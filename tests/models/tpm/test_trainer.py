@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from ecdctr.events.batch import Batch
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.tpm.trainer import TpmTrainer
-from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
-from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
+from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
+from ecdctr.state.snapshots import MemoryEmbeddingStore, RocksEmbeddingStore
 
 START_MS = 1_767_225_600_000  # 2026-01-01, the origin of the ten-day months
 

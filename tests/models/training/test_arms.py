@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ecdctr.events.batch import AD, NATURAL, Batch
-from ecdctr.models.arms.registry import lineup
+from ecdctr.models.arms import lineup
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
-from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
+from ecdctr.state.row_logs import AdWindow
 
 EVERY = (
     "reload",

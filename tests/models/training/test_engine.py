@@ -10,16 +10,15 @@ import pytest
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.arms.registry import lineup
+from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine, audit
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journals.disk import Journal, JournalEntry
+from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.positions import Part, Positions
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
 SPECS = (

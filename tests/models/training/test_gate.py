@@ -14,17 +14,15 @@ from tests.models.test_engine import HOUR, MODEL, SPECS, plan, rows_of
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.models.arms.registry import lineup
+from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.gate import GateRows, Verdict
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.replay.metrics.paired_gate import PairedGate
-from ecdctr.state.checkpoints.capture import merge_rows
-from ecdctr.state.checkpoints.disk import CheckpointStore
-from ecdctr.state.journals.disk import Journal
-from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.replay.metrics import PairedGate
+from ecdctr.state.checkpoints import CheckpointStore, merge_rows
+from ecdctr.state.journals import Journal
+from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 from tests.models.conftest import DAY_MS, START_MS
 

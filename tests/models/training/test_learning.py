@@ -14,7 +14,7 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs import AdWindow
 
 
 def clicks(n: int, seed: int, interaction: float) -> tuple[Batch, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ecdctr.events.batch import AD, NATURAL
-from ecdctr.models.nets.network import is_batch_norm
+from ecdctr.models.nets import is_batch_norm
 from ecdctr.models.training.release import solve_shift
 from ecdctr.models.training.trainer import Trainer
 

@@ -13,10 +13,9 @@ import pytest
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints.capture import Capture, Loaded, merge_rows
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded, merge_rows
 from ecdctr.state.errors import PointInTimeError
-from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs import AdWindow
 
 ROOT = Path(__file__).parents[3]
 CONFTEST = Path(__file__).with_name("conftest.py")
@@ -285,7 +284,7 @@ spec = importlib.util.spec_from_file_location("worlds", {str(CONFTEST)!r})
 worlds = importlib.util.module_from_spec(spec); sys.modules["worlds"] = worlds
 spec.loader.exec_module(worlds)
 from ecdctr.events.batch import AD
-from ecdctr.state.checkpoints.disk import CheckpointStore
+from ecdctr.state.checkpoints import CheckpointStore
 world = worlds.World()
 stream = world.stream(30)
 window = world.window()

@@ -9,7 +9,7 @@ import pytest
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.monitor.monitor import Monitor
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.sources import Simulator
 
 HEIGHT = 2000
 CHARTS = ("gauc", "ne", "pcoc", "ctr")

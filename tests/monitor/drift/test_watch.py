@@ -11,14 +11,12 @@ from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
-from ecdctr.monitor.drift.by_day import by_day, gather
+from ecdctr.monitor.drift.daily import by_day, gather
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.significance import adjust, compare
 from ecdctr.monitor.drift.watch import DriftWatch
 from ecdctr.monitor.settings import DriftSettings
-from ecdctr.replay.sources.ebnerd import EbNerd
-from ecdctr.replay.sources.log import SourceLog
-from ecdctr.replay.sources.simulator import Simulator
+from ecdctr.replay.sources import EbNerd, Simulator, SourceLog
 from ecdctr.state.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"

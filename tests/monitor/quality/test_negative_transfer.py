@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ecdctr.monitor.quality.negative_transfer import TransferWatch, poisson_weights
-from ecdctr.replay.metrics.bootstrap import gauc_difference
-from ecdctr.replay.metrics.summary import log_loss
+from ecdctr.replay.metrics import gauc_difference, log_loss
 
 DAY = 86_400_000
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ecdctr.monitor.quality.bloom import Seen
 from ecdctr.monitor.quality.series import DomainSeries
 from ecdctr.monitor.quality.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
-from ecdctr.replay.metrics.summary import auc, gauc, log_loss, normalized_entropy, pcoc
+from ecdctr.replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
 
 HOUR, DAY = 3_600_000, 86_400_000
 

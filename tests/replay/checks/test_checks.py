@@ -13,10 +13,10 @@ from ecdctr.commands.basic import train_tpm
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.checks.checks import checks
 from ecdctr.replay.checks.day_check import DayCheck, DayFinding
 from ecdctr.replay.checks.leakage import FeatureProbe, Finding
-from ecdctr.replay.sources.log import SourceLog, steps_of
+from ecdctr.replay.checks.run import checks
+from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.state.errors import PointInTimeError

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.replay.figures.evaluate import evaluate
+from ecdctr.replay.figures.evaluation import evaluate
 from ecdctr.replay.figures.slices import SLICES, earlier_rows
-from ecdctr.replay.metrics.summary import summary
-from ecdctr.replay.report.tables import day_table, slice_table
+from ecdctr.replay.metrics import summary
+from ecdctr.replay.report import day_table, slice_table
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

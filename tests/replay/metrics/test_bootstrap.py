@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval
-from ecdctr.replay.metrics.gauc import gauc
+from ecdctr.replay.metrics.ranking import gauc
 
 
 def rows(seed, users=200, each=20, noise=1.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecdctr.models.training.gate import GateRows
+from ecdctr.models.training import GateRows
 from ecdctr.replay.metrics.bootstrap import ne_difference
 from ecdctr.replay.metrics.paired_gate import PairedGate
 

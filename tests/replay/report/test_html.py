@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecdctr.events.time import DAY_MS
-from ecdctr.replay.figures.evaluate import evaluate
+from ecdctr.replay.figures import evaluate
 from ecdctr.replay.report.html import write_report
 from ecdctr.state.errors import DataError
 

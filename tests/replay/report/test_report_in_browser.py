@@ -14,7 +14,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from ecdctr.replay.report.html import evaluate, write_report
+from ecdctr.replay.figures import evaluate
+from ecdctr.replay.report.html import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(

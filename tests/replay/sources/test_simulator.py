@@ -11,7 +11,7 @@ import pytest
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
-from ecdctr.replay.metrics.summary import gauc, pcoc
+from ecdctr.replay.metrics import gauc, pcoc
 from ecdctr.replay.sources.simulator import FRAME_ROWS, Simulator
 from ecdctr.state.errors import ConfigError
 

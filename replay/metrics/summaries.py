@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ecdctr.replay.metrics.gauc import GaucResult, auc, check_rows, gauc, group_auc
+from ecdctr.replay.metrics.ranking import GaucResult, auc, check_rows, gauc, group_auc
 
 __all__ = [
     "CLIP",

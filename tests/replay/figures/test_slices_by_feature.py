@@ -11,12 +11,12 @@ from ecdctr.events.decoder import EventDecoder, to_arrow_message, to_json_messag
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.figures import value_names
-from ecdctr.replay.figures.evaluate import evaluate
-from ecdctr.replay.figures.feature_slices import TOP, feature_slices
+from ecdctr.replay.figures.evaluation import evaluate
 from ecdctr.replay.figures.slices import TPM
-from ecdctr.replay.play.row_notes import RowNotes
+from ecdctr.replay.figures.slices_by_feature import TOP, feature_slices
+from ecdctr.replay.play import RowNotes
 from ecdctr.state.errors import ConfigError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 SPECS = [
     FeatureSpec(name="user", field="user_id", buckets=5_000),

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-import ecdctr.replay.metrics.gauc
-from ecdctr.replay.metrics.gauc import auc, gauc, group_auc
+import ecdctr.replay.metrics.ranking
+from ecdctr.replay.metrics.ranking import auc, gauc, group_auc
 
 # Few distinct scores and users: ties, single-class users and one-row users come often.
 ROWS = st.lists(
@@ -89,7 +89,7 @@ def test_parts_give_the_same_as_one_sort(monkeypatch):
     n = 20_000
     user, p, y = rng.integers(0, 3_000, n), rng.random(n).round(2), rng.random(n) < 0.1
     whole = group_auc(y, p, user)
-    monkeypatch.setattr(ecdctr.replay.metrics.gauc, "PART_ROWS", 700)
+    monkeypatch.setattr(ecdctr.replay.metrics.ranking, "PART_ROWS", 700)
     parts = group_auc(y, p, user)
     a, b = np.argsort(whole.group), np.argsort(parts.group)
     for column in ("group", "impressions", "clicks", "auc"):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from ecdctr.events.time import DAY_MS
-from ecdctr.replay.figures.evaluate import evaluate
-from ecdctr.replay.metrics.bootstrap import gauc_difference
-from ecdctr.replay.metrics.summary import gauc, log_loss, pcoc
+from ecdctr.replay.figures.evaluation import evaluate
+from ecdctr.replay.metrics import gauc, gauc_difference, log_loss, pcoc
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES
-from ecdctr.replay.figures.feature_slices import FeatureSlice
 from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartedRows, Ranked, scratch
 from ecdctr.replay.figures.scored_days import (
     ORACLE,
@@ -25,9 +24,9 @@ from ecdctr.replay.figures.scored_days import (
     survey,
 )
 from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, Coding, Slicer
-from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval, weighted_mean
-from ecdctr.replay.metrics.summary import rela_impr, summary
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.replay.figures.slices_by_feature import FeatureSlice
+from ecdctr.replay.metrics import gauc_difference, gauc_interval, rela_impr, summary, weighted_mean
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["ORACLE", "ReplayResult", "evaluate"]
 
@@ -79,7 +78,7 @@ def evaluate(
     -------
     dict
         ``totals[domain][arm]``
-            As :func:`ecdctr.replay.metrics.summary.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
+            As :func:`ecdctr.replay.metrics.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
         ``days[domain]``
             A list, oldest first, of ``{day, n, arms, differences}``: the same for the rows of one UTC day.
         ``differences[domain][arm]``
@@ -248,7 +247,7 @@ def _bounds(interval: dict[str, float]) -> dict[str, float]:
 
 
 def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]:
-    """As :func:`ecdctr.replay.metrics.summary.summary`."""
+    """As :func:`ecdctr.replay.metrics.summary`."""
     n, clicks = figures["n"], figures["clicks"]
     return {
         "n": n,
