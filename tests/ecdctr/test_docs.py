@@ -12,7 +12,8 @@ from ecdctr.cli import app
 from ecdctr.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FOLDERS = "ecdctr|streams|monitor|replay|models|events|state|tests|benchmarks|docs|deploy"
 ids = [p.name for p in DOCUMENTS]
 
 
@@ -30,11 +31,16 @@ def test_every_test_that_is_named_exists(document, defined):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
 def test_every_file_that_is_named_exists(document):
     text = document.read_text(encoding="utf-8")
-    rooms = "ecdctr|streams|monitor|replay|models|state|tests|benchmarks|docs|deploy"
-    for name in re.findall(rf"`((?:{rooms})/[\w./-]+\.(?:py|md|toml|yml|json))", text):
+    for name in re.findall(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|md|toml|yml|json)|tests/[\w/]+)`", text):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\(((?!http)[\w./-]+)\)", text):
         assert (document.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_a_test_that_is_named_with_its_file_is_in_that_file(document):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text(encoding="utf-8")):
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
