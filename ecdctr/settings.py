@@ -19,15 +19,30 @@ from pydantic_settings import (
 
 from ecdctr.events.settings import EventSettings, FeatureSpec, KafkaSettings, default_features
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.renamed_keys import RenamedKeys
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import StateSettings
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 
-__all__ = ["ENV_PREFIX", "Loaded", "Settings", "change", "dump_toml", "load_settings", "settings_table"]
+__all__ = [
+    "ENV_PREFIX",
+    "RENAMED",
+    "Loaded",
+    "Settings",
+    "change",
+    "dump_toml",
+    "load_settings",
+    "settings_table",
+]
 
 ENV_PREFIX = "ECDCTR_"
 # Variables that are not configuration keys: the file to read, and where tests find real logs.
 OTHER_VARIABLES = frozenset({"ECDCTR_CONFIG", "ECDCTR_DATA"})
+
+RENAMED: dict[str, str] = {
+    "monitor.watch.drift.cells": "monitor.watch.drift.bins",
+}
+"""Old key -> new key. Old keys work for one version, in files, variables and ``--set``; rows older than that are removed."""
 
 
 class Settings(BaseSettings):
@@ -98,26 +113,29 @@ def load_settings(
     Raises
     ------
     ConfigError
-        An unknown key or a bad value: each is named, with where it stands.
+        An unknown key or a bad value: each is named, with where it stands. Also a key of :data:`RENAMED` together with its new name.
     """
     environ = os.environ if environ is None else environ
+    renamed = RenamedKeys(RENAMED)
     layers: list[tuple[str, dict[str, Any]]] = []
     file = _config_file(path, environ)
     if file is not None:
         layers.append((str(file), _read_toml(file)))
-    layers.append(("environment", _read_environment(environ)))
+    variables = renamed.in_variables(environ, ENV_PREFIX)
+    layers.append(("environment", _read_environment(variables)))
     layers.append(("--set", _read_overrides(overrides)))
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for name, layer in layers:
-        _merge(merged, layer, origin, name)
+        _merge(merged, renamed.in_layer(layer, name, variables=name == "environment"), origin, name)
     return _loaded(merged, origin)
 
 
 def change(loaded: Loaded, overrides: Sequence[str], where: str) -> Loaded:
     """The configuration with further ``key=value`` overrides, which errors and origins call ``where``."""
     merged, origin = loaded.settings.model_dump(), dict(loaded.origin)
-    _merge(merged, _read_overrides(overrides, where), origin, where)
+    layer = RenamedKeys(RENAMED).in_layer(_read_overrides(overrides, where), where)
+    _merge(merged, layer, origin, where)
     return _loaded(merged, origin)
 
 

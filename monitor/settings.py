@@ -56,7 +56,7 @@ class DriftSettings(Section):
     every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
     compare_rows: int = Field(default=8192, ge=1, description="Rows between comparisons, at least.")
     natural_every: int = Field(default=4, ge=1, description="Of natural rows each n-th is compared.")
-    cells: int = Field(default=64, ge=8, le=1024, description="Cells of a feature's histogram.")
+    bins: int = Field(default=64, ge=8, le=1024, description="Bins of a feature's histogram.")
     groups: int = Field(
         default=32, ge=8, le=64, description="Groups of users (items) that tell the variance."
     )

@@ -150,7 +150,7 @@ class DriftWatch:
         if sketch is None:
             if self.ready:  # a domain that the reference does not know
                 return
-            cells = fix_cells(self.schema, self.settings.cells, batch, p)
+            cells = fix_cells(self.schema, self.settings.bins, batch, p)
             sketch = self.reference.sketches[domain] = Sketch.empty(cells, self.settings.groups)
         every = self.settings.natural_every if domain == "natural" else 1
         block = Block.make(sketch.cells, sketch.groups, batch, scored, p, every)

@@ -81,7 +81,7 @@ def test_the_dump_reads_back_to_the_same(tmp_path):
             "model.hidden=[32]",
             'topics.ad="x"',
             "state.keep_checkpoints=7",
-            "monitor.watch.drift.cells=32",
+            "monitor.watch.drift.bins=32",
             'monitor.watch.rules=[{name = "low", metric = "gauc", below = 0.6, severity = "critical"}]',
         ],
         environ={},
