@@ -37,10 +37,10 @@ sys.path.append(str(HERE.parent))
 import numpy as np
 
 from benchmarks._environment import environment
+from ecdctr.state.hashing import mix64
 from ecdctr.state.settings import StateSettings
 from ecdctr.state.snapshots import (
     RocksEmbeddingStore,
-    mix,
 )
 
 DIM = 64
@@ -83,7 +83,7 @@ class Lmdb:
 def tables(folder: Path, ids: int, batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids ascending, their vectors, and batches of ids, ``(batches, BATCH)``; written to the folder, too."""
     rng = np.random.default_rng(0)
-    by_rank = mix(np.arange(1, ids + 1, dtype=np.uint64))  # one to one: as many distinct ids
+    by_rank = mix64(np.arange(1, ids + 1, dtype=np.uint64))  # one to one: as many distinct ids
     order = np.sort(by_rank)
     vectors = rng.standard_normal((ids, DIM), np.float32)
     rank = np.minimum((ids + 1.0) ** rng.random((batches, BATCH)), ids).astype(np.int64) - 1

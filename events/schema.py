@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.state.errors import ConfigError
+from ecdctr.state.hashing import mix64
 
-__all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn", "mix64"]
+__all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn"]
 
 DERIVED_FIELDS = {"@hour": 24, "@weekday": 7}
 """Fields made from ``ts`` (UTC), with the number of values each takes; Monday is weekday 0."""
@@ -169,23 +170,6 @@ class FeatureSchema:
         }
         text = json.dumps(resolved, separators=(",", ":"), ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def mix64(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread the bits of 64-bit ids: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), a bijection.
-
-    The first output of SplitMix64 seeded with 0:
-
-    >>> hex(mix64(np.array([0x9E3779B97F4A7C15], dtype=np.uint64))[0])
-    '0xe220a8397b1dcdaf'
-    """
-    x = ids.astype(np.uint64, copy=True)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
 
 
 def _salt(name: str) -> int:

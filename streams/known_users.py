@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
+from ecdctr.state.vector_cache import VectorCache
 
 __all__ = ["KnownUsers"]
 
@@ -22,7 +22,7 @@ class KnownUsers:
     ask
         ``ask(users)``: which of some distinct users have vectors, shape ``(n,)``.
     slots
-        Users remembered, a power of two; one takes over another's slot.
+        Users remembered, rounded up to a power of two.
 
     Examples
     --------
@@ -33,20 +33,14 @@ class KnownUsers:
 
     def __init__(self, ask: Callable[[Users], NDArray[np.bool_]], slots: int = 1 << 16) -> None:
         self._ask = ask
-        self._mask = np.uint64(slots - 1)
-        self._user = np.zeros(slots, np.uint64)
-        self._state = np.zeros(slots, np.int8)  # 0 nobody, 1 without vectors, 2 with
+        self._cache = VectorCache(slots, dim=0)
 
     def __call__(self, users: Users) -> NDArray[np.bool_]:
         """Which of the users have vectors, in any order and repeated as they are, shape ``(n,)``."""
-        slot = (mix64(users) & self._mask).astype(np.intp)
-        state = self._state[slot]
-        missing = (state == 0) | (self._user[slot] != users)
-        if missing.any():
+        _, present, missing = self._cache.get(users)
+        if len(missing):
             distinct, row = np.unique(users[missing], return_inverse=True)
             found = self._ask(distinct)
-            state[missing] = 1 + found[row]
-            # Of users that share a slot one is written: two assignments need not agree on which is the last.
-            place, first = np.unique((mix64(distinct) & self._mask).astype(np.intp), return_index=True)
-            self._user[place], self._state[place] = distinct[first], 1 + found[first]
-        return np.asarray(state == 2)
+            present[missing] = found[row]
+            self._cache.put(distinct, np.empty((len(distinct), 0), np.float32), found)
+        return present

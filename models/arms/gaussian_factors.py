@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
 from ecdctr.models.nets import IdMap, TouchedRows
 from ecdctr.models.settings import BeliefSettings
+from ecdctr.state.hashing import mix64
 
 __all__ = ["Belief", "Places"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
+from ecdctr.state.hashing import mix64
 
 __all__ = ["IdMap"]
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
-from ecdctr.events.schema import mix64
 from ecdctr.models.nets import FrozenHistory, HistoricalAttention, HistoryInput
 from ecdctr.state.errors import ConfigError, PointInTimeError
 from ecdctr.state.snapshots import EmbeddingStore
+from ecdctr.state.vector_cache import VectorCache
 
 __all__ = ["HistoryReader", "Kind", "MergedHistory", "SnapshotHistory", "check_point_in_time"]
 
@@ -138,7 +138,7 @@ class MergedHistory:
     """K snapshots merged into one table through an attention that no longer learns (A-CTR).
 
     Because ``h_j`` depends on id ``j``'s own rows alone, the merge is exact: one vector an id instead of K. Rows are
-    merged when first asked for and kept in a direct-mapped array, so a release costs nothing at once and memory has
+    merged when first looked up and kept in a direct-mapped cache, so a release costs nothing at once and memory has
     a bound; :meth:`merge` gives the whole table. A row that is not younger than some snapshot is merged from the
     others, and not kept.
 
@@ -165,9 +165,9 @@ class MergedHistory:
         self._store, self._device = store, device
         self._months = tuple(months)
         self._frozen: dict[Kind, FrozenHistory] = {"user": FrozenHistory(user), "item": FrozenHistory(item)}
-        self._cache: dict[Kind, _DirectMap] = {
-            "user": _DirectMap(slots, user.dim),
-            "item": _DirectMap(slots, item.dim),
+        self._cache: dict[Kind, VectorCache] = {
+            "user": VectorCache(slots, user.dim),
+            "item": VectorCache(slots, item.dim),
         }
         self._last_ts = np.empty(0, np.int64)
         if self._months:
@@ -224,33 +224,6 @@ class MergedHistory:
             vectors=torch.from_numpy(vectors).to(self._device),
             present=torch.from_numpy(present.astype(np.float32)).to(self._device),
         )
-
-
-class _DirectMap:
-    """Last vector asked for in each slot; an id has one slot, and a newcomer takes it over."""
-
-    def __init__(self, slots: int, dim: int) -> None:
-        self._mask = np.uint64(slots - 1)
-        self._id = np.zeros(slots, np.uint64)
-        self._used = np.zeros(slots, np.bool_)
-        self._vector = np.zeros((slots, dim), np.float32)
-        self._present = np.zeros(slots, np.bool_)
-
-    def get(
-        self, ids: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-        slot = self._slot(ids)
-        missing = np.flatnonzero(~self._used[slot] | (self._id[slot] != ids))
-        return self._vector[slot], self._present[slot], missing
-
-    def put(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> None:
-        # Of ids that share a slot only one is written: assignments of several arrays need not agree on the last.
-        slot, first = np.unique(self._slot(ids), return_index=True)
-        self._id[slot], self._used[slot] = ids[first], True
-        self._vector[slot], self._present[slot] = vectors[first], present[first]
-
-    def _slot(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        return (mix64(ids) & self._mask).astype(np.intp)
 
 
 def _open(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
-from ecdctr.events.schema import FeatureSchema, mix64
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms import (
     PREDICT_ROWS,
@@ -36,6 +36,7 @@ from ecdctr.models.training.gate import Evidence, Gate
 from ecdctr.models.training.release import ReleaseReport, Transfer
 from ecdctr.models.training.release_schedule import ReleaseSchedule
 from ecdctr.state.checkpoints import Capture, Loaded, Rows
+from ecdctr.state.hashing import mix64
 from ecdctr.state.row_logs import AdWindow
 from ecdctr.state.snapshots import EmbeddingStore
 

@@ -15,8 +15,9 @@ from datasketches import kll_floats_sketch
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
-from ecdctr.events.schema import FeatureSchema, mix64
+from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells, logit
+from ecdctr.state.hashing import mix64
 
 __all__ = ["Block", "Sketch", "fix_cells", "groups_of"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
+from ecdctr.state.hashing import mix64
 
 __all__ = ["Seen"]
 

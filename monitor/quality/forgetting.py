@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
-from ecdctr.events.schema import mix64
 from ecdctr.events.time import DAY_MS, duration_ms
 from ecdctr.monitor.settings import ProbeSettings
 from ecdctr.replay.metrics import gauc, log_loss
 from ecdctr.state.errors import StateError
+from ecdctr.state.hashing import mix64
 from ecdctr.state.probes import ProbeStore
 
 __all__ = ["ARMS_OF", "STALENESS_DAYS", "Forgetting", "Predict"]

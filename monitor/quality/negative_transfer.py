@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
 from ecdctr.replay.metrics import auc_of_codes
+from ecdctr.state.hashing import mix64
 
 __all__ = ["REPLICATES", "TransferWatch", "poisson_weights"]
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.schema import mix64
 from ecdctr.monitor.drift import logit
 from ecdctr.replay.metrics import auc_of_codes
+from ecdctr.state.hashing import mix64
 
 __all__ = [
     "COUNTS",

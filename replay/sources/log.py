@@ -13,8 +13,8 @@ import numpy as np
 from ecdctr.events.align import Aligner, Chunk, Step
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.schema import mix64
 from ecdctr.replay.sources.registry import Source
+from ecdctr.state.hashing import mix64
 
 __all__ = ["ADS", "Log", "RowFilter", "SourceLog", "one_ahead", "steps_of"]
 

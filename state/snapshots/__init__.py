@@ -4,7 +4,6 @@ from ecdctr.state.snapshots.base import EmbeddingStore
 from ecdctr.state.snapshots.disk import RocksEmbeddingStore
 from ecdctr.state.snapshots.memory import MemoryEmbeddingStore
 from ecdctr.state.snapshots.snapshot import SnapshotManifest, Vectors, link_snapshots, write_snapshot
-from ecdctr.state.snapshots.vector_cache import mix
 from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
 
 __all__ = [
@@ -16,6 +15,5 @@ __all__ = [
     "SnapshotWriter",
     "Vectors",
     "link_snapshots",
-    "mix",
     "write_snapshot",
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ecdctr.state.errors import SnapshotDamagedError, StateError
 from ecdctr.state.files import write_atomic
+from ecdctr.state.hashing import mix64
 from ecdctr.state.snapshots.base import EmbeddingStore, Monthly, distinct, union_chunks
 from ecdctr.state.snapshots.database import VectorDb
 from ecdctr.state.snapshots.memory import MemoryEmbeddingStore
@@ -27,7 +28,7 @@ from ecdctr.state.snapshots.snapshot import (
     read_manifest,
     write_snapshot,
 )
-from ecdctr.state.snapshots.vector_cache import VectorCache, mix
+from ecdctr.state.vector_cache import VectorCache
 
 __all__ = [
     "EmbeddingStore",
@@ -57,7 +58,7 @@ class _OpenMonth:
         if len(missing):
             found, there = self._db.get(KINDS.index(kind), ids[missing])
             vectors[missing], present[missing] = found, there
-            cache.put(ids[missing], hashed[missing], found, there)
+            cache.put(ids[missing], found, there, hashed[missing])
         return vectors, present
 
     def ids(self, kind: Kind) -> NDArray[np.uint64]:
@@ -142,7 +143,7 @@ class RocksEmbeddingStore(Monthly):
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``, for ids in any order that may repeat."""
         unique, inverse = distinct(ids)
-        hashed = mix(unique)
+        hashed = mix64(unique)
         vectors = np.empty((len(unique), len(months), self.dim(months)), np.float32)
         present = np.empty((len(unique), len(months)), np.bool_)
         with self._busy:

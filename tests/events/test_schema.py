@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecdctr.events.schema import DERIVED_FIELDS, FeatureSchema, mix64
+from ecdctr.events.schema import DERIVED_FIELDS, FeatureSchema
 from ecdctr.events.settings import FeatureSpec, default_features
 from ecdctr.state.errors import ConfigError
 
@@ -61,13 +61,6 @@ def test_values_of_a_derived_field_never_collide(field):
     n = DERIVED_FIELDS[field]
     group = FeatureSchema([FeatureSpec(name="t", field=field, buckets=n)], dim=2).categorical[0]
     assert sorted(group.encode(np.arange(n, dtype=np.uint64)).tolist()) == list(range(1, n + 1))
-
-
-def test_mix64_is_a_bijection_on_a_sample_and_leaves_its_input_alone():
-    ids = np.arange(100_000, dtype=np.uint64)
-    before = ids.copy()
-    assert len(np.unique(mix64(ids))) == len(ids)
-    np.testing.assert_array_equal(ids, before)
 
 
 def test_fingerprint_is_the_same_in_another_process():

@@ -24,7 +24,6 @@ from ecdctr.state.snapshots.disk import (
     write_snapshot,
 )
 from ecdctr.state.snapshots.snapshot import Kind, Vectors
-from ecdctr.state.snapshots.vector_cache import VectorCache, mix
 
 Ids = NDArray[np.uint64]
 KINDS: tuple[Kind, Kind] = ("user", "item")
@@ -411,30 +410,3 @@ def test_more_months_than_stay_open(tmp_path: Path) -> None:
 def test_union_in_chunks(tables: list[set[int]], rows: int) -> None:
     chunks = list(union_chunks([u64(*sorted(t)) for t in tables], rows))
     assert [int(i) for c in chunks for i in c] == sorted(set().union(*tables))
-
-
-@settings(deadline=None, derandomize=True)
-@given(
-    rounds=st.lists(st.lists(st.integers(0, 100), unique=True, max_size=30), max_size=12),
-    slots=st.integers(1, 40),
-)
-def test_a_cache_never_tells_a_lie(rounds: list[list[int]], slots: int) -> None:
-    cache = VectorCache(slots, 2)
-    for asked in rounds:
-        ids = u64(*asked)
-        truth = np.stack([ids.astype(np.float32), -ids.astype(np.float32)], axis=1)
-        there = ids % np.uint64(3) > 0
-        truth[~there] = 0
-        found, present, missing = cache.get(ids, mix(ids))
-        known = np.ones(len(ids), np.bool_)
-        known[missing] = False
-        assert (found[known] == truth[known]).all()
-        assert (present[known] == there[known]).all()
-        cache.put(ids[missing], mix(ids[missing]), truth[missing], there[missing])
-        if len(ids) == 1:
-            assert len(cache.get(ids, mix(ids))[2]) == 0
-
-
-def test_ids_in_a_row_spread_over_the_slots() -> None:
-    slot = mix(np.arange(4096, dtype=np.uint64) << np.uint64(40)) & np.uint64(4095)
-    assert len(np.unique(slot)) > 0.6 * 4096  # 1 - 1/e of random slots are hit
