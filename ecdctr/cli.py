@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,9 +121,13 @@ def broker(
     """Run the embedded broker (development only: it keeps everything in memory)."""
     from ecdctr.streams.embedded import EmbeddedBroker
 
+    # A handler and not sigwait: without one SIGTERM ends this process at once, and the broker's own process stays.
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     with EmbeddedBroker(port=port, old_clients=old_clients) as running:
         out.print(f"Kafka protocol on {running.address}; Ctrl-C ends it and forgets every record")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        stop.wait()
 
 
 @app.command()
