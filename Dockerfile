@@ -1,4 +1,4 @@
-# One image for worker, producer and tools; the registry's build of torch runs on the CPU and on CUDA.
+# One image for worker, producer and tools. The build of torch on PyPI runs on the CPU and with CUDA.
 FROM python:3.11-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
@@ -11,6 +11,7 @@ COPY models models
 COPY replay replay
 COPY monitor monitor
 COPY streams streams
+# Holds a relative link to each of the folders above; COPY keeps links.
 COPY ecdctr ecdctr
 RUN pip install --constraint constraints.txt . \
  && useradd --create-home --uid 10001 ecdctr \

@@ -66,6 +66,11 @@ def test_ecdctr_holds_no_other_links():
     assert links == set(PACKAGES[1:])
 
 
+def test_image_is_built_from_every_package():
+    copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert sorted(copied) == sorted(PACKAGES)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_package_has_a_docstring_and_few_modules(folder):
     assert ast.get_docstring(parsed(folder)), f"{folder}/__init__.py has no docstring"
