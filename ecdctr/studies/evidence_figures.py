@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecdctr.models.probability import log_losses
 from ecdctr.replay.metrics import gauc_difference, gauc_interval, summary
 
 __all__ = ["DAYS_AWAY", "DEFAULT", "EARLIER_ADS", "bars", "figures", "pool"]
@@ -120,12 +121,9 @@ def loss_difference(
     seed: int = 0,
 ) -> dict[str, float]:
     """Mean log loss of ``p`` less that of ``base``, with its 95 % interval by bootstrap over users; below 0 is better."""
-    losses = []
-    for scores in (p, base):
-        q = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
-        losses.append(-np.where(y > 0, np.log(q), np.log1p(-q)))
+    difference = log_losses(y > 0, p) - log_losses(y > 0, base)
     who = np.unique(user, return_inverse=True)[1]
-    gain, rows = np.bincount(who, losses[0] - losses[1]), np.bincount(who)
+    gain, rows = np.bincount(who, difference), np.bincount(who)
     rng = np.random.Generator(np.random.Philox(seed))
     drawn = np.empty(samples)
     for i in range(samples):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.models.arms.stack import logit
 from ecdctr.models.nets import IdMap, TouchedRows
+from ecdctr.models.probability import logit, sigmoid
 from ecdctr.state.checkpoints import Rows
 
 __all__ = ["ItemCtr", "OnlineShift"]
@@ -31,8 +31,7 @@ class OnlineShift:
 
     def predict(self, p: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shifted probabilities ``(n,)``."""
-        out: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(0.5 * (logit(p) + self.shift)))
-        return out.astype(np.float32)
+        return sigmoid(logit(p) + self.shift).astype(np.float32)
 
     def observe(self, p: NDArray[np.float32], label: NDArray[np.float32]) -> None:
         """Learn from rows that were predicted: their unshifted probabilities and labels, ``(n,)``."""

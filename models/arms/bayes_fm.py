@@ -13,6 +13,7 @@ from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms.gaussian_factors import MAX_STEP, Belief
+from ecdctr.models.probability import sigmoid
 from ecdctr.models.settings import BayesFmSettings
 from ecdctr.state.checkpoints import Rows
 
@@ -213,5 +214,4 @@ class BayesFm:
 
 
 def _sigmoid(z: Floats) -> Floats:
-    out: Floats = 0.5 * (1.0 + np.tanh(0.5 * np.clip(z, -MAX_LOGIT, MAX_LOGIT)))
-    return out
+    return sigmoid(np.clip(z, -MAX_LOGIT, MAX_LOGIT))

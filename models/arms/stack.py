@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.time import duration_ms
+from ecdctr.models.probability import logit, sigmoid
 
-__all__ = ["Stack", "logit"]
-
-_EDGE = 1e-6
-
-
-def logit(p: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-odds of probabilities, cut at 1e-6 from either end, float64 of the same shape."""
-    clipped = np.clip(p.astype(np.float64), _EDGE, 1.0 - _EDGE)
-    out: NDArray[np.float64] = np.log(clipped) - np.log1p(-clipped)
-    return out
+__all__ = ["Stack"]
 
 
 class Stack:
@@ -80,8 +72,7 @@ class Stack:
         z = np.full(len(x), self._theta[-1])
         for i, weight in enumerate(self._theta[:-1]):
             z += weight * x[:, i]
-        out: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(0.5 * z))
-        return out
+        return sigmoid(z)
 
     def predict(self, scores: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Click probabilities ``(n,)`` from those of the members."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import AD, Batch
 from ecdctr.models.arms import PREDICT_ROWS, Arm, Prepared
 from ecdctr.models.nets import BatchNorm, InputEncoder
+from ecdctr.models.probability import sigmoid
 from ecdctr.models.training.gate import Evidence, Verdict
 from ecdctr.models.training.rollback import KeptArm
 from ecdctr.state.row_logs import AdWindow
@@ -317,7 +318,7 @@ def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     target = (y.sum() + 0.5) / (len(y) + 1.0)
     b = 0.0
     for _ in range(50):
-        p = 0.5 * (1.0 + np.tanh(0.5 * (z + b)))
+        p = sigmoid(z + b)
         gap = float(np.mean(p) - target)
         slope = float(np.mean(p * (1.0 - p)))
         # Far out the slope vanishes: bounded steps always come back.

@@ -1,6 +1,5 @@
 """Drift: reference sketches, comparison by bins, change detectors and the offline report."""
 
-from ecdctr.monitor.drift.bins import logit
 from ecdctr.monitor.drift.daily import by_day, gather
 from ecdctr.monitor.drift.detectors import Detectors
 from ecdctr.monitor.drift.reference import Reference
@@ -14,7 +13,6 @@ __all__ = [
     "Row",
     "by_day",
     "gather",
-    "logit",
     "said",
     "summarise",
     "write_drift_report",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 
-__all__ = ["BEHAVIOUR", "LABEL", "LOGIT_CELLS", "PREDICTION", "Cells", "logit"]
+__all__ = ["BEHAVIOUR", "LABEL", "LOGIT_CELLS", "PREDICTION", "Cells"]
 
 LABEL, PREDICTION = "label", "prediction"
 BEHAVIOUR = 5
@@ -29,13 +29,6 @@ class Column(NamedTuple):
     name: str
     offset: int
     size: int
-
-
-def logit(p: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-odds, probabilities clipped by 1e-6."""
-    q = np.clip(p, 1e-6, 1 - 1e-6)
-    out: NDArray[np.float32] = np.log(q / (1 - q))
-    return out
 
 
 class Cells:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from river import drift
 
 from ecdctr.events.time import HOUR_MS
+from ecdctr.models.probability import LOGIT_CLIP, fast_logit
 
 __all__ = ["POINT_ROWS", "Detectors"]
 
@@ -74,8 +75,8 @@ class Detectors:
         if not len(y):
             return
         s = self._streams.setdefault((domain, arm), _Stream())
-        q = np.clip(p.astype(np.float64), 1e-6, 1 - 1e-6)
-        z, var = np.log(q / (1 - q)), q * (1 - q)
+        q = np.clip(p.astype(np.float64), LOGIT_CLIP, 1 - LOGIT_CLIP)
+        z, var = fast_logit(q), q * (1 - q)
         residual = y - q
         columns = [np.ones(len(y)), residual, var, -residual * z, var * z * z]
         if hourly_ctr is not None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells, logit
+from ecdctr.models.probability import fast_logit
+from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells
 from ecdctr.state.hashing import mix64
 
 __all__ = ["Block", "Sketch", "fix_cells", "groups_of"]
@@ -43,7 +44,7 @@ def fix_cells(schema: FeatureSchema, cells: int, first: Batch, scores: NDArray[n
         borders = sketch.get_quantiles([i / 20 for i in range(1, 20)]) if len(values) else [0.0]
         edges.append(np.unique(np.asarray(borders, np.float64)))
     if scores is not None and len(scores):
-        centre = float(logit(np.asarray([scores.mean()], np.float32))[0])
+        centre = float(fast_logit(np.asarray([scores.mean()], np.float32))[0])
     else:
         centre = -2.0
     return Cells(schema, cells, edges, centre)
@@ -93,7 +94,7 @@ class Block:
         counted = batch.take(slice(None, None, every)) if every > 1 else batch
         q = np.empty(0, np.float32) if scored is None or p is None else p
         seen = batch.take(np.empty(0, np.intp) if scored is None or p is None else scored)
-        z = logit(q)
+        z = fast_logit(q)
         centred = z - np.float32(cells.centre)
         return Block(
             cells.of(counted),

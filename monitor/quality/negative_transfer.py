@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
-from ecdctr.monitor.quality.windows import CLIP, UserRows, of_clickers
+from ecdctr.models.probability import fast_log_losses
+from ecdctr.monitor.quality.windows import UserRows, of_clickers
 from ecdctr.replay.metrics import auc_of_codes
 from ecdctr.state.hashing import mix64
 
@@ -75,10 +76,7 @@ class TransferWatch:
             return
         self._clock = max(self._clock, int(ts.max()))
         click = label > 0
-        a, b = np.clip(actr, CLIP, 1 - CLIP), np.clip(control, CLIP, 1 - CLIP)
-        diff = np.log(np.where(click, b, 1 - b)) - np.log(
-            np.where(click, a, 1 - a)
-        )  # above 0: A-CTR is worse
+        diff = fast_log_losses(click, actr) - fast_log_losses(click, control)  # above 0: A-CTR is worse
         weights = poisson_weights(user)
         day = ts // DAY_MS
         for d in range(int(day.min()), int(day.max()) + 1):

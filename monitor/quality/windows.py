@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.monitor.drift import logit
+from ecdctr.models.probability import fast_log_losses, fast_logit
 from ecdctr.replay.metrics import auc_of_codes
 from ecdctr.state.hashing import mix64
 
@@ -43,7 +43,6 @@ WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "
 AUC_CLASSES = 512
 _LOW, _HIGH = -12.0, 8.0
 _SALT = np.uint64(0x6C1D5A97E2B804F3)
-CLIP = 1e-7
 COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
 SUMS = ("rows", "clicks", "predicted", "loss")
 
@@ -362,9 +361,8 @@ class Scored:
             self.p[i] = p
             known = ~np.isnan(p)
             self.known.append(known)
-            q = np.clip(p, CLIP, 1 - CLIP)
-            self.loss.append(-np.log(np.where(click, q, 1 - q)))
-            z = logit(p)
+            self.loss.append(fast_log_losses(click, p))
+            z = fast_logit(p)
             with np.errstate(invalid="ignore"):
                 k = ((z - _LOW) * (AUC_CLASSES / (_HIGH - _LOW))).clip(0, AUC_CLASSES - 1).astype(np.int32)
             self.classes.append(2 * k + click)

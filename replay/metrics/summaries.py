@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecdctr.models.probability import log_losses
 from ecdctr.replay.metrics.ranking import GaucResult, auc, check_rows, gauc, group_auc
 
 __all__ = [
-    "CLIP",
     "GaucResult",
     "auc",
     "calibration_curve",
@@ -32,9 +32,6 @@ __all__ = [
     "summary",
 ]
 
-CLIP = 1e-7
-"""Probabilities are clipped to ``[CLIP, 1 - CLIP]`` for the logarithm: float32 has nothing finer below 1."""
-
 NAN = float("nan")
 
 
@@ -47,7 +44,7 @@ def list_auc(y: ArrayLike, p: ArrayLike, list_id: ArrayLike) -> GaucResult:
 
 
 def log_loss(y: ArrayLike, p: ArrayLike) -> float:
-    """Mean of ``-y ln p - (1 - y) ln(1 - p)`` in nats, with ``p`` clipped by :data:`CLIP`.
+    """Mean of ``-y ln p - (1 - y) ln(1 - p)`` in nats, with ``p`` clipped by :data:`ecdctr.models.probability.LOSS_CLIP`.
 
     >>> round(log_loss([1, 0], [0.5, 0.5]), 6)
     0.693147
@@ -59,8 +56,7 @@ def log_loss(y: ArrayLike, p: ArrayLike) -> float:
 def losses(y: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
     """Log loss of each row, ``(n,)``; see :func:`log_loss`."""
     labels, q = _probabilities(y, p)
-    q = np.clip(q, CLIP, 1.0 - CLIP)
-    return -np.where(labels, np.log(q), np.log1p(-q))
+    return log_losses(labels, q)
 
 
 def entropy(y: ArrayLike) -> float:

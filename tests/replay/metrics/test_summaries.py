@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from ecdctr.models.probability import LOSS_CLIP
 from ecdctr.replay.metrics import summaries as metrics
 
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=50)
@@ -19,7 +20,7 @@ ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1,
 @settings(max_examples=200, deadline=None)
 def test_log_loss_equals_scikit_learn(rows):
     y, p = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
-    clipped = np.clip(p, metrics.CLIP, 1 - metrics.CLIP)
+    clipped = np.clip(p, LOSS_CLIP, 1 - LOSS_CLIP)
     assert metrics.log_loss(y, p) == pytest.approx(sk.log_loss(y, clipped, labels=[0, 1]), rel=1e-9)
 
 
@@ -52,7 +53,7 @@ def test_overprediction_is_pcoc_above_one():
 
 
 def test_a_certain_and_wrong_prediction_costs_a_finite_loss():
-    assert metrics.log_loss([1], [0.0]) == pytest.approx(-math.log(metrics.CLIP))
+    assert metrics.log_loss([1], [0.0]) == pytest.approx(-math.log(LOSS_CLIP))
 
 
 def test_rela_impr():
