@@ -1,0 +1,37 @@
+"""What decides the last bits of a result: recorded beside recorded bits, and compared before they are."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def this_machine() -> dict[str, str]:
+    """Versions and processor that the last bits of a float32 product depend on."""
+    return {
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def difference(recorded: Mapping[str, str]) -> str | None:
+    """Why recorded bits cannot be asked of this machine; None where they can."""
+    here = this_machine()
+    found = [f"{k} {recorded[k]!r}, here {here[k]!r}" for k in recorded if recorded[k] != here[k]]
+    return f"the bits were recorded with {'; '.join(found)}" if found else None
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,144 @@
+"""A state folder that an older version left behind opens, is redone, and is gone on with.
+
+The folder was written by ``ecdctr worker`` before the packages were moved, with RocksDB snapshots, live months and
+releases; the worker was ended by signal 9 between two checkpoints. Beside it lies the log that it learned from, with
+records that nobody has learned yet. ``record_state.py`` made both.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from ecdctr import build
+from ecdctr.audit import rebuild
+from models.engine import audit
+from models.features import FeatureSchema
+from state.ad_window import AdWindow
+from state.checkpoint import CheckpointStore
+from state.embedding_store import RocksEmbeddingStore
+from state.errors import BrokerUnavailableError
+from state.score_log import ScoreLog
+from streams.broker import EmbeddedBroker
+from tests.compat.machine import difference
+from tests.compat.state_folder import Site, facts, read_topics, unpack
+
+FACTS = facts()
+WHY_NO_BITS = difference(FACTS["machine"])
+same_bits = pytest.mark.skipif(WHY_NO_BITS is not None, reason=str(WHY_NO_BITS))
+TOTAL = {kind: FACTS["rows_learned"][kind] + FACTS["rows_to_come"][kind] for kind in ("natural", "ad")}
+
+
+@pytest.fixture(scope="module")
+def broker():
+    try:
+        with EmbeddedBroker() as started:
+            yield started
+    except BrokerUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def on_broker(broker, tmp_path_factory):
+    """The recorded folder, and its log at the same offsets of a fresh broker."""
+    site = Site(unpack(tmp_path_factory.mktemp("old")), broker.address)
+    site.restore_log()
+    yield site
+    site.end()
+
+
+@pytest.fixture(scope="module")
+def gone_on(on_broker):
+    """The same after a worker of the present version has learned the rest; with the verdict on the folder before that."""
+    on_broker.before = rebuild(Console(quiet=True), on_broker.settings)
+    on_broker.send_rest()
+    worker = on_broker.start()
+    on_broker.train(worker)
+    on_broker.exit_code = on_broker.terminate(worker)
+    return on_broker
+
+
+def test_everything_in_the_folder_opens(tmp_path):
+    site = Site(unpack(tmp_path))
+    store = CheckpointStore(site.folders.checkpoints)
+    names = [info.name for info in store.list()]
+    assert names == FACTS["checkpoints"]
+    loaded = [store.load(name) for name in names]  # checksums are compared
+    assert {checkpoint.meta["fingerprint"] for checkpoint in loaded} == {FACTS["fingerprint"]}
+    assert build.tpm_states(site.settings).newest() is not None
+
+    entries = site.entries()
+    assert [e.step for e in entries] == list(range(FACTS["last_step"] + 1))
+    kinds = {e.kind for e in entries}
+    assert {kind: sum(e.kind == kind for e in entries) for kind in kinds} == FACTS["entries"]
+
+    snapshots = RocksEmbeddingStore(site.folders.snapshots)
+    assert snapshots.months() == FACTS["snapshots"]
+    for month in snapshots.months():
+        snapshots.verify(month)
+    snapshots.close()
+
+    scores = ScoreLog(site.folders.scores, read_only=True)
+    newest = loaded[-1].meta
+    assert len(scores) >= sum(newest["scores"].values()) > 0
+    assert set(build.arms(site.settings)) == set(scores.arms)
+    schema = FeatureSchema(site.settings.features, site.settings.model.dim)
+    days = site.settings.schedule.ad_window_days
+    window = AdWindow(site.folders.ad_window, schema.n_features, schema.n_dense, days)
+    window.truncate({int(day): n for day, n in newest["ad_window"].items()})
+    assert len(window) == newest["progress"]["rows"]["ad"]
+    window.close()
+
+
+def test_an_engine_of_the_present_version_has_the_same_fingerprint(tmp_path):
+    site = Site(unpack(tmp_path))
+    assert build.memory_engine(site.settings).fingerprint == FACTS["fingerprint"]
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_a_worker_redoes_the_journal_and_goes_on_with_exact_counts(gone_on):
+    said = gone_on.said()
+    assert gone_on.exit_code == 0, said
+    newest = CheckpointStore(gone_on.folders.checkpoints).newest()
+    assert newest is not None
+    last_recorded = int(FACTS["checkpoints"][-1].split("-step-")[1])
+    assert f"journal: {FACTS['last_step'] - last_recorded} steps to redo" in said
+    for complaint in ("is damaged", "cannot be used", "do not fit", "other features or networks"):
+        assert complaint not in said
+    assert newest.meta["progress"]["rows"] == TOTAL
+    assert newest.meta["progress"]["skipped_rows"] == 0
+    assert audit(iter(gone_on.entries()), gone_on.ends()) == (0, 0)
+
+    ads = ScoreLog(gone_on.folders.scores, read_only=True).read(domain=1)
+    assert len(ads["ts"]) == TOTAL["ad"]
+    entries = gone_on.entries()
+    assert any(e.kind == "release" and e.step > FACTS["last_step"] for e in entries)
+    topics = gone_on.settings.topics
+    letters = list(read_topics(gone_on.settings.kafka, map(topics.dead_letter, topics.domains), {}))
+    assert len(letters) == FACTS["dead_letters"] + FACTS["dead_letters_to_come"]
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@same_bits
+def test_the_recorded_journal_gives_the_recorded_checkpoint_bit_for_bit(gone_on):
+    assert gone_on.before.identical, gone_on.before.verdict
+    assert gone_on.before.base is None
+    assert gone_on.before.checkpoint == FACTS["checkpoints"][-1]
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@same_bits
+def test_replay_of_the_journal_says_identical_after_going_on(gone_on):
+    assert "predicts otherwise" not in gone_on.said()
+    done = subprocess.run(
+        [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(gone_on.config)],
+        capture_output=True, text=True, timeout=120, cwd=gone_on.config.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("identical"), done.stdout
