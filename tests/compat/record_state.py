@@ -14,15 +14,15 @@ from pathlib import Path
 
 import polars as pl
 
-from ecdctr import build
+from ecdctr import factory
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.replay.sources import Simulator
 from ecdctr.settings import Settings, dump_toml, load_settings
-from models.settings import FeatureSpec
-from replay.simulator import Simulator
-from state.checkpoint import CheckpointStore
-from state.embedding_store import RocksEmbeddingStore
-from streams.broker import EmbeddedBroker
-from streams.producer import produce
-from streams.topics import ensure_topics
+from ecdctr.state.checkpoints import CheckpointStore
+from ecdctr.state.snapshots import RocksEmbeddingStore
+from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
 from tests.compat.machine import this_machine
 from tests.compat.state_folder import (
     CONFIG,
@@ -90,7 +90,9 @@ BROKEN = (b"", b"not JSON", b'{"event_id": "half', b'{"event_id":"e","ts":1,"use
 
 def settings() -> Settings:
     """The configuration that is recorded."""
-    return build.use_features(load_settings(None, OVERRIDES, environ={}).settings, FEATURES, configured=False)
+    return factory.use_features(
+        load_settings(None, OVERRIDES, environ={}).settings, FEATURES, configured=False
+    )
 
 
 def day(number: int) -> pl.DataFrame:

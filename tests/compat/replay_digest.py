@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.commands import train_tpm
+from ecdctr import factory
+from ecdctr.commands.basic import train_tpm
+from ecdctr.events.batch import AD
+from ecdctr.models.training import Engine
+from ecdctr.replay.metrics import gauc
+from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
-from models.batch import AD
-from models.engine import Engine
-from replay.gauc import gauc
-from replay.rows import SourceLog, steps_of
-from state.capture import Capture
-from state.embedding_store import RocksEmbeddingStore
+from ecdctr.state.checkpoints import Capture
+from ecdctr.state.snapshots import RocksEmbeddingStore
 from tests.compat.machine import this_machine
 
 RECORDED = Path(__file__).with_name("replay_digest.json")
@@ -83,7 +83,7 @@ def train(folder: Path) -> str:
     """The months of the log's history as snapshots of a state folder; a hash of all their vectors."""
     silent = Console(file=io.StringIO())
     train_tpm(silent, silent, load_settings(None, _texts(folder), environ={}), LOG, partial=True)
-    store = RocksEmbeddingStore(build.Folders(folder).snapshots)
+    store = RocksEmbeddingStore(factory.Folders(folder).snapshots)
     text = json.dumps([[month, store.manifest(month).checksum] for month in store.months()])
     store.close()
     return _hash([text.encode()])
@@ -110,13 +110,13 @@ def replay(name: str, folder: Path, aside: Path) -> dict[str, Any]:
     loaded = load_settings(None, (*_texts(folder), *VARIANTS[name]), environ={})
     source, settings = open_with_features(LOG, loaded)
     if settings.tpm.live:
-        engine = build.replay_engine(settings, aside, checkpoint_every_s=1e9)
+        engine = factory.replay_engine(settings, aside, checkpoint_every_s=1e9)
     else:
-        engine = build.memory_engine(settings)
+        engine = factory.memory_engine(settings)
     engine.bind_thread()
     plan = []
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-    for step in steps_of(SourceLog(source, build.decoder(settings)).batches(), **sizes):
+    for step in steps_of(SourceLog(source, factory.decoder(settings)).batches(), **sizes):
         engine.run(step.kind, step.batch, step.clock)
         plan.append([step.kind, len(step.batch), step.clock, engine.step, list(engine.trainer.cpm_months)])
     state_hash = engine.trainer.state_hash()

@@ -17,13 +17,13 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from ecdctr import build
+from ecdctr import factory
+from ecdctr.events.kafka import true_ends
+from ecdctr.events.settings import KafkaSettings
 from ecdctr.settings import Settings, dump_toml, load_settings
-from replay.connection import KafkaSettings
-from replay.offsets import true_ends
-from state.journal import Journal, JournalEntry
-from state.positions import Positions
-from streams.topics import ensure_topics
+from ecdctr.state.journals import Journal, JournalEntry
+from ecdctr.state.positions import Positions
+from ecdctr.streams.topics import ensure_topics
 
 RECORDED = Path(__file__).parent / "old_state"
 STATE, LOG, CONFIG, FACTS = (
@@ -166,7 +166,7 @@ class Site:
         self.settings: Settings = load_settings(CONFIG, overrides, environ={}).settings
         self.config = folder / "ecdctr.toml"
         self.config.write_text(dump_toml(self.settings), encoding="utf-8")
-        self.folders = build.Folders(self.settings.state.folder)
+        self.folders = factory.Folders(self.settings.state.folder)
         self.log_path = folder / "worker.log"
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -212,7 +212,7 @@ class Site:
 
     def ends(self) -> dict[tuple[str, int], int]:
         """End offset of every partition of the two click topics."""
-        with build.kafka_log(self.settings, build.decoder(self.settings)) as log:
+        with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             return log.end(log.partitions())
 
     def wait(self, worker: subprocess.Popen[bytes], done: Callable[[], bool], what: str) -> None:

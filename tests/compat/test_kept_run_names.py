@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecdctr import evidence, forgetting_study
+from ecdctr.studies import evidence_runs, forgetting_study
 
 RUNS = {
-    "simulator-6222f4be5599bc27.npz": evidence.studies([101], None, short=True)[0],
-    "ebnerd_b-03d5a7d75750230a.npz": evidence.Run(
+    "simulator-6222f4be5599bc27.npz": evidence_runs.studies([101], None, short=True)[0],
+    "ebnerd_b-03d5a7d75750230a.npz": evidence_runs.Run(
         "ebnerd_b",
         "ebnerd:/data?mapping=B",
         ("model.seed=1", "tpm.month=7d"),
@@ -45,10 +45,10 @@ STUDIES = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_the_evidence_is_kept_under_the_recorded_name(name, tmp_path, monkeypatch):
     def play(run):
-        return evidence.Scored(run, {"ts": np.arange(3)}, rows=3, seconds=1.0)
+        return evidence_runs.Scored(run, {"ts": np.arange(3)}, rows=3, seconds=1.0)
 
-    monkeypatch.setattr(evidence, "play_run", play)
-    evidence.run_all([RUNS[name]], jobs=1, told=lambda scored: None, keep=tmp_path)
+    monkeypatch.setattr(evidence_runs, "play_run", play)
+    evidence_runs.run_all([RUNS[name]], jobs=1, told=lambda scored: None, keep=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -13,16 +13,15 @@ import sys
 import pytest
 from rich.console import Console
 
-from ecdctr import build
-from ecdctr.audit import rebuild
-from models.engine import audit
-from models.features import FeatureSchema
-from state.ad_window import AdWindow
-from state.checkpoint import CheckpointStore
-from state.embedding_store import RocksEmbeddingStore
-from state.errors import BrokerUnavailableError
-from state.score_log import ScoreLog
-from streams.broker import EmbeddedBroker
+from ecdctr import factory
+from ecdctr.commands.rebuild import rebuild
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.models.training import audit
+from ecdctr.state.checkpoints import CheckpointStore
+from ecdctr.state.errors import BrokerUnavailableError
+from ecdctr.state.row_logs import AdWindow, ScoreLog
+from ecdctr.state.snapshots import RocksEmbeddingStore
+from ecdctr.streams.embedded import EmbeddedBroker
 from tests.compat.machine import difference
 from tests.compat.state_folder import Site, facts, read_topics, unpack
 
@@ -68,7 +67,7 @@ def test_everything_in_the_folder_opens(tmp_path):
     assert names == FACTS["checkpoints"]
     loaded = [store.load(name) for name in names]  # checksums are compared
     assert {checkpoint.meta["fingerprint"] for checkpoint in loaded} == {FACTS["fingerprint"]}
-    assert build.tpm_states(site.settings).newest() is not None
+    assert factory.tpm_states(site.settings).newest() is not None
 
     entries = site.entries()
     assert [e.step for e in entries] == list(range(FACTS["last_step"] + 1))
@@ -84,7 +83,7 @@ def test_everything_in_the_folder_opens(tmp_path):
     scores = ScoreLog(site.folders.scores, read_only=True)
     newest = loaded[-1].meta
     assert len(scores) >= sum(newest["scores"].values()) > 0
-    assert set(build.arms(site.settings)) == set(scores.arms)
+    assert set(factory.arms(site.settings)) == set(scores.arms)
     schema = FeatureSchema(site.settings.features, site.settings.model.dim)
     days = site.settings.schedule.ad_window_days
     window = AdWindow(site.folders.ad_window, schema.n_features, schema.n_dense, days)
@@ -95,7 +94,7 @@ def test_everything_in_the_folder_opens(tmp_path):
 
 def test_an_engine_of_the_present_version_has_the_same_fingerprint(tmp_path):
     site = Site(unpack(tmp_path))
-    assert build.memory_engine(site.settings).fingerprint == FACTS["fingerprint"]
+    assert factory.memory_engine(site.settings).fingerprint == FACTS["fingerprint"]
 
 
 @pytest.mark.broker
