@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.offsets import true_ends
+from ecdctr.events.kafka.offsets import partition_offsets, true_ends
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
@@ -25,6 +25,9 @@ Key = tuple[str, int]
 
 
 MAX_POLL_RECORDS = 10_000
+NEW_TOPIC_S = 2.0
+"""How long a topic that was created a moment ago may be absent from the metadata of another broker."""
+_RETRY_S = 0.05
 
 
 class KafkaLog:
@@ -100,10 +103,18 @@ class KafkaLog:
     # -- what the log holds
 
     def partitions(self) -> list[Key]:
-        """Every partition of the topics, sorted."""
+        """Every partition of the topics, sorted.
+
+        Raises
+        ------
+        StreamError
+            A topic does not exist, even after :data:`NEW_TOPIC_S`.
+        """
         keys: list[Key] = []
+        deadline = time.monotonic() + NEW_TOPIC_S
         for topic in sorted(self.topics):
-            found = self._consumer.partitions_for_topic(topic)
+            while not (found := self._consumer.partitions_for_topic(topic)) and time.monotonic() < deadline:
+                time.sleep(_RETRY_S)
             if not found:
                 raise StreamError(f'topic "{topic}" does not exist: create it with `ecdctr topics --create`')
             keys += [(topic, p) for p in sorted(found)]
@@ -111,8 +122,9 @@ class KafkaLog:
 
     def beginning(self, keys: Sequence[Key]) -> dict[Key, int]:
         """First offset that each partition still holds."""
-        found = self._consumer.beginning_offsets([TopicPartition(*k) for k in keys])
-        return {(tp.topic, tp.partition): int(offset) for tp, offset in found.items()}
+        tps = [TopicPartition(*k) for k in keys]
+        found = partition_offsets(self._consumer, tps, "beginning", self.timeout_s)
+        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
         """True end of each partition; see :func:`ecdctr.events.kafka.offsets.true_ends`."""

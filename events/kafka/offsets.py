@@ -4,14 +4,67 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from ecdctr.state.errors import BrokerUnavailableError
 
-__all__ = ["true_ends"]
+__all__ = ["partition_offsets", "true_ends"]
+
+RETRY_S = 0.05
+
+
+def partition_offsets(
+    consumer: Any,
+    partitions: Sequence[TopicPartition],
+    which: Literal["beginning", "end"],
+    timeout_s: float = 30.0,
+) -> dict[TopicPartition, int]:
+    """The broker's answer to ``beginning_offsets`` or ``end_offsets``, for every partition.
+
+    kafka-python 3.0 leaves out partitions whose leader it does not see at the moment, as long as it sees one of
+    another partition, and then raises a bare ``KeyError``. That happens right after a topic was created, while
+    a broker restarts, and after ``assign`` has narrowed the metadata to other topics. The request itself asks for
+    newer metadata, so it is sent again until every partition has an answer.
+
+    Parameters
+    ----------
+    consumer
+        A kafka-python consumer.
+    partitions
+        Any number, of any topics.
+    which
+        The first offset that a partition still holds, or its end as the broker reports it (see :func:`true_ends`).
+    timeout_s
+        Limit for the whole call.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        A partition had no leader, or no broker answered, for ``timeout_s``.
+    """
+    tps = list(partitions)
+    request = consumer.beginning_offsets if which == "beginning" else consumer.end_offsets
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_ms = max(1, int(1000 * (deadline - time.monotonic())))
+        try:
+            return {tp: int(offset) for tp, offset in request(tps, timeout_ms=left_ms).items()}
+        except KeyError as error:
+            unknown = error.args[0]
+            if unknown not in tps:
+                raise
+        except KafkaError as error:
+            raise BrokerUnavailableError(
+                f"no broker reports where {_names(tps)} {which}s ({type(error).__name__}: {error})"
+            ) from error
+        if time.monotonic() > deadline:
+            raise BrokerUnavailableError(
+                f"no leader is known for {_names([unknown])} after {timeout_s:.0f} s"
+            )
+        time.sleep(RETRY_S)
 
 
 def true_ends(
@@ -29,29 +82,37 @@ def true_ends(
     partitions
         Any number, of any topics.
     timeout_s
-        How long the broker may stay silent.
+        Limit for the whole call.
 
     Raises
     ------
     BrokerUnavailableError
-        It did.
+        A partition had no leader, or no broker answered, for ``timeout_s``.
     """
     tps = list(partitions)
+    deadline = time.monotonic() + timeout_s
+    beginning = partition_offsets(consumer, tps, "beginning", timeout_s)
+    ends = partition_offsets(consumer, tps, "end", max(0.0, deadline - time.monotonic()))
+    filled = [tp for tp in tps if ends[tp] > beginning[tp]]
     try:
-        beginning = consumer.beginning_offsets(tps)
-        ends = {tp: int(offset) for tp, offset in consumer.end_offsets(tps).items()}
-        filled = [tp for tp in tps if ends[tp] > beginning[tp]]
         consumer.assign(filled)
         for tp in filled:
             consumer.seek(tp, ends[tp] - 1)
-        deadline = time.monotonic() + timeout_s
         # Not the records count but the answer: the last offset may be a transaction marker, or compacted away.
         while waiting := [tp for tp in filled if consumer.highwater(tp) is None]:
             if time.monotonic() > deadline:
                 raise BrokerUnavailableError(
-                    f"no answer in {timeout_s:.0f} s about the end of {', '.join(f'{t.topic}[{t.partition}]' for t in waiting)}"
+                    f"no answer in {timeout_s:.0f} s about the end of {_names(waiting)}"
                 )
             consumer.poll(timeout_ms=200, max_records=1)
+        return {
+            tp: max(end, consumer.highwater(tp) or 0) if tp in filled else end for tp, end in ends.items()
+        }
     except KafkaError as error:
-        raise BrokerUnavailableError(f"the broker does not say where its partitions end: {error}") from error
-    return {tp: max(end, consumer.highwater(tp) or 0) if tp in filled else end for tp, end in ends.items()}
+        raise BrokerUnavailableError(
+            f"the broker does not report where its partitions end: {error}"
+        ) from error
+
+
+def _names(partitions: Sequence[TopicPartition]) -> str:
+    return ", ".join(f"{tp.topic}[{tp.partition}]" for tp in partitions)
