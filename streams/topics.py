@@ -10,9 +10,9 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
-from ecdctr.events.kafka import true_ends
+from ecdctr.events.kafka import partition_offsets, true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 from ecdctr.streams.settings import TopicSettings
@@ -22,6 +22,8 @@ __all__ = ["PartitionState", "describe_topics", "ensure_topic", "ensure_topics",
 log = logging.getLogger("ecdctr.topics")
 
 BOOTSTRAP_MS = 10_000
+LEADERS_MS = 10_000
+"""How long the brokers may take until every partition of a new topic has a leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
     Raises
     ------
     BrokerUnavailableError
-        No broker answers.
+        No broker answers, or a new topic has no leaders.
     StreamError
         The broker refuses to create a topic.
     """
@@ -71,6 +73,7 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
     }
     with _admin(connection) as admin:
         there = _counts(admin, list(wanted))
+        absent = [name for name in wanted if name not in there]
         for name, partitions in wanted.items():
             if name not in there:
                 _create(admin, name, partitions, topics.replication)
@@ -82,6 +85,9 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
                     there[name],
                     partitions,
                 )
+        if absent:
+            _wait_for_leaders(admin, absent)
+            there |= _counts(admin, absent)  # another process may have created one with other partitions
     return {name: there[name] for name in wanted}
 
 
@@ -90,6 +96,7 @@ def ensure_topic(connection: KafkaSettings, name: str, replication: int) -> None
     with _admin(connection) as admin:
         if not _counts(admin, [name]):
             _create(admin, name, 1, replication)
+            _wait_for_leaders(admin, [name])
 
 
 def partition_counts(connection: KafkaSettings, names: list[str]) -> dict[str, int]:
@@ -115,14 +122,13 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
             fetch_max_wait_ms=100,
         )
         try:
-            beginning = consumer.beginning_offsets(tps)
+            beginning = partition_offsets(consumer, tps, "beginning")
             committed = {tp: consumer.committed(tp) if tp.topic in topics.domains else None for tp in tps}
             end = true_ends(consumer, tps)
         finally:
             consumer.close(autocommit=False)
     return [
-        PartitionState(tp.topic, tp.partition, int(beginning[tp]), end[tp], _offset(committed[tp]))
-        for tp in tps
+        PartitionState(tp.topic, tp.partition, beginning[tp], end[tp], _offset(committed[tp])) for tp in tps
     ]
 
 
@@ -150,6 +156,16 @@ def _create(admin: Any, name: str, partitions: int, replication: int) -> None:
             "create it yourself, or change topics.replication"
         ) from error
     log.info('created topic "%s" with %d partitions', name, partitions)
+
+
+def _wait_for_leaders(admin: Any, names: list[str]) -> None:
+    """A created topic can be written and read only once each of its partitions has a leader."""
+    try:
+        admin.wait_for_topics(names, timeout_ms=LEADERS_MS)
+    except KafkaTimeoutError as error:
+        raise BrokerUnavailableError(
+            f"{', '.join(names)}: created, but not every partition has a leader after {LEADERS_MS // 1000} s: {error}"
+        ) from error
 
 
 @contextmanager

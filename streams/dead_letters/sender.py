@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from ecdctr.events.kafka import true_ends
+from ecdctr.events.kafka import partition_offsets, true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 from ecdctr.streams.dead_letters.letter import DeadLetter, Identity, identity_of, letters_of
@@ -226,11 +226,11 @@ def read_identities(
     )
     try:
         ends = true_ends(consumer, tps)
-        beginning = consumer.beginning_offsets(tps)
+        beginning = partition_offsets(consumer, tps, "beginning")
         unread = {tp: end for tp, end in ends.items() if end > beginning[tp]}
         consumer.assign(list(unread))
         for tp, end in unread.items():
-            consumer.seek(tp, max(int(beginning[tp]), end - tail))
+            consumer.seek(tp, max(beginning[tp], end - tail))
         out: set[Identity] = set()
         deadline = time.monotonic() + _TAIL_TIMEOUT_S
         while unread:
