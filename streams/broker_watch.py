@@ -42,7 +42,8 @@ class BrokerWatch:
     positions
         Gives the next offset of every partition.
     on_lost
-        Called once, from the watching thread, when the log ends before a position.
+        Called once, from the watching thread, when two looks in a row found that the log ends before a position.
+        One look is not enough: a broker that has just come back may not report all of its topics yet.
     """
 
     def __init__(
@@ -81,23 +82,31 @@ class BrokerWatch:
                 )
 
     def _run(self) -> None:
+        short = False  # the look before this one found that the log ends before a position
         while not self._ended.wait(EVERY_S):
             if not self._asking:
                 self._asking, self._answered_at = True, time.monotonic()
             try:
                 self._ask()
             except BrokerUnavailableError:
+                short = False
                 continue  # still asking
             except OffsetsLostError as error:
-                if not self._ended.is_set():
-                    self._on_lost(error)
-                return
+                if short:
+                    if not self._ended.is_set():
+                        self._on_lost(error)
+                    return
+                short = True
+                log.debug("first look, the next one in %.0f s decides: %s", EVERY_S, error)
+                continue
             except Exception as error:  # a broker that is just coming up says many things
                 log.debug("asking the broker failed: %r", error)
+                short = False
                 continue
             if self._reported:
                 log.info("a broker answers again, after %.0f s", time.monotonic() - self._answered_at)
             self._asking, self._reported, self._report_after = False, False, SILENT_S
+            short = False
 
     def _ask(self) -> None:
         known = {key: at for key, at in dict(self._positions()).items() if at}
@@ -116,8 +125,8 @@ class BrokerWatch:
                 f"{t}[{p}] ends at {ends.get((t, p), 0)}, learned up to {known[(t, p)]}" for t, p in short
             )
             raise OffsetsLostError(
-                f"the log is no longer the one that was learned from: {where}. Start again: that says what "
-                "--reset-offsets earliest, latest or checkpoint would lose or double"
+                f"the log is no longer the one that was learned from, as two looks found: {where}. "
+                "Start again: that says what --reset-offsets earliest, latest or checkpoint would lose or double"
             )
 
     def _knock(self) -> None:
