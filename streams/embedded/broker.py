@@ -16,10 +16,17 @@ from typing import IO
 
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.embedded.old_clients import OldClientRelay
+from ecdctr.streams.embedded.ports import free_port
 
 __all__ = ["EmbeddedBroker"]
 
 _POLL_S = 0.02
+_TRIES = 3
+"""Ports that are tried when the caller left the choice of the port open."""
+
+
+class _EndedError(BrokerUnavailableError):
+    """The process ended before it answered."""
 
 
 class EmbeddedBroker:
@@ -71,14 +78,34 @@ class EmbeddedBroker:
         return self._process.pid
 
     def start(self) -> EmbeddedBroker:
-        """Start the process and wait until it answers."""
+        """Start the process and wait until it answers.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            The port is taken, or the process ended or did not answer. Without a given port, a process that ended is
+            started again on another port, because its first one may have been taken in between.
+        """
         binary = _binary()
-        self.port = self.port or _free_port()
+        chosen = self.port == 0
+        for tries_left in reversed(range(_TRIES if chosen else 1)):
+            if chosen:
+                self.port = free_port()
+            try:
+                self._start(binary)
+            except _EndedError:
+                if not tries_left:
+                    raise
+            else:
+                break
+        return self
+
+    def _start(self, binary: str) -> None:
         if _answers(self.port):
             raise BrokerUnavailableError(
                 f"port {self.port} is taken by another process: choose another with --port"
             )
-        inner = _free_port() if self.old_clients else self.port
+        inner = free_port() if self.old_clients else self.port
         # Held open for as long as the process writes to it.
         self._log = tempfile.TemporaryFile() if self.log_file is None else self.log_file.open("ab")  # noqa: SIM115
         listen = [
@@ -94,22 +121,24 @@ class EmbeddedBroker:
             stderr=self._log,
         )
         deadline = time.monotonic() + self.start_timeout_s
-        while not _answers(inner):
+        while True:
+            answers = _answers(inner)
+            # Asked after the port, so that another process that answers there is not taken for this one.
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
-                said = self._tail()
+                output = self._tail() or "it printed nothing"
                 self.stop()
-                how = (
-                    f"ended with code {code}"
-                    if code is not None
-                    else f"did not answer in {self.start_timeout_s:.0f} s"
+                if code is not None:
+                    raise _EndedError(f"the embedded broker ended with code {code}: {output}")
+                raise BrokerUnavailableError(
+                    f"the embedded broker did not answer in {self.start_timeout_s:.0f} s: {output}"
                 )
-                raise BrokerUnavailableError(f"the embedded broker {how}: {said or 'it printed nothing'}")
+            if answers:
+                break
             time.sleep(_POLL_S)
         if self.old_clients:
             self._relay = OldClientRelay(self.port, inner)
             self._relay.start()
-        return self
 
     def stop(self) -> None:
         """End the process; every record is forgotten. Calling it twice is fine."""
@@ -157,12 +186,6 @@ def _binary() -> str:
         raise BrokerUnavailableError(
             f"the embedded broker has no binary for this machine: {error}"
         ) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
