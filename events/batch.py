@@ -1,16 +1,17 @@
-"""``Batch``: the one type that travels through the house."""
+"""``Batch``: the one columnar type in which rows pass through all packages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.positions import Part
 
-__all__ = ["AD", "DOMAIN_NAMES", "NATURAL", "Batch"]
+__all__ = ["AD", "COLUMNS", "DOMAIN_NAMES", "NATURAL", "REQUIRED_COLUMNS", "Batch"]
 
 NATURAL = 0
 AD = 1
@@ -61,9 +62,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ts)
 
+    def columns(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Columns by name, without copies; by default :data:`REQUIRED_COLUMNS`, which are never None.
+
+        >>> empty = Batch(*(np.empty(0) for _ in REQUIRED_COLUMNS))
+        >>> list(empty.columns())
+        ['ts', 'domain', 'user', 'item', 'features', 'dense', 'label']
+        >>> empty.columns(["ts", "oracle"])
+        {'ts': array([], dtype=float64), 'oracle': None}
+        """
+        return {name: getattr(self, name) for name in (REQUIRED_COLUMNS if names is None else names)}
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Batch:
         """Rows by index, mask or slice; ``parts`` is dropped (the ranges no longer name the rows)."""
-        columns = (getattr(self, name) for name in _COLUMNS)
+        columns = (getattr(self, name) for name in COLUMNS)
         return Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
 
     def with_parts(self, parts: Sequence[Part]) -> Batch:
@@ -78,10 +90,14 @@ class Batch:
         if len(batches) == 1:
             return batches[0].with_parts(parts)
         columns: dict[str, NDArray[np.generic] | None] = {}
-        for name in _COLUMNS:
+        for name in COLUMNS:
             values = [getattr(b, name) for b in batches]
             columns[name] = None if values[0] is None else np.concatenate(values)
         return Batch(**columns, parts=tuple(parts))  # type: ignore[arg-type]
 
 
-_COLUMNS = tuple(field.name for field in fields(Batch) if field.name != "parts")
+COLUMNS = tuple(field.name for field in fields(Batch) if field.name != "parts")
+"""Names of all columns of a batch, those that may be None included."""
+
+REQUIRED_COLUMNS = tuple(field.name for field in fields(Batch) if field.default is MISSING)
+"""Names of the columns that every batch has: ``ts, domain, user, item, features, dense, label``."""

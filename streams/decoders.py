@@ -18,13 +18,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import IO, Any
 
 import msgspec
 import numpy as np
 
-from ecdctr.events.batch import Batch
+from ecdctr.events.batch import COLUMNS, Batch
 from ecdctr.events.decoder import Decoded, EventDecoder, Reject
 from ecdctr.events.records import decode_values, join
 from ecdctr.events.settings import FeatureSpec
@@ -207,8 +206,7 @@ def serve() -> None:
 
 
 def _packed(decoded: Decoded) -> _Answer:
-    columns = {f.name: getattr(decoded.batch, f.name) for f in fields(Batch) if f.name != "parts"}
-    columns["index"] = decoded.index
+    columns = {**decoded.batch.columns(COLUMNS), "index": decoded.index}
     return _Answer(
         {
             name: (column.dtype.str, list(column.shape), np.ascontiguousarray(column).tobytes())

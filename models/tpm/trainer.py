@@ -37,9 +37,6 @@ from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest, Vector
 
 __all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
 
-_WAITING = ("ts", "domain", "user", "item", "features", "dense", "label")
-"""Columns of rows that wait for their chunk to fill."""
-
 
 class SnapshotSink(Protocol):
     """Takes the vectors of a closed month: an :class:`EmbeddingStore`, or what writes to one later."""
@@ -362,8 +359,8 @@ class TpmTrainer:
             rows[f"tpm/table{i}"] = (index, table.payload(index))
         dense = {f"tpm/{name}": value for name, value in self.flat.state().items()}
         if self._waiting:
-            batch = Batch.concat(self._waiting)
-            dense |= {f"tpm-waiting/{name}": getattr(batch, name) for name in _WAITING}
+            columns = Batch.concat(self._waiting).columns()
+            dense |= {f"tpm-waiting/{name}": column for name, column in columns.items()}
         return Capture(dense=dense, rows=rows, meta={"tpm": self._meta()})
 
     def _meta(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals import JournalEntry, JournalLike
 from ecdctr.state.malloc import give_back
 from ecdctr.state.positions import Part, Positions
-from ecdctr.state.row_logs import AdWindow, ScoreLog
+from ecdctr.state.row_logs import ROW_COLUMNS, AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
 __all__ = ["Engine", "Progress", "audit"]
@@ -354,15 +354,9 @@ class Engine:
         if not len(result.scored):
             return
         rows = batch if len(result.scored) == len(batch) else batch.take(result.scored)
-        nothing = np.zeros(len(rows), np.uint64)
         columns = {
-            "ts": rows.ts,
-            "user": rows.user,
-            "item": rows.item,
-            "domain": rows.domain,
+            **rows.columns(ROW_COLUMNS),
             "label": rows.label.astype(np.uint8),
-            "list_id": nothing if rows.list_id is None else rows.list_id,
-            "oracle": np.full(len(rows), np.nan) if rows.oracle is None else rows.oracle,
             **{f"p_{arm}": p for arm, p in result.scores.items()},
             **({} if self.note is None else self.note(rows)),
         }

@@ -257,8 +257,7 @@ class Trainer:
                 self.tiny.learn(batch)
         else:
             self._observe(batch, scores)
-            names = ("ts", "user", "item", "features", "dense", "label")
-            columns = {name: getattr(batch, name) for name in names}
+            columns = batch.columns(self.ad_window.row_columns)
             # What a release replaces is the network that reloads, whatever arm is served besides.
             columns["p_serving"] = scores.get("reload", scores["actr"])
             columns["p_control"] = scores["ads_only"]

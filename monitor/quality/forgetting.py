@@ -38,7 +38,6 @@ POINTS = 200
 """Points kept a curve; older ones are thinned out, the first and the last stay."""
 
 _SALT = np.uint64(0x3B9AC6E15F7D2084)
-_COLUMNS = ("ts", "domain", "user", "item", "features", "dense", "label")
 
 
 @dataclass(slots=True)
@@ -229,7 +228,7 @@ class Forgetting:
         self._follow([s])
 
     def _keep(self, s: _Slice) -> None:
-        columns: dict[str, NDArray[Any]] = {name: getattr(s.batch, name) for name in _COLUMNS}
+        columns: dict[str, NDArray[Any]] = s.batch.columns()
         columns |= {"history": s.history, "share": np.asarray(s.share)}
         columns |= {f"first.{arm}": np.asarray(v) for arm, v in s.first.items()}
         self._put(f"{s.domain}-{s.number}", columns)
@@ -242,8 +241,7 @@ class Forgetting:
 
     @staticmethod
     def _columns_of(g: _Gathering) -> dict[str, NDArray[Any]]:
-        batch = Batch.concat([b for b, _ in g.parts])
-        columns: dict[str, NDArray[Any]] = {name: getattr(batch, name) for name in _COLUMNS}
+        columns: dict[str, NDArray[Any]] = Batch.concat([b for b, _ in g.parts]).columns()
         return columns | {"history": np.concatenate([h for _, h in g.parts])}
 
     # -- staleness of ids
@@ -361,8 +359,7 @@ def _in_share(user: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
 
 
 def _plain(batch: Batch) -> Batch:
-    columns: dict[str, Any] = {name: getattr(batch, name) for name in _COLUMNS}
-    return Batch(**columns)
+    return Batch(**batch.columns())
 
 
 def _finite(v: float) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 from ecdctr.events.batch import Batch
 from ecdctr.models.training import Trainer
 from ecdctr.state.positions import Positions
-from ecdctr.state.row_logs import ScoreLog
+from ecdctr.state.row_logs import ROW_COLUMNS, ScoreLog
 
 __all__ = ["FrozenArm"]
 
@@ -54,10 +54,8 @@ class FrozenArm:
                 for arm in ("actr", "cpm")
                 if arm in found
             }
-            known = {
-                name: getattr(rows, name) for name in ("ts", "user", "item", "domain", "list_id", "oracle")
-            }
-            self.scores.append({**known, "label": rows.label.astype(np.uint8), **p})
+            columns = rows.columns(ROW_COLUMNS)
+            self.scores.append({**columns, "label": rows.label.astype(np.uint8), **p})
         self.positions.advance(batch.parts)
 
     def close(self, *, checkpoint: bool = True) -> None:  # noqa: ARG002

@@ -1,6 +1,6 @@
 """Logs of rows by event day: the score log and the ad window, on disk or in memory."""
 
 from ecdctr.state.row_logs.ad_window import AdWindow
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs.score_log import ROW_COLUMNS, ScoreLog
 
-__all__ = ["AdWindow", "ScoreLog"]
+__all__ = ["ROW_COLUMNS", "AdWindow", "ScoreLog"]

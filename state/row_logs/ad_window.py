@@ -55,6 +55,11 @@ class AdWindow:
         self._newest = max(self._log.sizes(), default=-1)
 
     @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Columns of a row besides its predictions."""
+        return tuple(name for name in self._dtype.names or () if name not in PREDICTIONS)
+
+    @property
     def first_day(self) -> int:
         """Oldest event day that the window takes (days since the epoch)."""
         return self._newest - self.days + 1

@@ -14,7 +14,7 @@ from ecdctr.state.errors import StateError
 from ecdctr.state.event_time import DAY_MS
 from ecdctr.state.row_logs.disk import MemoryRowLog, RowLog, RowLogLike
 
-__all__ = ["ScoreLog"]
+__all__ = ["ROW_COLUMNS", "ScoreLog"]
 
 _ROW = (
     ("ts", "<i8"),
@@ -25,6 +25,9 @@ _ROW = (
     ("list_id", "<u8"),
     ("oracle", "<f8"),
 )
+ROW_COLUMNS = tuple(name for name, _ in _ROW)
+"""Columns of a row besides its predictions and notes."""
+
 _DEFAULTS = {"list_id": 0, "oracle": np.nan}
 
 
