@@ -1,4 +1,4 @@
-"""What a monitor knows, kept in a folder: a restart of its worker neither forgets an alert nor raises it again."""
+"""The stored state of a monitor: after a restart alerts are neither lost nor raised again."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ FIGURES = "figures"
 
 
 class MonitorFolder:
-    """Files of a monitor; each is written aside and renamed, so ``kill -9`` leaves the old one or the new one.
+    """Files of a monitor. Each is written to a temporary file and renamed, so ``kill -9`` leaves the old or the new one.
 
     ==================  ===============================================================  =============================
-    ``alerts.json``     alerts that are raised, events not handed on yet, marks          at every event
-    ``figures.npz``     counts of windows and series, ids met so far                     at checkpoints
-    ``reference/``      the drift reference, also while it is being gathered             at checkpoints, then once
+    ``alerts.json``     raised alerts, undelivered events, marks                         at each event
+    ``figures.npz``     counts of windows and series, Bloom filters of ids               at checkpoints
+    ``reference/``      the drift reference, also while it is being collected            at checkpoints, then once
     ``probes/``         probe slices with their curves                                   at checkpoints
     ==================  ===============================================================  =============================
 
-    What is damaged is named in the log and begun anew; nothing here is worth a worker that does not start. Sums of windows and
-    the rows behind GAUC are not kept: they come from the score log.
+    A damaged file is named in the log and its content is reset, because the worker must start in any case. Sums of windows and the
+    rows behind GAUC are not stored here; they are rebuilt from the score log.
 
     Parameters
     ----------
@@ -51,40 +51,40 @@ class MonitorFolder:
         self._reference_done = False
 
     def alerts(self) -> dict[str, Any]:
-        """What :meth:`save_alerts` wrote; empty: nothing yet."""
+        """The content written by :meth:`save_alerts`; empty before the first call."""
         path = self.folder / "alerts.json"
 
         def read() -> dict[str, Any]:
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("not a JSON object")
             return found
 
-        return (_or_anew(path, read) or {}) if path.exists() else {}
+        return (_or_none(path, read) or {}) if path.exists() else {}
 
     def save_alerts(self, content: Mapping[str, Any]) -> None:
         """Replace ``alerts.json``."""
         self._write(lambda: write_atomic(self.folder / "alerts.json", json.dumps(content).encode()))
 
     def figures(self) -> Arrays:
-        """What :meth:`save_figures` wrote; empty: nothing yet."""
+        """The arrays written by :meth:`save_figures`; empty before the first call."""
         if FIGURES not in self._arrays.names():
             return {}
-        return _or_anew(self.folder / f"{FIGURES}.npz", lambda: self._arrays.get(FIGURES)) or {}
+        return _or_none(self.folder / f"{FIGURES}.npz", lambda: self._arrays.get(FIGURES)) or {}
 
     def save_figures(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace ``figures.npz``."""
         self._write(lambda: self._arrays.put(FIGURES, arrays))
 
     def reference(self, schema: FeatureSchema) -> Reference | None:
-        """The drift reference that was taken here; None: none yet, or one of other features."""
+        """The stored drift reference; None: there is none, or it was made with other features."""
         folder = self.folder / "reference"
         if not (folder / "reference.json").exists():
             return None
-        return _or_anew(folder, lambda: Reference.load(folder, schema))
+        return _or_none(folder, lambda: Reference.load(folder, schema))
 
     def save_reference(self, reference: Reference, *, ready: bool) -> None:
-        """Keep the reference; once it is complete it is not written again."""
+        """Write the reference; a complete one is written only once."""
         if not self._reference_done:
             self._write(lambda: reference.save(self.folder / "reference"))
             self._reference_done = ready
@@ -95,15 +95,15 @@ class MonitorFolder:
             write()
         except (OSError, EcdctrError) as error:
             log.error(
-                "the monitor's state is not written to %s (%s): a restart knows older figures",
+                "the state of the monitor cannot be written to %s (%s): a restart would load older figures",
                 self.folder,
                 error,
             )
 
 
-def _or_anew(path: Path, read: Callable[[], T]) -> T | None:
+def _or_none(path: Path, read: Callable[[], T]) -> T | None:
     try:
         return read()
     except (OSError, ValueError, KeyError, EcdctrError) as error:
-        log.error("%s cannot be used (%s): the monitor begins it anew", path, error)
+        log.error("%s cannot be loaded (%s): this part of the monitor is reset", path, error)
         return None

@@ -141,7 +141,7 @@ class Reporter:
         if self._thread.is_alive():
             self._thread.join()
         self.work_off()
-        self._safely(self.monitor.keep)
+        self._safely(self.monitor.save)
         self._safely(self.station.deliver)
         self.station.close()
         if self._topic is not None:
@@ -152,7 +152,7 @@ class Reporter:
         its alert may have to be raised or resolved."""
         if self._folder is not None:
             folder = self._folder
-            self._safely(lambda: self.monitor.take_up(folder, engine.scores, engine.clock))
+            self._safely(lambda: self.monitor.restore(folder, engine.scores, engine.clock))
         self._releases = max(0, len(engine.releases) - 1)
         self._checkpoints = self._seen_checkpoints = self._kept_checkpoints = engine.progress.checkpoints
         self._months = tuple(engine.trainer.cpm_months)
@@ -216,7 +216,7 @@ class Reporter:
 
     def _keep(self) -> None:
         began = self._now()
-        self._safely(self.monitor.keep)
+        self._safely(self.monitor.save)
         self._keep_from = self._now() + (self._now() - began) / KEEP_SHARE
 
     def _safely(self, call: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Alerts go out: to the log, to a topic, to a webhook; training never waits for any of them."""
+"""Delivery of alerts to the log, to a topic and to a webhook; training never waits for any of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ecdctr.monitor.alerts.rules import AlertRecord
+
 __all__ = ["AlertDelivery", "Send", "webhook"]
 
 log = logging.getLogger("ecdctr.alerts")
 
 QUEUE_LENGTH = 1_000
-TRIES = 4
 WAITS_S = (1.0, 5.0, 20.0)
-"""Between two tries of one alert on one channel."""
+"""Pauses between attempts to deliver one alert on one channel."""
 
 Send = Callable[[bytes, bytes], None]
 """``send(key, value)``: returns when the alert is delivered, raises when it is not."""
@@ -30,24 +31,24 @@ Outcome = Callable[[str, str], None]
 
 
 class AlertDelivery:
-    """A thread with a bounded queue per channel: one that hangs does not hold up the others.
+    """One thread with a bounded queue per channel, so that a channel that hangs does not delay the others.
 
     Parameters
     ----------
     channels
-        ``{name: send}``. What they raise is retried a few times, then the alert is given up on that channel, and the
-        log says so. Each alert has been logged before.
+        ``{name: send}``. After an exception the delivery is repeated a few times, and then abandoned on that channel with an error in
+        the log. The alert itself is logged in any case.
     outcome
-        Told what came of each alert on each channel, for the metrics.
+        Called with the outcome of each alert on each channel, for the metrics.
     waits_s
-        Pauses between tries; their number bounds the tries.
+        Pauses between attempts; their number limits the attempts.
 
     Examples
     --------
-    >>> got = []
-    >>> delivery = AlertDelivery({"list": lambda key, value: got.append(value)})
+    >>> sent = []
+    >>> delivery = AlertDelivery({"list": lambda key, value: sent.append(value)})
     >>> delivery.send({"key": "pcoc-ad", "status": "resolved", "what": "PCOC is back"})
-    >>> delivery.close(); got
+    >>> delivery.close(); sent
     [b'{"key":"pcoc-ad","status":"resolved","what":"PCOC is back"}']
     """
 
@@ -64,8 +65,8 @@ class AlertDelivery:
             _Channel(name, send, outcome, queue_length, waits_s) for name, send in channels.items()
         ]
 
-    def send(self, alert: Mapping[str, Any]) -> None:
-        """Log the alert (:meth:`ecdctr.monitor.alerts.rules.Alert.to_json`) and queue it for every channel; returns at once."""
+    def send(self, alert: AlertRecord) -> None:
+        """Log the alert and queue it for all channels; returns at once."""
         raised = alert["status"] == "raised"
         level = logging.WARNING if raised else logging.INFO
         log.log(level, "alert %s: %s", alert["status"], alert["what"])
@@ -75,7 +76,7 @@ class AlertDelivery:
             channel.put(key, value)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Deliver what is queued, for so long at most."""
+        """Deliver the queued alerts, for at most ``timeout_s``."""
         for channel in self._channels:
             channel.end()
         for channel in self._channels:
@@ -99,7 +100,7 @@ class _Channel:
             self._queue.put_nowait((key, value))
         except queue.Full:
             self._outcome(self._name, "dropped")
-            log.error("alerts: the queue for %s is full, %s was not handed on", self._name, key.decode())
+            log.error("alerts: the queue for %s is full, %s was not delivered", self._name, key.decode())
 
     def end(self) -> None:
         self._ending.set()
@@ -118,15 +119,15 @@ class _Channel:
         for attempt in range(len(self._waits_s) + 1):
             try:
                 self._send(key, value)
-            except Exception as error:  # whatever a channel throws must not end the thread
+            except Exception as error:  # no exception of a channel may end the thread
                 last = attempt == len(self._waits_s)
                 log.log(
                     logging.ERROR if last else logging.WARNING,
-                    "alert %s: %s did not take it (%s)%s",
+                    "alert %s: delivery to %s failed (%s)%s",
                     key.decode(),
                     self._name,
-                    _said(error),
-                    ", given up" if last else "",
+                    _reason(error),
+                    ", abandoned" if last else "",
                 )
                 if last or self.give_up.wait(self._waits_s[attempt]):
                     self._outcome(self._name, "failed")
@@ -136,8 +137,8 @@ class _Channel:
                 return
 
 
-def _said(error: Exception) -> str:
-    """The kind of failure, and nothing that could hold a secret (addresses of webhooks do)."""
+def _reason(error: Exception) -> str:
+    """The kind of failure, without anything that may contain a secret (addresses of webhooks do)."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
@@ -146,13 +147,13 @@ def _said(error: Exception) -> str:
 
 
 def webhook(url: str, timeout_s: float) -> Send:
-    """A channel that posts each alert as JSON; any answer but 2xx is a failure.
+    """A channel that posts each alert as JSON; any response but 2xx is a failure.
 
-    The address is a secret: it is never logged nor shown. Redirects are not followed, a token must not travel on.
+    The address is a secret, so it is never logged or shown. Redirects are not followed, because a token must not reach another host.
     """
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        raise ValueError("a webhook's address begins with https:// or http://")
+        raise ValueError("the address of a webhook must begin with https:// or http://")
     opener = urllib.request.build_opener(_NoRedirect)
 
     def send(key: bytes, value: bytes) -> None:
@@ -161,8 +162,8 @@ def webhook(url: str, timeout_s: float) -> Send:
             data=value,
             headers={"Content-Type": "application/json", "X-Ecdctr-Alert": key.decode("latin-1")},
         )
-        with opener.open(request, timeout=timeout_s) as answer:
-            answer.read(1)
+        with opener.open(request, timeout=timeout_s) as response:
+            response.read(1)
 
     return send
 

@@ -1,64 +1,116 @@
-"""What an alert rule looks at: figures of windows, drift rows, transfer, forgetting; with the sentences of the alert."""
+"""The figures that alert rules compare with their limits, and the sentences of the alerts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
+from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.alerts.rules import Measurement
-from ecdctr.monitor.drift import Row, said
-from ecdctr.monitor.quality import DomainWindow
+from ecdctr.monitor.drift import Detectors, Row, describe
+from ecdctr.monitor.marks import Mark
+from ecdctr.monitor.quality import ArmFigures, DomainWindow, Forgetting, TransferFigures, WindowFigures
 from ecdctr.monitor.settings import RuleSpec
 
-__all__ = ["of_detectors", "of_drift", "of_forgetting", "of_release", "of_transfer", "of_window"]
+__all__ = ["Inputs", "measure"]
 
-_OF_ARM = ("log_loss", "ne", "pcoc", "auc", "gauc")
+_ARM_METRICS = ("log_loss", "ne", "pcoc", "auc", "gauc")
 _NAMES = {"natural": "natural content", "ad": "ads", "both": "natural content and ads"}
 _CAUSES = {
-    "feature": "the traffic or what fills this field has changed",
-    "label": "click rate has changed while its causes may not have: check click logging, placement and stock first",
-    "prediction": "the model's scores have moved: a release, or its inputs",
-    "behaviour": "this segment now clicks otherwise than the model expects, relative to the others",
+    "feature": "the traffic has changed, or the producer of this field",
+    "label": "the click rate has changed; check click logging, placement and stock before looking for other causes",
+    "prediction": "the distribution of the model's scores has changed: a release, or a change of its inputs",
+    "behaviour": "users click differently in this segment than the model predicts, relative to the other segments",
 }
 
 
-def of_window(rule: RuleSpec, by: Mapping[str, DomainWindow], clock: int) -> list[Measurement]:
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that rules can look at.
+
+    Attributes
+    ----------
+    clock_ms
+        Event time reached.
+    windows
+        By window and domain.
+    drift
+        The drift table; None: nothing was compared yet.
+    detectors
+        Sequential change detectors.
+    transfer
+        Returns the transfer figures; called only if a rule needs them.
+    forgetting
+        Probe slices.
+    release
+        Report of the last CPM release; None: none since the start.
+    marks
+        Marks on the time axis, which are named as possible causes of drift.
+    """
+
+    clock_ms: int
+    windows: Mapping[str, Mapping[str, DomainWindow]]
+    drift: Sequence[Row] | None
+    detectors: Detectors
+    transfer: Callable[[], TransferFigures]
+    forgetting: Forgetting
+    release: ReleaseReport | None
+    marks: Sequence[Mark]
+
+
+def measure(rule: RuleSpec, inputs: Inputs) -> Sequence[Measurement] | None:
+    """Measure what a rule watches; None: it cannot be measured at present, and its alerts stay as they are."""
+    kind, _, what = rule.metric.partition(".")
+    if kind == "drift" and what == "detectors":
+        return _detectors(rule, inputs.detectors.agreeing(inputs.clock_ms, DAY_MS))
+    if kind == "drift":
+        return None if inputs.drift is None else _drift(rule, what, inputs.drift, inputs.marks)
+    if kind == "transfer":
+        return _transfer(rule, inputs.transfer())
+    if kind == "release":
+        return _release(inputs.release)
+    if kind == "forgetting":
+        return _forgetting(rule, inputs.forgetting.worst())
+    return _window(rule, inputs.windows[rule.window], inputs.clock_ms)
+
+
+def _window(rule: RuleSpec, by_domain: Mapping[str, DomainWindow], clock_ms: int) -> list[Measurement]:
     """A figure of a window, by domain (and arm)."""
     out = []
-    for domain, window in by.items():
+    for domain, window in by_domain.items():
         if rule.domain not in ("any", domain):
             continue
-        f = window.figures(clock, auc=rule.metric == "auc", gauc=rule.metric == "gauc")
+        figures = window.figures(clock_ms, auc=rule.metric == "auc", gauc=rule.metric == "gauc")
         where = f"{_NAMES[domain]}, {rule.window}"
-        if rule.metric not in _OF_ARM:
-            value = f["late"] / f["rows"] if rule.metric == "late_share" and f["rows"] else f.get(rule.metric)
-            enough = f["rows"] >= rule.min_rows or rule.metric == "rows"
-            out.append(
-                Measurement(
-                    domain, value if enough else None, f"{rule.metric} of {where} is {_number(value)}", ""
-                )
-            )
+        if rule.metric not in _ARM_METRICS:
+            value = _domain_value(rule.metric, figures)
+            enough = figures["rows"] >= rule.min_rows or rule.metric == "rows"
+            text = f"{rule.metric} of {where} is {_number(value)}"
+            out.append(Measurement(domain, value if enough else None, text, ""))
             continue
-        for arm, a in f["arms"].items():
+        for arm, f in figures["arms"].items():
             if rule.arm not in ("", arm):
                 continue
-            value = a[rule.metric] if a["rows"] >= rule.min_rows else None
-            out.append(
-                Measurement(
-                    f"{domain}:{arm}",
-                    value,
-                    f"{rule.metric} of {arm} on {where} is {_number(value)}",
-                    _why(rule.metric, a),
-                )
-            )
+            arm_value = _arm_value(rule.metric, f) if f["rows"] >= rule.min_rows else None
+            text = f"{rule.metric} of {arm} on {where} is {_number(arm_value)}"
+            out.append(Measurement(f"{domain}:{arm}", arm_value, text, _cause(rule.metric, f)))
     return out
 
 
-def of_drift(
-    rule: RuleSpec, what: str, table: Sequence[Row], marks: Sequence[Mapping[str, Any]]
-) -> list[Measurement]:
-    """Rows of the drift table that moved; those that did not are well."""
+def _domain_value(metric: str, figures: WindowFigures) -> float | None:
+    if metric == "late_share" and figures["rows"]:
+        return figures["late"] / figures["rows"]
+    return cast("float | None", dict(figures).get(metric))
+
+
+def _arm_value(metric: str, figures: ArmFigures) -> float | None:
+    return cast("float | None", dict(figures)[metric])
+
+
+def _drift(rule: RuleSpec, what: str, table: Sequence[Row], marks: Sequence[Mark]) -> list[Measurement]:
+    """Rows of the drift table whose change counts; a row that is not named here is within bounds."""
     out = []
     strongest = table[0] if table else None
     for row in table:
@@ -72,29 +124,22 @@ def of_drift(
             and (strongest.finding.what, strongest.finding.name) != (f.what, f.name)
         ):
             s = strongest.finding
-            cause += f"; {s.what} {s.name} moved more (in {_NAMES[strongest.domain]})"
-        near = [m["text"] for m in marks if row.since_ms and 0 <= row.since_ms - m["ts"] <= 86_400_000]
-        if near:
-            cause += f"; shortly after {near[-1]}"
-        out.append(
-            Measurement(
-                f"{f.name}:{f.domain}",
-                f.effect,
-                f"{f.what} {f.name} has moved in {_NAMES[row.domain]}: {said(f)}",
-                cause,
-                row.since_ms,
-            )
-        )
+            cause += f"; {s.what} {s.name} changed more (in {_NAMES[strongest.domain]})"
+        before = [m["text"] for m in marks if row.since_ms and 0 <= row.since_ms - m["ts"] <= DAY_MS]
+        if before:
+            cause += f"; shortly after {before[-1]}"
+        text = f"{f.what} {f.name} has changed in {_NAMES[row.domain]}: {describe(f)}"
+        out.append(Measurement(f"{f.name}:{f.domain}", f.effect, text, cause, row.since_ms))
     return out
 
 
-def of_detectors(rule: RuleSpec, agreeing: Mapping[tuple[str, str, str], int]) -> list[Measurement]:
-    """Share of the sequential detectors that saw a change in the last day."""
+def _detectors(rule: RuleSpec, agreeing: Mapping[tuple[str, str, str], int]) -> list[Measurement]:
+    """Share of the sequential detectors that found a change in the last day."""
     return [
         Measurement(
             f"{domain}:{arm}:{signal}",
             n / 3,
-            f"{n} of 3 detectors see a change of {signal} of {arm} on {_NAMES[domain]}",
+            f"{n} of 3 detectors found a change of {signal} of {arm} on {_NAMES[domain]}",
             "a lasting change of level",
         )
         for (domain, arm, signal), n in agreeing.items()
@@ -102,37 +147,38 @@ def of_detectors(rule: RuleSpec, agreeing: Mapping[tuple[str, str, str], int]) -
     ]
 
 
-def of_transfer(rule: RuleSpec, now: Mapping[str, Any]) -> list[Measurement]:
-    """The end of the interval that is nearest to 0: below 0 when A-CTR is proven worse."""
-    gain = now["gauc"]
-    if gain is None or now["rows"] < rule.min_rows:
+def _transfer(rule: RuleSpec, figures: TransferFigures) -> list[Measurement]:
+    """The end of the interval that is nearest to 0: below 0 when A-CTR is significantly worse."""
+    gain = figures["gauc"]
+    if gain is None or figures["rows"] < rule.min_rows:
         return [Measurement("gauc", None, "", "")]
-    proven = gain["high"] if gain["high"] < 0 else max(gain["low"], 0.0)
+    value = gain["high"] if gain["high"] < 0 else max(gain["low"], 0.0)
+    interval = f"{gain['low']:+.4f} to {gain['high']:+.4f}, {figures['days']} days"
     return [
         Measurement(
             "gauc",
-            proven,
-            f"A-CTR ranks ads worse than the ads-only control: GAUC {gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}, {now['days']} days)",
-            "what CPM hands on does not fit the ads: look at drift of natural content, and at the last release",
+            value,
+            f"A-CTR ranks ads worse than the ads-only control: GAUC {gain['value']:+.4f} ({interval})",
+            "what CPM transfers does not fit the ads: look at the drift of natural content, and at the last release",
         )
     ]
 
 
-def of_forgetting(rule: RuleSpec, worst: Mapping[str, tuple[float, str]]) -> list[Measurement]:
+def _forgetting(rule: RuleSpec, worst: Mapping[str, tuple[float, str]]) -> list[Measurement]:
     """The lowest backward transfer, by arm."""
     return [
         Measurement(
             arm,
             value,
             f"{arm} has lost {-value:.3f} GAUC on rows of {period}",
-            "what was learned since overwrote it: TPM vectors and a longer ad window keep it",
+            "it was overwritten by later training; TPM vectors and a longer ad window preserve it",
         )
         for arm, (value, period) in worst.items()
         if rule.arm in ("", arm)
     ]
 
 
-def of_release(rule: RuleSpec, report: ReleaseReport | None) -> list[Measurement] | None:  # noqa: ARG001
+def _release(report: ReleaseReport | None) -> list[Measurement] | None:
     """1 when the gate refused the last release, with its figures; None: no release since the start."""
     if report is None:
         return None
@@ -142,16 +188,20 @@ def of_release(rule: RuleSpec, report: ReleaseReport | None) -> list[Measurement
             "gate",
             0.0 if report.accepted else 1.0,
             f"CPM release {report.number} was refused by the gate: {report.reason} ({figures})",
-            "what natural content taught since the last release does not fit the ads: look at drift of natural content",
+            "what CPM learned from natural content since the last release does not fit the ads: look at the drift of natural content",
             report.clock_ms,
         )
     ]
 
 
-def _why(metric: str, figures: Mapping[str, Any]) -> str:
-    if metric == "pcoc" and figures["pcoc"] is not None:
-        return f"predicted {figures['pcoc'] * figures['ctr']:.2%}, clicked {figures['ctr']:.2%}: the click rate moved faster than the model, or a release set the prior wrongly"
-    return ""
+def _cause(metric: str, figures: ArmFigures) -> str:
+    if metric != "pcoc" or figures["pcoc"] is None:
+        return ""
+    predicted = figures["pcoc"] * figures["ctr"]
+    return (
+        f"predicted {predicted:.2%}, clicked {figures['ctr']:.2%}: the click rate changed faster than the model, or a release "
+        "set a wrong prior"
+    )
 
 
 def _number(value: float | None) -> str:

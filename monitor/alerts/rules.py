@@ -1,38 +1,38 @@
-"""Alert rules: raised once, resolved once, never repeated in between."""
+"""Alert rules: an alert is raised once and resolved once, and never repeated in between."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 from ecdctr.events.time import duration_ms
 from ecdctr.monitor.settings import RuleSpec
 
-__all__ = ["Alert", "Measurement", "RuleBook"]
+__all__ = ["Alert", "AlertRecord", "Measurement", "RuleBook"]
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A finding that somebody should act on.
+    """A condition that somebody should act on.
 
     Attributes
     ----------
     key
-        Names the rule and what it is about; the same while the alert lasts.
+        Identifies the rule and its subject; constant while the alert lasts.
     rule, severity
-        Of the configuration.
+        From the configuration.
     what
-        In a sentence.
+        A sentence that describes the condition.
     since_ms
-        Event time from which the cause was there.
+        Event time at which the condition began.
     raised_ms, resolved_ms
         Event time; ``resolved_ms`` None: still raised.
     value, limit
-        How large, and what would have been well.
+        The measured value, and the limit that it exceeded.
     cause
-        Likely cause, in a sentence.
+        A sentence that names the likely cause.
     """
 
     key: str
@@ -46,25 +46,42 @@ class Alert:
     cause: str
     resolved_ms: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, with ``status`` ("raised" or "resolved")."""
-        return {**asdict(self), "status": "raised" if self.resolved_ms is None else "resolved"}
+    def to_json(self) -> AlertRecord:
+        """Plain data, with ``status``."""
+        record = {**asdict(self), "status": "raised" if self.resolved_ms is None else "resolved"}
+        return cast("AlertRecord", record)
+
+
+class AlertRecord(TypedDict):
+    """An :class:`Alert` as plain data, as pages, topics and webhooks receive it."""
+
+    key: str
+    rule: str
+    severity: str
+    what: str
+    since_ms: int
+    raised_ms: int
+    value: float | None
+    limit: float | None
+    cause: str
+    resolved_ms: int | None
+    status: Literal["raised", "resolved"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a rule looks at, now.
+    """The present value of one subject of a rule.
 
     Attributes
     ----------
     about
-        Tells the things apart that one rule watches (domain, arm, feature).
+        The subject: distinguishes what one rule watches (domain, arm, feature).
     value
-        None: nothing can be said; an alert that is raised stays as it is.
+        None: unknown at present; a raised alert stays raised.
     what, cause
         Sentences for the alert.
     since_ms
-        From when on, where that is known better than by looking; else None.
+        Event time at which the condition began, where it is known; None: the time of the first bad measurement.
     """
 
     about: str
@@ -82,14 +99,15 @@ class _State:
 
 
 class RuleBook:
-    """The state of every alert.
+    """The state of all alerts.
 
-    One (rule, thing) goes: well -> bad for ``hold`` -> *raised* -> well for ``clear`` -> *resolved*. Nothing is said in between.
+    The states of one (rule, subject) are: good -> bad for ``hold`` -> *raised* -> good for ``clear`` -> *resolved*. There are no events
+    in between.
 
     Parameters
     ----------
     rules
-        Of the configuration. Neither ``above`` nor ``below``: 1 and more is bad (the drift figures are in such units).
+        From the configuration. A rule with neither ``above`` nor ``below`` takes 1 and more as bad, which suits the drift figures.
     """
 
     def __init__(self, rules: Sequence[RuleSpec]) -> None:
@@ -99,37 +117,38 @@ class RuleBook:
     def update(
         self, clock_ms: int, measure: Callable[[RuleSpec], Sequence[Measurement] | None]
     ) -> list[Alert]:
-        """Look at everything again; gives what was raised or resolved by it.
+        """Evaluate all rules; returns the alerts that were raised or resolved.
 
-        A thing that ``measure`` no longer speaks of is well; where it gives None, nothing can be said and all stays as it is.
+        A subject that ``measure`` no longer returns is good. Where it returns None, the rule cannot be evaluated and its alerts stay
+        as they are.
         """
         out: list[Alert] = []
         for rule in self.rules:
-            met = set()
+            measured = set()
             found = measure(rule)
             if found is None:
                 continue
             for m in found:
                 key = f"{rule.name}:{m.about}"
-                met.add(key)
+                measured.add(key)
                 if m.value is None or not math.isfinite(m.value):
                     continue
-                limit = _broken(rule, m.value)
+                limit = _exceeded(rule, m.value)
                 if limit is not None:
                     out += self._bad(key, rule, m, limit, clock_ms)
                 else:
                     out += self._good(key, rule, clock_ms)
-            for key in [k for k in self._states if k.startswith(f"{rule.name}:") and k not in met]:
+            for key in [k for k in self._states if k.startswith(f"{rule.name}:") and k not in measured]:
                 out += self._good(key, rule, clock_ms)
         return out
 
     def raised(self) -> list[Alert]:
-        """Alerts that are up, oldest first."""
-        up = [s.alert for s in self._states.values() if s.alert is not None]
-        return sorted(up, key=lambda a: (a.raised_ms, a.key))
+        """Alerts that are raised, oldest first."""
+        raised = [s.alert for s in self._states.values() if s.alert is not None]
+        return sorted(raised, key=lambda a: (a.raised_ms, a.key))
 
     def to_json(self) -> dict[str, Any]:
-        """The state of every alert, for :meth:`restore`."""
+        """The state of all alerts, for :meth:`restore`."""
         return {
             key: {
                 "bad_since": s.bad_since,
@@ -140,16 +159,16 @@ class RuleBook:
         }
 
     def restore(self, states: Mapping[str, Any], clock_ms: int) -> list[Alert]:
-        """Go on from :meth:`to_json`; gives alerts of rules that are no longer configured: they are resolved by that."""
+        """Continue from :meth:`to_json`; returns alerts of rules that are no longer configured, which are thereby resolved."""
         names = {rule.name for rule in self.rules}
-        gone = []
+        resolved = []
         for key, s in states.items():
             alert = None if s["alert"] is None else Alert(**s["alert"])
             if key.partition(":")[0] in names:
                 self._states[key] = _State(s["bad_since"], s["good_since"], alert)
             elif alert is not None:
-                gone.append(replace(alert, resolved_ms=clock_ms))
-        return gone
+                resolved.append(replace(alert, resolved_ms=clock_ms))
+        return resolved
 
     def _bad(self, key: str, rule: RuleSpec, m: Measurement, limit: float, now: int) -> list[Alert]:
         state = self._states.setdefault(key, _State())
@@ -179,8 +198,8 @@ class RuleBook:
         return [replace(state.alert, resolved_ms=now)]
 
 
-def _broken(rule: RuleSpec, value: float) -> float | None:
-    """The limit that the value breaks."""
+def _exceeded(rule: RuleSpec, value: float) -> float | None:
+    """The limit that the value exceeds; None: it is within the limits."""
     if rule.above is None and rule.below is None:
         return 1.0 if value >= 1 else None
     if rule.above is not None and value > rule.above:

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES
-from ecdctr.monitor.alerts import Alert, AlertDelivery, Send
+from ecdctr.monitor.alerts import Alert, AlertDelivery, AlertRecord, Send
 from ecdctr.monitor.dashboard.collector import MonitorCollector
 from ecdctr.monitor.dashboard.health import Health
 from ecdctr.monitor.dashboard.prometheus import WorkerMetrics
 from ecdctr.monitor.dashboard.recent import LiveSeries
 from ecdctr.monitor.dashboard.server import MonitorServer
 from ecdctr.monitor.dashboard.snapshot_json import Feed
+from ecdctr.monitor.quality import Interval
+from ecdctr.monitor.snapshot import Snapshot
 
 __all__ = ["Station", "Watcher"]
 
@@ -37,7 +39,7 @@ UNSEEN_EVERY_S = 15.0
 class Watcher(Protocol):
     """What the station needs of :class:`ecdctr.monitor.monitor.Monitor`."""
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Snapshot:
         """All figures, ready for JSON."""
         ...
 
@@ -106,11 +108,11 @@ class Station:
             channels or {}, outcome=lambda c, what: self.metrics.alert_deliveries.labels(c, what).inc()
         )
         self._server: MonitorServer | None = None
-        self._snapshot: dict[str, Any] = {}
+        self._snapshot: Snapshot | None = None
         self._snapshot_at, self._snapshot_took = -float("inf"), 0.0
         self._failing = False
-        self._resolved: deque[dict[str, Any]] = deque(maxlen=RESOLVED_SHOWN)
-        self._transfer: deque[tuple[int, dict[str, float]]] = deque(maxlen=TRANSFER_POINTS)
+        self._resolved: deque[AlertRecord] = deque(maxlen=RESOLVED_SHOWN)
+        self._transfer: deque[tuple[int, Interval]] = deque(maxlen=TRANSFER_POINTS)
         self._rows = dict.fromkeys(DOMAIN_NAMES, 0)
         self._dead: dict[str, int] = {}
         self._worker: dict[str, Any] = {"event_clock_ms": None, "releases": 0, "tpm_months": []}
@@ -203,23 +205,23 @@ class Station:
         if self._now() - self._snapshot_at >= UNSEEN_EVERY_S:
             self.snapshot()
 
-    def _keep_transfer(self, snapshot: Mapping[str, Any]) -> None:
-        """The monitor knows the figure of now; the chart shows how it came about."""
-        clock, gain = snapshot.get("clock"), snapshot.get("transfer", {}).get("gauc")
+    def _record_transfer(self, snapshot: Snapshot) -> None:
+        """The snapshot holds the present figure only; the chart shows its past."""
+        clock, gain = snapshot["clock"], snapshot["transfer"]["gauc"]
         if clock is not None and gain and (not self._transfer or clock > self._transfer[-1][0]):
             if self._transfer and gain == self._transfer[-1][1]:
                 return
-            self._transfer.append((clock, dict(gain)))
+            self._transfer.append((clock, gain))
 
     # -- what is shown
 
-    def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
+    def snapshot(self, *, fresh: bool = False) -> Snapshot | None:
         """The monitor's figures, at most half of ``refresh_s`` old (``fresh``: of now): scrapes and pages share one.
 
         Where one takes long it is used for longer, up to :data:`OLDEST_S`: they take half a percent of the time, whoever looks.
         """
         if self.watcher is None:
-            return {}
+            return None
         with self._lock:
             began = self._now()
             age = max(self._refresh_s / 2, min(200 * self._snapshot_took, OLDEST_S))
@@ -227,7 +229,7 @@ class Station:
                 self._snapshot_at = began
                 try:
                     self._snapshot = self.watcher.snapshot()
-                    self._keep_transfer(self._snapshot)
+                    self._record_transfer(self._snapshot)
                     self._snapshot_took = self._now() - began
                     self._failing = False
                 except Exception:  # the page shows what was known; the worker's own metrics must go on
@@ -252,13 +254,17 @@ class Station:
             "phase": verdict.phase,
             "reason": verdict.reason,
         }
-        monitor = {
-            k: v for k, v in self.snapshot().items() if k not in ("clock", "rows", "alerts", "transfer")
-        }
+        snapshot = self.snapshot()
+        figures: dict[str, Any] = {} if snapshot is None else {**snapshot}
+        monitor = {k: v for k, v in figures.items() if k not in ("clock", "rows", "alerts", "transfer")}
         past = list(self._transfer)
-        columns = {k: [p[k] for _, p in past] for k in ("value", "low", "high")}
-        transfer = {**self.snapshot().get("transfer", {}), "past": {"t": [t for t, _ in past], **columns}}
-        alerts = {"raised": self.snapshot().get("alerts", []), "resolved": list(self._resolved)}
+        columns = {
+            "value": [p["value"] for _, p in past],
+            "low": [p["low"] for _, p in past],
+            "high": [p["high"] for _, p in past],
+        }
+        transfer = {**figures.get("transfer", {}), "past": {"t": [t for t, _ in past], **columns}}
+        alerts = {"raised": figures.get("alerts", []), "resolved": list(self._resolved)}
         return {
             "worker": worker,
             "live": self.live.to_json(),

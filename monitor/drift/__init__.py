@@ -4,16 +4,19 @@ from ecdctr.monitor.drift.daily import by_day, gather
 from ecdctr.monitor.drift.detectors import Detectors
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.report import summarise, write_drift_report
-from ecdctr.monitor.drift.watch import DriftWatch, Row, said
+from ecdctr.monitor.drift.results import DriftFigures, DriftRow
+from ecdctr.monitor.drift.watch import DriftWatch, Row, describe
 
 __all__ = [
     "Detectors",
+    "DriftFigures",
+    "DriftRow",
     "DriftWatch",
     "Reference",
     "Row",
     "by_day",
+    "describe",
     "gather",
-    "said",
     "summarise",
     "write_drift_report",
 ]

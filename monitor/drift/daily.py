@@ -1,4 +1,4 @@
-"""Drift on old logs: a reference from one log, each day of another against it."""
+"""Drift on old logs: a reference from one log, and the comparison of each day of another log with it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Day", "by_day", "gather"]
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A UTC day, compared.
+    """The comparison of a UTC day with the reference.
 
     Attributes
     ----------
     start_ms
-        Its midnight.
+        Midnight at its start, ms.
     rows, clicks
-        By domain.
+        Numbers by domain.
     table
-        As :attr:`ecdctr.monitor.drift.watch.DriftWatch.table`, strongest first.
+        As :attr:`ecdctr.monitor.drift.watch.DriftWatch.table`, largest effect first.
     """
 
     start_ms: int
@@ -39,7 +39,7 @@ class Day:
 
 
 def gather(batches: Iterable[Batch], schema: FeatureSchema, settings: DriftSettings, name: str) -> Reference:
-    """All rows of a log as a reference.
+    """Make a reference from all rows of a log.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def gather(batches: Iterable[Batch], schema: FeatureSchema, settings: DriftSetti
 def by_day(
     batches: Iterable[Batch], schema: FeatureSchema, settings: DriftSettings, reference: Reference
 ) -> Iterator[Day]:
-    """Each UTC day of a log (in event order) against the reference, as it ends."""
+    """Compare each UTC day of a log (in event order) with the reference; yields when the day has ended."""
     daily = settings.model_copy(update={"every": "1d", "compare_rows": 1, "reference": ""})
     watch = DriftWatch(schema, daily, reference)
     now = -1

@@ -1,8 +1,8 @@
-"""Sequential detectors on log loss, PCOC and CTR: river's ADWIN, Page-Hinkley and KSWIN, fed with points of many rows.
+"""Sequential change detectors on log loss, PCOC and CTR: river's ADWIN, Page-Hinkley and KSWIN, each point a mean of many rows.
 
-A point is a studentised mean over :data:`POINT_ROWS` scored rows. CTR is taken against the reference's CTR of the same hour, log loss
-against its own expectation under the prediction, and PCOC as the residual: so the daily course of a stream is not reported
-as drift every evening. Points are scaled to [0, 1] (8 standard deviations either way), which ADWIN's bound asks for.
+A point is a studentised mean over :data:`POINT_ROWS` scored rows. CTR is compared with the reference's CTR of the same hour, log loss
+with its expectation under the prediction, and PCOC enters as the residual, so that the daily cycle of a stream is not reported
+as drift every evening. Points are scaled to [0, 1] (8 standard deviations either way), which ADWIN's bound requires.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from river import drift
 
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.probability import LOGIT_CLIP, fast_logit
+from ecdctr.monitor.drift.results import DetectorState
 
 __all__ = ["POINT_ROWS", "Detectors"]
 
 POINT_ROWS = 1024
 SIGNALS = ("log_loss", "pcoc", "ctr")
 
-# KSWIN and Page-Hinkley are set for one false alarm in tens of thousands of points, not for river's textbook examples.
+# KSWIN and Page-Hinkley are tuned to one false alarm in tens of thousands of points; river's defaults suit short examples.
 MAKERS: dict[str, Callable[[], Any]] = {
     "adwin": lambda: drift.ADWIN(delta=1e-4, clock=4),
     "page_hinkley": lambda: drift.PageHinkley(min_instances=30, delta=0.05, threshold=3.0, alpha=1.0),
@@ -41,15 +42,14 @@ class _Track:
 
 @dataclass(slots=True)
 class _Stream:
-    """Sums of the point being filled, and the detectors of one (domain, arm)."""
+    """Sums of the current point, and the detectors of one (domain, arm)."""
 
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(7))
     tracks: dict[tuple[str, str], _Track] = field(default_factory=dict)
-    points: int = 0
 
 
 class Detectors:
-    """Detectors of every (domain, arm), fed by blocks of scored rows.
+    """Detectors of each (domain, arm), updated with blocks of scored rows.
 
     Parameters
     ----------
@@ -60,7 +60,6 @@ class Detectors:
     def __init__(self, point_rows: int = POINT_ROWS) -> None:
         self.point_rows = point_rows
         self._streams: dict[tuple[str, str], _Stream] = {}
-        self._fresh: list[tuple[int, str, str, str, str]] = []
 
     def add(
         self,
@@ -71,7 +70,7 @@ class Detectors:
         p: NDArray[np.float32],
         hourly_ctr: NDArray[np.float64] | None,
     ) -> None:
-        """Scored rows in event order; ``hourly_ctr``: the reference's CTR by hour of the day, shape ``(24,)``."""
+        """Add scored rows in event order; ``hourly_ctr``: CTR of the reference by hour of the day, shape ``(24,)``; None: unknown."""
         if not len(y):
             return
         s = self._streams.setdefault((domain, arm), _Stream())
@@ -87,23 +86,22 @@ class Detectors:
         values = np.stack(columns, 1)
         first = 0
         while first < len(y):
-            room = self.point_rows - int(s.sums[0])
-            part = values[first : first + room]
+            missing = self.point_rows - int(s.sums[0])
+            part = values[first : first + missing]
             s.sums += part.sum(0)
             first += len(part)
             if s.sums[0] >= self.point_rows:
-                self._point(domain, arm, s, int(ts[first - 1]), hourly_ctr is not None)
+                self._point(s, int(ts[first - 1]), hourly_ctr is not None)
                 s.sums[:] = 0
 
-    def _point(self, domain: str, arm: str, s: _Stream, ts: int, has_ctr: bool) -> None:
-        s.points += 1
-        _, residual, var, excess, excess_var, swing, swing_var = s.sums
+    def _point(self, s: _Stream, ts: int, has_ctr: bool) -> None:
+        _, residual, var, excess, excess_var, ctr, ctr_var = s.sums
         signals = {
             "pcoc": residual / max(var, 1e-9) ** 0.5,
             "log_loss": excess / max(excess_var, 1e-9) ** 0.5,
         }
         if has_ctr:
-            signals["ctr"] = swing / max(swing_var, 1e-9) ** 0.5
+            signals["ctr"] = ctr / max(ctr_var, 1e-9) ** 0.5
         for signal, value in signals.items():
             x = min(max((value + 8) / 16, 0.0), 1.0)
             for name, make in MAKERS.items():
@@ -115,15 +113,9 @@ class Detectors:
                 if track.detector.drift_detected:
                     track.changes += 1
                     track.last_ms = ts
-                    self._fresh.append((ts, domain, arm, signal, name))
-
-    def take_changes(self) -> list[tuple[int, str, str, str, str]]:
-        """Changes since the last call: (event ms, domain, arm, signal, detector)."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
 
     def agreeing(self, now_ms: int, span_ms: int) -> dict[tuple[str, str, str], int]:
-        """(domain, arm, signal) -> detectors that saw a change in the last ``span_ms``."""
+        """(domain, arm, signal) -> number of detectors that found a change in the last ``span_ms``."""
         out: dict[tuple[str, str, str], int] = {}
         for (domain, arm), s in self._streams.items():
             for (signal, _), track in s.tracks.items():
@@ -133,7 +125,7 @@ class Detectors:
         return out
 
     def restore(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """What :meth:`to_json` said of changes is known again; the detectors themselves begin anew."""
+        """Restore the changes recorded by :meth:`to_json`; the detectors themselves are reset."""
         for line in lines:
             make = MAKERS.get(line["detector"])
             if make is not None and line["signal"] in SIGNALS:
@@ -142,8 +134,8 @@ class Detectors:
                     make(), line["changes"], line["last"], line["level"]
                 )
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """One line a detector."""
+    def to_json(self) -> list[DetectorState]:
+        """One entry per detector."""
         return [
             {
                 "domain": domain,

@@ -1,4 +1,4 @@
-"""A reference: what streams looked like over some time, kept as sketches. Saved as JSON and npz; never rescanned."""
+"""A drift reference: sketches of the streams over some time, saved as JSON and npz."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from datasketches import kll_floats_sketch
 
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells
+from ecdctr.monitor.drift.bins import BEHAVIOUR, BinLayout
+from ecdctr.monitor.drift.results import ReferenceInfo
 from ecdctr.monitor.drift.sketches import Sketch
 from ecdctr.state.errors import ConfigError, DataError
 from ecdctr.state.files import write_atomic
@@ -26,18 +27,18 @@ _VERSION = 1
 
 @dataclass(slots=True, eq=False)
 class Reference:
-    """Sketches by domain, and the daily course of click rate and loss.
+    """Sketches by domain, and the daily cycle of the click rate.
 
     Attributes
     ----------
     name
-        Where it came from, for reports.
+        Origin of the rows, for reports.
     sketches
         By domain name.
     from_ms, until_ms
-        Event time that it covers.
+        Event time that it covers, ms.
     fingerprint
-        Of the features.
+        Fingerprint of the features.
     hours
         By domain: clicks and rows by hour of the day (UTC), ``(2, 24)``.
     """
@@ -50,7 +51,7 @@ class Reference:
     hours: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``reference.json`` and ``reference.npz``, the JSON last: with it the reference is whole."""
+        """Write ``reference.npz``, then ``reference.json``, which marks the reference as complete."""
         folder = Path(folder)
         arrays: dict[str, Any] = {}
         about: dict[str, Any] = {
@@ -62,15 +63,15 @@ class Reference:
             "domains": {},
         }
         for domain, sketch in self.sketches.items():
-            cells = sketch.cells
+            layout = sketch.layout
             about["domains"][domain] = {
                 "rows": sketch.rows,
                 "first_ms": sketch.first_ms,
                 "last_ms": sketch.last_ms,
-                "cells": cells.cells,
+                "cells": layout.bins,  # the name in the file format
                 "groups": sketch.groups,
-                "centre": cells.centre,
-                "edges": [e.tolist() for e in cells.edges],
+                "centre": layout.centre,
+                "edges": [e.tolist() for e in layout.edges],
             }
             arrays[f"{domain}.counts"] = sketch.counts
             arrays[f"{domain}.behaviour"] = sketch.behaviour
@@ -103,7 +104,7 @@ class Reference:
             if about["fingerprint"] != schema.fingerprint():
                 raise ConfigError(
                     f"the drift reference in {folder} was made with other features (fingerprint {about['fingerprint']}, "
-                    f"configured {schema.fingerprint()}): make it anew, or configure the features it was made with"
+                    f"configured {schema.fingerprint()}): make a new one, or configure the features it was made with"
                 )
             out = Reference(
                 about["name"], about["fingerprint"], int(about["from_ms"]), int(about["until_ms"])
@@ -111,9 +112,9 @@ class Reference:
             with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
                 for domain, d in about["domains"].items():
                     edges = [np.asarray(e, np.float64) for e in d["edges"]]
-                    cells = Cells(schema, int(d["cells"]), edges, float(d["centre"]))
+                    layout = BinLayout(schema, int(d["cells"]), edges, float(d["centre"]))
                     counts, behaviour = arrays[f"{domain}.counts"], arrays[f"{domain}.behaviour"]
-                    wanted = (2, int(d["groups"]), cells.total + 1)
+                    wanted = (2, int(d["groups"]), layout.total + 1)
                     if counts.shape != wanted or behaviour.shape != (2, BEHAVIOUR, *wanted[1:]):
                         raise DataError(
                             f"{folder}/reference.npz: {domain} has shape {counts.shape}, not {wanted}: damaged"
@@ -123,7 +124,7 @@ class Reference:
                         for i in range(len(edges))
                     ]
                     out.sketches[domain] = Sketch(
-                        cells,
+                        layout,
                         wanted[1],
                         counts,
                         behaviour,
@@ -139,11 +140,11 @@ class Reference:
                 "leave monitor.watch.drift.reference empty"
             ) from e
         except (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
-            raise DataError(f"the drift reference in {folder} is damaged ({e}): make it anew") from e
+            raise DataError(f"the drift reference in {folder} is damaged ({e}): make a new one") from e
         return out
 
-    def about(self, *, ready: bool) -> dict[str, Any]:
-        """For the snapshot."""
+    def about(self, *, ready: bool) -> ReferenceInfo:
+        """The entry of the snapshot."""
         rows = {d: self.sketches[d].rows if d in self.sketches else 0 for d in ("natural", "ad")}
         return {
             "name": self.name,

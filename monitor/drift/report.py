@@ -21,19 +21,20 @@ Things = list[dict[str, Any]]
 
 
 def summarise(days: Sequence[Day]) -> dict[str, Any]:
-    """Days and things as plain data.
+    """Days and compared things as plain data.
 
     Returns
     -------
     dict
-        ``days``: ``{day, rows, clicks}``; ``things``, strongest first: ``{what, name, domain, days_moved, first_moved, effect, psi, js,
-        q_value, said}`` of its strongest day, and ``effects``: one number a day (None: not compared), ``moved``: a flag a day.
+        ``days``: ``{day, rows, clicks}``; ``things``, largest effect first: ``{what, name, domain, days_moved, first_moved}``, the figures
+        ``{effect, psi, js, q_value, description}`` of the day with the largest effect (``said`` is the old name of ``description``), and
+        one value per day in ``effects`` (None: not compared) and ``moved``.
     """
     things: dict[tuple[str, str, str], dict[str, Any]] = {}
     for i, day in enumerate(days):
         for row in day.table:
             f = row.finding
-            # A line for both domains has the figures of the stronger one: its twin's are not told.
+            # A line for both domains has the figures of the larger change only.
             for domain in _DOMAINS if row.domain == "both" else (row.domain,):
                 t = things.setdefault(
                     (f.what, f.name, domain),
@@ -41,13 +42,13 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
                 )
                 t["effects"][i], t["moved"][i] = f.effect, row.moved
                 if f.effect > t["effect"] and domain == f.domain:
-                    told = row.to_json()
-                    t |= {k: told[k] for k in ("effect", "psi", "js", "q_value", "said")}
+                    line = row.to_json()
+                    t |= {k: line[k] for k in ("effect", "psi", "js", "q_value", "description", "said")}
     out: Things = []
     for (what, name, domain), t in things.items():
         moved = [i for i, m in enumerate(t["moved"]) if m]
         first = day_of(days[moved[0]].start_ms)[:10] if moved else None
-        t = {"psi": None, "js": None, "q_value": None, "said": ""} | t
+        t = {"psi": None, "js": None, "q_value": None, "description": "", "said": ""} | t
         out.append(
             {
                 "what": what,
@@ -68,7 +69,7 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
 def write_drift_report(
     folder: str | Path, source: str, reference: Reference, result: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> Path:
-    """Write ``drift.html`` and ``drift.json`` into the folder (made if absent); gives the page's path."""
+    """Write ``drift.html`` and ``drift.json`` into the folder (made if absent); returns the path of the page."""
     about = {"source": source, "reference": reference.about(ready=True), **meta}
     page = "".join(_page(source, reference, result, about))
     folder = Path(folder)
@@ -98,26 +99,26 @@ def _page(
     moved = [t for t in things if t["days_moved"]]
     yield from _lead(moved, len(result["days"]))
     yield '<dl class="facts">'
-    facts = {"Days": f"{len(result['days'])}", "Things compared": f"{len(things)}", "Moved": f"{len(moved)}"}
+    facts = {"Days": f"{len(result['days'])}", "Compared": f"{len(things)}", "Changed": f"{len(moved)}"}
     facts |= {k: f"{about[key]:,}" for k, key in (("Rows", "rows"),) if key in about}
     yield from (f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())
     yield "</dl>\n"
     if things:
-        yield "<h2>What moved, strongest first</h2>\n"
+        yield "<h2>Changes, largest first</h2>\n"
         yield from _things(things)
-        yield "<h2>Effect by day</h2>\n<p>1 is the threshold at which a change counts; days in bold count.</p>\n"
+        yield "<h2>Effect by day</h2>\n<p>1 is the threshold at which a change counts; days on which it counts are highlighted.</p>\n"
         yield from _days(things, result["days"])
     yield _GLOSSARY
-    yield "<footer>The same figures, unrounded: <code>drift.json</code> beside this page.</footer>\n</main>\n</body>\n</html>\n"
+    yield "<footer>The same figures, unrounded: <code>drift.json</code> in the same folder.</footer>\n</main>\n</body>\n</html>\n"
 
 
 def _lead(moved: Things, days: int) -> Iterator[str]:
     if not moved:
-        yield '<p class="lead"><span class="good">Nothing has moved</span> beyond what other users and other items explain.</p>\n'
+        yield '<p class="lead"><span class="good">Nothing has changed</span> beyond what the sample of users and items explains.</p>\n'
         return
     t = moved[0]
-    yield f'<p class="lead"><span class="bad">{escape(t["what"])} {escape(t["name"])}</span> moved most, in {_DOMAINS[t["domain"]]}, '
-    yield f"on {t['days_moved']} of {days} days, first on {t['first_moved']}: {escape(t['said'])}.</p>\n"
+    yield f'<p class="lead"><span class="bad">{escape(t["what"])} {escape(t["name"])}</span> changed most, in {_DOMAINS[t["domain"]]}, '
+    yield f"on {t['days_moved']} of {days} days, first on {t['first_moved']}: {escape(t['description'])}.</p>\n"
 
 
 def _things(things: Things) -> Iterator[str]:
@@ -137,7 +138,7 @@ def _things(things: Things) -> Iterator[str]:
     yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
     for t in things:
         cells = [t["what"], _DOMAINS[t["domain"]], f"{max(t['effect'], 0):.2f}", str(t["days_moved"] or "–")]
-        cells += [t["first_moved"] or "–", _f(t["psi"]), _f(t["js"]), _q(t["q_value"]), t["said"]]
+        cells += [t["first_moved"] or "–", _f(t["psi"]), _f(t["js"]), _q(t["q_value"]), t["description"]]
         yield f'<tr><th scope="row">{escape(t["name"])}</th>' + "".join(
             f"<td>{escape(c)}</td>" for c in cells
         )
@@ -173,12 +174,12 @@ def _q(v: float | None) -> str:
 
 _GLOSSARY = """\
 <h2>How to read this</h2>
-<p>Each UTC day is compared with the reference as a whole. A change counts when its effect reaches the threshold <em>and</em> another draw of
-users and of items does not explain it, with the false discovery rate held over all things of a day.</p>
+<p>Each UTC day is compared with the whole reference. A change counts when its effect reaches the threshold <em>and</em> another sample
+of users and items does not explain it, at a false discovery rate over all comparisons of a day.</p>
 <details><summary>What the figures mean</summary>
-<p><strong>PSI</strong>: population stability index over the cells of a feature's histogram; the effect is PSI beyond what chance gives, over
-the threshold (0.1 by default). <strong>JS</strong>: Jensen-Shannon divergence, nats. <strong>label</strong>: the click rate; the effect is
-|ln of the ratio|, two standard errors taken off, over its threshold (0.25). <strong>q</strong>: the false discovery rate at which the
-change would be called (Benjamini-Hochberg).</p>
+<p><strong>PSI</strong>: population stability index over the bins of a feature's histogram; the effect is the PSI in excess of chance, divided
+by the threshold (0.1 by default). <strong>JS</strong>: Jensen-Shannon divergence, nats. <strong>label</strong>: the click rate; the effect is
+|ln of the ratio| minus two standard errors, divided by its threshold (0.25). <strong>q</strong>: the false discovery rate at which the
+change would be reported (Benjamini-Hochberg).</p>
 </details>
 """

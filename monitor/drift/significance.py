@@ -1,16 +1,16 @@
-"""Two sketches against each other: what moved, by how much, and whether chance can explain it.
+"""Comparison of two sketches: what changed, by how much, and whether chance can explain it.
 
 Distributions (features, label, prediction): with shares ``p`` (reference) and ``q`` (now), the statistic is
-``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "nothing changed but who came and what was shown" comes from the
-groups of users and of items: each group is compared with itself (linearised, as for ratios of cluster totals), and how
-differently the groups moved tells how far the whole moves by chance. ``T / E[T]`` is referred to an F distribution with
+``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "only the sample of users and items
+changed" is estimated from the groups of users and of items: each group is compared with itself (linearised, as for ratios of cluster
+totals), and the spread of these differences estimates how far the whole moves by chance. ``T / E[T]`` is referred to an F distribution with
 Satterthwaite's degrees of freedom. The click rate is compared on the scale of ratios, by users alone.
 This is the second-order correction of Rao and Scott, "On chi-squared tests for multiway contingency tables" (Annals of
-Statistics, 1984). Without it the dependence of a user's rows passes for drift.
+Statistics, 1984). Without it the dependence between rows of a user is reported as drift.
 
-Behaviour (of a segment, that is a cell of a feature): two figures that ask whether clicks still follow predictions there as they
+Behaviour (of a segment, that is a bin of a feature): two figures that measure whether clicks still follow predictions there as they
 do elsewhere. The level is ``ln(clicks / predicted)``, the slope that of a regression of the residual on the centred logit (-2: the
-segment's likes have turned round). Both relative to the whole domain, now against the reference, studentised by the same groups.
+segment's preferences are inverted). Both are relative to the whole domain, compared with the reference, and studentised by the same groups.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ecdctr.monitor.drift.bins import LABEL, PREDICTION, Cells
+from ecdctr.monitor.drift.bins import LABEL, PREDICTION, BinLayout
 from ecdctr.monitor.drift.sketches import Sketch
 
 __all__ = ["Baseline", "Finding", "Thresholds", "adjust", "compare"]
 
 Floats = NDArray[np.float64]
 FEWEST_CLICKS = 20
-"""Clicks (seen, and predicted) that a segment needs on both sides."""
+"""Observed and predicted clicks that a segment needs in both sketches."""
 
 SMALL = 0.25
-"""Share of a threshold below which the exact p-value is of no interest."""
+"""Share of a threshold below which the exact p-value does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From where on a difference counts."""
+    """Sizes from which a difference counts."""
 
     psi: float = 0.1
     label_ratio: float = 0.25
@@ -48,21 +48,21 @@ class Thresholds:
 
 @dataclass(slots=True)
 class Finding:
-    """One thing that was compared.
+    """The comparison of one feature, label, prediction or segment.
 
     Attributes
     ----------
     what, name
-        ``feature``, ``label``, ``prediction`` or ``behaviour``; and of which feature.
+        ``feature``, ``label``, ``prediction`` or ``behaviour``; name of the feature.
     effect
-        In units of the threshold at which it counts, beyond what chance explains.
+        Size beyond what chance explains, in units of the threshold at which it counts.
     psi, js
         Population stability index and Jensen-Shannon divergence (nats); NaN for behaviour.
     p_value, q_value
-        Against "another draw of users and items"; ``q_value`` controls the false discovery rate over all findings of
+        Under the hypothesis of another sample of users and items; ``q_value`` controls the false discovery rate over all findings of
         a comparison.
     detail
-        Numbers for the words: the shift, the segment.
+        Numbers for the description: the shift, the segment.
     """
 
     what: str
@@ -92,23 +92,23 @@ def adjust(p: Floats) -> Floats:
 
 @dataclass(eq=False)
 class Baseline:
-    """A reference with what every comparison needs of it, computed once."""
+    """A reference with quantities that all comparisons need, computed once."""
 
     sketch: Sketch
 
     @cached_property
     def index(self) -> NDArray[np.intp]:
-        """Cell numbers by (column, place)."""
-        return _padded(self.sketch.cells)[0]
+        """Bin numbers by (column, place)."""
+        return _padded(self.sketch.layout)[0]
 
     @cached_property
     def shares(self) -> tuple[Floats, Floats, Floats]:
-        """Rows, shares, and the groups' influence on them."""
+        """Rows, shares, and the influence of the groups on them."""
         return _shares(_by_column(self.sketch, self.index), self.sketch.groups)
 
     @cached_property
     def segments(self) -> _Segments:
-        """Level and slope of every cell."""
+        """Level and slope of each bin."""
         return _segments(self.sketch)
 
 
@@ -120,7 +120,7 @@ def compare(
     *,
     behaviour: bool = True,
 ) -> list[Finding]:
-    """Everything that two sketches of one layout can tell; ``q_value`` is the caller's, over all domains."""
+    """Compare two sketches of one layout; the caller sets ``q_value``, over all domains."""
     limits = thresholds or Thresholds()
     base = reference if isinstance(reference, Baseline) else Baseline(reference)
     found = _distributions(base, now, domain, limits)
@@ -129,11 +129,11 @@ def compare(
     return found
 
 
-def _padded(cells: Cells) -> tuple[NDArray[np.intp], int]:
-    """Cell numbers by (column, place); places that a column lacks point behind the last cell."""
-    width = max(c.size for c in cells.columns)
-    index = np.full((len(cells.columns), width), cells.total, np.intp)
-    for i, c in enumerate(cells.columns):
+def _padded(layout: BinLayout) -> tuple[NDArray[np.intp], int]:
+    """Bin numbers by (column, place); places that a column lacks point to the extra bin after the last one."""
+    width = max(c.size for c in layout.columns)
+    index = np.full((len(layout.columns), width), layout.total, np.intp)
+    for i, c in enumerate(layout.columns):
         index[i, : c.size] = np.arange(c.offset, c.offset + c.size)
     return index, width
 
@@ -141,15 +141,15 @@ def _padded(cells: Cells) -> tuple[NDArray[np.intp], int]:
 def _by_column(sketch: Sketch, index: NDArray[np.intp]) -> Floats:
     """Counts as ``(columns, 2 G, places)``."""
     wide = sketch.counts.reshape(2 * sketch.groups, -1).astype(np.float64)
-    wide[:, -1] = 0  # rows that belong nowhere; places that a column lacks point there
+    wide[:, -1] = 0  # values that are not counted; places that a column lacks point there
     return np.ascontiguousarray(wide[:, index].transpose(1, 0, 2))
 
 
 def _shares(by_group: Floats, groups: int) -> tuple[Floats, Floats, Floats]:
-    """Rows, shares ``(columns, places)``, and the groups' influence on the shares ``(columns, 2 G, places)``."""
-    cell = by_group[:, :groups].sum(1)
-    rows = cell.sum(1, keepdims=True)
-    share = cell / np.maximum(rows, 1)
+    """Rows, shares ``(columns, places)``, and the influence of the groups on the shares ``(columns, 2 G, places)``."""
+    count = by_group[:, :groups].sum(1)
+    rows = count.sum(1, keepdims=True)
+    share = count / np.maximum(rows, 1)
     size = by_group.sum(2, keepdims=True)
     influence = (by_group - size * share[:, None, :]) / np.maximum(rows, 1)[:, :, None]
     return rows[:, 0], share, influence * math.sqrt(groups / (groups - 1))
@@ -174,14 +174,14 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
         psi = np.where(middle > 0, (b - a) * np.log(b / a), 0).sum(1)
         m = (a + b) / 2
         js = np.where(middle > 0, a * np.log(a / m) + b * np.log(b / m), 0).sum(1) / 2
-    # Degrees of freedom cost most: where the effect is far below any threshold one is enough (the most careful).
+    # Degrees of freedom are the costliest part: far below any threshold, one (the most conservative value) is enough.
     dof = np.ones(len(trace))
     close = (psi - trace > SMALL * limits.psi) & (trace > 0)
     if close.any():
         dof[close] = trace[close] ** 2 / _squared(w[close], g)
     p_value = special.fdtrc(dof, dof * (g - 1), ratio)
     out = []
-    for i, column in enumerate(reference.cells.columns):
+    for i, column in enumerate(reference.layout.columns):
         if min(rows_p[i], rows_q[i]) < 1:
             continue
         excess = max(0.0, float(psi[i] - trace[i]))
@@ -190,10 +190,10 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
             before, after = float(p[i, 1]), float(q[i, 1])
             detail |= {"before": before, "after": after}
             if min(before, after) <= 0:
-                continue  # a ratio to nothing
-            # On the scale of ratios, where items of high and of low click rate move alike.
+                continue  # the ratio does not exist
+            # On the scale of ratios, where items of high and of low click rate change alike.
             moved = math.log(after / before)
-            # By users alone: that other items are shown is a reason for a click rate to move, no excuse.
+            # By users alone: a change of the items that are shown is a cause of a changed click rate, not sampling noise.
             noise = math.sqrt(float(((v[i, :g, 1] / after - u[i, :g, 1] / before) ** 2).sum()))
             p_value[i] = 2 * special.stdtr(g - 1, -abs(moved) / noise) if noise else 1.0
             certain = max(0.0, abs(moved) - 2 * noise)  # the end of its interval that is nearer to no change
@@ -202,9 +202,9 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
             effect = excess / (limits.psi if column.what == "feature" else 2.5 * limits.psi)
             gain = q[i, : column.size] - p[i, : column.size]
             k = int(np.abs(gain).argmax())
-            detail |= {"cell": k, "before": float(p[i, k]), "after": float(q[i, k])}
-            if i >= reference.cells.features - len(reference.cells.numeric) and column.what == "feature":
-                j = i - (reference.cells.features - len(reference.cells.numeric))
+            detail |= {"bin": k, "before": float(p[i, k]), "after": float(q[i, k])}
+            if i >= reference.layout.features - len(reference.layout.numeric) and column.what == "feature":
+                j = i - (reference.layout.features - len(reference.layout.numeric))
                 detail |= _quantiles(reference.quantiles[j], now.quantiles[j])
         what = column.what if column.what in (LABEL, PREDICTION) else "feature"
         out.append(
@@ -223,7 +223,7 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
 
 
 def _squared(w: Floats, g: int) -> Floats:
-    """``tr((w' w)^2)`` of each column. Products small enough that BLAS does not wake threads for them (ours are training)."""
+    """``tr((w' w)^2)`` of each column. The products are small enough that BLAS starts no threads, which training needs."""
     parts = w.reshape(len(w), -1, g // 2 if g % 2 == 0 else g, w.shape[2])
     product = np.matmul(parts.transpose(0, 1, 3, 2), parts).sum(1)
     return np.asarray(np.einsum("fkl,fkl->f", product, product))
@@ -246,10 +246,10 @@ class _Segments:
 
 
 def _segments(sketch: Sketch) -> _Segments:
-    """Level and slope of every cell relative to the whole, with the groups' influence on them ``(2 G, C)``."""
+    """Level and slope of each bin relative to the whole, with the influence of the groups on them ``(2 G, C)``."""
     g = sketch.groups
-    features = sketch.cells.columns[: sketch.cells.features]
-    # A bag counts a row in several cells: totals are each feature's own.
+    features = sketch.layout.columns[: sketch.layout.features]
+    # A multi-valued feature counts a row in several bins, so each feature has its own totals.
     starts = np.asarray([c.offset for c in features], np.intp)
     sizes = np.asarray([c.size for c in features])
     behaviour = sketch.behaviour[:, :, :, : int(starts[-1] + sizes[-1])].astype(np.float64)
@@ -266,9 +266,8 @@ def _segments(sketch: Sketch) -> _Segments:
         level_influence = spread * (gy / y - gp / p)
         slope_influence = spread * (gyl - rho * gpl - slope * gqll) / qll
     enough = (y >= FEWEST_CLICKS) & (p >= FEWEST_CLICKS)
-    for (
-        column
-    ) in features:  # the median: one segment that turned round must not bend the measure of the others
+    # The median is robust: one inverted segment must not distort the slopes of the others.
+    for column in features:
         part = slice(column.offset, column.offset + column.size)
         if enough[part].any():
             slope[part] -= np.median(slope[part][enough[part]])
@@ -289,11 +288,11 @@ def _behaviours(base: Baseline, now: Sketch, domain: str, limits: Thresholds) ->
         slope_se = np.sqrt(((after.slope_influence - before.slope_influence) ** 2).sum(0))
         t = np.stack([np.abs(level) / level_se, np.abs(slope) / slope_se])
     t = np.where(usable & np.isfinite(t), t, 0.0)
-    for column in reference.cells.columns[: reference.cells.features]:
+    for column in reference.layout.columns[: reference.layout.features]:
         part = slice(column.offset, column.offset + column.size)
         tests = 2 * int(usable[part].sum())
         if tests < 4:
-            continue  # nothing to be different from
+            continue  # there is no other segment to compare with
         kind, k = np.unravel_index(int(t[:, part].argmax()), t[:, part].shape)
         best = float(t[kind, column.offset + k])
         p_value = min(1.0, tests * 2 * float(special.stdtr(g - 1, -best)))
@@ -311,7 +310,7 @@ def _behaviours(base: Baseline, now: Sketch, domain: str, limits: Thresholds) ->
                 math.nan,
                 p_value,
                 detail={
-                    "cell": int(k),
+                    "bin": int(k),
                     "kind": ("level", "slope")[int(kind)],
                     "change": float(change),
                     "t": best,

@@ -1,8 +1,8 @@
-"""Histograms by groups of users and of items: what a stream looked like, in bounded memory, with its own variance.
+"""Histograms by groups of users and of items: the distributions of a stream in bounded memory, with their own variance.
 
-Rows of one user depend on each other, and so do rows of one item; a test that takes them for independent finds drift every day.
-Each histogram is therefore kept for ``G`` groups of users and for ``G`` groups of items (by hash): how far the groups
-lie apart tells how far two draws of users and items would lie apart without any change.
+Rows of one user depend on each other, and so do rows of one item; a test that assumes independence finds drift every day.
+Each histogram is therefore maintained for ``G`` groups of users and for ``G`` groups of items (by hash). The spread between the groups
+estimates how much two samples of users and items differ without any change.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.probability import fast_logit
-from ecdctr.monitor.drift.bins import BEHAVIOUR, Cells
+from ecdctr.monitor.drift.bins import BEHAVIOUR, BinLayout
 from ecdctr.state.hashing import mix64
 
-__all__ = ["Block", "Sketch", "fix_cells", "groups_of"]
+__all__ = ["Block", "Sketch", "groups_of", "make_layout"]
 
 KLL_K = 200
-"""Size of a quantile sketch: ranks are off by at most 1.33 % (99 % of the time)."""
+"""Size of a quantile sketch: ranks are exact to 1.33 % with probability 99 %."""
 
 _USER_SALT, _ITEM_SALT = np.uint64(0x8C5FB1A3D0E94627), np.uint64(0x2F6A914BD7C3E805)
 Floats = NDArray[np.float64]
@@ -34,37 +34,40 @@ def groups_of(ids: NDArray[np.uint64], salt: np.uint64, groups: int) -> NDArray[
     return (mix64(ids ^ salt) % np.uint64(groups)).astype(np.int32)
 
 
-def fix_cells(schema: FeatureSchema, cells: int, first: Batch, scores: NDArray[np.float32] | None) -> Cells:
-    """A layout for a domain, numeric borders at twentieths of its first rows."""
+def make_layout(
+    schema: FeatureSchema, bins: int, first: Batch, scores: NDArray[np.float32] | None
+) -> BinLayout:
+    """The layout of a domain; edges of numeric features at the 20-quantiles of its first rows."""
     edges = []
     for numeric in schema.numeric:
         values = first.dense[:, numeric.col]
         sketch = kll_floats_sketch(KLL_K)
         sketch.update(np.ascontiguousarray(values[np.isfinite(values)], np.float32))
-        borders = sketch.get_quantiles([i / 20 for i in range(1, 20)]) if len(values) else [0.0]
-        edges.append(np.unique(np.asarray(borders, np.float64)))
+        inner = sketch.get_quantiles([i / 20 for i in range(1, 20)]) if len(values) else [0.0]
+        edges.append(np.unique(np.asarray(inner, np.float64)))
     if scores is not None and len(scores):
         centre = float(fast_logit(np.asarray([scores.mean()], np.float32))[0])
     else:
         centre = -2.0
-    return Cells(schema, cells, edges, centre)
+    return BinLayout(schema, bins, edges, centre)
 
 
 @dataclass(slots=True)
 class Block:
-    """Rows made ready once for any number of sketches.
+    """Rows with their bins and groups, computed once for any number of sketches.
 
     Attributes
     ----------
     index, group, label
-        Of the rows that are counted: flat cells of all features ``(n, columns)``; groups of user and item ``(2, n)``; the
-        label's cell.
+        Counted rows: flat bins of all features ``(n, columns)``; groups of user and item ``(2, n)``; bin of the label ``(n,)``.
+    dense
+        Numeric features of counted rows, ``(n, numeric)``.
     scored_index, scored_group, predicted, weights
-        Of the rows that the main arm predicted: the same, the prediction's cell, and ``y, p, y L, p L, p (1 - p) L^2``.
+        Rows that the main arm predicted: the same, the bin of the prediction, and ``y, p, y L, p L, p (1 - p) L^2``.
     rows
-        How many rows a counted one stands for.
+        Rows that one counted row represents.
     ts, scored_ts
-        Event times.
+        Event times, ms.
     """
 
     index: NDArray[np.int32]
@@ -81,53 +84,55 @@ class Block:
 
     @staticmethod
     def make(
-        cells: Cells,
+        layout: BinLayout,
         groups: int,
         batch: Batch,
         scored: NDArray[np.intp] | None = None,
         p: NDArray[np.float32] | None = None,
         every: int = 1,
     ) -> Block:
-        """Cells and groups of the rows; ``p`` belongs to the rows ``scored``. Of the rows, each ``every``-th is counted:
-        what limits the comparison is how many users and items there are, and all of them stay.
+        """Compute bins and groups of the rows; ``p``: predictions for the rows ``scored``.
+
+        Only each ``every``-th row is counted: the number of users and items limits the power of a comparison, not the number of rows.
         """
         counted = batch.take(slice(None, None, every)) if every > 1 else batch
         q = np.empty(0, np.float32) if scored is None or p is None else p
-        seen = batch.take(np.empty(0, np.intp) if scored is None or p is None else scored)
+        predicted = batch.take(np.empty(0, np.intp) if scored is None or p is None else scored)
         z = fast_logit(q)
-        centred = z - np.float32(cells.centre)
+        centred = z - np.float32(layout.centre)
+        y = predicted.label
         return Block(
-            cells.of(counted),
+            layout.of(counted),
             _pair(counted, groups),
-            cells.of_label(counted.label),
+            layout.of_label(counted.label),
             counted.dense,
-            cells.of(seen),
-            _pair(seen, groups),
-            cells.of_prediction(z),
-            (seen.label, q, seen.label * centred, q * centred, q * (1 - q) * centred * centred),
+            layout.of(predicted),
+            _pair(predicted, groups),
+            layout.of_prediction(z),
+            (y, q, y * centred, q * centred, q * (1 - q) * centred * centred),
             every,
             counted.ts,
-            seen.ts,
+            predicted.ts,
         )
 
     def take(self, first_ms: int, end_ms: int) -> Block:
         """The rows with ``first_ms <= ts < end_ms``."""
         rows = (self.ts >= first_ms) & (self.ts < end_ms)
-        kept = (self.scored_ts >= first_ms) & (self.scored_ts < end_ms)
-        if rows.all() and kept.all():
+        scored = (self.scored_ts >= first_ms) & (self.scored_ts < end_ms)
+        if rows.all() and scored.all():
             return self
         return Block(
             self.index[rows],
             self.group[:, rows],
             self.label[rows],
             self.dense[rows],
-            self.scored_index[kept],
-            self.scored_group[:, kept],
-            self.predicted[kept],
-            tuple(w[kept] for w in self.weights),
+            self.scored_index[scored],
+            self.scored_group[:, scored],
+            self.predicted[scored],
+            tuple(w[scored] for w in self.weights),
             self.rows,
             self.ts[rows],
-            self.scored_ts[kept],
+            self.scored_ts[scored],
         )
 
 
@@ -137,19 +142,19 @@ def _pair(batch: Batch, groups: int) -> NDArray[np.int32]:
 
 @dataclass(slots=True, eq=False)
 class Sketch:
-    """What the rows of a domain looked like over some time.
+    """The distributions of a domain over some time.
 
     Attributes
     ----------
     counts
-        Counted rows by (user or item, group, cell), ``(2, G, C + 1)``; the last cell is for what is not counted.
+        Counted rows by (user or item, group, bin), ``(2, G, C + 1)``; the last bin is for values that are not counted.
     behaviour
-        Sums over scored rows by (user or item, sum, group, cell), ``(2, 5, G, C + 1)``; see :data:`~ecdctr.monitor.drift.bins.BEHAVIOUR`.
+        Sums over scored rows by (user or item, sum, group, bin), ``(2, 5, G, C + 1)``; see :data:`~ecdctr.monitor.drift.bins.BEHAVIOUR`.
     quantiles
-        One quantile sketch a numeric feature.
+        One quantile sketch per numeric feature.
     """
 
-    cells: Cells
+    layout: BinLayout
     groups: int
     counts: NDArray[Any]
     behaviour: NDArray[Any]
@@ -159,17 +164,17 @@ class Sketch:
     last_ms: int = 0
 
     @staticmethod
-    def empty(cells: Cells, groups: int, dtype: type[np.floating[Any]] = np.float64) -> Sketch:
-        """Nothing seen yet. float32 counts to 16 million a cell and group: enough for a part of a day."""
-        shape = (groups, cells.total + 1)  # the last cell takes what belongs nowhere
-        kll = [kll_floats_sketch(KLL_K) for _ in cells.numeric]
+    def empty(layout: BinLayout, groups: int, dtype: type[np.floating[Any]] = np.float64) -> Sketch:
+        """An empty sketch. float32 counts up to 16 million per bin and group, enough for a part of a day."""
+        shape = (groups, layout.total + 1)  # the last bin takes values that are not counted
+        kll = [kll_floats_sketch(KLL_K) for _ in layout.numeric]
         return Sketch(
-            cells, groups, np.zeros((2, *shape), dtype), np.zeros((2, BEHAVIOUR, *shape), dtype), kll
+            layout, groups, np.zeros((2, *shape), dtype), np.zeros((2, BEHAVIOUR, *shape), dtype), kll
         )
 
     def add(self, block: Block) -> None:
         """Count rows."""
-        width = np.int32(self.cells.total + 1)
+        width = np.int32(self.layout.total + 1)
         self.rows += block.rows * len(block.label)
         times = block.scored_index.shape[1]
         weights = [np.repeat(w, times) for w in block.weights] if len(block.predicted) else []
@@ -183,28 +188,28 @@ class Sketch:
                 for i, w in enumerate(weights):
                     _accumulate(self.behaviour[side, i], index, w)
             _accumulate(self.counts[side], np.concatenate(flat), None)
-        for sketch, col in zip(self.quantiles, self.cells.numeric, strict=True):
+        for sketch, col in zip(self.quantiles, self.layout.numeric, strict=True):
             values = block.dense[:, col]
             sketch.update(np.ascontiguousarray(values[np.isfinite(values)], np.float32))
 
     def merge(self, other: Sketch) -> None:
-        """Add what another sketch of the same layout has seen."""
+        """Add another sketch of the same layout."""
         self.counts += other.counts
         self.behaviour += other.behaviour
         self.rows += other.rows
-        for mine, theirs in zip(self.quantiles, other.quantiles, strict=True):
-            mine.merge(theirs)
+        for own, others in zip(self.quantiles, other.quantiles, strict=True):
+            own.merge(others)
 
     def copy(self) -> Sketch:
         """An independent copy."""
-        out = Sketch.empty(self.cells, self.groups)
+        out = Sketch.empty(self.layout, self.groups)
         out.merge(self)
         out.first_ms, out.last_ms = self.first_ms, self.last_ms
         return out
 
 
 def _accumulate(target: NDArray[Any], index: NDArray[Any], weights: NDArray[Any] | None) -> None:
-    """Add to cells of a contiguous ``(G, C)`` array by flat number; whichever way is cheaper for so many."""
+    """Add to bins of a contiguous ``(G, C)`` array by flat index, in the cheaper of two ways for this number of rows."""
     flat = target.reshape(-1)
     if 8 * len(index) < len(flat):
         np.add.at(flat, index, flat.dtype.type(1) if weights is None else weights.astype(flat.dtype))

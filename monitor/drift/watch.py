@@ -1,11 +1,10 @@
-"""Drift: the last day of each stream against the reference, ranked by effect; false alarms held down over all features."""
+"""Drift: the last day of each stream against the reference, ranked by effect, with a false discovery rate over all features."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,74 +13,76 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
 from ecdctr.monitor.drift.reference import HOURS, Reference
+from ecdctr.monitor.drift.results import DriftRow, DriftTable, ReferenceInfo
 from ecdctr.monitor.drift.significance import Baseline, Finding, Thresholds, adjust, compare
-from ecdctr.monitor.drift.sketches import Block, Sketch, fix_cells
+from ecdctr.monitor.drift.sketches import Block, Sketch, make_layout
 from ecdctr.monitor.settings import DriftSettings
 
-__all__ = ["DriftWatch", "Row", "day_of"]
+__all__ = ["DriftWatch", "Row", "day_of", "describe"]
 
-FIRST_ROWS = 256
-"""Rows that fix the cells of a domain, at least."""
+CTR_PRIOR_ROWS = 200
+"""Rows of the mean click rate that are added to each hour, so that an hour with few rows has a plausible rate."""
 
 
 def day_of(ms: int) -> str:
-    """UTC date and minute, for sentences."""
+    """UTC date and minute."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 @dataclass(slots=True)
 class Row:
-    """A line of the drift table: a finding, whether it counts, and since when."""
+    """A line of the drift table: a finding, whether the change counts, and since when (event time, ms)."""
 
     finding: Finding
     domain: str
     moved: bool
     since_ms: int | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DriftRow:
         f = self.finding
-        numbers = {
-            "effect": f.effect,
-            "psi": f.psi,
-            "js": f.js,
-            "p_value": f.p_value,
-            "q_value": f.q_value,
-        }
+        text = describe(f)
         return {
             "what": f.what,
             "name": f.name,
             "domain": self.domain,
-            **{k: float(v) if math.isfinite(v) else None for k, v in numbers.items()},
+            "effect": _finite(f.effect),
+            "psi": _finite(f.psi),
+            "js": _finite(f.js),
+            "p_value": _finite(f.p_value),
+            "q_value": _finite(f.q_value),
             "moved": self.moved,
             "since": self.since_ms,
-            "said": said(f),
+            "description": text,
+            "said": text,
         }
 
 
-def said(f: Finding) -> str:
-    """By how much, in words."""
+def _finite(v: float) -> float | None:
+    return float(v) if math.isfinite(v) else None
+
+
+def describe(f: Finding) -> str:
+    """The size of a change, in words."""
     d = f.detail
     if f.what == "label":
         before, after = d["before"], d["after"]
         times = after / before if before else math.inf
         return f"CTR {before:.2%} -> {after:.2%} (x {times:.2f})"
     if f.what == "behaviour":
-        where = f"segment {d['cell']} of {f.name}"
+        where = f"segment {d['bin']} of {f.name}"
         if d["kind"] == "level":
-            return (
-                f"clicks over predicted in {where}: x {math.exp(d['change']):.2f} against the other segments"
-            )
-        turned = " (likes have turned round)" if d["change"] < -1 else ""
-        return f"clicks follow predictions in {where} with slope {1 + d['change']:.2f} instead of 1{turned}"
+            return f"clicks over predicted clicks in {where}: x {math.exp(d['change']):.2f} relative to the other segments"
+        inverted = " (preferences are inverted)" if d["change"] < -1 else ""
+        return f"clicks follow predictions in {where} with slope {1 + d['change']:.2f} instead of 1{inverted}"
     if "quantiles" in d:
         before, after = d["quantiles"]
         return f"median {before[1]:.3g} -> {after[1]:.3g}, 5-95 % {before[0]:.3g}..{before[2]:.3g} -> {after[0]:.3g}..{after[2]:.3g}"
-    return f"share of cell {d['cell']}: {d['before']:.1%} -> {d['after']:.1%}"
+    return f"share of bin {d['bin']}: {d['before']:.1%} -> {d['after']:.1%}"
 
 
 @dataclass(slots=True)
 class _Domain:
-    """The last day of one stream, in slots; and the reference it is held against."""
+    """The last day of one stream, in slots, and the reference that it is compared with."""
 
     slots: dict[int, Sketch] = field(default_factory=dict)
     baseline: Baseline | None = None
@@ -90,19 +91,30 @@ class _Domain:
 class DriftWatch:
     """Compares the last event day of each domain with a reference, slot by slot.
 
-    1. Without a given reference, the first ``reference_length`` of event time become one.
-    2. Rows are counted into slots of ``every``; as many as make a day are kept.
-    3. When a slot ends, ``compare_rows`` have come since the last time, and the slots cover a day, everything is compared: all features, the label, the predictions and the
-       behaviour of segments, in both domains, under one false discovery rate.
+    1. Without a given reference, the rows of the first ``reference_length`` of event time become the reference.
+    2. Rows are counted into slots of length ``every``; the slots of one day are retained.
+    3. When a slot ends, at least ``compare_rows`` rows have arrived since the last comparison, and the slots cover a day, everything is
+       compared: all features, the label, the predictions and the behaviour of segments, in both domains, with one false discovery rate.
 
-    A whole day is compared so that the daily course of a stream is no drift.
+    A whole day is compared, so that the daily cycle of a stream is not reported as drift.
 
     Parameters
     ----------
     schema, settings
         The features; sizes and thresholds.
     reference
-        A saved one; default: the settings' own, else gathered.
+        A saved reference; default: the configured one, otherwise one is collected.
+
+    Attributes
+    ----------
+    reference
+        None before the first row, unless given.
+    ready
+        The reference is complete.
+    table
+        The last comparison, largest effect first.
+    evaluated_at
+        Event time of the last comparison, ms; None before the first.
     """
 
     def __init__(
@@ -120,13 +132,13 @@ class DriftWatch:
         self._domains: dict[str, _Domain] = {}
         self._suspect: dict[tuple[str, str, str], int] = {}
         self._slot = -1
-        self._fresh = 0
+        self._rows_since = 0
         self._limits = Thresholds(settings.psi, settings.label_ratio, settings.behaviour)
         self._length_ms = duration_ms(settings.reference_length)
         self._began: int | None = None
 
     def resume(self, reference: Reference, *, ready: bool) -> None:
-        """Take up a reference that was being gathered, or that is complete."""
+        """Continue with a reference that is complete (``ready``) or still being collected."""
         self.reference, self.ready, self._began = reference, ready, reference.from_ms
 
     def add(
@@ -136,7 +148,7 @@ class DriftWatch:
         scored: NDArray[np.intp] | None = None,
         p: NDArray[np.float32] | None = None,
     ) -> None:
-        """Rows of one domain; ``p``: what its main arm predicted for the rows ``scored``."""
+        """Add rows of one domain; ``p``: predictions of its main arm for the rows ``scored``."""
         if not len(batch):
             return
         if self.reference is None:
@@ -144,25 +156,25 @@ class DriftWatch:
             self.reference = Reference(
                 "the first days", self.schema.fingerprint(), self._began, self._began + self._length_ms
             )
-        self._fresh += len(batch)
+        self._rows_since += len(batch)
         d = self._domains.setdefault(domain, _Domain())
         sketch = self.reference.sketches.get(domain)
         if sketch is None:
-            if self.ready:  # a domain that the reference does not know
+            if self.ready:  # the reference has no rows of this domain
                 return
-            cells = fix_cells(self.schema, self.settings.bins, batch, p)
-            sketch = self.reference.sketches[domain] = Sketch.empty(cells, self.settings.groups)
+            layout = make_layout(self.schema, self.settings.bins, batch, p)
+            sketch = self.reference.sketches[domain] = Sketch.empty(layout, self.settings.groups)
         every = self.settings.natural_every if domain == "natural" else 1
-        block = Block.make(sketch.cells, sketch.groups, batch, scored, p, every)
+        block = Block.make(sketch.layout, sketch.groups, batch, scored, p, every)
         if not self.ready:
-            self._gather(domain, sketch, batch, block)
+            self._collect(domain, sketch, batch, block)
         first, last = int(batch.ts.min()) // self.slot_ms, int(batch.ts.max()) // self.slot_ms
         for s in range(max(first, self._slot - self.slots + 1), last + 1):
             part = block.take(s * self.slot_ms, (s + 1) * self.slot_ms)
             if len(part.label) or len(part.predicted):
-                d.slots.setdefault(s, Sketch.empty(sketch.cells, sketch.groups, np.float32)).add(part)
+                d.slots.setdefault(s, Sketch.empty(sketch.layout, sketch.groups, np.float32)).add(part)
 
-    def _gather(self, domain: str, sketch: Sketch, batch: Batch, block: Block) -> None:
+    def _collect(self, domain: str, sketch: Sketch, batch: Batch, block: Block) -> None:
         assert self.reference is not None
         until = self.reference.until_ms
         sketch.add(block.take(0, until))
@@ -178,7 +190,7 @@ class DriftWatch:
         hours[1] += np.bincount(hour, minlength=HOURS)
 
     def advance(self, clock_ms: int) -> bool:
-        """Event time has come so far; True when a comparison was made."""
+        """Event time has reached ``clock_ms``; True when a comparison was made."""
         slot = clock_ms // self.slot_ms
         if self.reference is None or slot <= self._slot:
             return False
@@ -189,13 +201,13 @@ class DriftWatch:
                 del d.slots[s]
         if not self.ready and clock_ms >= self.reference.until_ms:
             self.ready = True
-        if first or not self.ready or self._fresh < self.settings.compare_rows:
+        if first or not self.ready or self._rows_since < self.settings.compare_rows:
             return False
-        self._fresh = 0
+        self._rows_since = 0
         return self._evaluate(slot * self.slot_ms)
 
     def _evaluate(self, now_ms: int) -> bool:
-        """Compare the day that ends at ``now_ms``; slots that began before that day are gone already."""
+        """Compare the day that ends at ``now_ms``; earlier slots have been removed."""
         assert self.reference is not None
         found: list[Finding] = []
         full = now_ms // self.slot_ms
@@ -204,7 +216,7 @@ class DriftWatch:
             slots = [s for s in d.slots if full - self.slots <= s < full]
             if reference is None or not slots or min(slots) > full - self.slots:
                 continue
-            day = Sketch.empty(reference.cells, reference.groups, np.float32)
+            day = Sketch.empty(reference.layout, reference.groups, np.float32)
             for s in slots:
                 day.merge(d.slots[s])
             if d.baseline is None:
@@ -228,33 +240,41 @@ class DriftWatch:
         self.evaluated_at = now_ms
         return True
 
-    def to_json(self) -> dict[str, Any]:
-        """``reference``, ``evaluated_at`` and ``table`` of the snapshot."""
-        nothing = {
+    def hourly_ctr(self, domain: str) -> NDArray[np.float64] | None:
+        """Click rate of the reference by hour of the day (UTC), shape ``(24,)``; None: the reference is not ready."""
+        hours = None if self.reference is None or not self.ready else self.reference.hours.get(domain)
+        if hours is None:
+            return None
+        mean = hours[0].sum() / max(float(hours[1].sum()), 1.0)
+        rate: NDArray[np.float64] = (hours[0] + CTR_PRIOR_ROWS * mean) / (hours[1] + CTR_PRIOR_ROWS)
+        return np.clip(rate, 1e-6, 1 - 1e-6)
+
+    def to_json(self) -> DriftTable:
+        """The figures of the snapshot, without detectors."""
+        none: ReferenceInfo = {
             "name": "",
             "from": None,
             "until": None,
             "rows": {"natural": 0, "ad": 0},
             "ready": False,
         }
-        about = nothing if self.reference is None else self.reference.about(ready=self.ready)
         return {
-            "reference": about,
+            "reference": none if self.reference is None else self.reference.about(ready=self.ready),
             "evaluated_at": self.evaluated_at,
             "table": [r.to_json() for r in self.table],
         }
 
 
 def _both(rows: list[Row]) -> list[Row]:
-    """Strongest first; what moved in both domains is one line, with the stronger one's figures."""
+    """Largest effect first; a change in both domains is one line with the figures of the larger one."""
     by: dict[tuple[str, str], list[Row]] = {}
     out = []
-    # A segment that moved against the others explains a click rate, not the other way round: cause before consequence.
+    # A segment whose behaviour changed explains a change of the click rate, not the other way round: cause before consequence.
     explained = any(r.moved and r.finding.what == "behaviour" for r in rows)
 
     def rank(r: Row) -> tuple[bool, bool, float, float]:
-        follows = explained and r.finding.what == "label"
-        return (not r.moved, follows, -r.finding.effect, r.finding.p_value)
+        is_consequence = explained and r.finding.what == "label"
+        return (not r.moved, is_consequence, -r.finding.effect, r.finding.p_value)
 
     for row in sorted(rows, key=rank):
         if row.moved:

@@ -1,4 +1,4 @@
-"""Has this id been met before? A Bloom filter over 64-bit ids, a block at a time."""
+"""A Bloom filter over 64-bit ids, which finds ids that occur for the first time, one block at a time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from ecdctr.state.hashing import mix64
 
-__all__ = ["Seen"]
+__all__ = ["BloomFilter"]
 
 
-class Seen:
-    """Ids met so far, in fixed memory.
+class BloomFilter:
+    """The set of ids that have occurred, in fixed memory.
 
-    An id that was met is never called new; a new one passes for met with the probability that :attr:`error` gives: below
-    0.1 % up to a fiftieth as many ids as there are bits. All bits of an id stand in one word: one look-up a row.
+    An id that has occurred is never reported as new. A new id is taken for one that has occurred with probability :attr:`error`, which
+    is below 0.1 % up to a fiftieth as many ids as there are bits. All bits of an id are in one word, so a row costs one look-up.
 
     Parameters
     ----------
@@ -31,10 +31,10 @@ class Seen:
 
     Examples
     --------
-    >>> seen = Seen()
-    >>> seen.add(np.array([7, 8, 7], np.uint64)).tolist()
+    >>> users = BloomFilter()
+    >>> users.add(np.array([7, 8, 7], np.uint64)).tolist()
     [True, True, False]
-    >>> seen.add(np.array([9, 7], np.uint64)).tolist()
+    >>> users.add(np.array([9, 7], np.uint64)).tolist()
     [True, False]
     """
 
@@ -46,7 +46,7 @@ class Seen:
         self.count = 0
 
     def add(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Take in ids; True for the first row of each that was not met before, shape ``(n,)``."""
+        """Add ids; True in the first row of each new one, shape ``(n,)``."""
         h = mix64(ids)
         word = (h >> self._shift).astype(np.intp)
         bits = np.zeros(len(ids), np.uint64)
@@ -62,17 +62,17 @@ class Seen:
             out[new] = True
         return out
 
-    def kept(self) -> dict[str, NDArray[Any]]:
-        """Everything, for :meth:`restore`."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The whole state, for :meth:`restore`."""
         return {"words": self._words, "count": np.asarray(self.count)}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:  # noqa: ARG002
-        """Go on from :meth:`kept`."""
+        """Replace the state by that of :meth:`to_arrays`."""
         self._words[:], self.count = arrays["words"], int(arrays["count"])
 
     @property
     def error(self) -> float:
-        """Probability that a new id passes for met: a word holds a Poisson number of ids, four bits each."""
+        """Probability that a new id is not recognised as new: a word holds a Poisson number of ids, four bits each."""
         load = self.count / len(self._words)
         k = np.arange(60)
         chance = np.exp(k * np.log(max(load, 1e-12)) - load - np.cumsum(np.log(np.maximum(k, 1))))

@@ -1,8 +1,8 @@
-"""Forgetting: rows of earlier periods scored again by every checkpoint, and ranking by how stale an id has become.
+"""Forgetting: rows of earlier periods are scored again at checkpoints; quality by the time since a user was last learned.
 
-A slice holds all rows of a fixed sample of users in one period of event time. When the period is over, the slice is scored at
-once, and again at each checkpoint; ``transfer`` is GAUC now minus GAUC then (backward transfer: Lopez-Paz and Ranzato,
-"Gradient episodic memory for continual learning", NeurIPS 2017). Below 0: forgotten.
+A probe slice holds all rows of a fixed sample of users in one period of event time. It is scored at the first checkpoint after the
+period, and again at later ones; ``transfer`` is GAUC now minus GAUC at the first time (backward transfer: Lopez-Paz and Ranzato,
+"Gradient episodic memory for continual learning", NeurIPS 2017). Below 0 the model has forgotten.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.time import DAY_MS, duration_ms
+from ecdctr.monitor.quality.results import ForgettingFigures, ProbeCurve, StalenessFigure
 from ecdctr.monitor.settings import ProbeSettings
 from ecdctr.replay.metrics import gauc, log_loss
 from ecdctr.state.errors import StateError
@@ -30,19 +31,19 @@ __all__ = ["ARMS_OF", "STALENESS_DAYS", "Forgetting", "Predict"]
 log = logging.getLogger("ecdctr.monitor")
 
 Predict = Callable[[Batch, str], NDArray[np.float32]]
-"""``predict(batch, arm)``: click probabilities of any rows; nothing is learned."""
+"""``predict(batch, arm)``: click probabilities of the rows, shape ``(n,)``; the model does not change."""
 
 ARMS_OF = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
 STALENESS_DAYS = (0, 1, 3, 7, 14, 30)
 POINTS = 200
-"""Points kept a curve; older ones are thinned out, the first and the last stay."""
+"""Points per curve; beyond it every second one between the first and the last is removed."""
 
 _SALT = np.uint64(0x3B9AC6E15F7D2084)
 
 
 @dataclass(slots=True)
-class _Gathering:
-    """Rows of the period that is going on."""
+class _OpenSlice:
+    """Rows of the current period."""
 
     number: int
     parts: list[tuple[Batch, NDArray[np.int8]]] = field(default_factory=list)
@@ -81,41 +82,48 @@ class _Curve:
             **{k: np.asarray(getattr(self, k), np.float64) for k in ("gauc", "log_loss", "transfer")},
         }
 
-    def to_json(self) -> dict[str, Any]:
-        numbers = {"gauc": self.gauc, "log_loss": self.log_loss, "transfer": self.transfer}
+    def to_json(self, period: str, domain: str, arm: str) -> ProbeCurve:
         return {
+            "period": period,
+            "domain": domain,
+            "arm": arm,
             "clock": list(self.clock),
-            **{k: [_finite(v) for v in values] for k, values in numbers.items()},
+            "gauc": [_finite(v) for v in self.gauc],
+            "log_loss": [_finite(v) for v in self.log_loss],
+            "transfer": [_finite(v) for v in self.transfer],
         }
 
 
 class Forgetting:
-    """Keeps probe slices and their curves.
+    """Collects probe slices, scores them, and stores them with their curves.
 
     Parameters
     ----------
     settings
-        Length of a period, how many, rows of a slice.
+        Length and number of periods, rows of a slice.
     store
-        Where slices are kept; those found there are taken up.
+        Where slices are stored; slices that it contains already are loaded.
     """
 
     def __init__(self, settings: ProbeSettings, store: ProbeStore | None = None) -> None:
         self.settings = settings
         self.store = store or ProbeStore(None)
         self._period_ms = duration_ms(settings.period)
-        self._gathering: dict[str, _Gathering] = {}
+        self._open: dict[str, _OpenSlice] = {}
         self._slices: list[_Slice] = []
         self._curves: dict[tuple[str, int, str], _Curve] = {}
-        self._staleness: list[dict[str, Any]] = []
+        self._staleness: list[StalenessFigure] = []
         self._users: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._last: NDArray[np.int64] = np.empty(0, np.int64)
         for name in self.store.names():
-            self._take_up(name)
-        self._follow(self._slices)
-        self._take_up_rest()
+            self._load_slice(name)
+        self._track_users(self._slices)
+        self._load_open_slices()
+        self._load_curves()
 
-    def _take_up(self, name: str) -> None:
+    # -- stored state
+
+    def _load_slice(self, name: str) -> None:
         domain, _, number = name.rpartition("-")
         if domain not in DOMAIN_NAMES or not number.isdigit():
             return
@@ -127,23 +135,21 @@ class Forgetting:
         share = float(columns.pop("share", 1.0))
         self._slices.append(_Slice(int(number), domain, Batch(**columns), history, first, share))
 
-    # -- over a restart
-
-    def keep(self) -> None:
-        """Keep what has changed since slices were kept: the periods that go on, curves, and when users were last learned."""
+    def save(self) -> None:
+        """Store everything that is not stored when a slice ends: open slices, curves, and when users were last learned."""
         columns: dict[str, NDArray[Any]] = {"users": self._users, "last": self._last}
         for (domain, number, arm), curve in self._curves.items():
             for name, values in curve.to_columns().items():
                 columns[f"{domain}/{number}/{arm}/{name}"] = values
         self._put("curves", columns)
-        for domain, g in self._gathering.items():
+        for domain, g in self._open.items():
             if g.parts:
                 self._put(
                     f"open-{domain}",
                     self._columns_of(g) | {"number": np.asarray(g.number), "share": np.asarray(g.share)},
                 )
 
-    def _take_up_rest(self) -> None:
+    def _load_open_slices(self) -> None:
         names = self.store.names()
         for domain in DOMAIN_NAMES:
             found = self._get(f"open-{domain}") if f"open-{domain}" in names else None
@@ -151,15 +157,17 @@ class Forgetting:
                 period, share = int(found.pop("number")), float(found.pop("share"))
                 history = found.pop("history")
                 batch = Batch(**found)
-                self._gathering[domain] = _Gathering(period, [(batch, history)], len(batch), share)
-        found = self._get("curves") if "curves" in names else None
+                self._open[domain] = _OpenSlice(period, [(batch, history)], len(batch), share)
+
+    def _load_curves(self) -> None:
+        found = self._get("curves") if "curves" in self.store.names() else None
         if found is None:
             return
         users, last = found.pop("users"), found.pop("last")
         at = np.searchsorted(self._users, users)
         at[at == len(self._users)] = 0
-        met = self._users[at] == users if len(self._users) else np.zeros(len(users), np.bool_)
-        np.maximum.at(self._last, at[met], last[met])
+        tracked = self._users[at] == users if len(self._users) else np.zeros(len(users), np.bool_)
+        np.maximum.at(self._last, at[tracked], last[tracked])
         slices = {(s.domain, s.number) for s in self._slices}
         for name, values in found.items():
             domain, number, arm, column = name.split("/")
@@ -174,41 +182,51 @@ class Forgetting:
             log.error("%s", error)
             return None
 
-    # -- gathering
+    # -- collecting rows
 
     def add(self, domain: str, batch: Batch, has_history: NDArray[np.int8] | None = None) -> None:
-        """Rows that are being learned, of one domain. ``has_history``: 1, 0, or -1 for unknown."""
+        """Add rows that are learned, all of one domain.
+
+        Parameters
+        ----------
+        domain
+            ``natural`` or ``ad``.
+        batch
+            The rows.
+        has_history
+            Whether each row's user had TPM vectors: 1, 0, or -1 for unknown, shape ``(n,)``; None: unknown for all.
+        """
         if not len(batch):
             return
         period = batch.ts // self._period_ms
         history = np.full(len(batch), -1, np.int8) if has_history is None else has_history
         for number in range(int(period.min()), int(period.max()) + 1):
-            g = self._gathering.get(domain)
+            g = self._open.get(domain)
             if g is None or number > g.number:
                 self._close(domain)
-                g = self._gathering[domain] = _Gathering(number)
+                g = self._open[domain] = _OpenSlice(number)
             if number < g.number:
                 continue
             rows = np.flatnonzero(period == number)
             if g.share < 1:
                 rows = rows[_in_share(batch.user[rows], g.share)]
             if len(rows):
-                g.parts.append((_plain(batch.take(rows)), history[rows]))
+                g.parts.append((Batch(**batch.take(rows).columns()), history[rows]))
                 g.rows += len(rows)
             if g.rows > 2 * self.settings.rows:
                 self._thin(g)
-        self._mark_learned(batch)  # last: a period that has just ended has users to follow
+        self._mark_learned(batch)  # last, because a period that has just ended adds users to track
 
-    def _thin(self, g: _Gathering) -> None:
-        """Halve the share of users until the slice is small enough."""
+    def _thin(self, g: _OpenSlice) -> None:
+        """Halve the share of users until the slice fits into ``rows``."""
         while g.rows > self.settings.rows and g.share > 1e-9:
             g.share /= 2
-            kept = [(b, h, _in_share(b.user, g.share)) for b, h in g.parts]
-            g.parts = [(b.take(m), h[m]) for b, h, m in kept if m.any()]
+            masks = [_in_share(b.user, g.share) for b, _ in g.parts]
+            g.parts = [(b.take(m), h[m]) for (b, h), m in zip(g.parts, masks, strict=True) if m.any()]
             g.rows = sum(len(b) for b, _ in g.parts)
 
     def _close(self, domain: str) -> None:
-        g = self._gathering.pop(domain, None)
+        g = self._open.pop(domain, None)
         if g is None or not g.parts:
             return
         self._thin(g)
@@ -218,16 +236,16 @@ class Forgetting:
         history = columns.pop("history")
         s = _Slice(g.number, domain, Batch(**columns), history, share=g.share)
         self._slices.append(s)
-        self._keep(s)
-        mine = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
-        for old in mine[: -self.settings.periods]:
+        self._store_slice(s)
+        of_domain = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
+        for old in of_domain[: -self.settings.periods]:
             self._slices.remove(old)
             self.store.drop(f"{domain}-{old.number}")
             for arm in ARMS_OF[domain]:
                 self._curves.pop((domain, old.number, arm), None)
-        self._follow([s])
+        self._track_users([s])
 
-    def _keep(self, s: _Slice) -> None:
+    def _store_slice(self, s: _Slice) -> None:
         columns: dict[str, NDArray[Any]] = s.batch.columns()
         columns |= {"history": s.history, "share": np.asarray(s.share)}
         columns |= {f"first.{arm}": np.asarray(v) for arm, v in s.first.items()}
@@ -237,17 +255,17 @@ class Forgetting:
         try:
             self.store.put(name, columns)
         except StateError as error:
-            log.error("%s: it is kept in memory only", error)
+            log.error("%s: it stays in memory only", error)
 
     @staticmethod
-    def _columns_of(g: _Gathering) -> dict[str, NDArray[Any]]:
+    def _columns_of(g: _OpenSlice) -> dict[str, NDArray[Any]]:
         columns: dict[str, NDArray[Any]] = Batch.concat([b for b, _ in g.parts]).columns()
         return columns | {"history": np.concatenate([h for _, h in g.parts])}
 
     # -- staleness of ids
 
-    def _follow(self, fresh: Sequence[_Slice]) -> None:
-        """Remember when each user of a slice was last learned; ``fresh``: slices not followed so far."""
+    def _track_users(self, new: Sequence[_Slice]) -> None:
+        """Track when each user of a slice was last learned; ``new``: slices whose users are not tracked yet."""
         before, last = self._users, self._last
         self._widest = max((s.share for s in self._slices), default=1.0)
         self._users = np.unique(np.concatenate([before[:0], *(s.batch.user for s in self._slices)]))
@@ -256,7 +274,7 @@ class Forgetting:
             at = np.searchsorted(before, self._users)
             at[at == len(before)] = 0
             self._last = np.where(before[at] == self._users, last[at], 0)
-        for s in fresh:
+        for s in new:
             np.maximum.at(self._last, np.searchsorted(self._users, s.batch.user), s.batch.ts)
 
     def _mark_learned(self, batch: Batch) -> None:
@@ -268,60 +286,60 @@ class Forgetting:
             user, ts = user[rows], ts[rows]
         at = np.searchsorted(self._users, user)
         at[at == len(self._users)] = 0
-        met = self._users[at] == user
-        np.maximum.at(self._last, at[met], ts[met])
+        tracked = self._users[at] == user
+        np.maximum.at(self._last, at[tracked], ts[tracked])
 
     # -- scoring
 
     def score(self, predict: Predict, clock_ms: int) -> None:
-        """Score all slices with the model as it is now.
+        """Score all slices with the present model.
 
-        1. Each slice by each arm of its domain: GAUC, loss, and the change since its first time.
+        1. Each slice by each arm of its domain: GAUC, loss, and the change of GAUC since the slice was first scored.
         2. All rows of an arm together, by days since their user was last learned, with and without TPM vectors.
         """
-        together: dict[str, list[tuple[_Slice, NDArray[np.float32]]]] = {}
+        by_arm: dict[str, list[tuple[_Slice, NDArray[np.float32]]]] = {}
         for s in sorted(self._slices, key=lambda s: (s.number, DOMAIN_NAMES.index(s.domain))):
-            fresh = not s.first
+            is_new = not s.first
             for arm in ARMS_OF[s.domain]:
                 p = predict(s.batch, arm)
                 value = gauc(s.batch.label, p, s.batch.user).value
-                then = s.first.setdefault(arm, value)
+                first = s.first.setdefault(arm, value)
                 curve = self._curves.setdefault((s.domain, s.number, arm), _Curve())
-                curve.append(clock_ms, value, log_loss(s.batch.label, p), value - then)
-                together.setdefault(arm, []).append((s, p))
-            if fresh:
-                self._keep(s)
+                curve.append(clock_ms, value, log_loss(s.batch.label, p), value - first)
+                by_arm.setdefault(arm, []).append((s, p))
+            if is_new:
+                self._store_slice(s)
         self._staleness = [
-            line for arm, parts in together.items() for line in self._by_age(arm, parts, clock_ms)
+            line for arm, parts in by_arm.items() for line in self._by_age(arm, parts, clock_ms)
         ]
 
     def _by_age(
         self, arm: str, parts: list[tuple[_Slice, NDArray[np.float32]]], clock_ms: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[StalenessFigure]:
         p = np.concatenate([q for _, q in parts])
         user, label = (
             np.concatenate([getattr(s.batch, name) for s, _ in parts]) for name in ("user", "label")
         )
         history = np.concatenate([s.history for s, _ in parts])
         days = (clock_ms - self._last[np.searchsorted(self._users, user)]) / DAY_MS
-        out = []
+        out: list[StalenessFigure] = []
         for low, high in zip(STALENESS_DAYS, [*STALENESS_DAYS[1:], None], strict=True):
             inside = (days >= low) if high is None else (days >= low) & (days < high)
-            for name, rows in (
+            groups: tuple[tuple[Literal["all", "with", "without"], NDArray[np.bool_]], ...] = (
                 ("all", inside),
                 ("with", inside & (history == 1)),
                 ("without", inside & (history == 0)),
-            ):
+            )
+            for name, rows in groups:
                 n = int(rows.sum())
                 if not n:
                     continue
-                found = gauc(label[rows], p[rows], user[rows])
-                line = {"arm": arm, "history": name, "days": [low, high], "rows": n}
-                out.append(line | {"gauc": _finite(found.value)})
+                value = _finite(gauc(label[rows], p[rows], user[rows]).value)
+                out.append({"arm": arm, "history": name, "days": (low, high), "rows": n, "gauc": value})
         return out
 
     def worst(self) -> dict[str, tuple[float, str]]:
-        """By arm: the lowest transfer of any slice now, and the period it belongs to."""
+        """By arm: the lowest present transfer of any slice, and the slice's period."""
         out: dict[str, tuple[float, str]] = {}
         for (_, number, arm), curve in self._curves.items():
             value = curve.transfer[-1] if curve.transfer else math.nan
@@ -332,8 +350,8 @@ class Forgetting:
     def _name(self, number: int) -> str:
         return datetime.fromtimestamp(number * self._period_ms / 1000, UTC).strftime("%Y-%m-%d")
 
-    def to_json(self) -> dict[str, Any]:
-        """``forgetting`` of the snapshot."""
+    def to_json(self) -> ForgettingFigures:
+        """The figures of the snapshot."""
         slices = sorted(self._slices, key=lambda s: (s.number, s.domain))
         return {
             "periods": [
@@ -347,7 +365,7 @@ class Forgetting:
                 for s in slices
             ],
             "curves": [
-                {"period": self._name(number), "domain": domain, "arm": arm, **curve.to_json()}
+                curve.to_json(self._name(number), domain, arm)
                 for (domain, number, arm), curve in sorted(self._curves.items())
             ],
             "staleness": self._staleness,
@@ -356,10 +374,6 @@ class Forgetting:
 
 def _in_share(user: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
     return np.asarray(mix64(user ^ _SALT) < np.uint64(min(int(share * 2.0**64), 2**64 - 1)))
-
-
-def _plain(batch: Batch) -> Batch:
-    return Batch(**batch.columns())
 
 
 def _finite(v: float) -> float | None:

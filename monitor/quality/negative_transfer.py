@@ -1,22 +1,23 @@
-"""Is A-CTR better than the ads-only control? Running, on identical rows, with an interval, in bounded memory.
+"""Negative transfer: A-CTR against the ads-only control on identical rows, with an interval, in bounded memory.
 
 Each row counts in the replicate ``b`` of an online bootstrap with a Poisson(1) weight (Oza and Russell, "Online bagging and
-boosting", AISTATS 2001); the weight is drawn by a hash of the *user*, so that all rows of a user come and go together
+boosting", AISTATS 2001); the weight is drawn by a hash of the *user*, so that all rows of a user have the same weight
 (Chamandy et al., "Estimating uncertainty for massive data streams", Google, 2012).
 
-The loss difference is a mean over rows and exact. GAUC compares the rows of whole users that are kept, over the last days.
+The loss difference is an exact mean over rows. GAUC compares the retained rows of whole users.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.probability import fast_log_losses
+from ecdctr.monitor.quality.results import Interval, TransferFigures
 from ecdctr.monitor.quality.windows import UserRows, of_clickers
 from ecdctr.replay.metrics import auc_of_codes
 from ecdctr.state.hashing import mix64
@@ -49,7 +50,7 @@ class TransferWatch:
     days
         Length of the window.
     rows
-        Rows kept for GAUC, by user.
+        Rows retained for GAUC, by whole users.
     """
 
     def __init__(self, days: int = 7, rows: int = 65_536) -> None:
@@ -71,7 +72,7 @@ class TransferWatch:
         actr: NDArray[np.float32],
         control: NDArray[np.float32],
     ) -> None:
-        """Ad rows that both arms scored."""
+        """Add ad rows that both arms predicted."""
         if not len(ts):
             return
         self._clock = max(self._clock, int(ts.max()))
@@ -93,19 +94,19 @@ class TransferWatch:
             self._diffs[i] += diff[rows] @ weights[rows]
         self._users.add(ts, user, label, np.stack([actr, control]), self._clock)
 
-    def log_loss(self) -> dict[str, float] | None:
-        """A-CTR's loss minus the control's: ``value, low, high`` (95 %); below 0 is better."""
-        kept = self._day > self._clock // DAY_MS - self.days
-        rows = int(self._rows[kept].sum())
+    def log_loss(self) -> Interval | None:
+        """A-CTR's loss minus the control's; below 0 is better."""
+        recent = self._day > self._clock // DAY_MS - self.days
+        rows = int(self._rows[recent].sum())
         if not rows:
             return None
-        drawn = self._diffs[kept].sum(0) / np.maximum(self._weights[kept].sum(0), 1e-9)
-        value = float(self._diff[kept].sum()) / rows
+        drawn = self._diffs[recent].sum(0) / np.maximum(self._weights[recent].sum(0), 1e-9)
+        value = float(self._diff[recent].sum()) / rows
         half = 1.96 * float(drawn.std(ddof=1))
         return {"value": value, "low": value - half, "high": value + half}
 
-    def gauc(self) -> tuple[dict[str, float] | None, int]:
-        """A-CTR's GAUC minus the control's with its interval, and the users that count."""
+    def gauc(self) -> tuple[Interval | None, int]:
+        """A-CTR's GAUC minus the control's, and the number of users that count."""
         ts, user, label, p = self._users.rows()
         at = np.flatnonzero(ts > self._clock - self.days * DAY_MS)
         inside, codes, clickers = of_clickers(user[at], label[at])
@@ -124,18 +125,18 @@ class TransferWatch:
         half = 1.96 * float(drawn.std(ddof=1))
         return {"value": value, "low": value - half, "high": value + half}, int(keep.sum())
 
-    def to_json(self) -> dict[str, Any]:
-        """``transfer`` of the snapshot. Decided by GAUC where it is decided, else by the loss."""
-        kept = self._day > self._clock // DAY_MS - self.days
+    def to_json(self) -> TransferFigures:
+        """The figures of the snapshot. GAUC decides the verdict unless its interval contains 0; then the loss does."""
+        recent = self._day > self._clock // DAY_MS - self.days
         gain, users = self.gauc()
         loss = self.log_loss()
-        verdict = "undecided"
+        verdict: Literal["better", "worse", "undecided"] = "undecided"
         if gain is not None and (gain["low"] > 0 or gain["high"] < 0):
             verdict = "better" if gain["low"] > 0 else "worse"
         elif loss is not None and (loss["low"] > 0 or loss["high"] < 0):
             verdict = "worse" if loss["low"] > 0 else "better"
         return {
-            "rows": int(self._rows[kept].sum()),
+            "rows": int(self._rows[recent].sum()),
             "users": users,
             "days": self.days,
             "gauc": _finite(gain),
@@ -144,5 +145,7 @@ class TransferWatch:
         }
 
 
-def _finite(values: dict[str, float] | None) -> dict[str, float] | None:
-    return values if values is not None and all(math.isfinite(v) for v in values.values()) else None
+def _finite(interval: Interval | None) -> Interval | None:
+    if interval is None or not all(math.isfinite(interval[k]) for k in ("value", "low", "high")):
+        return None
+    return interval

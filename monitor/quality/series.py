@@ -1,4 +1,4 @@
-"""The past for charts: one figure a slot of event time, in rings."""
+"""Figures over time for charts: one value per slot of event time, in ring buffers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
+from ecdctr.monitor.quality.results import ArmSeries, DomainSeriesFigures
 from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
 from ecdctr.replay.metrics import auc_of_codes
 
@@ -20,17 +21,24 @@ SERIES: dict[str, tuple[int, int]] = {
     "1h": (3_600_000, 168),
     "1d": (86_400_000, 90),
 }
-"""Name -> length of a slot (ms), slots kept."""
+"""Name -> length of a slot (ms), number of slots."""
 
 FEWEST_ROWS = 300
-"""Scored rows a slot, on average, for GAUC and AUC by slot."""
+"""Scored rows per slot, on average, below which GAUC and AUC by slot would be noise and are not computed."""
 
 _COUNTS = ("rows", "clicks", "late")
-_RANKS = ("gauc", "auc")
 
 
 class DomainSeries:
-    """One series of one domain; columns of equal length, whatever arms have scored."""
+    """One series of one domain.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`SERIES`.
+    arms
+        Arms that may score rows.
+    """
 
     def __init__(self, name: str, arms: Sequence[str]) -> None:
         self.slot_ms, self.length = SERIES[name]
@@ -41,25 +49,25 @@ class DomainSeries:
         self._ranks = np.full((len(self.arms), self.length, 2), np.nan)
 
     def add(self, tally: Tally) -> None:
-        """Rows, summed up beforehand."""
+        """Add rows that were summed by slot."""
         slot = tally.at_ms // self.slot_ms
         newest = int(slot[-1])
         if newest > int(self.slot.max()):
             for s in np.unique(slot[slot > newest - self.length]).tolist():
                 self._open(s)
         place = slot % self.length
-        kept = self.slot[place] == slot
-        np.add.at(self._counts, place[kept], tally.counts[kept][:, : len(_COUNTS)])
-        np.add.at(self._sums.transpose(1, 0, 2), place[kept], tally.sums[kept])
+        present = self.slot[place] == slot
+        np.add.at(self._counts, place[present], tally.counts[present][:, : len(_COUNTS)])
+        np.add.at(self._sums.transpose(1, 0, 2), place[present], tally.sums[present])
 
-    def kept(self) -> dict[str, NDArray[Any]]:
-        """Everything, for :meth:`restore`."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The whole state, for :meth:`restore`."""
         return {"slot": self.slot, "counts": self._counts, "sums": self._sums, "ranks": self._ranks}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:  # noqa: ARG002
-        """Go on from :meth:`kept`."""
-        for name, mine in self.kept().items():
-            mine[:] = arrays[name]
+        """Replace the state by that of :meth:`to_arrays`."""
+        for name, own in self.to_arrays().items():
+            own[:] = arrays[name]
 
     def _open(self, s: int) -> None:
         i = s % self.length
@@ -71,7 +79,7 @@ class DomainSeries:
         self._ranks[:, i] = np.nan
 
     def rank(self, users: UserRows, since_ms: int, until_ms: int) -> None:
-        """GAUC and AUC of the slots that begin in a span of time, from kept rows; of slots with few rows they would be noise."""
+        """Compute GAUC and AUC of the slots in a span of time from retained rows, unless there are too few rows."""
         ts = users.rows()[0]
         rows = int(((ts >= since_ms) & (ts < until_ms)).sum())
         if rows * self.slot_ms < FEWEST_ROWS * min(until_ms - since_ms, DAY_MS):
@@ -83,29 +91,35 @@ class DomainSeries:
                 if self.slot[place] == s:
                     self._ranks[i, place] = pair
 
-    def to_json(self) -> tuple[list[int], dict[str, Any]]:
+    def to_json(self) -> tuple[list[int], DomainSeriesFigures]:
         """Slot numbers, oldest first, and the columns."""
         order = np.argsort(self.slot)
         order = order[self.slot[order] >= 0]
         rows, clicks, late = self._counts[order].T.tolist() if len(order) else ([], [], [])
-        out: dict[str, Any] = {
-            "rows": [int(v) for v in rows],
-            "ctr": [c / n if n else None for c, n in zip(clicks, rows, strict=True)],
-            "late": [int(v) for v in late],
-            "arms": {},
-        }
+        by_arm: dict[str, ArmSeries] = {}
         for i, arm in enumerate(self.arms):
             sums = self._sums[i, order]
             if not sums.any():
                 continue
-            columns = _figures(sums) | {name: self._ranks[i, order, j] for j, name in enumerate(_RANKS)}
-            rows_of = [int(n) or None for n in sums[:, 0]]
-            out["arms"][arm] = {"rows": rows_of} | {name: _listed(v) for name, v in columns.items()}
-        return self.slot[order].tolist(), out
+            figures = _figures(sums)
+            by_arm[arm] = {
+                "rows": [int(n) or None for n in sums[:, 0]],
+                "log_loss": _listed(figures["log_loss"]),
+                "ne": _listed(figures["ne"]),
+                "pcoc": _listed(figures["pcoc"]),
+                "gauc": _listed(self._ranks[i, order, 0]),
+                "auc": _listed(self._ranks[i, order, 1]),
+            }
+        return self.slot[order].tolist(), {
+            "rows": [int(v) for v in rows],
+            "ctr": [c / n if n else None for c, n in zip(clicks, rows, strict=True)],
+            "late": [int(v) for v in late],
+            "arms": by_arm,
+        }
 
 
 def _figures(sums: Floats) -> dict[str, Floats]:
-    """``log_loss, ne, pcoc`` of sums ``(S, 4)``, as :func:`ecdctr.monitor.quality.windows.arm_figures` makes them of one; NaN: none."""
+    """``log_loss, ne, pcoc`` from sums ``(S, 4)``, each ``(S,)``; NaN where a figure does not exist."""
     rows, clicks, predicted, loss = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         ctr, log_loss = clicks / rows, loss / rows
@@ -114,14 +128,14 @@ def _figures(sums: Floats) -> dict[str, Floats]:
 
 
 def _listed(values: Floats) -> list[float | None]:
-    """Numbers that exist."""
+    """A list with None in place of NaN."""
     return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
 def rank_by_slot(
     users: UserRows, slot_ms: int, since_ms: int, until_ms: int
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """By arm and slot: GAUC and AUC of the kept rows with ``since_ms <= ts < until_ms``."""
+    """By arm and slot: GAUC and AUC of the retained rows with ``since_ms <= ts < until_ms``."""
     ts, user, label, p = users.rows()
     at = np.flatnonzero((ts >= since_ms) & (ts < until_ms))
     if not len(at):

@@ -1,13 +1,13 @@
-"""Live windows of event time in bounded memory: counts, loss, calibration, AUC with a bound, GAUC on whole users.
+"""Sliding windows of event time in bounded memory: counts, loss, calibration, AUC with an error bound, GAUC on whole users.
 
-A window of 5 minutes, 1 hour or 1 day is made of 5, 12 or 24 slots, which slide with the event clock.
+A window of 5 minutes, 1 hour or 1 day consists of 5, 12 or 24 slots, which slide with the event clock.
 
 - **Sums** (rows, clicks, predicted clicks, loss) are exact.
 - **AUC** comes from histograms of predicted log-odds. Two rows in one class count as a tie, so the true value is within
   ``sum_k P_k N_k / (2 P N)`` of the one given, always (``P_k, N_k``: clicks and non-clicks in class k).
 - **GAUC** comes from the rows of a fixed sample of users (by hash), all rows of a user or none. While the window's rows fit
-  into ``gauc_rows``, the sample is everybody and the value is exact; beyond, the share of users is halved until they fit, and
-  the error is that of a ratio estimated from a sample of users: ``1.96 sqrt(1 - f) sqrt(sum n_u^2 (A_u - GAUC)^2) / sum n_u``
+  into ``gauc_rows``, the sample contains all users and the value is exact. Otherwise the share of users is halved until their rows fit,
+  and the error is that of a ratio estimated from a sample of users: ``1.96 sqrt(1 - f) sqrt(sum n_u^2 (A_u - GAUC)^2) / sum n_u``
   (Cochran, "Sampling Techniques", 1977, section 6.5).
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.models.probability import fast_log_losses, fast_logit
+from ecdctr.monitor.quality.results import ArmFigures, WindowFigures
 from ecdctr.replay.metrics import auc_of_codes
 from ecdctr.state.hashing import mix64
 
@@ -32,13 +33,12 @@ __all__ = [
     "Scored",
     "Tally",
     "UserRows",
-    "arm_figures",
     "auc_of_counts",
     "of_clickers",
 ]
 
 WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "1d": (3_600_000, 24)}
-"""Name -> length of a slot (ms), slots."""
+"""Name -> length of a slot (ms), number of slots."""
 
 AUC_CLASSES = 512
 _LOW, _HIGH = -12.0, 8.0
@@ -50,7 +50,7 @@ Floats = NDArray[np.float64]
 
 
 def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
-    """AUC of score classes (rising scores) and how far off it can be; NaN without both kinds of rows.
+    """AUC of score classes (in order of rising scores) and its error bound; NaN without clicks or without non-clicks.
 
     >>> auc_of_counts(np.array([0.0, 2.0]), np.array([2.0, 0.0]))
     (1.0, 0.0)
@@ -66,9 +66,9 @@ def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
 def of_clickers(
     user: NDArray[np.uint64], click: NDArray[np.bool_]
 ) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint64]]:
-    """Rows of users who clicked, each one's number in the users that follow, and these users.
+    """Rows of users who clicked, the position of each row's user in the third result, and these users in ascending order.
 
-    Nobody else counts in GAUC, and most users of a window have not clicked: no sort of all rows is needed.
+    Other users do not count in GAUC, and most users of a window have not clicked, so a sort of all rows is avoided.
 
     >>> [a.tolist() for a in of_clickers(np.array([7, 9, 7, 8], np.uint64), np.array([1, 0, 0, 0], bool))]
     [[0, 2], [0, 0], [7]]
@@ -83,14 +83,14 @@ def of_clickers(
 
 
 class UserRows:
-    """Scored rows of whole users, at most ``capacity``; older than the window go first.
+    """Scored rows of a sample of whole users, at most ``capacity``; rows older than the window are dropped first.
 
     Parameters
     ----------
     arms
         Columns of scores.
     capacity
-        Rows kept.
+        Rows retained.
     span_ms
         Length of the window.
     """
@@ -100,11 +100,11 @@ class UserRows:
         self.share = 1.0
         self._bound = np.uint64(2**64 - 1)
         self.arms = tuple(arms)
-        room = 2 * capacity
-        self._ts = np.empty(room, np.int64)
-        self._user = np.empty(room, np.uint64)
-        self._label = np.empty(room, np.bool_)
-        self._p = np.empty((len(self.arms), room), np.float32)
+        size = 2 * capacity
+        self._ts = np.empty(size, np.int64)
+        self._user = np.empty(size, np.uint64)
+        self._label = np.empty(size, np.bool_)
+        self._p = np.empty((len(self.arms), size), np.float32)
         self._n = 0
 
     def add(
@@ -115,7 +115,7 @@ class UserRows:
         scores: NDArray[np.float32],
         clock_ms: int,
     ) -> None:
-        """Rows with their scores ``(arms, n)``."""
+        """Add rows with their scores ``(arms, n)``."""
         for first in range(0, len(ts), self.capacity):
             part = slice(first, first + self.capacity)
             self._add(ts[part], user[part], label[part], scores[:, part], clock_ms)
@@ -136,7 +136,7 @@ class UserRows:
         n = len(ts)
         if self._n + n > len(self._ts):
             self._drop(clock_ms)
-            if self.share < 1.0:  # it may have been halved
+            if self.share < 1.0:  # the share may have been halved
                 keep = mix64(user ^ _SALT) <= self._bound
                 ts, user, label, scores = ts[keep], user[keep], label[keep], scores[:, keep]
                 n = len(ts)
@@ -146,7 +146,7 @@ class UserRows:
         self._n += n
 
     def _drop(self, clock_ms: int) -> None:
-        """Forget what is past; halve the share of users until ``capacity`` holds the rest."""
+        """Drop rows older than the window, then halve the share of users until the rest fits into ``capacity``."""
         keep = self._ts[: self._n] > clock_ms - self.span_ms
         mixed = mix64(self._user[: self._n] ^ _SALT)
         while int(keep.sum()) > self.capacity:
@@ -155,7 +155,7 @@ class UserRows:
             keep &= mixed <= self._bound
         n = int(keep.sum())
         if self.share < 1.0 and n < self.capacity // 8:
-            self.share *= 2  # traffic has gone down: users join with the rows that they have from now on
+            self.share *= 2  # traffic has fallen: further users join the sample with their rows from now on
             self._bound = np.uint64(min(int(self.share * 2.0**64), 2**64) - 1)
         for column in (self._ts, self._user, self._label):
             column[:n] = column[: self._n][keep]
@@ -163,12 +163,12 @@ class UserRows:
         self._n = n
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]:
-        """What is kept: ts, user, label, scores ``(arms, n)``; views, some rows may be older than the window."""
+        """The retained rows: ts, user, label, scores ``(arms, n)``. These are views; some rows may be older than the window."""
         n = self._n
         return self._ts[:n], self._user[:n], self._label[:n], self._p[:, :n]
 
     def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
-        """By arm: GAUC, the half width of its 95 % interval (0: exact), users that count."""
+        """By arm: GAUC, the half width of its 95 % interval (0: exact), and the number of users that count."""
         at = np.flatnonzero(self._ts[: self._n] > clock_ms - self.span_ms)
         inside, codes, _ = of_clickers(self._user[at], self._label[at])
         rows = at[inside]
@@ -224,7 +224,7 @@ class DomainWindow:
         return self.slot_ms * self.slots
 
     def advance(self, clock_ms: int) -> None:
-        """Event time has come so far: slots behind the window are emptied."""
+        """Event time has reached ``clock_ms``: clear slots that have left the window."""
         now = clock_ms // self.slot_ms
         if now <= self._now:
             return
@@ -236,19 +236,19 @@ class DomainWindow:
             self._classes[:, i] = 0
         self._now = now
 
-    def kept(self) -> dict[str, NDArray[Any]]:
-        """What the score log cannot give back, for :meth:`restore`."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The counts, which cannot be rebuilt from the score log, for :meth:`restore`."""
         return {"slot": self._slot, "counts": self._counts}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:
-        """Counts of slots that are still in the window."""
+        """Restore the counts of slots that are still in the window."""
         self.advance(clock_ms)
         for s, c in zip(arrays["slot"].tolist(), arrays["counts"], strict=True):
             if self._slot[s % self.slots] == s:
                 self._counts[s % self.slots] = c
 
     def add(self, tally: Tally, scored: Scored, clock_ms: int) -> None:
-        """Rows, summed up beforehand; and those that were predicted."""
+        """Add rows that were summed by slot, and those of them that were predicted."""
         self.advance(clock_ms)
         slot = tally.at_ms // self.slot_ms
         inside = slot > self._now - self.slots
@@ -274,17 +274,16 @@ class DomainWindow:
             self._classes[i] += counts.reshape(self.slots, -1)
         self.users.add(s.ts, s.user, s.label, s.p, clock_ms)
 
-    def figures(self, clock_ms: int, *, auc: bool = True, gauc: bool = True) -> dict[str, Any]:
-        """What ``Monitor.snapshot`` promises for a window; without AUC or GAUC these are None."""
+    def figures(self, clock_ms: int, *, auc: bool = True, gauc: bool = True) -> WindowFigures:
+        """The figures of the window; ``auc`` and ``gauc`` select whether these two are computed (otherwise they are None)."""
         self.advance(clock_ms)
         c = dict(zip(COUNTS, self._counts.sum(0).tolist(), strict=True))
         rows = c["rows"]
         ranked = self.users.gauc(clock_ms) if gauc else {}
         arms = {}
         for i, arm in enumerate(self.arms):
-            sums = self._sums[i].sum(0)
-            if sums[0]:
-                arms[arm] = arm_figures(sums) | self._ranking(i, ranked.get(arm), auc=auc)
+            if self._sums[i, :, 0].any():
+                arms[arm] = self._arm(i, ranked.get(arm), auc=auc)
         known = c["history_known"]
         return {
             "rows": int(rows),
@@ -298,42 +297,45 @@ class DomainWindow:
             "arms": arms,
         }
 
-    def _ranking(self, i: int, ranked: tuple[float, float, int] | None, *, auc: bool) -> dict[str, Any]:
+    def _arm(self, i: int, ranked: tuple[float, float, int] | None, *, auc: bool) -> ArmFigures:
+        rows, clicks, predicted, loss = (float(v) for v in self._sums[i].sum(0))
+        ctr = clicks / rows
+        entropy = -(ctr * math.log(ctr) + (1 - ctr) * math.log1p(-ctr)) if 0 < ctr < 1 else 0.0
         area = area_error = math.nan
         if auc:
             classes = self._classes[i].sum(0)
             area, area_error = auc_of_counts(classes[1::2], classes[::2])
         value, error, users = ranked or (math.nan, math.nan, 0)
-        out = {"auc": area, "auc_error": area_error, "gauc": value, "gauc_error": error}
-        return {k: v if math.isfinite(v) else None for k, v in out.items()} | {"gauc_users": users}
+        return {
+            "rows": int(rows),
+            "clicks": int(clicks),
+            "ctr": ctr,
+            "log_loss": loss / rows,
+            "ne": loss / rows / entropy if entropy else None,
+            "pcoc": predicted / clicks if clicks else None,
+            "auc": _finite(area),
+            "auc_error": _finite(area_error),
+            "gauc": _finite(value),
+            "gauc_error": _finite(error),
+            "gauc_users": users,
+        }
 
 
-def arm_figures(sums: Sequence[float] | Floats) -> dict[str, Any]:
-    """``rows, clicks, ctr, log_loss, ne, pcoc`` of the sums :data:`SUMS`."""
-    rows, clicks, predicted, loss = (float(v) for v in sums)
-    ctr = clicks / rows
-    entropy = -(ctr * math.log(ctr) + (1 - ctr) * math.log1p(-ctr)) if 0 < ctr < 1 else 0.0
-    return {
-        "rows": int(rows),
-        "clicks": int(clicks),
-        "ctr": ctr,
-        "log_loss": loss / rows,
-        "ne": loss / rows / entropy if entropy else None,
-        "pcoc": predicted / clicks if clicks else None,
-    }
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class Scored:
-    """Predicted rows, with what every window needs of them computed once.
+    """Predicted rows, with quantities that all windows need computed once.
 
     Parameters
     ----------
     ts, user, label
-        Of the rows.
+        Columns of the rows, each ``(n,)``.
     scores
-        By arm; NaN where an arm did not score a row.
+        Probabilities by arm, each ``(n,)``; NaN where an arm did not predict a row.
     arms
-        The order of the arms.
+        The order of the arms in the attributes.
     """
 
     def __init__(
@@ -369,12 +371,12 @@ class Scored:
 
 
 class Tally:
-    """Rows summed up by slots of ``slot_ms``, once for all windows and series whose slots are whole numbers of them.
+    """Rows summed by slots of ``slot_ms``, once for all windows and series whose slots are whole multiples of it.
 
     Attributes
     ----------
     at_ms
-        Begin of each slot, shape ``(S,)``, rising.
+        Start of each slot, shape ``(S,)``, ascending.
     counts
         :data:`COUNTS` of each slot, ``(S, 7)``.
     sums
@@ -393,7 +395,7 @@ class Tally:
         if last - first < 4 * len(ts) + 4096:
             slots = np.arange(first, last + 1)
             code, of_scored = slot - first, scored.ts // slot_ms - first
-        else:  # a row of another year among them
+        else:  # one row of another year must not cost memory for all slots in between
             slots, code = np.unique(slot, return_inverse=True)
             of_scored = np.searchsorted(slots, scored.ts // slot_ms)
         n = len(slots)

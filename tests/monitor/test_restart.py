@@ -51,7 +51,7 @@ def begun(stream, folder, scores=None, clock=0, rules=RULES):
         rules=rules,
     )
     monitor = Monitor(stream[1], settings)
-    monitor.take_up(folder, scores, clock)
+    monitor.restore(folder, scores, clock)
     return monitor
 
 
@@ -138,7 +138,7 @@ def test_windows_series_and_transfer_are_as_they_were(stream, tmp_path, kept_aft
     first = begun(stream, tmp_path / "monitor")
     for number, steps in enumerate(days[:4]):
         if number == kept_after:
-            first.keep()
+            first.save()
         feed(first, steps, scores)
     again = begun(stream, tmp_path / "monitor", scores, first.clock)
     feed(again, days[4][:2])
@@ -164,12 +164,12 @@ def test_the_reference_and_probe_slices_go_on(stream, tmp_path):
     _, _, days = stream
     first = begun(stream, tmp_path)
     feed(first, days[0][:12])
-    first.keep()  # in the middle of the first day
+    first.save()  # in the middle of the first day
     second = begun(stream, tmp_path)
     feed(second, days[0][12:])
     feed(second, days[1])
     second.checkpoint(predict)
-    second.keep()
+    second.save()
     third = begun(stream, tmp_path)
     feed(third, days[2])
     third.checkpoint(predict)
@@ -200,11 +200,11 @@ def test_what_is_damaged_is_named_and_begun_anew(stream, tmp_path, name, caplog)
     for steps in stream[2][:3]:
         feed(first, steps)
     first.checkpoint(predict)
-    first.keep()
+    first.save()
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = begun(stream, tmp_path)
     assert name.rpartition("/")[2].partition(".")[0] in caplog.text or "reference" in caplog.text
     feed(again, stream[2][3])
-    again.keep()
+    again.save()
     assert again.snapshot()["windows"]["1d"]["ad"]["rows"] > 0

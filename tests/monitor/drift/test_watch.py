@@ -74,7 +74,7 @@ def test_a_shifted_number_is_named_in_its_domain_with_its_size():
     assert row["name"] == "x" and row["moved"] and row["q_value"] < 0.01 and row["effect"] > 1
     begin = World().sim.start_ms + CHANGE * DAY_MS
     assert abs(row["since"] - begin) <= DAY_MS
-    before, after = (float(v) for v in row["said"].removeprefix("median ").split(",")[0].split(" -> "))
+    before, after = (float(v) for v in row["description"].removeprefix("median ").split(",")[0].split(" -> "))
     assert after - before == pytest.approx(0.4, abs=0.1)
     assert watch.to_json()["reference"]["ready"]
 
@@ -96,7 +96,7 @@ def test_doubled_clicks_are_a_drift_of_the_label_alone():
 
     watch, moved = World().table(twice)
     assert {m[1:] for m in moved} == {("label", "label", "ad")}
-    times = float(watch.table[0].to_json()["said"].split("(x ")[1].rstrip(")"))
+    times = float(watch.table[0].to_json()["description"].split("(x ")[1].rstrip(")"))
     assert times == pytest.approx(2, abs=0.4)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.monitor.quality.bloom import Seen
+from ecdctr.monitor.quality.bloom import BloomFilter
 from ecdctr.monitor.quality.series import DomainSeries
 from ecdctr.monitor.quality.windows import DomainWindow, Scored, Tally, UserRows, auc_of_counts
 from ecdctr.replay.metrics import auc, gauc, log_loss, normalized_entropy, pcoc
@@ -127,14 +127,14 @@ def test_auc_of_counts_holds_its_bound(pairs):
 
 def test_seen_forgets_nobody():
     rng = np.random.default_rng(0)
-    seen = Seen(1 << 20)
+    ids_seen = BloomFilter(1 << 20)
     ids = rng.integers(0, 2**63, 5_000).astype(np.uint64)
-    assert seen.add(ids).mean() > 0.99
-    assert not seen.add(ids).any()
+    assert ids_seen.add(ids).mean() > 0.99
+    assert not ids_seen.add(ids).any()
     new = rng.integers(0, 2**63, 20_000).astype(np.uint64)
-    before = seen.error
-    missed = 1 - seen.add(new).mean()
-    assert before <= missed + 0.002 and missed <= seen.error + 0.002
+    before = ids_seen.error
+    missed = 1 - ids_seen.add(new).mean()
+    assert before <= missed + 0.002 and missed <= ids_seen.error + 0.002
 
 
 def test_a_row_of_another_year_does_not_take_memory():

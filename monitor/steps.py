@@ -1,0 +1,94 @@
+"""Training steps that wait to be counted, and the block of rows that they are joined to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecdctr.events.batch import Batch
+
+__all__ = ["PendingStep", "RowBlock"]
+
+
+@dataclass(slots=True)
+class PendingStep:
+    """One training step that has not been counted yet.
+
+    Attributes
+    ----------
+    kind
+        ``natural`` or ``ad``.
+    batch
+        Rows that the step learned from, ``n`` of them.
+    scored, scores
+        Numbers of the rows that were predicted before they were learned, shape ``(m,)``, and their probabilities by arm, each ``(m,)``.
+    late
+        Which rows arrived late, shape ``(n,)``; None: no row.
+    has_history
+        Which rows' users had TPM vectors, shape ``(n,)``; None: unknown.
+    """
+
+    kind: str
+    batch: Batch
+    scored: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float32]]
+    late: NDArray[np.bool_] | None
+    has_history: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Rows of several steps of one domain in event order.
+
+    Attributes
+    ----------
+    batch
+        All rows, ``n`` of them.
+    scored, scores
+        As in :class:`PendingStep`; a probability is NaN where an arm did not predict the row.
+    late
+        Which rows arrived late, shape ``(n,)``.
+    history
+        1: the row's user had TPM vectors, 0: not, -1: unknown; shape ``(n,)``. None: unknown for all rows.
+    """
+
+    batch: Batch
+    scored: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float32]]
+    late: NDArray[np.bool_]
+    history: NDArray[np.int8] | None
+
+    @staticmethod
+    def join(steps: Sequence[PendingStep], arms: Sequence[str]) -> RowBlock:
+        """Join steps of one domain, of which ``arms`` may have predicted rows."""
+        batch = (
+            steps[0].batch if len(steps) == 1 else Batch.concat([Batch(**s.batch.columns()) for s in steps])
+        )
+        starts = np.cumsum([0, *(len(s.batch) for s in steps[:-1])])
+        return RowBlock(
+            batch,
+            np.concatenate([s.scored + start for s, start in zip(steps, starts, strict=True)]),
+            {arm: _scores(steps, arm) for arm in arms if any(arm in s.scores for s in steps)},
+            np.concatenate([np.zeros(len(s.batch), np.bool_) if s.late is None else s.late for s in steps]),
+            _history(steps),
+        )
+
+
+def _scores(steps: Sequence[PendingStep], arm: str) -> NDArray[np.float32]:
+    return np.concatenate(
+        [s.scores[arm] if arm in s.scores else np.full(len(s.scored), np.nan, np.float32) for s in steps]
+    )
+
+
+def _history(steps: Sequence[PendingStep]) -> NDArray[np.int8] | None:
+    if all(s.has_history is None for s in steps):
+        return None
+    return np.concatenate(
+        [
+            np.full(len(s.batch), -1, np.int8) if s.has_history is None else s.has_history.astype(np.int8)
+            for s in steps
+        ]
+    )
