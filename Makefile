@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+KAFKA_LIBS := .kafka/libs
 
-.PHONY: install demo test chaos check bench clean help
+.PHONY: install demo test chaos check bench kafka clean help
 
 help:
 	@echo "make install  virtual environment with everything ($(VENV))"
@@ -14,6 +15,7 @@ help:
 	@echo "make chaos    the long form of the kill -9 test"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    the benchmarks, short form"
+	@echo "make kafka    jars of Apache Kafka for the tests, by Maven ($(KAFKA_LIBS))"
 	@echo "make clean    remove what the verbs above made"
 
 install: $(STAMP)
@@ -42,6 +44,13 @@ chaos: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --write
 
+kafka: $(KAFKA_LIBS)/.fetched
+
+$(KAFKA_LIBS)/.fetched: tests/support/kafka/pom.xml
+	rm -rf $(KAFKA_LIBS)
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA_LIBS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .kafka demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
