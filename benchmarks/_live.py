@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks._events import frame
 from ecdctr import factory
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.settings import load_settings
 
@@ -43,17 +44,17 @@ class Clock:
         self._run = engine.run
         engine.run = self.run  # type: ignore[method-assign]
 
-    def run(self, kind: str, batch: Any, clock: int) -> Any:
+    def run(self, step: Step) -> Any:
         now = time.perf_counter()
         if not self.began and self.done >= WARM_ROWS:
             self.began, self.warm, self.cpu_began = now, self.done, time.process_time()
-        result = self._run(kind, batch, clock)
-        if self.began and len(batch) >= self.batch:
+        result = self._run(step)
+        if self.began and len(step.batch) >= self.batch:
             self.ended, self.cpu_ended = time.perf_counter(), time.process_time()
             self.busy += self.ended - now
             self.steps += 1
-            self.timed = self.done + len(batch) - self.warm
-        self.done += len(batch)  # rows that were rejected would never come: the caller has a time limit
+            self.timed = self.done + len(step.batch) - self.warm
+        self.done += len(step.batch)  # rows that were rejected would never come: the caller has a time limit
         if self.done >= self.rows:
             os.kill(os.getpid(), signal.SIGTERM)
         return result

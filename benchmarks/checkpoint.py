@@ -33,6 +33,7 @@ import numpy as np
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step
 from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training import (
@@ -114,8 +115,7 @@ class Subject:
         for batch in self.batches:
             part = Part("clicks", 0, self.next_offset, self.next_offset + len(batch))
             self.next_offset = part.end
-            kind = "natural" if batch.domain[0] == NATURAL else "ad"
-            self.engine.run(kind, batch.with_parts([part]), START_MS)
+            self.engine.run(Step.from_batch(batch.with_parts([part]), START_MS))
         began = time.perf_counter()
         self.engine.checkpoint()
         self.stalls.append(time.perf_counter() - began)

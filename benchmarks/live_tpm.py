@@ -25,7 +25,7 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np
 
 from ecdctr import factory
-from ecdctr.events.align import Step
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.settings import load_settings
@@ -61,7 +61,7 @@ def prepare(folder: Path, live: bool, steps: int) -> tuple[Engine, list[Step]]:
 
 def run(engine: Engine, step: Step) -> float:
     began = time.perf_counter()
-    engine.run(step.kind, step.batch, step.clock)
+    engine.run(step)
     return time.perf_counter() - began
 
 

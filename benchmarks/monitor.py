@@ -30,8 +30,9 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__)
 import numpy as np
 
 from ecdctr import factory
-from ecdctr.events.align import Aligner, Step
+from ecdctr.events.align import Aligner
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.step import Step
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import Engine
 from ecdctr.replay.sources import (
@@ -168,7 +169,7 @@ def main() -> None:
             engine.checkpoint()
             for step in steps:
                 at = time.perf_counter()
-                result = engine.run(step.kind, step.batch, step.clock)
+                result = engine.run(step)
                 if watched:
                     reporter.stepped(engine, step, result, time.perf_counter() - at)
             if watched:

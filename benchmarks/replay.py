@@ -32,8 +32,8 @@ from rich.console import Console
 
 from ecdctr import factory
 from ecdctr.commands.replay import ReplayOptions, replay_source
-from ecdctr.events.align import Step
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.step import Step
 from ecdctr.models.training import Trainer
 from ecdctr.replay.sources import (
     EventFiles,
@@ -107,7 +107,7 @@ def bare(steps: list[Step], loaded: Loaded) -> tuple[float, float]:
     clock = 0
     began, cpu = time.perf_counter(), time.process_time()
     for step in steps:
-        trainer.step(step.batch)
+        trainer.step(step)
         clock = max(clock, step.clock)
         if trainer.release_due(clock) is not None:
             trainer.release(clock)

@@ -28,6 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training import Trainer
 from ecdctr.state.row_logs import AdWindow
@@ -49,14 +50,15 @@ class Subject:
         window = AdWindow(None, FIELDS, 0, 30)
         self.trainer = Trainer(schema, model, ScheduleSettings(releases="never"), TpmSettings(), None, window)
         spread = np.random.default_rng(1).permutation(size) + 1  # where the k-th most frequent id stands
-        self.batches = [
-            _batch(spread[part].astype(np.int32), label) for part, label in zip(ids, labels, strict=True)
+        self.steps = [
+            Step.from_batch(_batch(spread[part].astype(np.int32), label))
+            for part, label in zip(ids, labels, strict=True)
         ]
         self.seconds: list[float] = []
 
     def step(self, i: int) -> None:
         began = time.perf_counter()
-        self.trainer.step(self.batches[i % len(self.batches)])
+        self.trainer.step(self.steps[i % len(self.steps)])
         self.seconds.append(time.perf_counter() - began)
 
     def memory(self) -> float:
@@ -64,7 +66,7 @@ class Subject:
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            self.trainer.step(self.batches[0])
+            self.trainer.step(self.steps[0])
         arrays = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
         tensors = sum(e.self_cpu_memory_usage for e in seen.events() if e.self_cpu_memory_usage > 0)

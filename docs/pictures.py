@@ -194,7 +194,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
     told, day = 0.0, engine.clock // DAY_MS
     for step in steps:
         began = time.monotonic()
-        result = engine.run(step.kind, step.batch, step.clock)
+        result = engine.run(step)
         report.stepped(engine, step, result, time.monotonic() - began)
         if engine.clock // DAY_MS != day:
             day = engine.clock // DAY_MS

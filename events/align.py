@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.step import Step, StepKind
 from ecdctr.state.positions import Part
 
-__all__ = ["Aligner", "Chunk", "Step"]
+__all__ = ["Aligner", "Chunk"]
 
 Key = tuple[str, int]
 
@@ -35,19 +36,6 @@ class Chunk:
     end: int
     offset: NDArray[np.int64]
     batch: Batch
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Rows of one domain that are learned together, in canonical order (topic, partition, offset)."""
-
-    kind: str
-    batch: Batch
-    clock: int
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return self.batch.parts
 
 
 @dataclass(slots=True)
@@ -135,7 +123,7 @@ class Aligner:
     ...               np.zeros((n, 0), np.float32), np.zeros(n, np.float32))
     ...     return Chunk(topic, 0, 0, n, np.arange(n), b)
     >>> a.add(rows("a", 1, [15, 35])); a.add(rows("n", 0, [10, 20, 30, 40]))
-    >>> [(s.kind, s.batch.ts.tolist()) for s in a.cut(final=True)]
+    >>> [(s.kind.value, s.batch.ts.tolist()) for s in a.cut(final=True)]
     [('ad', [15]), ('natural', [10, 20]), ('ad', [35]), ('natural', [30, 40])]
     """
 
@@ -345,8 +333,7 @@ class Aligner:
             total += taken
             parts.append(Part(lane.topic, lane.partition, first, lane.next_out))
         batch = Batch.concat(slices, parts)
-        kind = DOMAIN_NAMES[int(batch.domain[0])]
-        return Step(kind, batch, int(batch.ts.max())), total
+        return Step.from_batch(batch), total
 
     def _empty_ranges(self, lanes: Iterable[_Lane]) -> list[Step]:
         """Offsets that gave no row (dead letters only) still have to be counted: a step without rows."""
@@ -359,7 +346,7 @@ class Aligner:
             lane.segments.clear()
             lane.next_out = lane.next_in
             empty = chunk.batch.take(slice(0, 0)).with_parts([part])
-            steps.append(Step(DOMAIN_NAMES[lane.domain], empty, self.clock))
+            steps.append(Step(StepKind.from_domain(lane.domain), empty, self.clock))
         return steps
 
 

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from ecdctr.events.align import Aligner, Chunk, Step
+from ecdctr.events.align import Aligner, Chunk
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine, StepResult
 
 __all__ = ["AlignedIntake", "TrainerThread"]
@@ -60,7 +61,7 @@ class TrainerThread(threading.Thread):
                     return
                 self._on_taken()
                 began = time.perf_counter()
-                result = self.engine.run(step.kind, step.batch, step.clock)
+                result = self.engine.run(step)
                 if self._on_step is not None:
                     self._on_step(step, result, time.perf_counter() - began)
         except BaseException as error:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.align import Step
-from ecdctr.events.batch import DOMAIN_NAMES, NATURAL
+from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings
+from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import Engine, StepResult
 from ecdctr.monitor.alerts import Send, webhook
 from ecdctr.monitor.dashboard import RunningMean, Station
@@ -262,7 +262,7 @@ class Reporter:
         asked: dict[tuple[str, ...], list[int]] = {}
         for i, d in enumerate(done):
             self._steps += 1
-            if d.months and (d.step.kind != DOMAIN_NAMES[NATURAL] or not self._steps % HISTORY_EVERY):
+            if d.months and (d.step.kind != StepKind.NATURAL or not self._steps % HISTORY_EVERY):
                 asked.setdefault(d.months, []).append(i)
         for months, of in asked.items():
             if self._store is None:

@@ -187,7 +187,7 @@ def play_run(run: Run) -> Scored:
         batches = known.watch(SourceLog(source, factory.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
         for step in steps_of(batches, **sizes):
-            arms.run(step.kind, step.batch, step.clock)
+            arms.run(step)
         columns = arms.columns(AD)
         arms.close(checkpoint=False)
     columns |= known.columns()

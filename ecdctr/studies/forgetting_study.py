@@ -187,7 +187,7 @@ def _play(
     ):
         probes.ask(periods, int(step.batch.ts.max()))
         for engine in engines.values():
-            engine.run(step.kind, step.batch, step.clock)
+            engine.run(step)
 
 
 def _periods(sim: Simulator, run: StudyRun, decoder: EventDecoder) -> list[_Period]:

@@ -17,11 +17,12 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
+from ecdctr.events.step import Step, StepKind
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journals import JournalEntry, JournalLike
+from ecdctr.state.journals import EntryKind, JournalEntry, JournalLike
 from ecdctr.state.malloc import give_back
 from ecdctr.state.positions import Part, Positions
 from ecdctr.state.row_logs import ROW_COLUMNS, AdWindow, ScoreLog
@@ -42,12 +43,10 @@ class Progress:
     released: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
     """Event clocks (ms) of the releases that came to serve, and of those that the gate refused."""
-    redone_steps: int = 0
     checkpoints: int = 0
     checkpoint_failures: int = 0
     last_error: str | None = None
     stall_s_max: float = 0.0
-    last_step_at: float = field(default_factory=time.monotonic)
 
     def durable(self) -> dict[str, Any]:
         return {
@@ -217,20 +216,19 @@ class Engine:
             log.error(
                 "step %d, done again, predicts otherwise than it did: see docs/guarantees.md", self.step
             )
-        result = self._apply(entry, batch)
-        self.progress.redone_steps += 1
-        return result
+        step = None if batch is None else Step(StepKind(entry.kind), batch, entry.clock)
+        return self._apply(entry, step)
 
     def reset_positions(self, positions: Positions, choice: str) -> None:
         """Give up the journal's tail past the checkpoint and go on elsewhere in the log; the journal says so."""
         self.journal.truncate_after(self.step)
-        entry = self._entry("reset", (), self.clock, choice=choice, positions=positions.to_json())
+        entry = self._entry(EntryKind.RESET, (), self.clock, choice=choice, positions=positions.to_json())
         self._append(entry)
         self._apply(entry, None)
 
     # -- protocol 1: a step
 
-    def run(self, kind: str, batch: Batch, clock: int) -> StepResult:
+    def run(self, step: Step) -> StepResult:
         """One live step.
 
         1. Journal: the plan is on disk before anything learns.
@@ -241,9 +239,9 @@ class Engine:
         step: whether the tiny model learns from here on.
         """
         self._switch_tpm()
-        entry = self._entry(kind, batch.parts, clock)
+        entry = self._entry(EntryKind(step.kind), step.parts, step.clock)
         self._append(entry)
-        result = self._apply(entry, batch)
+        result = self._apply(entry, step)
         assert result is not None
         self._run_due()
         if self._checkpoint_due():
@@ -254,22 +252,22 @@ class Engine:
         tiny = self.trainer.tiny
         if tiny is None or tiny.learns == self.live_tpm:
             return
-        entry = self._entry("tpm", (), self.clock, **(tiny.plan(self.live_tpm) or {}))
+        entry = self._entry(EntryKind.TPM, (), self.clock, **(tiny.plan(self.live_tpm) or {}))
         self._append(entry)
         self._apply(entry, None)
 
     def _run_due(self) -> None:
         months = self.trainer.months_due(self.clock)
         if months is not None:
-            entry = self._entry("month", (), self.clock, months=list(months))
+            entry = self._entry(EntryKind.MONTH, (), self.clock, months=list(months))
             self._append(entry)
             self._apply(entry, None)
         if self.trainer.release_due(self.clock) is not None:
-            entry = self._entry("release", (), self.clock)
+            entry = self._entry(EntryKind.RELEASE, (), self.clock)
             self._append(entry)
             self._apply(entry, None)
 
-    def _entry(self, kind: str, parts: tuple[Part, ...], clock: int, **extra: Any) -> JournalEntry:
+    def _entry(self, kind: EntryKind, parts: tuple[Part, ...], clock: int, **extra: Any) -> JournalEntry:
         if self._digest is not None:
             extra["before"] = self._digest
         return JournalEntry(self.step + 1, kind, parts, clock, extra)
@@ -306,9 +304,9 @@ class Engine:
         """
         self._no_waiting = True
 
-    def _apply(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
+    def _apply(self, entry: JournalEntry, step: Step | None) -> StepResult | None:
         result: StepResult | None = None
-        if entry.kind == "release":
+        if entry.kind == EntryKind.RELEASE:
             report = self.trainer.release(entry.clock)
             self.releases.append(report)
             if report.accepted:
@@ -318,25 +316,26 @@ class Engine:
                 self.progress.refused.append(report.clock_ms)
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
             give_back()  # the ad window's rows and the copies that the gate wanted
-        elif entry.kind == "reset":
+        elif entry.kind == EntryKind.RESET:
             self.positions = Positions.from_json(entry.extra["positions"])
-        elif entry.kind == "month":
+        elif entry.kind == EntryKind.MONTH:
             self._until_room(
                 "score log", self.scores.flush
             )  # what fills its notes looks at the months in use
             self.trainer.use_months(tuple(entry.extra["months"]))
-        elif entry.kind == "tpm":
+        elif entry.kind == EntryKind.TPM:
             if self.trainer.tiny is None:
                 raise StateError("the journal lets the tiny model learn, and this engine has none")
             self.trainer.tiny.switch(bool(entry.extra["learns"]), entry.extra.get("from"))
-        elif batch is None:
+        elif step is None:
             raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
         else:
-            result = self.trainer.step(batch)
+            batch = step.batch
+            result = self.trainer.step(step)
             self._digest = _digest(result)
             if result.skipped is None:
                 self._record(batch, result)
-                self.progress.rows[entry.kind] += result.n
+                self.progress.rows[step.kind] += result.n
             else:
                 self.progress.skipped_rows += len(batch)
                 if self.score_skipped:
@@ -347,7 +346,6 @@ class Engine:
         self.step = entry.step
         self.clock = max(self.clock, entry.clock)
         self.positions.advance(entry.parts)
-        self.progress.last_step_at = time.monotonic()
         return result
 
     def _record(self, batch: Batch, result: StepResult) -> None:

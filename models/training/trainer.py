@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.step import Step, StepKind
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.arms import (
     PREDICT_ROWS,
@@ -71,7 +72,7 @@ class StepResult:
         Why the step was taken back as a whole; None: it stands.
     """
 
-    kind: str
+    kind: StepKind
     n: int
     loss: dict[str, float]
     scored: NDArray[np.intp]
@@ -225,7 +226,7 @@ class Trainer:
 
     # -- step
 
-    def step(self, batch: Batch) -> StepResult:
+    def step(self, step: Step) -> StepResult:
         """One step.
 
         1. Predict with the parameters as they are: all ad rows, natural rows of a fixed sample of users.
@@ -236,10 +237,10 @@ class Trainer:
 
         Parameters
         ----------
-        batch
-            Rows of one domain, any number.
+        step
+            Any number of rows.
         """
-        kind = _kind(batch)
+        kind, batch = step.kind, step.batch
         if not len(batch):
             return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
         learners = self._learners(kind)
@@ -251,7 +252,7 @@ class Trainer:
             return StepResult(kind, len(batch), {}, scored, scores, skipped)
         for bayes in self.bayes.values():
             bayes.learn(batch)
-        if kind == DOMAIN_NAMES[NATURAL]:
+        if kind == StepKind.NATURAL:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
             if self.tiny is not None:
                 self.tiny.learn(batch)
@@ -264,23 +265,23 @@ class Trainer:
             self.until_room(lambda: self.ad_window.append(columns))
         return StepResult(kind, len(batch), loss, scored, scores)
 
-    def score(self, batch: Batch) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
-        """What :meth:`step` would predict of rows of one domain; nothing is learned.
+    def score(self, step: Step) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
+        """What :meth:`step` would predict for the rows of a step; nothing is learned.
 
         Returns
         -------
         tuple
             Which rows are scored, and their click probabilities by arm.
         """
-        kind = _kind(batch)
+        kind, batch = step.kind, step.batch
         if not len(batch):
             return np.empty(0, np.intp), {}
         return self._score(kind, batch, self._prepare(batch, self._learners(kind)))
 
     def _score(
-        self, kind: str, batch: Batch, prepared: Mapping[str, list[Prepared]]
+        self, kind: StepKind, batch: Batch, prepared: Mapping[str, list[Prepared]]
     ) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
-        if kind == DOMAIN_NAMES[AD]:
+        if kind == StepKind.AD:
             return np.arange(len(batch)), self._score_ads(batch, prepared)
         scored = self._sample(batch)
         if len(scored) == len(batch):
@@ -376,13 +377,14 @@ class Trainer:
             return self.stack.predict({name: self.predict(batch, name) for name in self.stack.members})
         return self.predict(batch, mode)
 
-    def _learners(self, kind: str) -> list[Arm]:
+    def _learners(self, kind: StepKind) -> list[Arm]:
         """Arms that a row teaches, in this order: ``linked`` before its backbone."""
-        domain = DOMAIN_NAMES.index(kind)
         order = ("cpm", "ads_only", "ads_tpm", "actr", "linked", "mixed", "mixed_tpm")
         arms = [self.arms[name] for name in order if name in self.arms]
         return [
-            arm for arm in arms if domain in arm.spec.domains and (arm.spec.name != "actr" or self.releases)
+            arm
+            for arm in arms
+            if kind.domain in arm.spec.domains and (arm.spec.name != "actr" or self.releases)
         ]
 
     def _sample(self, batch: Batch) -> NDArray[np.intp]:
@@ -591,15 +593,6 @@ class Trainer:
         for bayes in self.bayes.values():
             bayes.digest(digest)
         return digest.hexdigest()
-
-
-def _kind(batch: Batch) -> str:
-    if not len(batch):
-        return DOMAIN_NAMES[AD]
-    domain = int(batch.domain[0])
-    if (batch.domain != domain).any():
-        raise ValueError("a step takes rows of one domain; split the batch by its column domain")
-    return DOMAIN_NAMES[domain]
 
 
 def _predict(arm: Arm, parts: list[Prepared]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.step import Step
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import Engine
 from ecdctr.replay.metrics import log_loss
@@ -91,18 +92,18 @@ class DayCheck:
         """The engine's."""
         return self.engine.positions
 
-    def run(self, kind: str, batch: Batch, clock: int) -> None:
+    def run(self, step: Step) -> None:
         """Do a step, and keep some of its rows."""
-        day = clock // DAY_MS
+        day = step.clock // DAY_MS
         if day > self._day:
             self.close_day()
             self._day = day
-        result = self.engine.run(kind, batch, clock)
-        domain = DOMAIN_NAMES.index(kind)
+        result = self.engine.run(step)
+        domain = step.kind.domain
         arm, kept = _LEARNING[domain], self._kept[domain]
         if result.skipped is None and len(result.scored) and len(kept) < STEPS_A_DAY:
             some = slice(0, ROWS_A_STEP)
-            rows = batch.take(result.scored[some])
+            rows = step.batch.take(result.scored[some])
             kept.append(_Kept(rows, result.scores[arm][some], self.engine.trainer.predict(rows, arm)))
 
     def close_day(self) -> None:

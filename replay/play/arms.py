@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.replay.figures import Columns
 from ecdctr.replay.play.frozen import FrozenArm
@@ -81,10 +82,10 @@ class SideBySide:
         """As :meth:`Engine.bind_thread`."""
         self.engine.bind_thread()
 
-    def run(self, kind: str, batch: Any, clock: int) -> None:
+    def run(self, step: Step) -> None:
         """Do a step in all of them."""
         for one in (self.engine, *self.beside.values()):
-            one.run(kind, batch, clock)
+            one.run(step)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
         """Scored rows by event day, as :class:`ecdctr.replay.figures.ScoredDays`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecdctr.events.batch import Batch
+from ecdctr.events.step import Step
 from ecdctr.models.training import Trainer
 from ecdctr.state.positions import Positions
 from ecdctr.state.row_logs import ROW_COLUMNS, ScoreLog
@@ -42,11 +42,11 @@ class FrozenArm:
         self.clock = trainer.clock
         self.not_asked = 0
 
-    def run(self, kind: str, batch: Batch, clock: int) -> None:  # noqa: ARG002
+    def run(self, step: Step) -> None:
         """Predict the rows that a step scores."""
-        scored, found = self._trainer.score(batch)
+        scored, found = self._trainer.score(step)
         if len(scored):
-            rows = batch.take(scored)
+            rows = step.batch.take(scored)
             seen = rows.ts <= self.clock
             self.not_asked += int(seen.sum())
             p = {
@@ -56,7 +56,7 @@ class FrozenArm:
             }
             columns = rows.columns(ROW_COLUMNS)
             self.scores.append({**columns, "label": rows.label.astype(np.uint8), **p})
-        self.positions.advance(batch.parts)
+        self.positions.advance(step.parts)
 
     def close(self, *, checkpoint: bool = True) -> None:  # noqa: ARG002
         """There is nothing to keep but the scores."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ecdctr.events.align import Step
-from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.state.errors import DataError
 from ecdctr.state.journals import JournalEntry
@@ -58,7 +58,7 @@ class Player(Protocol):
         """How far in the log it is."""
         ...
 
-    def run(self, kind: str, batch: Batch, clock: int) -> Any:
+    def run(self, step: Step) -> Any:
         """Do a step."""
         ...
 
@@ -88,7 +88,7 @@ def play(
         for step in steps:
             for one in (player, *beside):
                 if one not in waiting:
-                    one.run(step.kind, step.batch, step.clock)
+                    one.run(step)
                 elif one is player:
                     done.skipped += len(step.batch)
             reached.advance(step.parts)

@@ -10,9 +10,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ecdctr.events.align import Aligner, Chunk, Step
+from ecdctr.events.align import Aligner, Chunk
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.step import Step
 from ecdctr.replay.sources.registry import Source
 from ecdctr.state.hashing import mix64
 

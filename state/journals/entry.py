@@ -5,15 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import crc32c as _crc32c
 
+from ecdctr.state.errors import StateError
 from ecdctr.state.positions import Part
 
-__all__ = ["JournalEntry", "decode_line", "encode_line"]
+__all__ = ["EntryKind", "JournalEntry", "decode_line", "encode_line"]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class EntryKind(StrEnum):
+    """What a journaled step does. The value is its name in the journal's lines."""
+
+    NATURAL = "natural"
+    """Learns natural rows."""
+    AD = "ad"
+    """Learns ad rows."""
+    RELEASE = "release"
+    """A CPM release."""
+    MONTH = "month"
+    """CPM changes to the TPM snapshots of ``extra["months"]``."""
+    TPM = "tpm"
+    """Training of TPM from the stream is enabled or disabled, by ``extra["learns"]``."""
+    RESET = "reset"
+    """Reading continues at ``extra["positions"]``: ``--reset-offsets``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +44,7 @@ class JournalEntry:
     step
         Number of the step; rises by exactly 1.
     kind
-        What the step does: ``natural``, ``ad``, ``release``, ``month``, ...
+        What the step does.
     parts
         Offset ranges whose rows the step learns from, in canonical order.
     clock
@@ -35,7 +54,7 @@ class JournalEntry:
     """
 
     step: int
-    kind: str
+    kind: EntryKind
     parts: tuple[Part, ...] = ()
     clock: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +63,7 @@ class JournalEntry:
 def encode_line(entry: JournalEntry) -> bytes:
     """CRC-32C in hex, a space, compact JSON, a newline.
 
-    >>> encode_line(JournalEntry(7, "ad", (Part("ad-clicks", 0, 3, 5),), 1000))
+    >>> encode_line(JournalEntry(7, EntryKind.AD, (Part("ad-clicks", 0, 3, 5),), 1000))
     b'86a015d5 {"step":7,"kind":"ad","parts":[["ad-clicks",0,3,5]],"clock":1000}\\n'
     """
     content: dict[str, Any] = {
@@ -60,7 +79,14 @@ def encode_line(entry: JournalEntry) -> bytes:
 
 
 def decode_line(line: bytes) -> JournalEntry:
-    """Inverse of :func:`encode_line`; ValueError says what is wrong with the line.
+    """Inverse of :func:`encode_line`.
+
+    Raises
+    ------
+    ValueError
+        The line is damaged; the message names the damage.
+    StateError
+        The line is whole, but its kind is not one of :class:`EntryKind`: a later version wrote it.
 
     >>> decode_line(b'86a015d5 {"step":7,"kind":"ad","parts":[["ad-clicks",0,3,5]],"clock":1000}\\n').parts
     (Part(topic='ad-clicks', partition=0, first=3, end=5),)
@@ -74,8 +100,19 @@ def decode_line(line: bytes) -> JournalEntry:
     content = json.loads(body)
     return JournalEntry(
         step=content["step"],
-        kind=content["kind"],
+        kind=_kind(content),
         parts=tuple(Part(*part) for part in content["parts"]),
         clock=content["clock"],
         extra=content.get("extra", {}),
     )
+
+
+def _kind(content: Mapping[str, Any]) -> EntryKind:
+    try:
+        return EntryKind(content["kind"])
+    except ValueError:
+        # Not a ValueError: the reader would take the journal's last line for a torn one and cut it.
+        raise StateError(
+            f"journal step {content['step']} is of the kind {content['kind']!r}, which this version does not have: "
+            "continue with the version of ecdctr that wrote the journal"
+        ) from None

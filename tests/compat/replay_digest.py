@@ -117,7 +117,7 @@ def replay(name: str, folder: Path, aside: Path) -> dict[str, Any]:
     plan = []
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
     for step in steps_of(SourceLog(source, factory.decoder(settings)).batches(), **sizes):
-        engine.run(step.kind, step.batch, step.clock)
+        engine.run(step)
         plan.append([step.kind, len(step.batch), step.clock, engine.step, list(engine.trainer.cpm_months)])
     state_hash = engine.trainer.state_hash()
     capture = engine.trainer.capture()

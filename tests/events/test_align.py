@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.events.align import Aligner, Chunk, Step
+from ecdctr.events.align import Aligner, Chunk
 from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.step import Step
 from ecdctr.state.positions import Positions
 
 LANES = {

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ecdctr.events.align import Step
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings, default_features
+from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import ReleaseReport, StepResult
 from ecdctr.streams import reporting
 from ecdctr.streams.known_users import KnownUsers
@@ -42,8 +42,8 @@ def a_step(number: int) -> tuple[Step, StepResult]:
     features, dense = np.ones((ROWS, 3), np.int32), np.empty((ROWS, 0), np.float32)
     batch = Batch(ts, np.full(ROWS, AD, np.uint8), ids, ids, features, dense, label)
     p = np.full(ROWS, 0.25, np.float32)
-    return Step("ad", batch, int(ts[0])), StepResult(
-        "ad", ROWS, {"actr": 0.5}, np.arange(ROWS), {"actr": p, "ads_only": p}
+    return Step(StepKind.AD, batch, int(ts[0])), StepResult(
+        StepKind.AD, ROWS, {"actr": 0.5}, np.arange(ROWS), {"actr": p, "ads_only": p}
     )
 
 

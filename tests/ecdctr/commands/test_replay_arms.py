@@ -128,7 +128,7 @@ def as_it_was(checkpoint):
     trainer = factory.memory_engine(settings).trainer
     trainer.restore(CheckpointStore(checkpoint.parent).load(checkpoint.name))
     steps = steps_of(SourceLog(source, factory.decoder(settings)).batches(), natural_batch=128, ad_batch=64)
-    return np.concatenate([trainer.score(step.batch)[1]["actr"] for step in steps if step.kind == "ad"])
+    return np.concatenate([trainer.score(step)[1]["actr"] for step in steps if step.kind == "ad"])
 
 
 def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not_seen(checkpoint, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step, StepKind
 from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
@@ -38,7 +39,7 @@ SCHEDULE = ScheduleSettings(release_every="12h", first_release_after="12h", ad_w
 STEPS = 72  # six days, three months
 
 
-def plan(steps: int = STEPS, begin: int = 0) -> list[tuple[str, Batch, int]]:
+def plan(steps: int = STEPS, begin: int = 0) -> list[tuple[StepKind, Batch, int]]:
     """A step every two hours of event time, with offsets as the aligner would give them."""
     positions = dict.fromkeys(DOMAIN_NAMES, 0)
     out = []
@@ -61,7 +62,7 @@ def plan(steps: int = STEPS, begin: int = 0) -> list[tuple[str, Batch, int]]:
             label=(rng.random(n) < 0.3).astype(np.float32),
             parts=(Part(name, 0, first, first + n),),
         )
-        out.append((name, batch, int(ts.max())))
+        out.append((StepKind.from_domain(domain), batch, int(ts.max())))
     return out
 
 
@@ -88,18 +89,18 @@ def make_engine(folder: Path, *, live: bool = True, tpm: TpmSettings = TPM, ever
     )
 
 
-def run(engine: Engine, steps: list[tuple[str, Batch, int]], stop: int | None = None) -> None:
+def run(engine: Engine, steps: list[tuple[StepKind, Batch, int]], stop: int | None = None) -> None:
     """Recover, then go on with the steps that the positions do not cover yet."""
     for entry in engine.recover():
         engine.redo(entry, rows_of(steps, entry))
     for kind, batch, clock in steps[:stop]:
         part = batch.parts[0]
         if part.first >= engine.positions.get((part.topic, 0), 0):
-            engine.run(kind, batch, clock)
+            engine.run(Step(kind, batch, clock))
             engine.trainer.tiny.settle()  # so that every run sees a month in the same step
 
 
-def redone(folder: Path, steps: list[tuple[str, Batch, int]]) -> Engine:
+def redone(folder: Path, steps: list[tuple[StepKind, Batch, int]]) -> Engine:
     """The folder's journal, done again from step 0 in memory; its snapshots are read and compared, nothing is written."""
     window = AdWindow(None, SCHEMA.n_features, SCHEMA.n_dense, 5)
     store = RocksEmbeddingStore(folder / "snapshots")
@@ -118,11 +119,11 @@ def redone(folder: Path, steps: list[tuple[str, Batch, int]]) -> Engine:
     return engine
 
 
-def rows_of(steps: list[tuple[str, Batch, int]], entry: JournalEntry) -> Batch | None:
+def rows_of(steps: list[tuple[StepKind, Batch, int]], entry: JournalEntry) -> Batch | None:
     return next((b for _, b, _ in steps if entry.parts and b.parts == entry.parts), None)
 
 
-def offline(steps: list[tuple[str, Batch, int]]) -> tuple[MemoryEmbeddingStore, TpmTrainer]:
+def offline(steps: list[tuple[StepKind, Batch, int]]) -> tuple[MemoryEmbeddingStore, TpmTrainer]:
     """The months that `ecdctr tpm train` makes of the same rows, without the last one."""
     store = MemoryEmbeddingStore()
     trainer = TpmTrainer(SCHEMA, MODEL, TPM, store)
@@ -197,7 +198,7 @@ def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: En
     for entry in engine.recover():
         raise AssertionError(entry)
     for kind, batch, clock in steps[:40]:
-        engine.run(kind, batch, clock)
+        engine.run(Step(kind, batch, clock))
     assert held == ["1970-01-01"]
     engine.checkpoint()
     engine._finish_save()
@@ -221,7 +222,7 @@ def test_rows_of_a_checkpoint_that_waited_in_vain_are_in_the_next_one(tmp_path: 
     settle = engine.trainer.tiny.sink.settle
     list(engine.recover())
     for i, (kind, batch, clock) in enumerate(steps[:40]):
-        engine.run(kind, batch, clock)
+        engine.run(Step(kind, batch, clock))
         settle()
         if i == 30:
             engine.trainer.tiny.sink.settle = lambda months=None: (_ for _ in ()).throw(StateError("full"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.step import Step
 from ecdctr.models.arms import lineup
 from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
@@ -31,7 +32,7 @@ EXTRA = {"arms": EVERY, "linked_batch": 20, "stack_every": "6h"}
 def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
     results = []
     for batch in batches:
-        results.append(trainer.step(batch))
+        results.append(trainer.step(Step.from_batch(batch)))
         months = trainer.months_due(trainer.clock)
         if months is not None:
             trainer.use_months(months)
@@ -96,7 +97,7 @@ def test_until_natural_rows_have_come_for_a_while_the_control_serves(world: Any)
         seen = [False, False]
         for batch in world.stream(30):
             warm = trainer.schedule.warm()
-            result = trainer.step(batch)
+            result = trainer.step(Step.from_batch(batch))
             if result.kind == "ad" and result.n > 5:
                 seen[warm] = True
                 assert (result.scores["actr"] == result.scores["ads_only"]).all() != warm
@@ -116,7 +117,7 @@ def test_arms_that_nobody_needs_are_not_run(world: Any) -> None:
 def test_the_lineup_names_what_is_scored(world: Any, model: dict[str, Any]) -> None:
     names = lineup(world.model(**model)).scored
     assert len(set(names)) == len(names)
-    result = world.trainer(**model).step(world.batch(20, AD))
+    result = world.trainer(**model).step(Step.from_batch(world.batch(20, AD)))
     assert set(result.scores) <= set(names)
     assert set(names) - set(result.scores) <= {"cpm"}  # scored on ads only if somebody reads it
 
@@ -127,8 +128,8 @@ def test_the_lineup_names_what_is_scored(world: Any, model: dict[str, Any]) -> N
 def test_a_mixed_arm_learns_both_domains_and_tells_them_apart(world: Any) -> None:
     trainer = world.trainer(arms=("mixed",), lr=0.01)
     for i in range(60):
-        trainer.step(world.batch(64, NATURAL, seed=i))
-        trainer.step(world.batch(32, AD, seed=i))
+        trainer.step(Step.from_batch(world.batch(64, NATURAL, seed=i)))
+        trainer.step(Step.from_batch(world.batch(32, AD, seed=i)))
     rates = []
     for domain in (NATURAL, AD):
         batch = world.batch(2000, domain, seed=777)
@@ -143,10 +144,10 @@ def test_batch_norm_keeps_the_domains_statistics_apart(world: Any) -> None:
     trainer = world.trainer(arms=("mixed",))
     norm = trainer.arms["mixed"].net.dense_norm
     before = norm.running_mean.clone(), norm.ad_mean.clone()
-    trainer.step(world.batch(40, AD))
+    trainer.step(Step.from_batch(world.batch(40, AD)))
     assert torch.equal(norm.running_mean, before[0]) and not torch.equal(norm.ad_mean, before[1])
     after = norm.ad_mean.clone()
-    trainer.step(world.batch(40, NATURAL))
+    trainer.step(Step.from_batch(world.batch(40, NATURAL)))
     assert torch.equal(norm.ad_mean, after) and not torch.equal(norm.running_mean, before[0])
 
 
@@ -162,9 +163,9 @@ def test_linked_begins_as_its_backbone_and_follows_it(world: Any, backbone: str)
     linked.begin(1)  # takes over the statistics
     linked.commit()
     np.testing.assert_allclose(trainer.predict(ads, "linked"), trainer.predict(ads, backbone), rtol=1e-5)
-    trainer.step(world.batch(60, NATURAL, seed=4))
+    trainer.step(Step.from_batch(world.batch(60, NATURAL, seed=4)))
     first = trainer.predict(ads, "linked")
-    trainer.step(world.batch(60, NATURAL, seed=5))
+    trainer.step(Step.from_batch(world.batch(60, NATURAL, seed=5)))
     assert not np.allclose(first, trainer.predict(ads, "linked"), rtol=1e-5)
 
 
@@ -196,7 +197,7 @@ def test_linked_learns_a_row_before_its_backbone_does(world: Any) -> None:
 
     linked.compute = watched
     before = backbone.flat.values.detach().numpy().tobytes()
-    trainer.step(world.batch(31, AD, seed=9))
+    trainer.step(Step.from_batch(world.batch(31, AD, seed=9)))
     assert seen == [before] * 4
     assert backbone.flat.values.detach().numpy().tobytes() != before
 
@@ -213,10 +214,10 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
         play(each, stream)
     bad = world.batch(n, domain, at=int(stream[-1].ts[-1]) - 5000)
     bad.dense[n - 2, 1] = np.nan
-    assert trainer.step(bad).skipped is not None
+    assert trainer.step(Step.from_batch(bad)).skipped is not None
     assert trainer.state_hash() == reference.state_hash()
     for each in (trainer, reference):
-        each.step(world.batch(30, AD, seed=4))
+        each.step(Step.from_batch(world.batch(30, AD, seed=4)))
     assert trainer.state_hash() == reference.state_hash()
 
 

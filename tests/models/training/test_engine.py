@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step, StepKind
 from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine, audit
@@ -34,7 +35,7 @@ HOUR = 3_600_000
 TOPICS = ("natural-clicks", "ad-clicks")
 
 
-def plan(steps: int, seed: int = 0) -> list[tuple[str, Batch, int]]:
+def plan(steps: int, seed: int = 0) -> list[tuple[StepKind, Batch, int]]:
     """Steps of random rows, with offsets as the aligner would give them."""
     rng = np.random.default_rng(seed)
     positions: dict[str, int] = dict.fromkeys(TOPICS, 0)
@@ -57,7 +58,7 @@ def plan(steps: int, seed: int = 0) -> list[tuple[str, Batch, int]]:
             label=(rng.random(n) < 0.3).astype(np.float32),
             parts=(Part(topic, 0, first, first + n),),
         )
-        out.append((DOMAIN_NAMES[domain], batch, int(ts.max())))
+        out.append((StepKind.from_domain(domain), batch, int(ts.max())))
     return out
 
 
@@ -76,20 +77,20 @@ def make_engine(folder: Path, *, every: int = 7) -> Engine:
     )
 
 
-def rows_of(steps: list[tuple[str, Batch, int]], entry: JournalEntry) -> Batch | None:
+def rows_of(steps: list[tuple[StepKind, Batch, int]], entry: JournalEntry) -> Batch | None:
     if not entry.parts:
         return None
     return next(batch for _, batch, _ in steps if batch.parts == entry.parts)
 
 
-def run_from(engine: Engine, steps: list[tuple[str, Batch, int]], stop: int | None = None) -> None:
+def run_from(engine: Engine, steps: list[tuple[StepKind, Batch, int]], stop: int | None = None) -> None:
     """Recover, then go on with the steps that the positions do not cover yet."""
     for entry in engine.recover():
         engine.redo(entry, rows_of(steps, entry))
     for kind, batch, clock in steps[:stop]:
         part = batch.parts[0]
         if part.first >= engine.positions.get((part.topic, 0), 0):
-            engine.run(kind, batch, clock)
+            engine.run(Step(kind, batch, clock))
 
 
 @pytest.fixture(scope="module")

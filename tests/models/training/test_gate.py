@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models.test_engine import HOUR, MODEL, SPECS, plan, rows_of
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.events.step import Step
 from ecdctr.models.arms import lineup
 from ecdctr.models.settings import ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine
@@ -25,6 +25,7 @@ from ecdctr.state.journals import Journal
 from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 from tests.models.conftest import DAY_MS, START_MS
+from tests.models.training.test_engine import HOUR, MODEL, SPECS, plan, rows_of
 
 REFUSED = Verdict(False, "because", {"gauc_serving": -0.1})
 
@@ -51,7 +52,7 @@ def steps(world: Any, n: int = 30, *, flip: bool = False, since: int = 0) -> lis
 
 def run(trainer: Trainer, batches: list[Batch]) -> None:
     for batch in batches:
-        assert trainer.step(batch).skipped is None
+        assert trainer.step(Step.from_batch(batch)).skipped is None
 
 
 def made(world: Any, gate: Any, **more: Any) -> Trainer:
@@ -145,7 +146,7 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
     trainer = made(world, gate, schedule={"gate_days": 2}, ad_batch=32)
     said: list[tuple[Batch, dict[str, Any]]] = []
     for i, batch in enumerate(steps(world, 50)):
-        result = trainer.step(batch)
+        result = trainer.step(Step.from_batch(batch))
         if result.kind == "ad":
             said.append((batch, result.scores))
         if i == 20:
@@ -156,7 +157,7 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
     # The candidate, by hand: a copy of the trainer goes through the release's own steps.
     twin = made(world, None, ad_batch=32)
     for i, batch in enumerate(steps(world, 50)):
-        twin.step(batch)
+        twin.step(Step.from_batch(batch))
         if i == 20:
             twin.release(twin.clock)
     trainer.release(trainer.clock)
@@ -222,7 +223,7 @@ def test_one_release_only_is_tried_again_until_one_is_accepted(world: Any) -> No
     )
     done = []
     for batch in steps(world, 60):
-        trainer.step(batch)
+        trainer.step(Step.from_batch(batch))
         if trainer.release_due(trainer.clock) is not None:
             done.append((int(batch.ts[0] - START_MS) // DAY_MS, trainer.release(trainer.clock).accepted))
     assert done == [(1, False), (2, True)]
@@ -256,7 +257,7 @@ def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogC
     straight = engine(tmp_path / "straight", every_other)
     with caplog.at_level(logging.WARNING, "ecdctr.engine"):
         for step in todo:
-            straight.run(*step)
+            straight.run(Step(*step))
     refused = [r for r in straight.releases if not r.accepted]
     assert 0 < len(refused) < len(straight.releases)
     assert [r.clock_ms for r in refused] == straight.progress.refused
@@ -275,7 +276,7 @@ def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogC
         for kind, batch, clock in todo[:stop]:
             part = batch.parts[0]
             if part.first >= again.positions.get((part.topic, 0), 0):
-                again.run(kind, batch, clock)
+                again.run(Step(kind, batch, clock))
         again._finish_save()
         again.journal.close()
     assert again.trainer.state_hash() == straight.trainer.state_hash()

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.trainer import Trainer
@@ -49,7 +50,7 @@ def test_one_pass_comes_near_the_best_possible_auc(interaction: float, slack: fl
     trainer = Trainer(schema, model, ScheduleSettings(), TpmSettings(), None, window, device="cpu")
     train, _ = clicks(80_000, 1, interaction)
     for i in range(0, len(train), 128):
-        trainer.step(train.take(slice(i, i + 128)))
+        trainer.step(Step.from_batch(train.take(slice(i, i + 128))))
     fresh, z = clicks(20_000, 2, interaction)
     p = trainer.predict(fresh, "cpm")
     assert roc_auc_score(fresh.label, p) > roc_auc_score(fresh.label, z) - slack
@@ -64,9 +65,9 @@ def test_ads_in_drops_teach_as_ads_in_full_batches(world: Any) -> None:
     full, drops = world.trainer(), world.trainer()
     for i in range(150):
         batch = world.batch(32, AD, seed=i)
-        full.step(batch)
+        full.step(Step.from_batch(batch))
         for part in range(0, 32, 4):
-            drops.step(batch.take(slice(part, part + 4)))
+            drops.step(Step.from_batch(batch.take(slice(part, part + 4))))
     fresh = world.batch(4000, AD, seed=999)
     auc = [roc_auc_score(fresh.label, t.predict(fresh, "ads_only")) for t in (full, drops)]
     assert min(auc) > 0.7

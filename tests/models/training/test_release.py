@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ecdctr.events.batch import AD, NATURAL
+from ecdctr.events.step import Step
 from ecdctr.models.nets import is_batch_norm
 from ecdctr.models.training.release import solve_shift
 from ecdctr.models.training.trainer import Trainer
@@ -23,9 +24,9 @@ def trained(world: Any, *, ads: int = 6, **more: Any) -> Trainer:
     trainer.clock = world.batch(1).ts[0]
     trainer.use_months(("m0", "m1", "m2"))
     for i in range(12):
-        assert trainer.step(world.batch(60, NATURAL, seed=i)).skipped is None
+        assert trainer.step(Step.from_batch(world.batch(60, NATURAL, seed=i))).skipped is None
     for i in range(ads):
-        assert trainer.step(world.batch(50, AD, seed=i)).skipped is None
+        assert trainer.step(Step.from_batch(world.batch(50, AD, seed=i))).skipped is None
     return trainer  # type: ignore[no-any-return]
 
 
@@ -40,8 +41,8 @@ def test_everything_but_batch_norm_is_handed_on_and_batch_norm_stands_at_its_def
     trainer = trained(world)
     trainer.release(trainer.clock)  # so that A-CTR has a life of its own
     for i in range(4):
-        trainer.step(world.batch(50, AD, seed=50 + i))
-        trainer.step(world.batch(50, NATURAL, seed=50 + i))
+        trainer.step(Step.from_batch(world.batch(50, AD, seed=50 + i)))
+        trainer.step(Step.from_batch(world.batch(50, NATURAL, seed=50 + i)))
     assert not tables_equal(trainer)
     trainer.transfer.load()
     cpm, actr = trainer.arms["cpm"].net, trainer.arms["actr"].net
@@ -177,9 +178,9 @@ def test_an_empty_window_keeps_cpms_batch_norm(world: Any) -> None:
 def test_a_release_helps_where_ads_are_few_and_natural_clicks_many(world: Any) -> None:
     trainer = world.trainer()
     for i in range(60):
-        trainer.step(world.batch(64, NATURAL, seed=i))
+        trainer.step(Step.from_batch(world.batch(64, NATURAL, seed=i)))
     for i in range(3):
-        trainer.step(world.batch(50, AD, seed=1000 + i))
+        trainer.step(Step.from_batch(world.batch(50, AD, seed=1000 + i)))
     trainer.release(trainer.clock)
     fresh = [world.batch(200, AD, seed=2000 + i) for i in range(10)]
     y = np.concatenate([b.label for b in fresh])

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.step import Step
 from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded, merge_rows
 from ecdctr.state.errors import PointInTimeError
 from ecdctr.state.row_logs import AdWindow
 
 ROOT = Path(__file__).parents[3]
-CONFTEST = Path(__file__).with_name("conftest.py")
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
 MONTHS = ("m0", "m1", "m2")
 
 
@@ -26,7 +27,7 @@ def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
     """As the engine does: what is due happens after the step."""
     results = []
     for batch in batches:
-        results.append(trainer.step(batch))
+        results.append(trainer.step(Step.from_batch(batch)))
         months = trainer.months_due(trainer.clock)
         if months is not None:
             trainer.use_months(months)
@@ -56,14 +57,14 @@ def test_rows_are_predicted_before_they_are_learned(world: Any) -> None:
     play(b, history)
     ads, natural = world.batch(25, AD, seed=5), world.batch(40, NATURAL, seed=6)
     before = {arm: b.predict(ads, arm) for arm in ("ads_only", "actr")}
-    result = a.step(ads)
+    result = a.step(Step.from_batch(ads))
     assert result.kind == "ad"
     assert result.scored.tolist() == list(range(25))
     for arm, p in before.items():
         np.testing.assert_allclose(result.scores[arm], p, rtol=1e-5)
-    b.step(ads)
+    b.step(Step.from_batch(ads))
     expected = b.predict(natural, "cpm")
-    result = a.step(natural)
+    result = a.step(Step.from_batch(natural))
     np.testing.assert_allclose(result.scores["cpm"], expected[result.scored], rtol=1e-5)
 
 
@@ -80,10 +81,10 @@ def test_each_domain_teaches_its_own_arms(world: Any) -> None:
         }
 
     start = states()
-    trainer.step(world.batch(40, NATURAL, seed=1))
+    trainer.step(Step.from_batch(world.batch(40, NATURAL, seed=1)))
     natural = states()
     assert {n for n in start if start[n] != natural[n]} == {"cpm"}
-    trainer.step(world.batch(40, AD, seed=1))
+    trainer.step(Step.from_batch(world.batch(40, AD, seed=1)))
     ad = states()
     assert {n for n in natural if natural[n] != ad[n]} == {"actr", "ads_only"}
 
@@ -110,13 +111,13 @@ def test_natural_rows_are_scored_for_a_fixed_share_of_users(world: Any) -> None:
     world.users = 400
     trainer = world.trainer(natural_score_share=0.25)
     batches = [world.batch(300, seed=i) for i in range(4)]
-    results = [trainer.step(b) for b in batches]
+    results = [trainer.step(Step.from_batch(b)) for b in batches]
     scored = set(np.concatenate([b.user[r.scored] for b, r in zip(batches, results, strict=True)]).tolist())
     others = {u for b, r in zip(batches, results, strict=True) for u in np.delete(b.user, r.scored).tolist()}
     assert not scored & others
     assert 0.15 < len(scored) / len(scored | others) < 0.35
-    assert len(world.trainer(natural_score_share=1.0).step(batches[0]).scored) == 300
-    nobody = world.trainer(natural_score_share=0.0).step(batches[0])
+    assert len(world.trainer(natural_score_share=1.0).step(Step.from_batch(batches[0])).scored) == 300
+    nobody = world.trainer(natural_score_share=0.0).step(Step.from_batch(batches[0]))
     assert len(nobody.scored) == len(nobody.scores["cpm"]) == 0
 
 
@@ -124,7 +125,7 @@ def test_natural_rows_are_scored_for_a_fixed_share_of_users(world: Any) -> None:
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 15, 16, 17, 33, 100])
 def test_batches_of_any_size(world: Any, n: int, domain: int) -> None:
     trainer = world.trainer(natural_score_share=1.0, natural_batch=16, ad_batch=16)
-    result = trainer.step(world.batch(n, domain))
+    result = trainer.step(Step.from_batch(world.batch(n, domain)))
     assert result.n == n
     assert result.skipped is None
     for p in result.scores.values():
@@ -138,16 +139,16 @@ def test_batches_of_any_size(world: Any, n: int, domain: int) -> None:
 def test_a_large_batch_is_learned_in_chunks_without_a_remainder(world: Any) -> None:
     one, many = world.trainer(), world.trainer()
     batch = world.batch(150, AD)
-    one.step(batch)
+    one.step(Step.from_batch(batch))
     for i in range(0, 150, 32):
-        many.step(batch.take(slice(i, i + 32)))
+        many.step(Step.from_batch(batch.take(slice(i, i + 32))))
     assert one.state_hash() == many.state_hash()
 
 
 def test_rows_of_two_domains_are_refused(world: Any) -> None:
     mixed = Batch.concat([world.batch(3, AD), world.batch(3, NATURAL)])
     with pytest.raises(ValueError, match="one domain"):
-        world.trainer().step(mixed)
+        world.trainer().step(Step.from_batch(mixed))
 
 
 @pytest.mark.parametrize("domain", [NATURAL, AD])
@@ -162,14 +163,14 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
     window = len(trainer.ad_window)
     bad = world.batch(n, domain, at=int(stream[-1].ts[-1]) - 5000)
     bad.dense[n - 2, 1] = np.nan
-    result = trainer.step(bad)
+    result = trainer.step(Step.from_batch(bad))
     assert result.skipped is not None and "not finite" in result.skipped
     assert result.loss == {}
     assert trainer.state_hash() == reference.state_hash()
     assert len(trainer.ad_window) == window
     good = world.batch(30, domain, seed=4)
-    trainer.step(good)
-    reference.step(good)
+    trainer.step(Step.from_batch(good))
+    reference.step(Step.from_batch(good))
     assert trainer.state_hash() == reference.state_hash()
 
 
@@ -187,7 +188,7 @@ def test_months_are_taken_up_when_the_clock_has_passed_them(world: Any) -> None:
         (last[2], None),
         (last[2] + 3_600_000, MONTHS),
     ):
-        trainer.step(world.batch(5, at=ts, span=1))
+        trainer.step(Step.from_batch(world.batch(5, at=ts, span=1)))
         months = trainer.months_due(trainer.clock)
         assert months == expected
         if months is not None:
@@ -199,7 +200,7 @@ def test_months_are_taken_up_when_the_clock_has_passed_them(world: Any) -> None:
 def test_months_from_the_future_are_refused_whoever_asks(world: Any) -> None:
     store = world.store()
     trainer = world.trainer(store=store)
-    trainer.step(world.batch(5, at=store.manifest("m1").last_ts + 1, span=1))
+    trainer.step(Step.from_batch(world.batch(5, at=store.manifest("m1").last_ts + 1, span=1)))
     trainer.use_months(("m0", "m1"))
     with pytest.raises(PointInTimeError, match="m2"):
         trainer.use_months(MONTHS)
@@ -212,11 +213,11 @@ def test_a_release_carries_the_months_with_the_attention_that_learned_on_them(wo
     trainer = world.trainer(store=store)
     begin = store.manifest("m1").last_ts
     for i in range(8):
-        trainer.step(world.batch(60, i % 2, at=begin + 1 + i, span=1))
+        trainer.step(Step.from_batch(world.batch(60, i % 2, at=begin + 1 + i, span=1)))
     trainer.use_months(("m0", "m1"))
     trainer.release(trainer.clock)
     assert trainer.versions == {"tpm": ["m0", "m1"], "cpm": 1, "actr": 1}
-    trainer.step(world.batch(60, at=begin + 20 * 86_400_000, span=1))
+    trainer.step(Step.from_batch(world.batch(60, at=begin + 20 * 86_400_000, span=1)))
     trainer.use_months(MONTHS)
     assert trainer.versions["tpm"] == ["m0", "m1"]
     trainer.release(trainer.clock)
@@ -240,7 +241,7 @@ def test_every_configuration_trains_and_releases(world: Any, history: str, inter
     play(trainer, world.stream(24))
     if not trainer.releases:
         trainer.release(trainer.clock)
-    result = trainer.step(world.batch(40, AD, seed=1))
+    result = trainer.step(Step.from_batch(world.batch(40, AD, seed=1)))
     assert result.skipped is None
     assert set(result.loss) == {"actr", "ads_only"}
 
@@ -252,11 +253,11 @@ def test_releases_wait_for_ads_and_for_their_time(world: Any) -> None:
     trainer = world.trainer()
     day = 86_400_000
     begin = int(world.batch(1).ts[0])
-    trainer.step(world.batch(10, at=begin, span=1))
-    trainer.step(world.batch(10, at=begin + 5 * day, span=1))
+    trainer.step(Step.from_batch(world.batch(10, at=begin, span=1)))
+    trainer.step(Step.from_batch(world.batch(10, at=begin + 5 * day, span=1)))
     assert trainer.release_due(trainer.clock) is None  # no ads yet
     for i in range(5):
-        trainer.step(world.batch(30, AD, at=begin + 5 * day, seed=i, span=1))
+        trainer.step(Step.from_batch(world.batch(30, AD, at=begin + 5 * day, seed=i, span=1)))
     due = trainer.release_due(trainer.clock)
     assert due == begin + 5 * day
     report = trainer.release(trainer.clock)
@@ -284,6 +285,7 @@ spec = importlib.util.spec_from_file_location("worlds", {str(CONFTEST)!r})
 worlds = importlib.util.module_from_spec(spec); sys.modules["worlds"] = worlds
 spec.loader.exec_module(worlds)
 from ecdctr.events.batch import AD
+from ecdctr.events.step import Step
 from ecdctr.state.checkpoints import CheckpointStore
 world = worlds.World()
 stream = world.stream(30)
@@ -294,7 +296,7 @@ for batch in stream[:15]:
 trainer = world.trainer(window=window)
 trainer.restore(CheckpointStore(pathlib.Path({str(tmp_path)!r})).newest())
 for batch in stream[15:]:
-    trainer.step(batch)
+    trainer.step(Step.from_batch(batch))
     if trainer.release_due(trainer.clock) is not None:
         trainer.release(trainer.clock)
 print(trainer.state_hash())
@@ -342,7 +344,7 @@ def test_a_capture_holds_the_rows_that_a_release_changed(world: Any) -> None:
     assert other.state_hash() == trainer.state_hash()
     # The next release copies from the right rows.
     for each in (trainer, other):
-        each.step(world.batch(40, NATURAL, seed=8))
+        each.step(Step.from_batch(world.batch(40, NATURAL, seed=8)))
         each.release(each.clock)
     assert other.state_hash() == trainer.state_hash()
 
@@ -361,7 +363,7 @@ def test_a_second_capture_holds_only_what_changed_since(world: Any) -> None:
     trainer.capture()
     assert all(not len(index) for index, _ in trainer.capture().rows.values())
     batch = world.batch(10, NATURAL, seed=3)
-    trainer.step(batch)
+    trainer.step(Step.from_batch(batch))
     rows = trainer.capture().rows
     touched = trainer.encoder.encode(batch).tables[1].index
     np.testing.assert_array_equal(rows["cpm/rows4"][0], touched)

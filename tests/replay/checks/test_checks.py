@@ -106,7 +106,7 @@ def watched(*more, spoil=None):
     for step in steps_of(
         SourceLog(source, factory.decoder(settings)).batches(), natural_batch=128, ad_batch=64
     ):
-        day.run(step.kind, step.batch, step.clock)
+        day.run(step)
     day.close_day()
     return day
 
@@ -131,7 +131,7 @@ def test_watching_changes_nothing(honest):
     for step in steps_of(
         SourceLog(source, factory.decoder(honest_settings)).batches(), natural_batch=128, ad_batch=64
     ):
-        alone.run(step.kind, step.batch, step.clock)
+        alone.run(step)
     assert alone.trainer.state_hash() == honest.engine.trainer.state_hash()
 
 
@@ -139,11 +139,11 @@ def test_scores_made_after_learning_are_caught():
     def spoil(engine):
         run = engine.run
 
-        def late(kind, batch, clock):
+        def late(step):
             from dataclasses import replace
 
-            result = run(kind, batch, clock)
-            return replace(result, scores=engine.trainer.score(batch)[1])
+            result = run(step)
+            return replace(result, scores=engine.trainer.score(step)[1])
 
         engine.run = late
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals.disk import Journal, JournalEntry, JournalLike, MemoryJournal
-from ecdctr.state.journals.entry import decode_line, encode_line
+from ecdctr.state.journals.entry import EntryKind, decode_line, encode_line
 from ecdctr.state.positions import Part
 
 
@@ -328,7 +328,7 @@ def test_an_append_is_quick(tmp_path: Path) -> None:
     st.builds(
         JournalEntry,
         step=st.integers(0, 2**62),
-        kind=st.text(max_size=8),
+        kind=st.sampled_from(EntryKind),
         parts=st.lists(
             st.builds(
                 Part, st.text(max_size=9), st.integers(0, 99), st.integers(0, 2**62), st.integers(0, 2**62)
@@ -345,3 +345,14 @@ def test_any_entry_becomes_one_line_and_back(e: JournalEntry) -> None:
     line = encode_line(e)
     assert line.count(b"\n") == 1
     assert decode_line(line) == e
+
+
+def test_a_whole_line_of_a_kind_that_a_later_version_wrote_is_neither_cut_nor_skipped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(JournalEntry(0, EntryKind.AD))
+    journal.append(JournalEntry(1, "split"))
+    journal.close()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(StateError, match=r"step 1 is of the kind 'split'.*the version"):
+        Journal(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
