@@ -1,8 +1,15 @@
-"""Checkpoints: what a trainer captures, and the stores that keep it on disk or in memory."""
+"""Checkpoints: what a trainer captures, and the stores that hold it on disk or in memory."""
 
-from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from ecdctr.state.checkpoints.disk import CheckpointStore, CheckpointStoreLike
+from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.checkpoints.memory import MemoryCheckpointStore
+from ecdctr.state.checkpoints.protocol import (
+    Capture,
+    CheckpointInfo,
+    CheckpointStoreLike,
+    Loaded,
+    Rows,
+    merge_rows,
+)
 
 __all__ = [
     "Capture",

@@ -8,13 +8,12 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.checkpoints.files import (
     DENSE,
     FileRecord,
@@ -26,33 +25,14 @@ from ecdctr.state.checkpoints.files import (
     write_rows,
     write_tensors,
 )
-from ecdctr.state.checkpoints.memory import MemoryCheckpointStore
+from ecdctr.state.checkpoints.protocol import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.errors import CheckpointDamagedError, StateError
 from ecdctr.state.files import checksum, fsync_dir
 
-__all__ = [
-    "Capture",
-    "CheckpointInfo",
-    "CheckpointStore",
-    "CheckpointStoreLike",
-    "Loaded",
-    "MemoryCheckpointStore",
-]
+__all__ = ["CheckpointStore"]
 
 _PARTIAL = ".partial-"
 _log = logging.getLogger(__name__)
-
-
-class CheckpointStoreLike(Protocol):
-    """What the trainer's loop needs of a checkpoint store."""
-
-    damaged: builtins.list[tuple[str, str]]
-
-    def save(self, capture: Capture) -> CheckpointInfo: ...
-    def newest(self) -> Loaded | None: ...
-    def load(self, name: str) -> Loaded: ...
-    def adopt(self, loaded: Loaded) -> None: ...
-    def list(self) -> builtins.list[CheckpointInfo]: ...
 
 
 class CheckpointStore:

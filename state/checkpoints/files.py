@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from ecdctr.state.checkpoints.capture import Rows
+from ecdctr.state.checkpoints.protocol import Rows
 from ecdctr.state.errors import CheckpointDamagedError
 from ecdctr.state.files import checksum, fsync_file, read_json, write_json
 

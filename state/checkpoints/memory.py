@@ -1,4 +1,4 @@
-"""``MemoryCheckpointStore``: the checkpoint store's contract without files."""
+"""``MemoryCheckpointStore``: the in-memory double of the checkpoint store."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import builtins
 import copy
 import json
 
-from ecdctr.state.checkpoints.capture import Capture, CheckpointInfo, Loaded, Rows, merge_rows
+from ecdctr.state.checkpoints.protocol import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.errors import StateError
 
 __all__ = ["MemoryCheckpointStore"]
 
 
 class MemoryCheckpointStore:
-    """The same contract in memory, for tests and for runs that keep nothing."""
+    """Checkpoints in memory, for tests and for runs without a state folder."""
 
     def __init__(self, keep: int = 3) -> None:
         if keep < 1:

@@ -1,8 +1,7 @@
-"""The journal: one line per step, written before the step, on disk, in memory, or not at all."""
+"""The journal: one entry per step, appended before the step is done; on disk, in memory, or discarded."""
 
-from ecdctr.state.journals.disk import Journal, JournalLike
-from ecdctr.state.journals.entry import EntryKind, JournalEntry
-from ecdctr.state.journals.memory import MemoryJournal
-from ecdctr.state.journals.none import NoJournal
+from ecdctr.state.journals.disk import Journal
+from ecdctr.state.journals.memory import MemoryJournal, NoJournal
+from ecdctr.state.journals.protocol import EntryKind, JournalEntry, JournalLike
 
 __all__ = ["EntryKind", "Journal", "JournalEntry", "JournalLike", "MemoryJournal", "NoJournal"]

@@ -8,30 +8,15 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.files import fsync_dir, fsync_file, write_all
-from ecdctr.state.journals.entry import JournalEntry, decode_line, encode_line
-from ecdctr.state.journals.memory import MemoryJournal
+from ecdctr.state.journals.lines import decode_line, encode_line
+from ecdctr.state.journals.protocol import JournalEntry
 
-__all__ = ["Journal", "JournalEntry", "JournalLike", "MemoryJournal"]
+__all__ = ["Journal"]
 
 _log = logging.getLogger(__name__)
-
-
-class JournalLike(Protocol):
-    """What the trainer's loop needs of a journal."""
-
-    def append(self, entry: JournalEntry) -> None: ...
-    def entries(self, after_step: int = -1) -> Iterator[JournalEntry]: ...
-    def first_step(self) -> int | None: ...
-    def last_step(self) -> int | None: ...
-    def sync(self) -> None: ...
-    def rotate(self) -> None: ...
-    def drop_before(self, step: int, clock: int | None = None) -> None: ...
-    def truncate_after(self, step: int) -> None: ...
-    def close(self) -> None: ...
 
 
 class Journal:

@@ -1,16 +1,17 @@
-"""``MemoryJournal``: the journal's contract without files."""
+"""``MemoryJournal``, the in-memory double of the journal, and ``NoJournal``, which stores nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecdctr.state.journals.entry import JournalEntry, decode_line, encode_line
+from ecdctr.state.journals.lines import decode_line, encode_line
+from ecdctr.state.journals.protocol import JournalEntry
 
-__all__ = ["MemoryJournal"]
+__all__ = ["MemoryJournal", "NoJournal"]
 
 
 class MemoryJournal:
-    """The same contract in memory, for tests and for runs that keep nothing."""
+    """A journal in memory, for tests and for runs without a state folder."""
 
     def __init__(self) -> None:
         self.cut_bytes = 0
@@ -55,3 +56,42 @@ class MemoryJournal:
 
     def close(self) -> None:
         self._open = False
+
+
+class NoJournal:
+    """Stores nothing: a replay recovers the steps after a checkpoint from the same event log instead.
+
+    Examples
+    --------
+    >>> journal = NoJournal()
+    >>> journal.append(JournalEntry(0, "release", (), 0, {}))
+    >>> list(journal.entries())
+    []
+    """
+
+    def append(self, entry: JournalEntry) -> None:
+        pass
+
+    def entries(self, after_step: int = -1) -> Iterator[JournalEntry]:  # noqa: ARG002
+        return iter(())
+
+    def first_step(self) -> int | None:
+        return None
+
+    def last_step(self) -> int | None:
+        return None
+
+    def sync(self) -> None:
+        pass
+
+    def rotate(self) -> None:
+        pass
+
+    def drop_before(self, step: int, clock: int | None = None) -> None:
+        pass
+
+    def truncate_after(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

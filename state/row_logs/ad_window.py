@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
 from ecdctr.state.event_time import DAY_MS
-from ecdctr.state.row_logs.disk import MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.row_logs.disk import RowLog
+from ecdctr.state.row_logs.memory import MemoryRowLog
+from ecdctr.state.row_logs.protocol import RowLogLike
 
 __all__ = ["AdWindow"]
 

@@ -10,36 +10,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
 from ecdctr.state.files import fsync_dir, fsync_file, write_all, write_atomic
-from ecdctr.state.row_logs.memory import MemoryRowLog, runs_by_day
+from ecdctr.state.row_logs.protocol import runs_by_day
 
-__all__ = ["MemoryRowLog", "RowLog", "RowLogLike"]
+__all__ = ["RowLog"]
 
 _OPEN_FILES = 8  # rows of a batch lie in one or two event days; late ones in a few more
 
 _log = logging.getLogger(__name__)
-
-
-class RowLogLike(Protocol):
-    """What the ad window and the score log need of a row log."""
-
-    def append(self, rows: NDArray[Any], days: NDArray[np.int64]) -> None: ...
-    def sizes(self) -> dict[int, int]: ...
-    def truncate(self, sizes: Mapping[int, int]) -> None: ...
-    def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]: ...
-    def iter_chunks(
-        self, rows: int, first_day: int | None = None, last_day: int | None = None
-    ) -> Iterator[NDArray[Any]]: ...
-    def drop_before(self, day: int) -> None: ...
-    def first_day(self) -> int: ...
-    def flush(self, fsync: bool = False) -> None: ...
-    def close(self) -> None: ...
 
 
 class RowLog:

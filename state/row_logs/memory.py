@@ -1,4 +1,4 @@
-"""``MemoryRowLog``: the row log's contract without files."""
+"""``MemoryRowLog``: the in-memory double of the row log."""
 
 from __future__ import annotations
 
@@ -9,35 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
+from ecdctr.state.row_logs.protocol import runs_by_day
 
-__all__ = ["MemoryRowLog", "runs_by_day"]
-
-
-def runs_by_day(rows: NDArray[Any], days: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Rows of each day, oldest day first, order kept within it.
-
-    >>> [(d, r.tolist()) for d, r in runs_by_day(np.array([1, 2, 3]), np.array([7, 6, 7]))]
-    [(6, [2]), (7, [1, 3])]
-    """
-    if len(rows) != len(days):
-        raise ValueError(f"{len(rows)} rows with {len(days)} days")
-    if len(rows) == 0:
-        return
-    low, high = int(days.min()), int(days.max())
-    if low < 0:
-        raise ValueError(f"event day {low} lies before 1970")
-    if low == high:
-        yield low, rows
-        return
-    order = np.argsort(days, kind="stable")
-    ordered = days[order]
-    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    for run in np.split(order, cuts):
-        yield int(days[run[0]]), rows[run]
+__all__ = ["MemoryRowLog"]
 
 
 class MemoryRowLog:
-    """The same contract in memory, for tests and for runs that keep nothing."""
+    """A row log in memory, for tests and for runs without a state folder."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = np.dtype(dtype)

@@ -1,74 +1,26 @@
-"""``EmbeddingStore``, the protocol, and what its real form and its memory double share."""
+"""What the snapshot store on disk and its in-memory double share: content, choice of months, sets of ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import crc32c as _crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.errors import StateError
-from ecdctr.state.snapshots.snapshot import Kind, SnapshotManifest, Vectors
+from ecdctr.state.errors import SnapshotExistsError, StateError
+from ecdctr.state.snapshots.protocol import KINDS, Kind, SnapshotManifest, Vectors
 
-__all__ = ["EmbeddingStore", "Monthly", "distinct", "union_chunks"]
+__all__ = ["MonthlyStore", "describe", "distinct", "is_month", "same_or_refuse", "union_chunks"]
 
-
-class EmbeddingStore(Protocol):
-    """The frozen TPM vectors of all months, and which months are in use."""
-
-    def months(self) -> list[str]:
-        """Months that have a snapshot, by youngest training row, oldest first."""
-        ...
-
-    def manifest(self, month: str) -> SnapshotManifest:
-        """What the month's snapshot is; StateError when there is none."""
-        ...
-
-    def write(
-        self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
-    ) -> SnapshotManifest:
-        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
-        ...
-
-    def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
-        """The ``k`` latest months all of whose training rows are older than ``clock_ms``, newest last."""
-        ...
-
-    def use(self, months: Sequence[str]) -> None:
-        """Put months into use, newest last; every reader sees the old set or the new one."""
-        ...
-
-    def in_use(self) -> tuple[str, ...]:
-        """Months in use, newest last."""
-        ...
-
-    def lookup(
-        self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``, for ids in any order that may repeat."""
-        ...
-
-    def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
-        """All ids that any of the months holds, each once, ascending, in pieces of bounded size."""
-        ...
-
-    def scan(
-        self, kind: Kind, months: Sequence[str], rows: int = 65_536
-    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
-        """Ids as of :meth:`iter_ids` with their vectors and presence as of :meth:`lookup`, read in sequence."""
-        ...
-
-    def verify(self, month: str) -> None:
-        """Check every byte of a month; SnapshotDamagedError names what is damaged."""
-        ...
-
-    def close(self) -> None:
-        """Close what is open."""
-        ...
+_MONTH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Monthly:
+class MonthlyStore:
     """Choices that follow from the manifests alone."""
 
     def months(self) -> list[str]:
@@ -125,3 +77,75 @@ def union_chunks(tables: Sequence[NDArray[np.uint64]], rows: int) -> Iterator[ND
             blocks = [b[: np.searchsorted(b, bound, side="right")] for b in blocks]
         at = [i + len(b) for i, b in zip(at, blocks, strict=True)]
         yield np.unique(np.concatenate(blocks))
+
+
+def is_month(name: str) -> bool:
+    """Whether a name can label a month: it becomes the name of a folder."""
+    return _MONTH.fullmatch(name) is not None
+
+
+def describe(
+    month: str,
+    dim: int,
+    last_ts: int,
+    users: Vectors,
+    items: Vectors,
+    *,
+    first_ts: int = 0,
+    features: Sequence[str] = (),
+    created_from: str = "",
+    **extra: Any,
+) -> tuple[SnapshotManifest, dict[Kind, Vectors]]:
+    """Manifest and sorted tables of a snapshot to be; ValueError when it cannot be one."""
+    if not is_month(month):
+        raise ValueError(f"month {month!r} cannot name a folder")
+    tables: dict[Kind, Vectors] = {
+        "user": _sorted("user", users, dim, month),
+        "item": _sorted("item", items, dim, month),
+    }
+    manifest = SnapshotManifest(
+        month=month,
+        dim=dim,
+        last_ts=int(last_ts),
+        first_ts=int(first_ts),
+        rows={kind: len(tables[kind][0]) for kind in KINDS},
+        checksum=_content_checksum(tables),
+        features=tuple(features),
+        created_from=created_from,
+        extra=json.loads(json.dumps(extra)),
+    )
+    return manifest, tables
+
+
+def same_or_refuse(found: SnapshotManifest, wanted: SnapshotManifest) -> SnapshotManifest:
+    """The manifest that is there, if the new content is the same; SnapshotExistsError otherwise."""
+    if (found.checksum, found.dim, found.last_ts) == (wanted.checksum, wanted.dim, wanted.last_ts):
+        return found
+    raise SnapshotExistsError(
+        f"snapshot {found.month} exists with checksum {found.checksum} and rows up to {found.last_ts} ms, the new one "
+        f"has {wanted.checksum} and {wanted.last_ts} ms; a snapshot never changes: use another folder, or remove the "
+        "old one and every release that was made with it"
+    )
+
+
+def _sorted(kind: Kind, vectors: Vectors, dim: int, month: str) -> Vectors:
+    ids, rows = np.asarray(vectors[0], np.uint64), np.asarray(vectors[1], np.float32)
+    if rows.shape != (len(ids), dim):
+        raise ValueError(f"snapshot {month}: {len(ids)} {kind} ids with vectors {rows.shape}, dim {dim}")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"snapshot {month}: a {kind} vector is not finite; the tiny model diverged")
+    if not (ids[1:] > ids[:-1]).all():
+        order = np.argsort(ids)
+        ids, rows = ids[order], rows[order]
+        if (twice := ids[1:] == ids[:-1]).any():
+            raise ValueError(f"snapshot {month}: {kind} id {ids[1:][twice][0]} stands there twice")
+    return ids, np.ascontiguousarray(rows)
+
+
+def _content_checksum(tables: Mapping[Kind, Vectors]) -> str:
+    value = 0
+    for kind in KINDS:
+        for array in tables[kind]:
+            plain = array if sys.byteorder == "little" else array.byteswap()
+            value = _crc32c.crc32c(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data, value)
+    return f"crc32c:{value:08x}"

@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 from ecdctr.state.errors import SnapshotDamagedError, StateError
 from ecdctr.state.files import write_atomic
 from ecdctr.state.hashing import mix64
-from ecdctr.state.snapshots.base import EmbeddingStore, Monthly, distinct, union_chunks
+from ecdctr.state.snapshots.base import MonthlyStore, distinct, union_chunks
 from ecdctr.state.snapshots.database import VectorDb
-from ecdctr.state.snapshots.memory import MemoryEmbeddingStore
+from ecdctr.state.snapshots.protocol import KINDS, Kind, SnapshotManifest, Vectors
 from ecdctr.state.snapshots.snapshot import (
-    KINDS,
-    Kind,
-    SnapshotManifest,
-    Vectors,
     check_files,
     month_names,
     read_manifest,
@@ -30,13 +26,7 @@ from ecdctr.state.snapshots.snapshot import (
 )
 from ecdctr.state.vector_cache import VectorCache
 
-__all__ = [
-    "EmbeddingStore",
-    "MemoryEmbeddingStore",
-    "RocksEmbeddingStore",
-    "SnapshotManifest",
-    "write_snapshot",
-]
+__all__ = ["RocksEmbeddingStore"]
 
 _OPEN_MONTHS = 12
 
@@ -72,7 +62,7 @@ class _OpenMonth:
         self._db.close()
 
 
-class RocksEmbeddingStore(Monthly):
+class RocksEmbeddingStore(MonthlyStore):
     """All snapshots of one folder; see :class:`EmbeddingStore` for the contract.
 
     Any number of processes may read; months are written once, by whom the state folder belongs to. The months in

@@ -1,4 +1,4 @@
-"""``MemoryEmbeddingStore``: the embedding store's contract without files."""
+"""``MemoryEmbeddingStore``: the in-memory double of the snapshot store."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.snapshots.base import Monthly, distinct, union_chunks
-from ecdctr.state.snapshots.snapshot import Kind, SnapshotManifest, Vectors, describe, same_or_refuse
+from ecdctr.state.snapshots.base import MonthlyStore, describe, distinct, same_or_refuse, union_chunks
+from ecdctr.state.snapshots.protocol import Kind, SnapshotManifest, Vectors
 
 __all__ = ["MemoryEmbeddingStore"]
 
 
-class MemoryEmbeddingStore(Monthly):
-    """The same contract in memory, for tests and for runs that keep nothing."""
+class MemoryEmbeddingStore(MonthlyStore):
+    """Snapshots in memory, for tests and for runs without a state folder."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[SnapshotManifest, dict[Kind, Vectors]]] = {}
+        self._snapshots: dict[str, tuple[SnapshotManifest, dict[Kind, Vectors]]] = {}
         self._in_use: tuple[str, ...] = ()
 
     def months(self) -> list[str]:
-        return sorted(self._kept, key=lambda month: (self._kept[month][0].last_ts, month))
+        return sorted(self._snapshots, key=lambda month: (self._snapshots[month][0].last_ts, month))
 
     def manifest(self, month: str) -> SnapshotManifest:
-        if month not in self._kept:
+        if month not in self._snapshots:
             raise StateError(f"there is no snapshot {month!r}")
-        return self._kept[month][0]
+        return self._snapshots[month][0]
 
     def write(
         self,
@@ -42,9 +42,9 @@ class MemoryEmbeddingStore(Monthly):
         **more: Any,
     ) -> SnapshotManifest:
         manifest, tables = describe(month, dim, last_ts, users, items, **more)
-        if month in self._kept and not replace:
-            return same_or_refuse(self._kept[month][0], manifest)
-        self._kept[month] = manifest, {kind: (ids.copy(), v.copy()) for kind, (ids, v) in tables.items()}
+        if month in self._snapshots and not replace:
+            return same_or_refuse(self._snapshots[month][0], manifest)
+        self._snapshots[month] = manifest, {kind: (ids.copy(), v.copy()) for kind, (ids, v) in tables.items()}
         return manifest
 
     def use(self, months: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class MemoryEmbeddingStore(Monthly):
         vectors = np.zeros((len(unique), len(months), self.dim(months)), np.float32)
         present = np.zeros((len(unique), len(months)), np.bool_)
         for k, month in enumerate(months):
-            known, rows = self._kept[month][1][kind]
+            known, rows = self._snapshots[month][1][kind]
             if len(known) == 0:
                 continue
             at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
@@ -71,7 +71,7 @@ class MemoryEmbeddingStore(Monthly):
 
     def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
         self.dim(months)
-        yield from union_chunks([self._kept[month][1][kind][0] for month in months], rows)
+        yield from union_chunks([self._snapshots[month][1][kind][0] for month in months], rows)
 
     def scan(
         self, kind: Kind, months: Sequence[str], rows: int = 65_536

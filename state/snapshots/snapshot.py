@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import crc32c as _crc32c
 import numpy as np
-from numpy.typing import NDArray
 
-from ecdctr.state.errors import SnapshotDamagedError, SnapshotExistsError, StateError
+from ecdctr.state.errors import SnapshotDamagedError, StateError
 from ecdctr.state.files import checksum, fsync_dir, fsync_file, read_json, write_json
+from ecdctr.state.snapshots.base import describe, is_month, same_or_refuse
 from ecdctr.state.snapshots.database import build_db
+from ecdctr.state.snapshots.protocol import KINDS, SnapshotManifest, Vectors
 
-__all__ = [
-    "KINDS",
-    "Kind",
-    "SnapshotManifest",
-    "Vectors",
-    "check_files",
-    "describe",
-    "link_snapshots",
-    "month_names",
-    "read_manifest",
-    "same_or_refuse",
-    "write_snapshot",
-]
+__all__ = ["check_files", "link_snapshots", "month_names", "read_manifest", "write_snapshot"]
 
-Kind: TypeAlias = Literal["user", "item"]
-KINDS: tuple[Kind, Kind] = ("user", "item")
-Vectors: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float32]]
-"""Ids, shape ``(n,)``, each once, and their vectors, shape ``(n, d)``."""
-
-_MONTH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MANIFEST = "manifest.json"
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
-
-
-@dataclass(frozen=True)
-class SnapshotManifest:
-    """What a snapshot is.
-
-    Attributes
-    ----------
-    month
-        Label of the month; the name of the folder.
-    dim
-        Numbers of a vector.
-    last_ts, first_ts
-        Event time of the youngest and of the oldest training row, milliseconds since the epoch. A row may meet the
-        snapshot only if it is younger than ``last_ts``.
-    rows
-        Vectors of each kind.
-    checksum
-        CRC-32C over ids and vectors in id order: equal for equal content, wherever it was written.
-    features
-        What the tiny model read.
-    created_from
-        Where its training rows came from.
-    extra
-        Whatever else the writer noted.
-    """
-
-    month: str
-    dim: int
-    last_ts: int
-    first_ts: int
-    rows: dict[str, int]
-    checksum: str
-    features: tuple[str, ...] = ()
-    created_from: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def write_snapshot(
@@ -172,55 +114,11 @@ def check_files(path: Path) -> None:
             )
 
 
-def describe(
-    month: str,
-    dim: int,
-    last_ts: int,
-    users: Vectors,
-    items: Vectors,
-    *,
-    first_ts: int = 0,
-    features: Sequence[str] = (),
-    created_from: str = "",
-    **extra: Any,
-) -> tuple[SnapshotManifest, dict[Kind, Vectors]]:
-    """Manifest and sorted tables of a snapshot to be; ValueError when it cannot be one."""
-    if not _MONTH.fullmatch(month):
-        raise ValueError(f"month {month!r} cannot name a folder")
-    tables: dict[Kind, Vectors] = {
-        "user": _sorted("user", users, dim, month),
-        "item": _sorted("item", items, dim, month),
-    }
-    manifest = SnapshotManifest(
-        month=month,
-        dim=dim,
-        last_ts=int(last_ts),
-        first_ts=int(first_ts),
-        rows={kind: len(tables[kind][0]) for kind in KINDS},
-        checksum=_content_checksum(tables),
-        features=tuple(features),
-        created_from=created_from,
-        extra=json.loads(json.dumps(extra)),
-    )
-    return manifest, tables
-
-
-def same_or_refuse(found: SnapshotManifest, wanted: SnapshotManifest) -> SnapshotManifest:
-    """The manifest that is there, if the new content is the same; SnapshotExistsError otherwise."""
-    if (found.checksum, found.dim, found.last_ts) == (wanted.checksum, wanted.dim, wanted.last_ts):
-        return found
-    raise SnapshotExistsError(
-        f"snapshot {found.month} exists with checksum {found.checksum} and rows up to {found.last_ts} ms, the new one "
-        f"has {wanted.checksum} and {wanted.last_ts} ms; a snapshot never changes: use another folder, or remove the "
-        "old one and every release that was made with it"
-    )
-
-
 def month_names(folder: Path) -> list[str]:
     """Names of the snapshots in a folder, in no order."""
     if not folder.is_dir():
         return []
-    return [path.name for path in folder.iterdir() if path.is_dir() and _MONTH.fullmatch(path.name)]
+    return [path.name for path in folder.iterdir() if path.is_dir() and is_month(path.name)]
 
 
 def link_snapshots(there: Path, here: Path) -> None:
@@ -230,29 +128,6 @@ def link_snapshots(there: Path, here: Path) -> None:
         if not path.exists():
             here.mkdir(parents=True, exist_ok=True)
             path.symlink_to((there / month).resolve(), target_is_directory=True)
-
-
-def _sorted(kind: Kind, vectors: Vectors, dim: int, month: str) -> Vectors:
-    ids, rows = np.asarray(vectors[0], np.uint64), np.asarray(vectors[1], np.float32)
-    if rows.shape != (len(ids), dim):
-        raise ValueError(f"snapshot {month}: {len(ids)} {kind} ids with vectors {rows.shape}, dim {dim}")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"snapshot {month}: a {kind} vector is not finite; the tiny model diverged")
-    if not (ids[1:] > ids[:-1]).all():
-        order = np.argsort(ids)
-        ids, rows = ids[order], rows[order]
-        if (twice := ids[1:] == ids[:-1]).any():
-            raise ValueError(f"snapshot {month}: {kind} id {ids[1:][twice][0]} stands there twice")
-    return ids, np.ascontiguousarray(rows)
-
-
-def _content_checksum(tables: Mapping[Kind, Vectors]) -> str:
-    value = 0
-    for kind in KINDS:
-        for array in tables[kind]:
-            plain = array if sys.byteorder == "little" else array.byteswap()
-            value = _crc32c.crc32c(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data, value)
-    return f"crc32c:{value:08x}"
 
 
 def _seal(partial: Path, manifest: SnapshotManifest) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from ecdctr.state.errors import SnapshotExistsError, StateError
-from ecdctr.state.snapshots.disk import EmbeddingStore
-from ecdctr.state.snapshots.snapshot import SnapshotManifest, Vectors, describe
+from ecdctr.state.snapshots.base import describe
+from ecdctr.state.snapshots.protocol import EmbeddingStore, SnapshotManifest, Vectors
 
 __all__ = ["SnapshotCheck", "SnapshotWriter"]
 

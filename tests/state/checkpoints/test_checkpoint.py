@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecdctr.state.checkpoints.capture import merge_rows
-from ecdctr.state.checkpoints.disk import (
+from ecdctr.state.checkpoints import (
     Capture,
     CheckpointStore,
     CheckpointStoreLike,
     Loaded,
     MemoryCheckpointStore,
+    merge_rows,
 )
 from ecdctr.state.checkpoints.files import merge_from
 from ecdctr.state.errors import StateError

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.state.checkpoints.disk import Capture, CheckpointStore, Loaded
+from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded
 from ecdctr.state.errors import CheckpointDamagedError, StateError
 
 
@@ -257,7 +257,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.checkpoints.disk import Capture, CheckpointStore
+from ecdctr.state.checkpoints import Capture, CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]))
 loaded = store.newest()
 step = loaded.meta["step"] if loaded else 0

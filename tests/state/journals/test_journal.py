@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.journals.disk import Journal, JournalEntry, JournalLike, MemoryJournal
-from ecdctr.state.journals.entry import EntryKind, decode_line, encode_line
+from ecdctr.state.journals import EntryKind, Journal, JournalEntry, JournalLike, MemoryJournal
+from ecdctr.state.journals.lines import decode_line, encode_line
 from ecdctr.state.positions import Part
 
 
@@ -280,7 +280,7 @@ def test_fsync_mode_keeps_the_same_lines(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from ecdctr.state.journals.disk import Journal, JournalEntry
+from ecdctr.state.journals import EntryKind, Journal, JournalEntry
 from ecdctr.state.positions import Part
 journal = Journal(Path(sys.argv[1]))
 for step in range(10**9):

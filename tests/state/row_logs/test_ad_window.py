@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.ad_window import AdWindow
+from ecdctr.state.row_logs import AdWindow
 
 Make = Callable[..., AdWindow]
 

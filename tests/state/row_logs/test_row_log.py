@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.disk import MemoryRowLog, RowLog, RowLogLike
+from ecdctr.state.row_logs import MemoryRowLog, RowLog, RowLogLike
 
 DTYPE = np.dtype([("n", "<i8"), ("x", "<f4", (3,)), ("none", "<f4", (0,))])
 
@@ -206,7 +206,7 @@ _WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.row_logs.disk import RowLog
+from ecdctr.state.row_logs import RowLog
 log = RowLog(Path(sys.argv[1]), np.dtype([("n", "<i8")]))
 for i in range(100):
     log.append(np.array([(i,), (i,)], [("n", "<i8")]), np.array([i % 20, 20]))

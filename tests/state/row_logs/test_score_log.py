@@ -9,7 +9,7 @@ import pytest
 
 from ecdctr.events.time import DAY_MS
 from ecdctr.state.errors import StateError
-from ecdctr.state.row_logs.score_log import ScoreLog
+from ecdctr.state.row_logs import ScoreLog
 
 ARMS = ("actr", "ads_only", "cpm")
 

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import SnapshotDamagedError, StateError
-from ecdctr.state.snapshots.base import union_chunks
-from ecdctr.state.snapshots.disk import (
+from ecdctr.state.snapshots import (
     EmbeddingStore,
+    Kind,
     MemoryEmbeddingStore,
     RocksEmbeddingStore,
+    Vectors,
     write_snapshot,
 )
-from ecdctr.state.snapshots.snapshot import Kind, Vectors
+from ecdctr.state.snapshots.base import union_chunks
 
 Ids = NDArray[np.uint64]
 KINDS: tuple[Kind, Kind] = ("user", "item")
@@ -350,7 +351,7 @@ import json
 import sys
 from pathlib import Path
 import numpy as np
-from ecdctr.state.snapshots.disk import RocksEmbeddingStore
+from ecdctr.state.snapshots import RocksEmbeddingStore
 store = RocksEmbeddingStore(Path(sys.argv[1]))
 seen = set()
 print("ready", flush=True)

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from ecdctr.state.errors import SnapshotExistsError, StateError
-from ecdctr.state.snapshots.disk import MemoryEmbeddingStore, RocksEmbeddingStore
-from ecdctr.state.snapshots.snapshot import link_snapshots
-from ecdctr.state.snapshots.writer import SnapshotCheck, SnapshotWriter
+from ecdctr.state.snapshots import (
+    MemoryEmbeddingStore,
+    RocksEmbeddingStore,
+    SnapshotCheck,
+    SnapshotWriter,
+    link_snapshots,
+)
 
 
 def vectors(seed: int, n: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,17 @@
-"""What goes into a checkpoint and comes out of one, and how row deltas add up."""
+"""``CheckpointStoreLike``, the protocol of checkpoint stores: what goes in, what comes out, how row deltas add up."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Capture", "CheckpointInfo", "Loaded", "Rows", "merge_rows"]
+__all__ = ["Capture", "CheckpointInfo", "CheckpointStoreLike", "Loaded", "Rows", "merge_rows"]
 
 Rows: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
 """Of each table: row indices, shape ``(m,)``, and what stands in these rows, shape ``(m, width)``."""
@@ -74,6 +75,52 @@ class CheckpointInfo:
     bytes_total: int = 0
     segments: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class CheckpointStoreLike(Protocol):
+    """Checkpoints by name; the newest whole one is what recovery starts from.
+
+    Attributes
+    ----------
+    damaged
+        Names and reasons of the checkpoints that :meth:`newest` skipped; they are retained.
+    """
+
+    damaged: builtins.list[tuple[str, str]]
+
+    def save(self, capture: Capture) -> CheckpointInfo:
+        """Make a checkpoint of all rows captured so far; may run in a background thread, one at a time.
+
+        Raises
+        ------
+        StateError
+            It could not be written. Earlier checkpoints remain, and the next attempt includes these rows.
+        """
+        ...
+
+    def newest(self) -> Loaded | None:
+        """The newest whole checkpoint, adopted; None if there is none."""
+        ...
+
+    def load(self, name: str) -> Loaded:
+        """One checkpoint by name, checked, without adopting it.
+
+        Raises
+        ------
+        CheckpointDamagedError
+            A file is missing or not as it was written.
+        StateError
+            There is no checkpoint of that name.
+        """
+        ...
+
+    def adopt(self, loaded: Loaded) -> None:
+        """Continue from a checkpoint that :meth:`load` returned: the next :meth:`save` adds to it."""
+        ...
+
+    def list(self) -> builtins.list[CheckpointInfo]:
+        """Checkpoints, oldest first."""
+        ...
 
 
 def merge_rows(deltas: Sequence[Rows]) -> Rows:

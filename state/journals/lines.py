@@ -1,63 +1,20 @@
-"""``JournalEntry`` and the text line it becomes."""
+"""The text line that a journal entry becomes: a checksum and compact JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import crc32c as _crc32c
 
 from ecdctr.state.errors import StateError
+from ecdctr.state.journals.protocol import EntryKind, JournalEntry
 from ecdctr.state.positions import Part
 
-__all__ = ["EntryKind", "JournalEntry", "decode_line", "encode_line"]
+__all__ = ["decode_line", "encode_line"]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-class EntryKind(StrEnum):
-    """What a journaled step does. The value is its name in the journal's lines."""
-
-    NATURAL = "natural"
-    """Learns natural rows."""
-    AD = "ad"
-    """Learns ad rows."""
-    RELEASE = "release"
-    """A CPM release."""
-    MONTH = "month"
-    """CPM changes to the TPM snapshots of ``extra["months"]``."""
-    TPM = "tpm"
-    """Training of TPM from the stream is enabled or disabled, by ``extra["learns"]``."""
-    RESET = "reset"
-    """Reading continues at ``extra["positions"]``: ``--reset-offsets``."""
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """The plan of one step, written before the step is done.
-
-    Attributes
-    ----------
-    step
-        Number of the step; rises by exactly 1.
-    kind
-        What the step does.
-    parts
-        Offset ranges whose rows the step learns from, in canonical order.
-    clock
-        Event clock before the step, milliseconds since the epoch.
-    extra
-        Whatever else is needed to redo the step; plain JSON.
-    """
-
-    step: int
-    kind: EntryKind
-    parts: tuple[Part, ...] = ()
-    clock: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode_line(entry: JournalEntry) -> bytes:

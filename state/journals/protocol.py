@@ -1,0 +1,106 @@
+"""``JournalLike``, the protocol of journals, and ``JournalEntry``, the plan of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from ecdctr.state.positions import Part
+
+__all__ = ["EntryKind", "JournalEntry", "JournalLike"]
+
+
+class EntryKind(StrEnum):
+    """What a journaled step does. The value is its name in the journal's lines."""
+
+    NATURAL = "natural"
+    """Learns natural rows."""
+    AD = "ad"
+    """Learns ad rows."""
+    RELEASE = "release"
+    """A CPM release."""
+    MONTH = "month"
+    """CPM changes to the TPM snapshots of ``extra["months"]``."""
+    TPM = "tpm"
+    """Training of TPM from the stream is enabled or disabled, by ``extra["learns"]``."""
+    RESET = "reset"
+    """Reading continues at ``extra["positions"]``: ``--reset-offsets``."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """The plan of one step, written before the step is done.
+
+    Attributes
+    ----------
+    step
+        Number of the step; rises by exactly 1.
+    kind
+        What the step does.
+    parts
+        Offset ranges whose rows the step learns from, in canonical order.
+    clock
+        Event clock before the step, milliseconds since the epoch.
+    extra
+        Whatever else is needed to redo the step; plain JSON.
+    """
+
+    step: int
+    kind: EntryKind
+    parts: tuple[Part, ...] = ()
+    clock: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class JournalLike(Protocol):
+    """Entries of consecutive steps; each is appended before its step is done."""
+
+    def append(self, entry: JournalEntry) -> None:
+        """Add an entry; ValueError unless its step follows the last one.
+
+        Raises
+        ------
+        StateError
+            It could not be written; the journal is as it was before.
+        """
+        ...
+
+    def entries(self, after_step: int = -1) -> Iterator[JournalEntry]:
+        """Entries with ``step > after_step``, in order.
+
+        Raises
+        ------
+        JournalDamagedError
+            An entry other than the last one is damaged or missing.
+        """
+        ...
+
+    def first_step(self) -> int | None:
+        """Oldest retained step, or None."""
+        ...
+
+    def last_step(self) -> int | None:
+        """Newest step, or None."""
+        ...
+
+    def sync(self) -> None:
+        """Make all entries durable: before a checkpoint that builds on them becomes durable."""
+        ...
+
+    def rotate(self) -> None:
+        """Start a new file with the next entry (called at checkpoints)."""
+        ...
+
+    def drop_before(self, step: int, clock: int | None = None) -> None:
+        """Remove the oldest files all of whose entries have a smaller step (and, if given, an older clock)."""
+        ...
+
+    def truncate_after(self, step: int) -> None:
+        """Remove every entry with a larger step."""
+        ...
+
+    def close(self) -> None:
+        """Close the open file; appending again opens a new one."""
+        ...

@@ -1,0 +1,107 @@
+"""``EmbeddingStore``, the protocol of snapshot stores, and the types that it shares with its implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["KINDS", "EmbeddingStore", "Kind", "SnapshotManifest", "Vectors"]
+
+Kind: TypeAlias = Literal["user", "item"]
+KINDS: tuple[Kind, Kind] = ("user", "item")
+Vectors: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float32]]
+"""Ids, shape ``(n,)``, each once, and their vectors, shape ``(n, d)``."""
+
+
+@dataclass(frozen=True)
+class SnapshotManifest:
+    """What a snapshot is.
+
+    Attributes
+    ----------
+    month
+        Label of the month; the name of the folder.
+    dim
+        Numbers of a vector.
+    last_ts, first_ts
+        Event time of the youngest and of the oldest training row, milliseconds since the epoch. A row may meet the
+        snapshot only if it is younger than ``last_ts``.
+    rows
+        Vectors of each kind.
+    checksum
+        CRC-32C over ids and vectors in id order: equal for equal content, wherever it was written.
+    features
+        What the tiny model read.
+    created_from
+        Where its training rows came from.
+    extra
+        Whatever else the writer noted.
+    """
+
+    month: str
+    dim: int
+    last_ts: int
+    first_ts: int
+    rows: dict[str, int]
+    checksum: str
+    features: tuple[str, ...] = ()
+    created_from: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class EmbeddingStore(Protocol):
+    """The frozen TPM vectors of all months, and which months are in use."""
+
+    def months(self) -> list[str]:
+        """Months that have a snapshot, by youngest training row, oldest first."""
+        ...
+
+    def manifest(self, month: str) -> SnapshotManifest:
+        """What the month's snapshot is; StateError when there is none."""
+        ...
+
+    def write(
+        self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
+    ) -> SnapshotManifest:
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
+        ...
+
+    def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
+        """The ``k`` latest months all of whose training rows are older than ``clock_ms``, newest last."""
+        ...
+
+    def use(self, months: Sequence[str]) -> None:
+        """Put months into use, newest last; every reader sees the old set or the new one."""
+        ...
+
+    def in_use(self) -> tuple[str, ...]:
+        """Months in use, newest last."""
+        ...
+
+    def lookup(
+        self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``, for ids in any order that may repeat."""
+        ...
+
+    def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
+        """All ids that any of the months holds, each once, ascending, in pieces of bounded size."""
+        ...
+
+    def scan(
+        self, kind: Kind, months: Sequence[str], rows: int = 65_536
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
+        """Ids as of :meth:`iter_ids` with their vectors and presence as of :meth:`lookup`, read in sequence."""
+        ...
+
+    def verify(self, month: str) -> None:
+        """Check every byte of a month; SnapshotDamagedError names what is damaged."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
