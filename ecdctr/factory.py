@@ -269,12 +269,12 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
         trainer,
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
-        scores=ScoreLog(None, arms(settings), notes=notes.columns, fill=notes.fill(trainer)),
+        scores=ScoreLog(None, arms(settings), notes=notes.columns),
         ad_window=window,
         settings=never,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
-        note=notes.of if notes.slices else None,
+        note=notes.at_scoring(trainer),
         live_tpm=_learns_live(settings),
     )
 
@@ -309,12 +309,12 @@ def replay_engine(
         trainer,
         journal=NoJournal(),
         checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
-        scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns, fill=notes.fill(trainer)),
+        scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns),
         ad_window=window,
         settings=kept,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
-        note=notes.of if notes.slices else None,
+        note=notes.at_scoring(trainer),
         live_tpm=live,
     )
 

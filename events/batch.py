@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
@@ -46,6 +46,9 @@ class Batch:
         True click probability where a simulator knows it, float64, or None. Never a feature.
     parts
         Offset ranges the rows came from; empty for rows that did not come from Kafka.
+    notes
+        Further columns by name, shape ``(n,)`` each, or None. They follow the rows through :meth:`take` and :meth:`concat`
+        and are never features: a replay notes here what its report slices the rows by. None on the live path.
     """
 
     ts: NDArray[np.int64]
@@ -58,6 +61,7 @@ class Batch:
     list_id: NDArray[np.uint64] | None = None
     oracle: NDArray[np.float64] | None = None
     parts: tuple[Part, ...] = ()
+    notes: Mapping[str, NDArray[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -76,15 +80,20 @@ class Batch:
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Batch:
         """Rows by index, mask or slice; ``parts`` is dropped (the ranges no longer name the rows)."""
         columns = (getattr(self, name) for name in COLUMNS)
-        return Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
+        taken = Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
+        return taken if self.notes is None else taken.with_notes({n: c[rows] for n, c in self.notes.items()})
 
     def with_parts(self, parts: Sequence[Part]) -> Batch:
         """The same rows with another origin."""
         return replace(self, parts=tuple(parts))
 
+    def with_notes(self, notes: Mapping[str, NDArray[Any]] | None) -> Batch:
+        """The same rows with other notes."""
+        return replace(self, notes=notes)
+
     @staticmethod
     def concat(batches: Sequence[Batch], parts: Sequence[Part] = ()) -> Batch:
-        """Rows of all batches, in the order given; optional columns must be present in all or none."""
+        """Rows of all batches, in the order given; optional columns and notes must be present in all or none."""
         if not batches:
             raise ValueError("Batch.concat needs at least one batch")
         if len(batches) == 1:
@@ -93,10 +102,16 @@ class Batch:
         for name in COLUMNS:
             values = [getattr(b, name) for b in batches]
             columns[name] = None if values[0] is None else np.concatenate(values)
-        return Batch(**columns, parts=tuple(parts))  # type: ignore[arg-type]
+        first = batches[0].notes
+        notes = (
+            None
+            if first is None
+            else {n: np.concatenate([(b.notes or {})[n] for b in batches]) for n in first}
+        )
+        return Batch(**columns, parts=tuple(parts), notes=notes)  # type: ignore[arg-type]
 
 
-COLUMNS = tuple(field.name for field in fields(Batch) if field.name != "parts")
+COLUMNS = tuple(field.name for field in fields(Batch) if field.name not in ("parts", "notes"))
 """Names of all columns of a batch, those that may be None included."""
 
 REQUIRED_COLUMNS = tuple(field.name for field in fields(Batch) if field.default is MISSING)

@@ -132,8 +132,9 @@ class EventDecoder:
 
     Attributes
     ----------
-    watch
-        Called with the columns of all events that are decoded, before their ids are hashed; None: nobody looks.
+    text_notes
+        Fields (ids or categories) whose text the rows carry along as the note ``text:<field>``. Empty by default: a Python
+        string a row is far too slow for the live path, and only reports need the names behind the hashed ids.
 
     Examples
     --------
@@ -161,7 +162,7 @@ class EventDecoder:
         self.limits = Limits(max_string, ts_min_ms, ts_max_ms)
         self.list_field = list_field
         self.oracle_field = oracle_field
-        self.watch: Callable[[Columns], None] | None = None
+        self.text_notes: tuple[str, ...] = ()
         fields = EventFields(self.schema, list_field, oracle_field)
         self._fields = fields
         self._struct = fields.struct()
@@ -282,9 +283,7 @@ class EventDecoder:
         return self._finish(columns, np.arange(len(frame), dtype=np.int64), [])
 
     def _finish(self, columns: Columns, index: NDArray[np.int64], rejects: list[Reject]) -> Decoded:
-        if self.watch is not None:
-            self.watch(columns)
-        batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field)
+        batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field, self.text_notes)
         faults = columns.faults.items()
         if faults:
             rejects.extend(Reject(int(index[row]), reason, detail) for row, reason, detail in faults)

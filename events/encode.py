@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,10 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.schema import ColumnGroup, FeatureSchema
 from ecdctr.events.time import DAY_MS, HOUR_MS
 
-__all__ = ["Columns", "Faults", "Limits", "encode", "hash_ids"]
+__all__ = ["TEXT_NOTE", "Columns", "Faults", "Limits", "encode", "hash_ids"]
+
+TEXT_NOTE = "text:"
+"""Prefix of the notes that hold a field's text: ``text:site``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +115,17 @@ def hash_ids(columns: dict[str, pl.Series]) -> dict[str, NDArray[np.uint64]]:
 
 
 def encode(
-    columns: Columns, schema: FeatureSchema, limits: Limits, list_field: str | None, oracle_field: str | None
+    columns: Columns,
+    schema: FeatureSchema,
+    limits: Limits,
+    list_field: str | None,
+    oracle_field: str | None,
+    text_notes: Sequence[str] = (),
 ) -> Batch:
     """Check every value, hash the ids, and lay out the rows without fault as a ``Batch``.
 
-    Faults are marked in ``columns.faults``; the batch holds the other rows, in their order.
+    Faults are marked in ``columns.faults``; the batch holds the other rows, in their order. Each field named in
+    ``text_notes`` becomes the note ``text:<field>``: its strings as Python objects, None where missing.
     """
     _check(columns, limits)
     dense = _dense(columns, schema)
@@ -141,6 +151,9 @@ def encode(
         label=columns.label.astype(np.float32),
         list_id=None if list_field is None else ids[list_field],
         oracle=oracle,
+        notes={TEXT_NOTE + name: columns.text[name].to_numpy() for name in text_notes}
+        if text_notes
+        else None,
     )
     good = columns.faults.good()
     return batch if good.all() else batch.take(good)

@@ -82,7 +82,7 @@ def rebuild(
     compare
         False for a counterfactual.
     notes
-        What the score log is to keep beside scores.
+        The columns of the score log beside scores.
     """
     folders = factory.Folders(settings.state.folder)
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
@@ -97,12 +97,12 @@ def rebuild(
         engine.begin_at(base, folders.ad_window)
     decoder = factory.decoder(settings)
     if notes is not None:
-        notes.watch(decoder)
+        notes.prepare(decoder)
     with (
         factory.kafka_log(settings, decoder) as log,
         progress_bar(err, "redo the journal", None) as update,
     ):
-        done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update)
+        done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update, notes)
     difference = _compare(engine, loaded, base) if compare else None
     return Rebuilt(engine, loaded.name, done.steps, done.rows, difference, base.name if base else None)
 

@@ -24,7 +24,7 @@ from ecdctr.progress import event_day, progress_bar
 from ecdctr.replay.checks import DayCheck, FeatureProbe, checks
 from ecdctr.replay.figures import ReplayResult, evaluate, feature_slices
 from ecdctr.replay.play import Playback, RowNotes, SideBySide, StreamGaps, play
-from ecdctr.replay.sources import ADS, KafkaSource, Log, RowFilter, steps_of
+from ecdctr.replay.sources import KafkaSource, Log, RowFilter, steps_of
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.state.errors import ConfigError, DataError
@@ -116,9 +116,9 @@ def replay_source(
         others = options.arms.beside(loaded, settings)
         base = options.arms.base(options.base, settings)
         schema = FeatureSchema(settings.features, settings.model.dim)
-        gaps, slices = StreamGaps(), feature_slices(schema, options.slices)
-        notes = RowNotes(slices, tpm=factory.reads_snapshots(settings), gaps=gaps)
-        notes.watch(log.decoder)
+        slices = feature_slices(schema, options.slices)
+        notes = RowNotes(slices, tpm=factory.reads_snapshots(settings), gaps=StreamGaps())
+        notes.prepare(log.decoder)
         asked = asked_for(
             text,
             settings,
@@ -131,8 +131,7 @@ def replay_source(
         before = state.seconds
         every = options.checkpoint_every_s
         arms = state.arms(settings, others, options.arms.frozen, checkpoint_every_s=every, notes=notes)
-        gaps.skip(arms.engine.positions.get(ADS, 0))
-        watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine), gaps)
+        watch = _Watch(FeatureProbe(schema), DayCheck(arms.engine), notes)
         try:
             done = _play(err, arms, log, rows, settings, watch)
             peak = peak_mib()
@@ -199,7 +198,7 @@ class _Watch:
 
     features: FeatureProbe
     days: DayCheck
-    gaps: StreamGaps
+    notes: RowNotes
 
     def found(self, log: Log) -> list[dict[str, Any]]:
         months = self.days.engine.trainer.cpm_months
@@ -211,7 +210,7 @@ def _play(
     err: Console, arms: SideBySide, log: Log, rows: RowFilter, settings: Settings, watch: _Watch
 ) -> Playback:
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-    batches = watch.features.watch(watch.gaps.watch(rows.apply(log.batches())))
+    batches = watch.features.watch(watch.notes.apply(rows.apply(log.batches())))
     steps = steps_of(batches, **sizes)
     total = log.count() if rows.takes_all else None
 

@@ -89,7 +89,8 @@ class Engine:
         A step that was rolled back goes to the score log without scores (NaN): engines that run the same steps then
         have the same rows there, one by one.
     note
-        Gives the score log's notes on scored rows.
+        Computes notes that depend on the models when a row is scored, for the score log; those of the batch
+        (:attr:`Batch.notes`) go there in any case, as far as it has columns for them.
     """
 
     def __init__(
@@ -319,9 +320,6 @@ class Engine:
         elif entry.kind == EntryKind.RESET:
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == EntryKind.MONTH:
-            self._until_room(
-                "score log", self.scores.flush
-            )  # what fills its notes looks at the months in use
             self.trainer.use_months(tuple(entry.extra["months"]))
         elif entry.kind == EntryKind.TPM:
             if self.trainer.tiny is None:
@@ -356,6 +354,9 @@ class Engine:
             **rows.columns(ROW_COLUMNS),
             "label": rows.label.astype(np.uint8),
             **{f"p_{arm}": p for arm, p in result.scores.items()},
+            **(
+                {} if rows.notes is None else {n: rows.notes[n] for n in self.scores.notes if n in rows.notes}
+            ),
             **({} if self.note is None else self.note(rows)),
         }
         self._until_room("score log", lambda: self.scores.append(columns))

@@ -1,50 +1,53 @@
-"""``ValueNames``: what the values of a categorical feature are called; the models know their buckets alone."""
+"""``ValueNames``: the text of a categorical feature's values; the models see hashed buckets only."""
 
 from __future__ import annotations
 
-import polars as pl
+from typing import Any
 
-from ecdctr.events.encode import Columns, hash_ids
+import polars as pl
+from numpy.typing import NDArray
+
+from ecdctr.events.encode import hash_ids
 from ecdctr.events.schema import DERIVED_FIELDS, ColumnGroup
 
 __all__ = ["ValueNames"]
 
-KEPT = 65_536
-"""Names kept of a feature: those met first. What is frequent is met early."""
+MAX_NAMES = 65_536
+"""Most names stored of a feature: the first ones that occur. Frequent values occur early."""
 
 _TOGETHER, _LONGEST = 3, 60
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class ValueNames:
-    """Names of a feature's buckets, noted where events are decoded.
+    """Names of a feature's buckets, collected from the text of the events.
 
-    Several values may have met in a bucket: to the models they are one, and they are named together. A bucket whose
-    values came after ``KEPT`` others goes by its number.
+    Several values may share a bucket: the models cannot distinguish them, and they are named together. A bucket whose
+    values came after ``MAX_NAMES`` others is named by its number.
 
     Parameters
     ----------
     group
-        The feature; no bag.
+        The feature; not a bag.
 
     Attributes
     ----------
     derived
-        Whether the values are made from ``ts``: there are few, and all are known.
+        Whether the values are derived from ``ts``: there are few, and their names are known in advance.
 
     Examples
     --------
     >>> from ecdctr.events.schema import FeatureSchema
     >>> from ecdctr.events.settings import FeatureSpec
     >>> names = ValueNames(FeatureSchema([FeatureSpec(name="day", field="@weekday", buckets=7)], 4).group("day"))
-    >>> names.of(1), names.of(7)
+    >>> names.name(1), names.name(7)
     ('Monday', 'Sunday')
     """
 
     def __init__(self, group: ColumnGroup) -> None:
         self._group = group
         self._known: set[str] = set()
-        self._of_bucket: dict[int, list[str]] = {}
+        self._by_bucket: dict[int, list[str]] = {}
         field = group.spec.field
         self.derived = field in DERIVED_FIELDS
         if self.derived:
@@ -52,20 +55,20 @@ class ValueNames:
             words = _WEEKDAYS if field == "@weekday" else [str(n) for n in numbers]
             self._note(list(words), group.encode(numbers.to_numpy()).tolist())
 
-    def observe(self, columns: Columns) -> None:
-        """Note the names in some events."""
-        if self.derived or len(self._known) >= KEPT:
+    def observe(self, text: NDArray[Any]) -> None:
+        """Collect the names of some rows: their text as Python strings, None where missing, ``(n,)``."""
+        if self.derived or len(self._known) >= MAX_NAMES:
             return
-        met = columns.text[self._group.spec.field].drop_nulls().unique(maintain_order=True)
-        new = [name for name in met.to_list() if name not in self._known][: KEPT - len(self._known)]
+        values = [name for name in dict.fromkeys(text.tolist()) if name is not None]
+        new = [name for name in values if name not in self._known][: MAX_NAMES - len(self._known)]
         if new:
             hashed = hash_ids({"name": pl.Series(new, dtype=pl.String)})["name"]
             self._known.update(new)
             self._note(new, self._group.encode(hashed).tolist())
 
-    def of(self, bucket: int) -> str:
+    def name(self, bucket: int) -> str:
         """Name of a bucket, 1 .. ``buckets``."""
-        found = self._of_bucket.get(bucket)
+        found = self._by_bucket.get(bucket)
         if found is None:
             return f"bucket {bucket}"
         more = len(found) - _TOGETHER
@@ -73,7 +76,7 @@ class ValueNames:
 
     def _note(self, names: list[str], buckets: list[int]) -> None:
         for name, bucket in zip(names, buckets, strict=True):
-            self._of_bucket.setdefault(bucket, []).append(name)
+            self._by_bucket.setdefault(bucket, []).append(name)
 
 
 def _short(name: str) -> str:

@@ -11,6 +11,7 @@ from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
+from ecdctr.replay.play.row_notes import RowNotes
 from ecdctr.state.errors import DataError
 from ecdctr.state.journals import JournalEntry
 from ecdctr.state.positions import Positions
@@ -122,16 +123,20 @@ def _other_log(reached: Positions, wanted: Positions) -> DataError:
 
 
 def redo(
-    engine: Engine, log: KafkaLog, entries: Iterator[JournalEntry], progress: ProgressCallback | None = None
+    engine: Engine,
+    log: KafkaLog,
+    entries: Iterator[JournalEntry],
+    progress: ProgressCallback | None = None,
+    notes: RowNotes | None = None,
 ) -> Playback:
-    """Run journaled steps again with the rows that the log holds at their offsets."""
+    """Run journaled steps again with the rows that the log holds at their offsets; ``notes`` are added to them."""
     done = Playback()
     began = time.perf_counter()
     for entry in entries:
         batch = log.fetch(entry.parts) if entry.parts else None
         if batch is None and entry.kind in DOMAIN_NAMES:
             raise DataError(f"journal step {entry.step} ({entry.kind}) names no offsets")
-        engine.redo(entry, batch)
+        engine.redo(entry, batch if batch is None or notes is None else notes.add_to(batch))
         done.rows += 0 if batch is None else len(batch)
         done.steps += 1
         if progress is not None:

@@ -1,9 +1,8 @@
-"""``RowNotes``: what a replay's score log keeps of a row beside its scores, for slices that scores do not tell."""
+"""``RowNotes``: the columns that a replay notes for each row beside its scores, for slices that need more than scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.encode import Columns
+from ecdctr.events.encode import TEXT_NOTE
 from ecdctr.models.training import Trainer
 from ecdctr.replay.figures import TPM, USER_GAP_BOTH, FeatureSlice, gap_codes
 from ecdctr.replay.play.stream_gaps import StreamGaps
@@ -20,16 +19,18 @@ __all__ = ["RowNotes"]
 
 
 class RowNotes:
-    """Notes stand in the rows themselves, so a replay that is gone on with cuts and redoes them with the scores.
+    """Adds notes to the rows as they are read (:attr:`Batch.notes`); the engine writes them to the score log.
+
+    The score log holds the notes beside the scores, so a resumed replay truncates and recomputes both together.
 
     Parameters
     ----------
     slices
-        Features that were asked for.
+        The requested features.
     tpm
         Whether the models read TPM snapshots.
     gaps
-        Watches both streams; None: nobody does.
+        Computes the time since each user's last row in either stream; None: that slice is left out.
 
     Attributes
     ----------
@@ -40,48 +41,46 @@ class RowNotes:
     def __init__(
         self, slices: Sequence[FeatureSlice] = (), *, tpm: bool = False, gaps: StreamGaps | None = None
     ) -> None:
-        self.slices, self.gaps = tuple(slices), gaps
-        self.columns = {asked.column: asked.dtype for asked in slices}
+        self.slices, self._tpm, self._gaps = tuple(slices), tpm, gaps
+        self.columns = {feature.column: feature.dtype for feature in slices}
         if gaps is not None:
             self.columns[USER_GAP_BOTH.column] = "|u1"
         if tpm:
             self.columns[TPM.column] = "|u1"
 
-    def watch(self, decoder: EventDecoder) -> None:
-        """Have names noted where events are decoded."""
-        if self.slices:
-            decoder.watch = self._observe
+    def prepare(self, decoder: EventDecoder) -> None:
+        """Make the decoder keep the text of the fields whose values the report names."""
+        fields = (feature.text_field for feature in self.slices)
+        decoder.text_notes = tuple(dict.fromkeys(field for field in fields if field is not None))
 
-    def _observe(self, columns: Columns) -> None:
-        for asked in self.slices:
-            asked.observe(columns)
+    def apply(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Add the notes to every batch; rows of both domains, in event order."""
+        return map(self.add_to, batches)
 
-    def of(self, rows: Batch) -> dict[str, NDArray[Any]]:
-        """What the rows themselves tell."""
-        return {asked.column: asked.of(rows) for asked in self.slices}
+    def add_to(self, batch: Batch) -> Batch:
+        """The same rows with the notes that depend on the rows alone, in place of the text of their fields."""
+        text = batch.notes or {}
+        notes: dict[str, NDArray[Any]] = {}
+        for feature in self.slices:
+            if feature.text_field is not None:
+                feature.observe(text[TEXT_NOTE + feature.text_field])
+            notes[feature.column] = feature.values(batch)
+        if self._gaps is not None:
+            notes[USER_GAP_BOTH.column] = codes = np.zeros(len(batch), np.uint8)  # the slice covers ads only
+            ads = batch.domain == AD
+            codes[ads] = gap_codes(self._gaps.observe(batch)[ads])
+        return batch.with_notes(notes or None)
 
-    def fill(self, trainer: Trainer) -> Callable[[Mapping[str, Any]], dict[str, NDArray[Any]]] | None:
-        """What the trainer's snapshots and earlier rows tell, of many rows at once: of a step's few it costs as much."""
-        makers: dict[str, Callable[[Mapping[str, Any]], NDArray[Any]]] = {
-            TPM.column: partial(_tpm, trainer),
-            USER_GAP_BOTH.column: self._gap,
-        }
-        filled = {column: make for column, make in makers.items() if column in self.columns}
-        if not filled:
+    def at_scoring(self, trainer: Trainer) -> Callable[[Batch], dict[str, NDArray[Any]]] | None:
+        """The notes that depend on the trainer's state when a row is scored, as :class:`Engine` takes them."""
+        if not self._tpm:
             return None
-        return lambda rows: {column: make(rows) for column, make in filled.items()}
-
-    def _gap(self, rows: Mapping[str, Any]) -> NDArray[np.uint8]:
-        assert self.gaps is not None
-        codes = np.zeros(len(rows["ts"]), np.uint8)  # of natural rows nobody asks
-        ads = rows["domain"] == AD
-        codes[ads] = gap_codes(self.gaps.take(rows["user"][ads]))
-        return codes
+        return lambda rows: {TPM.column: _tpm(trainer, rows)}
 
 
-def _tpm(trainer: Trainer, rows: Mapping[str, Any]) -> NDArray[np.uint8]:
-    present = trainer.tpm_present(rows["ts"], rows["user"], rows["item"])
+def _tpm(trainer: Trainer, rows: Batch) -> NDArray[np.uint8]:
+    present = trainer.tpm_present(rows.ts, rows.user, rows.item)
     if present is None:
-        return np.full(len(rows["ts"]), len(TPM.values) - 1, np.uint8)
+        return np.full(len(rows), len(TPM.values) - 1, np.uint8)
     user, item = present
     return user + np.uint8(2) * item

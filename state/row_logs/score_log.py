@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ class ScoreLog:
     read_only
         For a reader beside a living writer.
     notes
-        Further columns with their types, whatever the rows are to be parted by later. Found in the folder where
-        ``arms`` are.
-    fill
-        Gives notes that the rows do not bring along, of many rows at once when they are written.
+        Further columns and their types, by which reports slice the rows later. Read from the folder where ``arms`` are.
+
+    Attributes
+    ----------
+    notes
+        Names of the further columns.
     """
 
     def __init__(
@@ -57,16 +59,16 @@ class ScoreLog:
         arms: Sequence[str] | None = None,
         read_only: bool = False,
         notes: Mapping[str, str] | None = None,
-        fill: Callable[[Mapping[str, Any]], Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         if arms is None:
             if folder is None:
                 raise ValueError("a score log in memory needs the names of its arms")
             arms, notes = _columns_of(Path(folder))
         self.arms = tuple(arms)
+        self.notes = tuple(notes or ())
         scores = ((f"p_{arm}", "<f4") for arm in self.arms)
         dtype = np.dtype([*_ROW, *scores, *(notes or {}).items()])
-        self._dtype, self._fill = dtype, fill
+        self._dtype = dtype
         self._log: RowLogLike = (
             MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, read_only=read_only)
         )
@@ -78,8 +80,6 @@ class ScoreLog:
 
     def append(self, columns: Mapping[str, NDArray[Any] | None]) -> None:
         """Add rows; ``list_id``, ``oracle`` and any ``p_<arm>`` may be absent or None (0, NaN, NaN)."""
-        if self._fill is not None:
-            columns = {**columns, **self._fill(columns)}
         unknown = set(columns) - set(self.columns)
         if unknown:
             raise ValueError(f"the score log has no columns {sorted(unknown)}; it has {list(self.columns)}")

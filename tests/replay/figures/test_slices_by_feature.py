@@ -56,7 +56,7 @@ def noted(events, slices, decoded):
     batch = decoded.batch
     columns = {name: getattr(batch, name) for name in ("ts", "user", "item", "domain")}
     columns |= {"label": batch.label.astype(np.uint8), "p_a": events["p"].to_numpy()}
-    return columns | {asked.column: asked.of(batch) for asked in slices}
+    return columns | RowNotes(slices).add_to(batch).notes
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def decoder():
 @pytest.fixture(scope="module")
 def found(events, decoder):
     notes = RowNotes(feature_slices(decoder.schema, NAMES))
-    notes.watch(decoder)
+    notes.prepare(decoder)
     columns = noted(events, notes.slices, decoder.from_frame(events))
     return evaluate(columns, ["a"], slices=notes.slices, day_samples=10, samples=10)["slices"]
 
@@ -186,18 +186,21 @@ def test_names_are_found_whichever_way_events_come(events, decoder):
         lambda: decoder.from_packed([to_arrow_message(few[:100]), to_arrow_message(few[100:])], 0),
     ):
         (asked,) = feature_slices(decoder.schema, ["site"])
-        RowNotes([asked]).watch(decoder)
-        buckets = np.unique(asked.of(decode().batch))
-        names.append([asked.names.of(b) for b in buckets.tolist() if b])
+        notes = RowNotes([asked])
+        notes.prepare(decoder)
+        batch = notes.add_to(decode().batch)
+        assert list(batch.notes) == [asked.column]  # the text itself goes no further
+        buckets = np.unique(batch.notes[asked.column])
+        names.append([asked.names.name(b) for b in buckets.tolist() if b])
     assert names[0] == names[1] == names[2]
     assert set(names[0]) == set(few["site"].drop_nulls())
-    assert slices[0].names.of(17) == "bucket 17"  # nobody told it
+    assert slices[0].names.name(17) == "bucket 17"  # its text was never observed
 
 
 def test_values_of_one_bucket_are_named_together_and_look_alikes_by_their_bucket():
     decoder = EventDecoder(FeatureSchema([FeatureSpec(name="a", buckets=2), FeatureSpec(name="b")], 4))
     slices = feature_slices(decoder.schema, ["a", "b"])
-    RowNotes(slices).watch(decoder)
+    RowNotes(slices).prepare(decoder)
     n = 400
     values = [f"v{i % 10}" for i in range(n)]
     frame = pl.DataFrame(
@@ -228,16 +231,17 @@ def test_values_of_one_bucket_are_named_together_and_look_alikes_by_their_bucket
 
 
 def test_names_kept_are_bounded(monkeypatch):
-    monkeypatch.setattr(value_names, "KEPT", 10)
+    monkeypatch.setattr(value_names, "MAX_NAMES", 10)
     decoder = EventDecoder(FeatureSchema([FeatureSpec(name="a", buckets=10**8)], 4))
     slices = feature_slices(decoder.schema, ["a"])
-    RowNotes(slices).watch(decoder)
+    notes = RowNotes(slices)
+    notes.prepare(decoder)
     row = {"event_id": 1, "ts": 1_700_000_000_000, "domain": 1, "user_id": 1, "item_id": 1, "label": 0}
     frame = pl.DataFrame({"a": [f"v{i}" for i in range(30)]}).with_columns(
         **{k: pl.lit(v) for k, v in row.items()}
     )
-    buckets = slices[0].of(decoder.from_frame(frame).batch).tolist()
-    named = [slices[0].names.of(b) for b in buckets]
+    buckets = notes.add_to(decoder.from_frame(frame).batch).notes["f_a"].tolist()
+    named = [slices[0].names.name(b) for b in buckets]
     assert named[:10] == frame["a"][:10].to_list()
     assert named[10:] == [f"bucket {b}" for b in buckets[10:]]
 
