@@ -218,7 +218,7 @@ def _play(
         err.print("stopping after this step; Ctrl-C again stops at once")
 
     with progress_bar(err, BAR.format(log.name), total) as update, interruptible(told) as stop:
-        done = play(watch.days, steps, update, stop, tuple(arms.beside.values()))
+        done = play((watch.days, *arms.beside.values()), steps, update, stop)
     if not done.torn:
         watch.days.close_day()
     return done
@@ -256,7 +256,7 @@ def _report(
             name: {
                 "checkpoint": str(options.arms.frozen[name]),
                 "clock": arm.clock,
-                "not_asked": arm.not_asked,
+                "not_asked": arm.not_predicted,
             }
             for name, arm in arms.frozen.items()
         },

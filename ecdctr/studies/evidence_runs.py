@@ -165,7 +165,7 @@ def play_run(run: Run) -> Scored:
     """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
     from ecdctr import factory
     from ecdctr.commands.basic import train_tpm
-    from ecdctr.replay.play import SideBySide
+    from ecdctr.replay.play import SideBySide, play
     from ecdctr.replay.sources import SourceLog, steps_of
     from ecdctr.settings import load_settings
     from ecdctr.sources import open_with_features
@@ -186,8 +186,8 @@ def play_run(run: Run) -> Scored:
         known = _Known()
         batches = known.watch(SourceLog(source, factory.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-        for step in steps_of(batches, **sizes):
-            arms.run(step)
+        if play(arms.players, steps_of(batches, **sizes)).interrupted:
+            raise KeyboardInterrupt
         columns = arms.columns(AD)
         arms.close(checkpoint=False)
     columns |= known.columns()

@@ -1,4 +1,4 @@
-"""Playing a log through the engine: one arm or several side by side on the same batches."""
+"""Replaying a log through the engine: one arm or several arms side by side on the same batches."""
 
 from ecdctr.replay.play.arms import MergedScores, SideBySide
 from ecdctr.replay.play.buffered_scores import BufferedScores

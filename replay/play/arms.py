@@ -1,4 +1,4 @@
-"""``SideBySide``: several engines over the same steps, their scores row by row in one table."""
+"""``SideBySide``: several engines that run the same steps, and their scores row by row in one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD
-from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.replay.figures import Columns
 from ecdctr.replay.play.frozen import FrozenArm
@@ -20,21 +19,21 @@ __all__ = ["MergedScores", "SideBySide"]
 
 
 class MergedScores:
-    """The score log of an engine, and those of the arms beside it, as one.
+    """The score log of an engine and those of the arms beside it, merged row by row.
 
     Parameters
     ----------
     scores
-        Its columns keep their names.
+        The engine's score log; its columns keep their names.
     beside
-        By name: ``p_<name>`` is their ``p_actr`` on ads, their ``p_cpm`` on natural rows.
+        Score logs by arm name. Column ``p_<name>`` of the result is their ``p_actr`` on ads and their ``p_cpm`` on natural rows.
     """
 
     def __init__(self, scores: ScoreLog, beside: Mapping[str, ScoreLog]) -> None:
         self._scores, self._beside = scores, beside
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`ecdctr.replay.figures.ScoredDays`."""
+        """See :class:`ecdctr.replay.figures.ScoredDays`."""
         for day in self._scores.sizes():
             yield day, self._day(day)
 
@@ -42,13 +41,13 @@ class MergedScores:
         columns = self._scores.read(first_day=day, last_day=day)
         for name, log in self._beside.items():
             found = log.read(first_day=day, last_day=day)
-            # Of a step that a second Ctrl-C tore, some have scored the rows and some have not.
+            # A second Ctrl-C may end a step after some of the arms have scored its rows.
             rows = min(len(columns["ts"]), len(found["ts"]))
             columns = {k: v[:rows] for k, v in columns.items()}
             for key in ("ts", "user", "item"):
                 if not np.array_equal(columns[key], found[key][:rows]):
                     raise StateError(
-                        f"arm {name} has not scored the rows that the others have: play the log anew, without --resume"
+                        f"arm {name} has not scored the same rows as the other arms: replay the log again, without --resume"
                     )
             both = (found[f"p_{served}"][:rows] for served in ("actr", "cpm"))
             columns[f"p_{name}"] = np.where(columns["domain"] == AD, *both)
@@ -56,17 +55,16 @@ class MergedScores:
 
 
 class SideBySide:
-    """The engine of the configuration, and arms of their own beside it.
+    """The engine of the configuration and further arms, all of which score the same rows in the same order.
 
-    All of them score the same rows in the same order: engines must be made with ``score_skipped``, and agree in which
-    natural rows are scored.
+    Engines must be made with ``score_skipped`` and select the same natural rows for scoring. :func:`play` runs their steps.
 
     Parameters
     ----------
     engine
         Its arms keep their names.
     beside
-        By name: what serves in each of them stands under that name, on natural rows its CPM.
+        Further arms by name. Under that name the merged table holds their served score, on natural rows that of their CPM.
     """
 
     def __init__(self, engine: Engine, beside: Mapping[str, Engine | FrozenArm] | None = None) -> None:
@@ -74,21 +72,21 @@ class SideBySide:
         self.beside = dict(beside or {})
 
     @property
+    def players(self) -> tuple[Engine | FrozenArm, ...]:
+        """All of them, the engine of the configuration first: what :func:`play` runs."""
+        return (self.engine, *self.beside.values())
+
+    @property
     def frozen(self) -> dict[str, FrozenArm]:
-        """Those that learn nothing."""
+        """The arms that do not learn, by name."""
         return {name: arm for name, arm in self.beside.items() if isinstance(arm, FrozenArm)}
 
     def bind_thread(self) -> None:
-        """As :meth:`Engine.bind_thread`."""
+        """See :meth:`Engine.bind_thread`."""
         self.engine.bind_thread()
 
-    def run(self, step: Step) -> None:
-        """Do a step in all of them."""
-        for one in (self.engine, *self.beside.values()):
-            one.run(step)
-
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """Scored rows by event day, as :class:`ecdctr.replay.figures.ScoredDays`."""
+        """Scored rows by event day, see :class:`ecdctr.replay.figures.ScoredDays`."""
         return MergedScores(self.engine.scores, {n: arm.scores for n, arm in self.beside.items()}).days()
 
     def columns(self, domain: int) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""A score log that writes many steps' rows at once: a replay's steps are small, and a write costs as much as a row."""
+"""``BufferedScores``: a score log that writes the rows of many steps at once, since a replay's steps are small."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ BUFFER_ROWS = 16_384
 
 
 class BufferedScores(ScoreLog):
-    """As :class:`ScoreLog`; rows wait in memory until there are ``BUFFER_ROWS``, or until somebody asks for any.
+    """A :class:`ScoreLog` that buffers rows in memory until there are ``BUFFER_ROWS``, or until rows are read.
 
-    What waits is lost when the process dies; a checkpoint asks for :meth:`sizes`, so it never names rows that wait.
+    Buffered rows are lost when the process dies. A checkpoint calls :meth:`sizes`, which writes the buffer, so it never
+    names rows that are not in the file.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: list[dict[str, NDArray[Any]]] = []
+        self._buffer: list[dict[str, NDArray[Any]]] = []
         self._rows = 0
 
     def append(self, columns: Mapping[str, NDArray[Any] | None]) -> None:
         rows = len(columns["ts"])  # type: ignore[arg-type]
-        nothing = np.full(rows, np.nan, np.float32)
-        whole = {f"p_{arm}": nothing for arm in self.arms}
-        self._waiting.append(whole | {k: v for k, v in columns.items() if v is not None})
+        missing = np.full(rows, np.nan, np.float32)
+        whole = {f"p_{arm}": missing for arm in self.arms}
+        self._buffer.append(whole | {k: v for k, v in columns.items() if v is not None})
         self._rows += rows
         if self._rows >= BUFFER_ROWS:
             self._write()
@@ -44,14 +45,14 @@ class BufferedScores(ScoreLog):
         return super().sizes()
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
-        self._waiting, self._rows = [], 0
+        self._buffer, self._rows = [], 0
         super().truncate(sizes)
 
     def flush(self, fsync: bool = False) -> None:
         if not fsync:
             self._write()
-        # Else it is a checkpoint's thread that asks, for rows that were written when their number was taken: those that
-        # wait are of the thread that appends.
+        # With fsync this runs in the thread that saves a checkpoint. The rows that the checkpoint names have been written
+        # when it took their number; the buffer belongs to the thread that appends.
         super().flush(fsync)
 
     def close(self) -> None:
@@ -59,6 +60,6 @@ class BufferedScores(ScoreLog):
         super().close()
 
     def _write(self) -> None:
-        waiting, self._waiting, self._rows = self._waiting, [], 0
-        if waiting:
-            super().append({k: np.concatenate([w[k] for w in waiting]) for k in waiting[0]})
+        parts, self._buffer, self._rows = self._buffer, [], 0
+        if parts:
+            super().append({k: np.concatenate([part[k] for part in parts]) for k in parts[0]})

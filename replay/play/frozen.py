@@ -1,4 +1,4 @@
-"""``FrozenArm``: the model of some earlier day beside those that learn."""
+"""``FrozenArm``: a model as it was at an earlier checkpoint, as an arm that does not learn."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["FrozenArm"]
 
 
 class FrozenArm:
-    """A trainer that stands where a checkpoint left it: predicts what the others predict, learns nothing.
+    """A trainer restored from a checkpoint: predicts the rows that the other arms predict, and does not learn.
 
-    A row that is not younger than the checkpoint's event clock may have been learned by it, so it is not asked of
-    that row: the row stands in the score log without scores, and no arm is judged on it.
+    The model may have learned from any row that is not younger than the checkpoint's event clock. Such a row gets no
+    prediction: it stands in the score log without scores (NaN), and no arm is evaluated on it.
 
     Parameters
     ----------
     trainer
         Restored from the checkpoint.
     scores
-        Where its predictions go: ``actr`` what served, ``cpm``.
+        Score log for its predictions: ``actr`` is the served score, ``cpm`` that of CPM.
     positions
-        How far in the log the arms beside it are.
+        Positions of the arms beside it in the log.
 
     Attributes
     ----------
     clock
         The checkpoint's event clock, ms.
-    not_asked
-        Rows not younger than it, of those that the others scored.
+    not_predicted
+        Rows not younger than it, among those that the other arms scored.
     """
 
     def __init__(self, trainer: Trainer, scores: ScoreLog, positions: Positions | None = None) -> None:
@@ -40,17 +40,17 @@ class FrozenArm:
         self.scores = scores
         self.positions = Positions(positions or {})
         self.clock = trainer.clock
-        self.not_asked = 0
+        self.not_predicted = 0
 
     def run(self, step: Step) -> None:
-        """Predict the rows that a step scores."""
+        """Predict the rows of a step that the other arms score, and write them to the score log."""
         scored, found = self._trainer.score(step)
         if len(scored):
             rows = step.batch.take(scored)
-            seen = rows.ts <= self.clock
-            self.not_asked += int(seen.sum())
+            learned = rows.ts <= self.clock
+            self.not_predicted += int(learned.sum())
             p = {
-                f"p_{arm}": np.where(seen, np.float32(np.nan), found[arm])
+                f"p_{arm}": np.where(learned, np.float32(np.nan), found[arm])
                 for arm in ("actr", "cpm")
                 if arm in found
             }
@@ -59,5 +59,5 @@ class FrozenArm:
         self.positions.advance(step.parts)
 
     def close(self, *, checkpoint: bool = True) -> None:  # noqa: ARG002
-        """There is nothing to keep but the scores."""
+        """Close the score log; there is no other state."""
         self.scores.close()

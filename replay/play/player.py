@@ -1,4 +1,4 @@
-"""Playing a log back: the steps of a source, through the same engine that runs live."""
+"""Replaying a log: the steps of a source run through the same engine that runs live, by one arm or several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ecdctr.state.positions import Positions
 __all__ = ["Playback", "Player", "ProgressCallback", "play", "redo"]
 
 ProgressCallback = Callable[[int, int], None]
-"""``progress(rows done, event clock in ms)``."""
+"""Called as ``progress(rows done, event clock in ms)``."""
 
 
 @dataclass
@@ -29,13 +29,17 @@ class Playback:
     Attributes
     ----------
     rows, steps
-        All of them, those of the run that was gone on with included.
+        Rows and steps of the log up to the end, including those that an earlier, interrupted run had done.
+    seconds
+        Wall time.
     cpu_seconds
-        Of this process, all of its threads.
+        CPU time of this process, all threads.
     skipped
         Rows that an earlier run had done.
-    interrupted, torn
-        Ended early; ended within a step.
+    interrupted
+        Whether it ended before the end of the log.
+    torn
+        Whether it ended within a step, so that the models must not be used further.
     """
 
     rows: int = 0
@@ -52,45 +56,55 @@ class Playback:
 
 
 class Player(Protocol):
-    """What runs the steps of a replay: an engine, or an arm beside it."""
+    """Something that runs the steps of a replay: an engine, or an arm beside it."""
 
     @property
     def positions(self) -> Mapping[tuple[str, int], int]:
-        """How far in the log it is."""
+        """Next offset of each partition."""
         ...
 
     def run(self, step: Step) -> Any:
-        """Do a step."""
+        """Run a step."""
         ...
 
 
 def play(
-    player: Player,
+    players: Sequence[Player],
     steps: Iterator[Step],
     progress: ProgressCallback | None = None,
     stop: Callable[[], bool] | None = None,
-    beside: Sequence[Player] = (),
 ) -> Playback:
-    """Run every step through the engine; ``stop`` is asked after each, Ctrl-C ends it even within one.
+    """Run every step through every player, in the given order.
 
-    An engine that has done steps already (:meth:`Engine.recover`) goes on behind them: the steps that lead up to
-    its positions are counted and not run. Those ``beside`` it run the same steps, each from where it stands.
+    A player that has run steps before (:meth:`Engine.recover`) resumes at its own positions: the steps that lead up to
+    them are skipped for this player.
+
+    Parameters
+    ----------
+    players
+        :attr:`Playback.skipped` counts the rows that the first one skips.
+    steps
+        Steps of the log, from its beginning.
+    progress
+        Called after each step.
+    stop
+        Called after each step; the replay ends if it returns true. Ctrl-C ends it even within a step.
 
     Raises
     ------
     DataError
-        The steps do not lead to an engine's positions: the log is not the one that it has learned from.
+        The steps do not lead to a player's positions, so this is not the log from which it has learned.
     """
     done = Playback()
     began, cpu = time.perf_counter(), time.process_time()
     reached = Positions()
-    waiting = {one: Positions(one.positions) for one in (player, *beside) if Positions(one.positions)}
+    waiting = {one: Positions(one.positions) for one in players if Positions(one.positions)}
     try:
         for step in steps:
-            for one in (player, *beside):
+            for one in players:
                 if one not in waiting:
                     one.run(step)
-                elif one is player:
+                elif one is players[0]:
                     done.skipped += len(step.batch)
             reached.advance(step.parts)
             for one, wanted in list(waiting.items()):
@@ -109,7 +123,7 @@ def play(
             for wanted in waiting.values():
                 raise _other_log(reached, wanted)
     except KeyboardInterrupt:
-        # Somewhere within a step: its figures stand, its model must not be gone on with.
+        # Somewhere within a step: the scores so far are valid, but the models must not be used further.
         done.interrupted = done.torn = True
     done.seconds, done.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     return done
@@ -117,8 +131,8 @@ def play(
 
 def _other_log(reached: Positions, wanted: Positions) -> DataError:
     return DataError(
-        f"the log does not lead to where the replay was ({dict(wanted)}; it gives {dict(reached)}): it has changed "
-        "since; replay it anew, without --resume"
+        f"the log does not lead to the positions of the interrupted replay ({dict(wanted)}; it leads to {dict(reached)}): "
+        "it has changed since then; replay it again, without --resume"
     )
 
 

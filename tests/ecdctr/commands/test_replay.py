@@ -171,7 +171,7 @@ def test_users_are_sampled_whole(loaded, parquet, tmp_path):
         ({"last": "7d", "until": "2026-01-01"}, ConfigError, "choose one"),
         ({"until": "tomorrow"}, ConfigError, "--until 'tomorrow' is not a date"),
         ({"since": "1.2.26"}, ConfigError, "--from '1.2.26' is not a date"),
-        ({"last": "1w"}, DataError, "'1w' is no length of time"),
+        ({"last": "1w"}, DataError, "'1w' is not a length of time"),
     ],
 )
 def test_wrong_options_are_named(loaded, tmp_path, options, error, message):
@@ -252,7 +252,7 @@ def test_resume_refuses_a_log_that_has_changed(loaded, parquet, tmp_path, monkey
         StopAfter(patch, 5_000)
         run(loaded, str(log), tmp_path / "out")
     events.head(1_000).write_parquet(log)
-    with pytest.raises(DataError, match="the log does not lead to where the replay was"):
+    with pytest.raises(DataError, match="the log does not lead to the positions of the interrupted replay"):
         run(loaded, str(log), tmp_path / "out", resume=True)
 
 
