@@ -68,7 +68,7 @@ class Beside:
             self._awake.wait()
             second += 1
             self._reporter.tick(self._engine, self._intake, {"json": second})
-            self._reporter.station.deliver()
+            self._reporter.dashboard.deliver()
             for path, every in (("/api/snapshot", 2), ("/metrics", 5)):
                 if second % every == 0:
                     with urllib.request.urlopen(self._address + path, timeout=60) as answer:
@@ -152,7 +152,7 @@ def main() -> None:
             folder=Path(name) / "with" / "monitor",
             now=lambda: watched_s + (time.perf_counter() - watched_from if watched_from else 0.0),
         )
-        port = reporter.station.serve("127.0.0.1", 0)
+        port = reporter.dashboard.serve("127.0.0.1", 0)
         engines[0].bind_thread()
         reporter.begin(engines[1])
         beside = Beside(reporter, engines[1], port)

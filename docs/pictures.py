@@ -37,7 +37,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
-from ecdctr.monitor.dashboard import Station
+from ecdctr.monitor.dashboard import Dashboard
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.replay.sources import Simulator
@@ -113,7 +113,7 @@ def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], befor
     engine = factory.memory_engine(settings)
     quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
     report = Reporter(FeatureSchema(settings.features, settings.model.dim), KafkaSettings(), TopicSettings(), quiet)
-    port = report.station.serve("127.0.0.1", 0)
+    port = report.dashboard.serve("127.0.0.1", 0)
     report.begin(engine)
     steps = steps_of(log.batches(), natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch)
     play(engine, report, steps, first_ms + BREAKS * DAY_MS, source.count() or 0)
@@ -131,8 +131,8 @@ def model() -> None:
     sim = Simulator(seed=3, days=days, live_from=0, users=1500, items=400, natural_per_day=4000, ads_per_day=3000)
     decoder = EventDecoder(sim.feature_specs())
     monitor = Monitor(FeatureSchema(sim.feature_specs(), 4), WatchSettings(probes=ProbeSettings(period="4d", periods=4)))
-    station = Station(monitor, refresh_s=0.1)
-    port = station.serve("127.0.0.1", 0)
+    dashboard = Dashboard(monitor, refresh_s=0.1)
+    port = dashboard.serve("127.0.0.1", 0)
     rng = np.random.default_rng(0)
 
     def blurred(p, noise: float):
@@ -155,9 +155,9 @@ def model() -> None:
             return (1 / (1 + np.exp(-z))).astype(np.float32)
 
         monitor.checkpoint(predict)
-        station.snapshot(fresh=True)
+        dashboard.snapshot(fresh=True)
     asyncio.run(photograph(port, {f"bad-{name}": at for name, at in MODEL.items()}))
-    station.close()
+    dashboard.close()
 
 
 def stream() -> None:
@@ -165,9 +165,9 @@ def stream() -> None:
     producer sends events that cannot be read."""
     rng = np.random.default_rng(0)
     now = [time.time() - 600]
-    station = Station(version="", now=lambda: now[0], wall=lambda: now[0], refresh_s=2.0)
-    station.health.enter("live")
-    port = station.serve("127.0.0.1", 0)
+    dashboard = Dashboard(version="", now=lambda: now[0], wall=lambda: now[0], refresh_s=2.0)
+    dashboard.health.enter("live")
+    port = dashboard.serve("127.0.0.1", 0)
     lag, dead = 40.0, 0
     for second in range(600):
         now[0] += 1.0
@@ -176,21 +176,21 @@ def stream() -> None:
             age = rng.gamma(4.0, 0.6, rows)
             if kind == "ad" and bad:
                 age[: rows // 4] += bad  # what is still taken of that partition grows older
-            station.stepped(kind, ((now[0] - age) * 1000).astype(np.int64), rows=rows // 2 if bad and kind == "ad" else rows)
+            dashboard.stepped(kind, ((now[0] - age) * 1000).astype(np.int64), rows=rows // 2 if bad and kind == "ad" else rows)
         lag = 40 * rng.random() if not bad else lag + 20 + 10 * rng.random()
         dead += int(rng.random() < 0.01) if not bad else int(rng.integers(0, 4))
-        station.tick(
+        dashboard.tick(
             event_clock_ms=int(now[0] * 1000),
             lag={"natural-clicks": int(40 * rng.random()), "ad-clicks": int(lag)},
             dead_letters={"json": dead},
             topics={"natural-clicks": "natural", "ad-clicks": "ad"},
         )
     asyncio.run(photograph(port, {"bad-stream": "#stream"}))
-    station.close()
+    dashboard.close()
 
 
 def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> None:
-    """Steps up to an event time, told to the station as a worker tells them."""
+    """Steps up to an event time, reported to the dashboard as by a worker."""
     told, day = 0.0, engine.clock // DAY_MS
     for step in steps:
         began = time.monotonic()
@@ -203,18 +203,18 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
         if time.monotonic() - told > 1:
             told = time.monotonic()
             left = rows - sum(engine.progress.rows.values())
-            report.station.tick(
+            report.dashboard.tick(
                 event_clock_ms=engine.clock,
                 lag={"natural-clicks": left * 10 // 11, "ad-clicks": left // 11},
                 releases=engine.progress.releases,
                 tpm_months=list(engine.trainer.cpm_months),
                 topics={"natural-clicks": "natural", "ad-clicks": "ad"},
             )
-            report.station.deliver()
+            report.dashboard.deliver()
         if engine.clock >= until_ms:
             break
     report.work_off()  # the page must show all of it
-    report.station.snapshot(fresh=True)
+    report.dashboard.snapshot(fresh=True)
 
 
 async def photograph(port: int, pictures: dict[str, str | None]) -> None:

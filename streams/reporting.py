@@ -21,7 +21,7 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import Engine, StepResult
 from ecdctr.monitor.alerts import Send, webhook
-from ecdctr.monitor.dashboard import RunningMean, Station
+from ecdctr.monitor.dashboard import Dashboard, RunningMean
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
@@ -94,13 +94,13 @@ class Reporter:
         self._topic = (
             TopicChannel(kafka, settings.alerts_topic, topics.replication) if settings.alerts_topic else None
         )
-        self.station = Station(
+        self.dashboard = Dashboard(
             self.monitor,
             channels=self._channels(),
             watchdog_s=settings.watchdog_s,
             version=_version(),
         )
-        self.health = self.station.health
+        self.health = self.dashboard.health
         self._folder = folder
         self._means: dict[str, RunningMean] = {}
         self._releases = self._checkpoints = 0
@@ -131,7 +131,7 @@ class Reporter:
     def serve(self) -> None:
         """Open the port, unless it is 0."""
         if self._settings.port:
-            port = self.station.serve(self._settings.host, self._settings.port)
+            port = self.dashboard.serve(self._settings.host, self._settings.port)
             log.info("dashboard and metrics on http://%s:%d", self._settings.host, port)
 
     def close(self) -> None:
@@ -142,8 +142,8 @@ class Reporter:
             self._thread.join()
         self.work_off()
         self._safely(self.monitor.save)
-        self._safely(self.station.deliver)
-        self.station.close()
+        self._safely(self.dashboard.deliver)
+        self.dashboard.close()
         if self._topic is not None:
             self._topic.close()
 
@@ -230,7 +230,7 @@ class Reporter:
 
     def _count(self, done: list[_Done]) -> None:
         """The worker's own metrics, by kind at once."""
-        m = self.station.metrics
+        m = self.dashboard.metrics
         for kind in DOMAIN_NAMES:
             mine = [d for d in done if d.step.kind == kind]
             m.steps.labels(kind).inc(len(mine))
@@ -242,7 +242,7 @@ class Reporter:
                 if some:
                     ts = np.concatenate([d.step.batch.ts for d in some])
                     ended = np.repeat([d.at for d in some], [len(d.step.batch) for d in some])
-                    self.station.stepped(
+                    self.dashboard.stepped(
                         kind, ts, rows=sum(d.result.n for d in some) if learned else 0, wall=ended
                     )
             self._running_means(kind, mine)
@@ -284,7 +284,7 @@ class Reporter:
         return self._known[1]
 
     def _running_means(self, kind: str, done: list[_Done]) -> None:
-        m = self.station.metrics
+        m = self.dashboard.metrics
         for arm in {arm for d in done for arm in d.result.scores}:
             some = [d for d in done if len(d.result.scores.get(arm, ()))]
             if not some:
@@ -305,7 +305,7 @@ class Reporter:
 
     def tick(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
         """Gauges, about once a second."""
-        m, progress = self.station.metrics, engine.progress
+        m, progress = self.dashboard.metrics, engine.progress
         m.releases.set(progress.releases)
         m.checkpoints.set(progress.checkpoints)
         m.checkpoint_failures.set(progress.checkpoint_failures)
@@ -313,9 +313,9 @@ class Reporter:
         m.waiting.set(intake.waiting_rows)
         m.late_rows.set(intake.aligner.late_rows)
         failed = "the monitor has failed: windows, drift and alerts stand still" if self._broken else None
-        self.health.trouble("; ".join(filter(None, (self.waiting_for, progress.last_error, failed))) or None)
+        self.health.problem("; ".join(filter(None, (self.waiting_for, progress.last_error, failed))) or None)
         domains = self._topics.domains
-        self.station.tick(
+        self.dashboard.tick(
             event_clock_ms=engine.clock,
             lag={topic: intake.lag(topic, engine.positions) for topic in domains},
             dead_letters=dict(dead_letters),

@@ -375,7 +375,7 @@ class Worker:
                 self._report.waiting_for = None
             self._report.tick(engine, intake, {} if self._letters is None else self._letters.counts)
             # In a thread: a snapshot of the monitor may take a moment.
-            await asyncio.to_thread(self._report.station.deliver)
+            await asyncio.to_thread(self._report.dashboard.deliver)
 
     async def _tell(self, engine: Engine, intake: AlignedIntake) -> None:
         """One line of progress now and then, while there is any."""

@@ -1,4 +1,4 @@
-"""How old an event is when the models learn from it: counted in bulk, in logarithmic classes."""
+"""Age of events when the models learn from them, counted in logarithmic classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EDGES = _edges()
 class LogCounts:
     """Counts of positive numbers in classes of equal ratio.
 
-    A quantile is off by at most half a class: 2.9 % of its value, between one millisecond and thirty years.
+    The error of a quantile is at most half a class: 2.9 % of its value, between one millisecond and thirty years.
 
     Examples
     --------
@@ -47,14 +47,14 @@ class LogCounts:
         self.sum = 0.0
 
     def add(self, values: ArrayLike) -> None:
-        """Count numbers; below the lowest class they count as its lower bound."""
+        """Count numbers; numbers below the lowest class count in it."""
         v = np.maximum(np.asarray(values, np.float64), 0.0)
         self.counts += np.bincount(np.searchsorted(self.edges, v), minlength=len(self.counts))
         self.sum += float(v.sum())
 
     @property
     def total(self) -> int:
-        """Numbers counted."""
+        """How many numbers were counted."""
         return int(self.counts.sum())
 
     def quantile(self, q: float) -> float:
@@ -62,11 +62,11 @@ class LogCounts:
         return float(self.quantiles((q,))[0])
 
     def quantiles(self, qs: Sequence[float]) -> NDArray[np.float64]:
-        """Several quantiles, shape ``(len(qs),)``: the geometric middle of the class that each falls in."""
+        """Several quantiles, shape ``(len(qs),)``: the geometric middle of the class that contains each of them."""
         return _quantiles(self.edges, self.counts, qs)
 
     def cumulative(self, bounds: Sequence[float]) -> list[int]:
-        """How many numbers are at most each of some :data:`SHOWN_S`; behind them the number of all."""
+        """How many numbers are at most each bound (a member of :data:`SHOWN_S`), then how many there are in all."""
         sums = np.cumsum(self.counts)  # one copy: another thread may be counting
         return [*(int(sums[np.searchsorted(self.edges, bound)]) for bound in bounds), int(sums[-1])]
 
@@ -74,14 +74,14 @@ class LogCounts:
 class Freshness(Collector):
     """Age of events (wall clock minus event time) at the moment they were learned, by domain.
 
-    Playing back an old log gives the age of the log: that is what it is.
+    While an old log is replayed, this is the age of the log.
 
     Parameters
     ----------
     domains
         Names, in the order of their numbers.
     span_s
-        Quantiles look back so far.
+        Length of the period that quantiles cover.
     now
         Monotonic seconds.
     """
@@ -89,9 +89,9 @@ class Freshness(Collector):
     def __init__(self, domains: Sequence[str], *, span_s: float, now: Callable[[], float]) -> None:
         self._domains = tuple(domains)
         self._total = {name: LogCounts() for name in domains}
-        # Two halves: the one being filled and the one before it, so that old ages leave without a list of them.
-        self._young = {name: LogCounts() for name in domains}
-        self._old = {name: LogCounts() for name in domains}
+        # Two halves, the current one and the one before it: old ages are dropped without a list of them.
+        self._current = {name: LogCounts() for name in domains}
+        self._previous = {name: LogCounts() for name in domains}
         self._span_s, self._now = span_s / 2, now
         self._turned = now()
 
@@ -99,21 +99,21 @@ class Freshness(Collector):
         """Ages of the rows of a step, seconds."""
         self._turn()
         self._total[domain].add(age_s)
-        self._young[domain].add(age_s)
+        self._current[domain].add(age_s)
 
     def quantiles(self, domain: str, qs: Sequence[float]) -> list[float]:
-        """Of the last ``span_s`` seconds (at least half of it); NaN without rows."""
+        """Quantiles of the ages in the last ``span_s`` seconds (at least half of them); NaN without rows."""
         self._turn()
-        young, old = self._young[domain], self._old[domain]
-        return [float(v) for v in _quantiles(young.edges, young.counts + old.counts, qs)]
+        current, previous = self._current[domain], self._previous[domain]
+        return [float(v) for v in _quantiles(current.edges, current.counts + previous.counts, qs)]
 
     def _turn(self) -> None:
-        passed = self._now() - self._turned
-        if passed < self._span_s:
+        elapsed_s = self._now() - self._turned
+        if elapsed_s < self._span_s:
             return
-        fresh = {name: LogCounts() for name in self._domains}
-        self._old = self._young if passed < 2 * self._span_s else fresh
-        self._young = {name: LogCounts() for name in self._domains}
+        empty = {name: LogCounts() for name in self._domains}
+        self._previous = self._current if elapsed_s < 2 * self._span_s else empty
+        self._current = {name: LogCounts() for name in self._domains}
         self._turned = self._now()
 
     def collect(self) -> Iterator[HistogramMetricFamily]:

@@ -1,4 +1,4 @@
-"""Is the worker well: a watchdog on progress, answered as ``/healthz`` and ``/readyz``."""
+"""Health of the worker: a watchdog on progress, for ``/healthz`` and ``/readyz``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ Phase = Literal["starting", "recovering", "live", "stopping", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer and its reason.
+    """The health of the worker and its reason.
 
     Attributes
     ----------
     healthy
-        False: it makes no progress although it could; a supervisor may restart it.
+        False: the worker makes no progress although records are waiting; a supervisor may restart it.
     ready
-        Healthy, and past recovery.
+        Healthy, and recovery has finished.
     reason
-        In a sentence.
+        A sentence.
+    lag
+        Records that have not been learned yet.
+    idle_s
+        Seconds without a step.
     """
 
     healthy: bool
@@ -35,7 +39,7 @@ class Verdict:
     idle_s: float
 
     def to_json(self, *, ok: bool) -> dict[str, Any]:
-        """The body of the answer."""
+        """The body of the response."""
         return {
             "status": "ok" if ok else "unavailable",
             "reason": self.reason,
@@ -46,12 +50,12 @@ class Verdict:
 
 
 class Health:
-    """What the worker says about itself, from any thread.
+    """The state that the worker reports, from any thread.
 
     Parameters
     ----------
     watchdog_s
-        Live, records wait in the log, and no step for so long: unhealthy. Longer than the longest CPM release.
+        A live worker is unhealthy if records are waiting and no step was completed for this long. It must exceed the longest CPM release.
     now
         Monotonic seconds.
 
@@ -61,7 +65,7 @@ class Health:
     >>> health = Health(watchdog_s=60, now=lambda: t)
     >>> health.enter("live"); health.lag(7); t = 61.0
     >>> health.verdict().reason
-    '7 records wait in the log and no step was done for 61 s (monitor.watchdog_s = 60)'
+    '7 records are waiting and no step was completed for 61 s (monitor.watchdog_s = 60)'
     >>> health.step(); health.verdict().healthy
     True
     """
@@ -71,44 +75,44 @@ class Health:
         self._now = now
         self._lock = threading.Lock()
         self._phase: Phase = "starting"
-        self._said = ""
-        self._trouble: str | None = None
+        self._detail = ""
+        self._problem: str | None = None
         self._lag = 0
         self._step_at = self._since = now()
 
-    def enter(self, phase: Phase, said: str = "") -> None:
-        """Another phase of the worker's life; ``said`` explains it."""
+    def enter(self, phase: Phase, detail: str = "") -> None:
+        """Enter a phase; ``detail`` explains it."""
         with self._lock:
-            self._phase, self._said = phase, said
+            self._phase, self._detail = phase, detail
             self._since = self._now()
 
     def step(self) -> None:
-        """A step was done (while recovering: done again)."""
+        """A step was completed (or repeated, during recovery)."""
         with self._lock:
             self._step_at = self._now()
 
     def lag(self, records: int) -> None:
-        """Records of the log not yet learned. The watchdog counts from the moment that there are any."""
+        """Set the number of records that have not been learned. The watchdog measures from the time at which it becomes positive."""
         with self._lock:
             if records and not self._lag:
                 self._since = self._now()
             self._lag = records
 
-    def trouble(self, text: str | None) -> None:
-        """What the worker waits for (room on the disk, the broker); it is added to the reason. None: nothing."""
+    def problem(self, text: str | None) -> None:
+        """Set what the worker waits for (disk space, the broker), which is appended to the reason; None: nothing."""
         with self._lock:
-            self._trouble = text
+            self._problem = text
 
     def verdict(self) -> Verdict:
-        """How it is now."""
+        """The present health."""
         with self._lock:
-            phase, said, trouble, lag = self._phase, self._said, self._trouble, self._lag
+            phase, detail, problem, lag = self._phase, self._detail, self._problem, self._lag
             idle = self._now() - max(self._step_at, self._since)
-        behind = f"; {trouble}" if trouble else ""
+        suffix = f"; {problem}" if problem else ""
         if phase == "failed":
-            return Verdict(False, False, phase, said or "training has ended with an error", lag, idle)
+            return Verdict(False, False, phase, detail or "training has ended with an error", lag, idle)
         if phase == "live" and lag and idle > self.watchdog_s:
-            reason = f"{lag:,} records wait in the log and no step was done for {idle:.0f} s (monitor.watchdog_s = {self.watchdog_s:g})"
-            return Verdict(False, False, phase, reason + behind, lag, idle)
-        reason = said or ("training" if phase == "live" else phase)
-        return Verdict(True, phase == "live", phase, reason + behind, lag, idle)
+            reason = f"{lag:,} records are waiting and no step was completed for {idle:.0f} s (monitor.watchdog_s = {self.watchdog_s:g})"
+            return Verdict(False, False, phase, reason + suffix, lag, idle)
+        reason = detail or ("training" if phase == "live" else phase)
+        return Verdict(True, phase == "live", phase, reason + suffix, lag, idle)

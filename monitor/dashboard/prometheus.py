@@ -15,33 +15,37 @@ from ecdctr.monitor.dashboard.freshness import Freshness
 __all__ = ["RunningMean", "Total", "WorkerMetrics"]
 
 FRESHNESS_SPAN_S = 120.0
-"""The quantiles on the page look back so far."""
+"""Length of the period that the quantiles on the page cover."""
 
 
 class WorkerMetrics:
     """Metrics of one worker, in a registry of their own.
 
-    Names follow Prometheus' conventions (base units, ``_total`` on counters). Those of windows, drift and alerts
-    come from :class:`ecdctr.monitor.dashboard.collector.MonitorCollector`.
+    Names follow the conventions of Prometheus (base units, ``_total`` on counters). The metrics of windows, drift and alerts
+    are those of :class:`ecdctr.monitor.dashboard.collector.MonitorCollector`.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         ProcessCollector(registry=r)
-        self.build = Info("ecdctr_build", "What runs.", registry=r)
+        self.build = Info("ecdctr_build", "Version of the worker.", registry=r)
         self.rows = Counter("ecdctr_rows_trained", "Rows learned from.", ["domain"], registry=r)
-        self.steps = Counter("ecdctr_steps", "Steps done.", ["domain"], registry=r)
-        self.skipped = Counter("ecdctr_rows_rolled_back", "Rows of steps that were taken back.", registry=r)
+        self.steps = Counter("ecdctr_steps", "Steps completed.", ["domain"], registry=r)
+        self.skipped = Counter("ecdctr_rows_rolled_back", "Rows of steps that were rolled back.", registry=r)
         self.dead_letters = Counter(
             "ecdctr_dead_letters", "Events sent to a dead-letter topic.", ["reason"], registry=r
         )
         self.late_rows = Total(
-            Counter("ecdctr_late_rows", "Rows older than the event clock when they came.", registry=r)
+            Counter(
+                "ecdctr_late_rows", "Rows that were older than the event clock when they arrived.", registry=r
+            )
         )
         self.releases = Total(Counter("ecdctr_cpm_releases", "CPM releases.", registry=r))
         self.waiting = Gauge("ecdctr_rows_waiting", "Rows read but not yet learned.", registry=r)
-        self.lag = Gauge("ecdctr_lag_records", "Records of the log not yet learned.", ["topic"], registry=r)
+        self.lag = Gauge(
+            "ecdctr_lag_records", "Records that have not been learned yet.", ["topic"], registry=r
+        )
         self.clock = Gauge(
             "ecdctr_event_clock_timestamp_seconds", "Event time reached, seconds since the epoch.", registry=r
         )
@@ -53,7 +57,7 @@ class WorkerMetrics:
             Counter("ecdctr_checkpoint_failures", "Checkpoints that failed.", registry=r)
         )
         self.stall = Gauge(
-            "ecdctr_checkpoint_stall_max_seconds", "Longest stall of training by a checkpoint.", registry=r
+            "ecdctr_checkpoint_stall_max_seconds", "Longest pause of training for a checkpoint.", registry=r
         )
         self.log_loss = Gauge("ecdctr_log_loss", "Progressive log loss, running mean.", ["arm"], registry=r)
         self.pcoc = Gauge(
@@ -70,7 +74,7 @@ class WorkerMetrics:
         self.ready = Gauge("ecdctr_ready", "1: /readyz answers 200.", registry=r)
         self.alert_deliveries = Counter(
             "ecdctr_alert_deliveries",
-            "Alerts handed on, by channel and what came of it.",
+            "Alerts by channel and outcome of the delivery.",
             ["channel", "outcome"],
             registry=r,
         )
@@ -79,7 +83,7 @@ class WorkerMetrics:
 
 
 class Total:
-    """A counter that is told its total, by an owner that counts itself.
+    """A counter that is set to a total which its owner counts.
 
     >>> total = Total(Counter("example", "An example.", registry=CollectorRegistry()))
     >>> total.set(3); total.set(5); total.value
@@ -91,7 +95,7 @@ class Total:
         self.value = 0.0
 
     def set(self, total: float) -> None:
-        """Count up to ``total``; less than before changes nothing."""
+        """Raise the counter to ``total``; a smaller total than before is ignored."""
         if total > self.value:
             self._counter.inc(total - self.value)
             self.value = float(total)

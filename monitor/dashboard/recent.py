@@ -1,4 +1,4 @@
-"""The recent past of the process by wall clock: rows a second, lag, dead letters, freshness."""
+"""Recent values of the process by wall clock: rows per second, lag, dead letters, freshness."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LiveSeries"]
+__all__ = ["RecentSeries"]
 
 
-class LiveSeries:
-    """A bounded ring of samples; columns come and go (a reason of dead letters is met late).
+class RecentSeries:
+    """A ring buffer of samples. Columns may appear later than others, as a new reason for dead letters does.
 
     Parameters
     ----------
     length
-        Samples kept.
+        Number of samples retained.
     every_s
-        Seconds between two kept samples; those that come sooner are dropped.
+        Seconds between two samples; samples that arrive sooner are dropped.
 
     Examples
     --------
-    >>> live = LiveSeries(length=2, every_s=1)
-    >>> for t in range(3): _ = live.sample(t, {"rows": 10.0 * t})
-    >>> live.to_json()
+    >>> recent = RecentSeries(length=2, every_s=1)
+    >>> for t in range(3): _ = recent.sample(t, {"rows": 10.0 * t})
+    >>> recent.to_json()
     {'t': [1, 2], 'rows': [10.0, 20.0]}
     """
 
@@ -35,7 +35,7 @@ class LiveSeries:
         self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=length)
 
     def sample(self, t: float, values: Mapping[str, float]) -> bool:
-        """Keep what is measured at ``t`` (seconds since the epoch); False: too soon after the last one."""
+        """Add the values at ``t`` (seconds since the epoch); False: too soon after the last sample, nothing was added."""
         with self._lock:
             if self._samples and 0 <= t - self._samples[-1][0] < self._every_s * 0.999:
                 return False

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from ecdctr.monitor.dashboard.health import Health
-from ecdctr.monitor.dashboard.snapshot_json import Feed
+from ecdctr.monitor.dashboard.snapshot_json import SnapshotJson
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["MonitorServer"]
@@ -24,16 +24,16 @@ __all__ = ["MonitorServer"]
 log = logging.getLogger("ecdctr.monitor")
 
 MAX_STREAMS = 16
-"""Pages that may be open at a time: each costs a thread."""
+"""Largest number of open pages; each of them needs a thread."""
 
 HEARTBEAT_S = 15.0
-"""A stream says something at least so often: proxies and browsers drop silent ones."""
+"""Interval of comments in an idle stream, because proxies and browsers drop silent connections."""
 
 REQUEST_TIMEOUT_S = 30.0
-"""A client that neither sends nor takes for so long is dropped."""
+"""A client that neither sends nor receives for this long is disconnected."""
 
 HEADERS = {
-    # Only what this server ships is loaded, whatever a name in the data holds.
+    # Only files of this server are loaded, whatever names in the data contain.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -51,37 +51,37 @@ _TYPES = {
 
 
 class MonitorServer:
-    """Serves from threads of its own; never in the way of training.
+    """Serves from threads of its own, without delaying training.
 
     =====================  ==============================================================================
     ``/``                  the dashboard
     ``/metrics``           Prometheus
-    ``/healthz``           200, or 503 when no progress is made although rows wait; JSON with the reason
-    ``/readyz``            200 once it is live and healthy
-    ``/api/snapshot``      everything the page shows; ``/api/snapshot/drift`` gives one section
-    ``/api/events``        the same as server-sent events: one named after each section that has changed
+    ``/healthz``           200, or 503 when no progress is made although records wait; JSON with the reason
+    ``/readyz``            200 once the worker is live and healthy
+    ``/api/snapshot``      everything that the page shows; ``/api/snapshot/drift`` is one section
+    ``/api/events``        the same as server-sent events, named by section, whenever a section changes
     =====================  ==============================================================================
 
     Parameters
     ----------
-    registry, health, feed
-        What is shown.
+    registry, health, snapshot
+        Sources of the responses.
     every_s
-        Seconds between two looks for changed sections, per open page.
+        Seconds between two checks for changed sections, per open page.
     max_streams
-        Event streams at a time; None: :data:`MAX_STREAMS`.
+        Largest number of event streams; None: :data:`MAX_STREAMS`.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
         health: Health,
-        feed: Feed,
+        snapshot: SnapshotJson,
         *,
         every_s: float = 2.0,
         max_streams: int | None = None,
     ) -> None:
-        self.registry, self.health, self.feed = registry, health, feed
+        self.registry, self.health, self.snapshot = registry, health, snapshot
         self.every_s = every_s
         self.closing = threading.Event()
         self.streams = threading.BoundedSemaphore(max_streams or MAX_STREAMS)
@@ -118,7 +118,7 @@ class _Http(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        log.debug("a request of %s broke off", client_address, exc_info=True)
+        log.debug("a request of %s was interrupted", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
             self._json(status, msgspec.json.encode(verdict.to_json(ok=ok)))
         elif path == "/api/snapshot":
-            self._json(HTTPStatus.OK, owner.feed.whole())
+            self._json(HTTPStatus.OK, owner.snapshot.whole())
         elif path.startswith("/api/snapshot/"):
             self._section(path.removeprefix("/api/snapshot/"))
         elif path == "/api/events":
@@ -148,23 +148,25 @@ class _Handler(BaseHTTPRequestHandler):
         elif (found := owner.files.get(path)) is not None:
             self._answer(HTTPStatus.OK, *found)
         else:
-            self._problem(HTTPStatus.NOT_FOUND, f"nothing is at {path}")
+            self._problem(HTTPStatus.NOT_FOUND, f"{path} does not exist")
 
     do_HEAD = do_GET  # noqa: N815
 
     def _section(self, name: str) -> None:
-        sections = self.server.owner.feed.sections()
+        sections = self.server.owner.snapshot.sections()
         if name in sections:
             self._json(HTTPStatus.OK, sections[name])
         else:
-            self._problem(HTTPStatus.NOT_FOUND, f"no section {name}; there are {', '.join(sections)}")
+            self._problem(
+                HTTPStatus.NOT_FOUND, f"there is no section {name}; known sections: {', '.join(sections)}"
+            )
 
     def _events(self) -> None:
         owner = self.server.owner
         if self.command == "HEAD":
             self._answer(HTTPStatus.OK, b"", "text/event-stream")
         elif not owner.streams.acquire(blocking=False):
-            self._problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open: close one")
+            self._problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open: close one of them")
         else:
             try:
                 self._stream()
@@ -174,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
                 owner.streams.release()
 
     def _stream(self) -> None:
-        """Send the sections, then each one again whenever it has changed, until the page goes away."""
+        """Send all sections, then each section whenever it has changed, until the client disconnects."""
         owner = self.server.owner
         self.close_connection = True
         self.send_response(HTTPStatus.OK)
@@ -186,8 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         silent_s = 0.0
         while True:
             try:
-                sections = owner.feed.sections()
-            except Exception:  # the page shows what it has; the next look may be better
+                sections = owner.snapshot.sections()
+            except Exception:  # the page keeps its values; the next attempt may succeed
                 log.exception("the snapshot for the dashboard failed")
                 sections = {}
             changed = {k: v for k, v in sections.items() if sent.get(k) != v}
@@ -196,12 +198,12 @@ class _Handler(BaseHTTPRequestHandler):
             sent.update(changed)
             silent_s = 0.0 if changed else silent_s + owner.every_s
             if silent_s >= HEARTBEAT_S:
-                self.wfile.write(b": still here\n\n")
+                self.wfile.write(b": keep-alive\n\n")
                 silent_s = 0.0
             if owner.closing.wait(owner.every_s):
                 return
 
-    # -- answers
+    # -- responses
 
     def _json(self, status: HTTPStatus, body: bytes) -> None:
         self._answer(status, body, "application/json")
@@ -227,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _static_files() -> dict[str, tuple[bytes, str]]:
-    """What the page consists of, by path, with the content type."""
+    """The files of the page by path, with their content types."""
     out = {}
     for file in files("ecdctr.monitor.dashboard").joinpath("page").iterdir():
         content_type = _TYPES.get(file.name.rpartition(".")[2])

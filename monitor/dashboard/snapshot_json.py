@@ -1,4 +1,4 @@
-"""The document behind ``/api/snapshot`` and the page: sections, made once for all who ask."""
+"""The JSON document of ``/api/snapshot`` and the page, encoded once for all clients."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 import msgspec
 import numpy as np
 
-__all__ = ["Feed"]
+__all__ = ["SnapshotJson"]
 
 Document = Callable[[], Mapping[str, Any]]
 
 
-class Feed:
-    """Encodes the document, at most once every ``max_age_s``, however many look at it.
+class SnapshotJson:
+    """Encodes the document section by section, at most once every ``max_age_s`` for all clients.
 
     Parameters
     ----------
     document
-        Gives the sections by name; called from the threads of the server.
+        Returns the sections by name; called from the threads of the server.
     max_age_s
-        An encoded document is used again for so long.
+        Seconds for which an encoded document is reused.
     now
         Monotonic seconds.
 
     Examples
     --------
-    >>> Feed(lambda: {"alerts": [], "pcoc": float("nan")}).sections()
+    >>> SnapshotJson(lambda: {"alerts": [], "pcoc": float("nan")}).sections()
     {'alerts': b'[]', 'pcoc': b'null'}
     """
 
@@ -40,11 +40,11 @@ class Feed:
         self._lock = threading.Lock()
         self._sections: dict[str, bytes] = {}
         self._made = -float("inf")
-        # NaN and infinities become null: JSON has no words for them.
+        # NaN and infinities become null, since JSON cannot represent them.
         self._encoder = msgspec.json.Encoder(enc_hook=_plain)
 
     def sections(self) -> dict[str, bytes]:
-        """JSON by section. A document that fails leaves the exception to the caller."""
+        """JSON by section. Exceptions of ``document`` are passed on."""
         with self._lock:
             if self._now() - self._made >= self._max_age_s:
                 self._sections = {k: self._encoder.encode(v) for k, v in self._document().items()}
@@ -62,4 +62,4 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise NotImplementedError(f"a monitor's snapshot holds plain values, not {type(value).__name__}")
+    raise NotImplementedError(f"the snapshot must hold plain values, not {type(value).__name__}")

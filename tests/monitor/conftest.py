@@ -1,4 +1,4 @@
-"""A monitor that says what a test wants, a station that shows it, and a browser that looks."""
+"""A monitor that says what a test wants, a dashboard that shows it, and a browser that looks."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from ecdctr.monitor.alerts import Alert
-from ecdctr.monitor.dashboard import Station
+from ecdctr.monitor.dashboard import Dashboard
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_790_035_200_000  # 2026-09-22 00:00 UTC
@@ -32,7 +32,7 @@ CHROMIUM = (
 )
 
 
-class FakeWatcher:
+class FakeMonitor:
     """Says what it is told; ``hours`` of event time have passed."""
 
     def __init__(self) -> None:
@@ -141,10 +141,10 @@ class FakeWatcher:
             "table": [
                 row
                 | {"name": "category", "domain": "both", "effect": 4.1, "psi": 0.41, "moved": True}
-                | {"since": BEGIN + 20 * HOUR, "said": "cell 7: 12 % to 31 %"},
+                | {"since": BEGIN + 20 * HOUR, "description": "share of bin 7: 12 % -> 31 %"},
                 row
                 | {"name": "hour", "domain": "ad", "effect": 0.2, "psi": 0.02, "moved": False}
-                | {"since": None, "said": ""},
+                | {"since": None, "description": ""},
             ],
             "detectors": [
                 {
@@ -180,11 +180,11 @@ class FakeWatcher:
 
 
 class Site:
-    """A station that serves, and requests to it."""
+    """A dashboard that serves, and requests to it."""
 
-    def __init__(self, watcher: FakeWatcher | None, **options) -> None:
-        self.station = Station(watcher, version="1.2.3", **options)
-        self.port = self.station.serve("127.0.0.1", 0)
+    def __init__(self, fake_monitor: FakeMonitor | None, **options) -> None:
+        self.dashboard = Dashboard(fake_monitor, version="1.2.3", **options)
+        self.port = self.dashboard.serve("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None):
@@ -199,21 +199,21 @@ class Site:
 
 
 @pytest.fixture
-def watcher() -> FakeWatcher:
-    return FakeWatcher()
+def fake_monitor() -> FakeMonitor:
+    return FakeMonitor()
 
 
 @pytest.fixture
 def make_site():
     sites: list[Site] = []
 
-    def make(watcher: FakeWatcher | None = None, **options) -> Site:
-        sites.append(Site(watcher, **options))
+    def make(fake_monitor: FakeMonitor | None = None, **options) -> Site:
+        sites.append(Site(fake_monitor, **options))
         return sites[-1]
 
     yield make
     for site in sites:
-        site.station.close()
+        site.dashboard.close()
 
 
 def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S):

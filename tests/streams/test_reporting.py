@@ -69,7 +69,7 @@ def feed(report: Reporter, of: SimpleNamespace, steps: int, first: int = 0) -> N
 
 def rows_trained(report: Reporter) -> float:
     return (
-        report.station.metrics.registry.get_sample_value("ecdctr_rows_trained_total", {"domain": "ad"}) or 0
+        report.dashboard.metrics.registry.get_sample_value("ecdctr_rows_trained_total", {"domain": "ad"}) or 0
     )
 
 

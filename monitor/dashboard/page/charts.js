@@ -1,4 +1,4 @@
-// A chart: lines by uPlot, a legend with the values under the cursor, and the same figures as a table.
+// A chart: lines by uPlot, a legend with the values under the cursor, and the same values as a table.
 
 import { clock, drawing, element, fillTable, ticks } from "/format.js";
 
@@ -15,11 +15,11 @@ const stamp = (s) => (s % 60 ? `${clock(1000 * s)}:${String(s % 60 | 0).padStart
 
 export class Chart {
   /*
-   * title, hint   what it shows, and how to read it
+   * title, hint   what the chart shows, and how to interpret it
    * format        value -> text
-   * ideal         a line that is always in sight (1 for PCOC)
+   * ideal         a horizontal line that is always visible (1 for PCOC)
    * floor         lowest value of the axis (0 for rates)
-   * robust        the axis spans the usual values, rare ones may leave it
+   * robust        the axis spans the usual values; outliers may lie outside it
    * log           a logarithmic axis
    * time          "event" or "wall": charts of one kind share the cursor; "none": the x axis holds numbers
    * height        of the plot, CSS pixels
@@ -30,20 +30,20 @@ export class Chart {
     this.keys = "";
     this.marks = [];
     const o = this.options;
-    this.holder = element("div", { class: "plot", tabindex: "0", role: "group", "aria-roledescription": "chart", "aria-labelledby": `${this.id}-title`, "aria-describedby": `${this.id}-says` });
+    this.holder = element("div", { class: "plot", tabindex: "0", role: "group", "aria-roledescription": "chart", "aria-labelledby": `${this.id}-title`, "aria-describedby": `${this.id}-description` });
     this.holder.style.minHeight = `${o.height}px`;
     this.empty = element("p", { class: "empty" }, o.none);
     this.holder.append(this.empty);
     this.legend = element("ul", { class: "legend", "aria-hidden": "true" });
-    this.says = element("p", { class: "sr-only", id: `${this.id}-says` });
-    this.reads = element("p", { class: "sr-only", role: "status" });
+    this.description = element("p", { class: "sr-only", id: `${this.id}-description` });
+    this.announcement = element("p", { class: "sr-only", role: "status" });
     this.table = element("table");
     this.details = element("details", {}, element("summary", {}, "As a table"),
       element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${o.title}, as a table` }, this.table));
     this.details.addEventListener("toggle", () => this.fill());
     parent.append(element("figure", { class: "chart", id: o.id ?? null },
       element("h4", { id: `${this.id}-title` }, o.title), element("p", { class: "hint" }, o.hint ?? ""),
-      this.holder, this.legend, this.says, this.reads, this.details));
+      this.holder, this.legend, this.description, this.announcement, this.details));
     this.holder.addEventListener("keydown", (event) => this.key(event));
     this.holder.addEventListener("blur", () => this.plot?.setCursor({ left: -10, top: -10 }));
     new ResizeObserver(() => this.size()).observe(this.holder);
@@ -59,11 +59,11 @@ export class Chart {
     this.empty.hidden = this.series.length > 0;
     if (keys !== this.keys) this.build(keys);
     if (this.plot) {
-      const kept = this.plot.cursor.idx;
+      const cursor = this.plot.cursor.idx;
       this.plot.setData(this.data());
-      if (kept === null || kept === undefined) this.show(null);
+      if (cursor === null || cursor === undefined) this.show(null);
     }
-    this.says.textContent = this.summary();
+    this.description.textContent = this.summary();
     this.fill();
   }
 
@@ -126,17 +126,17 @@ export class Chart {
     if (this.options.robust) [low, high] = this.usual(low, high);
     if (ideal !== undefined) [low, high] = [Math.min(low, ideal), Math.max(high, ideal)];
     if (high - low < least) [low, high] = [low - (least - (high - low)) / 2, high + (least - (high - low)) / 2];
-    const room = 0.08 * (high - low) || 0.1 * Math.abs(high) || 1;
-    return [floor !== undefined ? Math.max(floor, floor === 0 ? 0 : low - room) : low - room, high + room];
+    const margin = 0.08 * (high - low) || 0.1 * Math.abs(high) || 1;
+    return [floor !== undefined ? Math.max(floor, floor === 0 ? 0 : low - margin) : low - margin, high + margin];
   }
 
-  // The span of the usual values: a cold start must not flatten everything after it (the table has it all).
+  // The span of the usual values, so that a cold start does not flatten everything after it (the table shows all values).
   usual(low, high) {
     const values = this.series.flatMap((s) => s.values).filter((v) => v !== null).sort((a, b) => a - b);
     if (values.length < 20) return [low, high];
     const at = (q) => values[Math.round(q * (values.length - 1))];
-    const room = 2 * (at(0.9) - at(0.1));
-    return [Math.max(low, at(0.1) - room), Math.min(high, at(0.9) + room)];
+    const margin = 2 * (at(0.9) - at(0.1));
+    return [Math.max(low, at(0.1) - margin), Math.min(high, at(0.9) + margin)];
   }
 
   drawMarks(u) {
@@ -158,7 +158,7 @@ export class Chart {
     ctx.restore();
   }
 
-  // Values at a point, or the latest known ones.
+  // Shows the values at a point, or the latest ones, in the legend.
   show(index) {
     if (!this.shown) return;
     const i = index === null ? null : index;
@@ -175,7 +175,7 @@ export class Chart {
     const end = this.x.length - 1;
     const i = Math.min(end, Math.max(0, (this.plot.cursor.idx ?? end) + move));
     this.plot.setCursor({ left: this.plot.valToPos(this.x[i], "x"), top: 0 });
-    this.reads.textContent = `${this.xText(this.x[i])}: ` + this.series.map((s) => `${s.label} ${this.options.format(s.values[i] ?? NaN)}`).join(", ");
+    this.announcement.textContent = `${this.xText(this.x[i])}: ` + this.series.map((s) => `${s.label} ${this.options.format(s.values[i] ?? NaN)}`).join(", ");
   }
 
   xText(x) {
@@ -185,7 +185,7 @@ export class Chart {
   summary() {
     if (!this.series.length) return this.options.none;
     const now = this.series.map((s) => `${s.label} ${this.options.format(last(s.values) ?? NaN)}`).join(", ");
-    return `Latest: ${now}. Arrow keys read the chart point by point.`;
+    return `Latest: ${now}. Use the arrow keys to read the chart point by point.`;
   }
 
   fill() {
@@ -218,7 +218,7 @@ function spanned(u, low, high) {
   return low === high ? [low - 60, high + 60] : [low, high];
 }
 
-// Points where lines alone would hide that windows are few or apart.
+// Draws points where a line alone would hide that there are few windows or gaps between them.
 function sparse(u, i) {
   const values = u.data[i];
   if (values.length <= 40) return true;

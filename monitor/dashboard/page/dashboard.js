@@ -1,13 +1,13 @@
-// The page: opens the event stream and hands each section to the part that shows it.
+// The page: reads the event stream and passes each section to the part that shows it.
 
 import { showAlerts, showDrift, showFacts, showMarks, showTransfer, showWorker } from "/parts.js";
 import { Chart } from "/charts.js";
 import { count, duration, element, fixed, percent, signed } from "/format.js";
 
 const $ = (id) => document.getElementById(id);
-const known = {};          // the newest of each section
+const known = {};            // the latest value of each section
 let chosen = new URLSearchParams(location.search).get("window");
-let asked = chosen !== null;
+let windowIsChosen = chosen !== null;
 
 // -- charts
 
@@ -29,27 +29,27 @@ for (const domain of ["natural", "ad"]) {
   }
 }
 const transfer = new Chart($("charts-transfer"), {
-  title: "A-CTR minus ads-only, GAUC", id: "chart-transfer", hint: "Above 0: the transfer helps. Band: 95% interval over users. Below 0 with its whole band: negative transfer.",
-  format: signed(3), ideal: 0, height: 210, none: "Waiting for ad rows that both models predicted.",
+  title: "A-CTR minus ads-only, GAUC", id: "chart-transfer", hint: "Above 0 the transfer helps. Band: 95 % interval over users. The whole band below 0: negative transfer.",
+  format: signed(3), ideal: 0, height: 210, none: "Waiting for ad rows that both models have predicted.",
 });
 let staleDays = [];
 function daysText(i) {
   const [low, high] = staleDays[i] ?? [];
-  return low === undefined ? "" : high === null || high === undefined ? `${low} d up` : `${low}\u2013${high} d`;
+  return low === undefined ? "" : high === null || high === undefined ? `${low} d or more` : `${low}\u2013${high} d`;
 }
 const forgetting = new Chart($("charts-forgetting"), {
-  title: "Change on earlier periods, GAUC", id: "chart-forgetting", hint: "Against the GAUC when the period was last learned. Falling is forgetting.",
-  format: signed(3), ideal: 0, height: 210, none: "Waiting for a second checkpoint to score a slice.",
+  title: "Change on earlier periods, GAUC", id: "chart-forgetting", hint: "Relative to the GAUC when the period was last learned. A falling line means forgetting.",
+  format: signed(3), ideal: 0, height: 210, none: "Waiting for the second checkpoint that scores a slice.",
 });
 const staleness = new Chart($("charts-forgetting"), {
-  title: "GAUC by staleness of the user", id: "chart-staleness", hint: "By days since the user was last seen. The gap between the lines is what TPM vectors buy.",
-  format: fixed(3), time: "none", xName: "Days", xFormat: daysText, height: 210, none: "Waiting for users that come back.",
+  title: "GAUC by staleness of the user", id: "chart-staleness", hint: "By days since the user was last learned. The gap between the lines is the gain from TPM vectors.",
+  format: fixed(3), time: "none", xName: "Days", xFormat: daysText, height: 210, none: "Waiting for returning users.",
 });
 const stream = (id, options) => new Chart($("charts-stream"), { id, time: "wall", height: 170, none: "Waiting for the first seconds.", ...options });
-const speed = stream("chart-rows", { title: "Rows learned a second", hint: "Falling to 0 with lag left: training stands still.", format: count, floor: 0 });
-const lag = stream("chart-lag", { title: "Lag", hint: "Records in the log that nobody has learned from yet.", format: count, floor: 0 });
-const letters = stream("chart-dead-letters", { title: "Dead letters", hint: "Events that did not fit, since the start, by reason.", format: count, floor: 0, none: "No event was refused." });
-const fresh = stream("chart-freshness", { title: "Freshness: event to model", hint: "Age of events when they are learned from. Logarithmic.", format: duration, log: true, none: "Waiting for the first step." });
+const speed = stream("chart-rows", { title: "Rows learned per second", hint: "0 while there is lag: training has stopped.", format: count, floor: 0 });
+const lag = stream("chart-lag", { title: "Lag", hint: "Records in the log that have not been learned yet.", format: count, floor: 0 });
+const letters = stream("chart-dead-letters", { title: "Dead letters", hint: "Rejected events since the start, by reason.", format: count, floor: 0, none: "No event was rejected." });
+const fresh = stream("chart-freshness", { title: "Freshness: event to model", hint: "Age of events when they are learned. Logarithmic scale.", format: duration, log: true, none: "Waiting for the first step." });
 
 // -- sections
 
@@ -78,11 +78,11 @@ const draw = {
     const t = seconds(past.t);
     for (const domain of ["natural", "ad"]) {
       const { arms = {}, ctr = [], rows = [] } = past[domain] ?? {};
-      const whole = (values = []) => (justBegun(rows) ? [...values.slice(0, -1), null] : values);
+      const complete = (values = []) => (hasJustBegun(rows) ? [...values.slice(0, -1), null] : values);
       for (const { metric } of QUALITY) {
-        // What was observed is the same for every model.
-        const lines = metric === "ctr" ? [{ label: "observed", look: 7, values: whole(ctr) }]
-          : Object.entries(arms).map(([arm, columns]) => ({ look: 4, label: arm, ...ARMS[arm], values: whole(columns[metric]) }));
+        // The observed CTR is the same for all models.
+        const lines = metric === "ctr" ? [{ label: "observed", look: 7, values: complete(ctr) }]
+          : Object.entries(arms).map(([arm, columns]) => ({ look: 4, label: arm, ...ARMS[arm], values: complete(columns[metric]) }));
         quality[`${domain}/${metric}`].update(t, lines, marks());
       }
     }
@@ -126,7 +126,7 @@ const HISTORY = { all: { words: "all users" }, with: { words: "with TPM", dash: 
 const seconds = (ms = []) => ms.map((v) => v / 1000);
 const marks = () => (known.marks ?? []).map((m) => ({ t: m.ts / 1000, kind: m.kind, label: m.text }));
 
-// Columns over their own times become columns over one: [[times, values], ...] -> [times, columns]
+// Puts columns with different time axes on one: [[times, values], ...] -> [times, columns]
 function joined(pairs) {
   const t = [...new Set(pairs.flatMap(([times]) => times))].sort((a, b) => a - b);
   const at = new Map(t.map((v, i) => [v, i]));
@@ -137,15 +137,15 @@ function joined(pairs) {
   })];
 }
 
-// Until somebody chooses: the shortest windows, from an hour up, whose figures are more than noise.
+// Default choice: the shortest window of an hour or more whose figures are not mostly noise.
 const FEW_ADS = 1000;
 
 const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
-// The newest window while it has hardly any rows: its figures are noise.
-const justBegun = (rows) => rows.length > 2 && rows.at(-1) < 0.05 * median(rows);
+// The newest window has too few rows yet, so its figures are noise.
+const hasJustBegun = (rows) => rows.length > 2 && rows.at(-1) < 0.05 * median(rows);
 
-function enough(names) {
+function defaultWindow(names) {
   const long = names.filter((n) => n !== "5m");
   return long.find((n) => {
     const rows = known.series[n]?.ad?.rows ?? [];
@@ -157,7 +157,7 @@ const WINDOW_NAMES = { "5m": "5 min", "1h": "1 hour", "1d": "1 day" };
 
 function chooseWindow(names) {
   const box = $("window");
-  if (!asked || !names.includes(chosen)) chosen = enough(names);
+  if (!windowIsChosen || !names.includes(chosen)) chosen = defaultWindow(names);
   const marked = box.querySelector(`input[value="${chosen}"]`);
   if (marked) marked.checked = true;
   if (box.dataset.names === names.join()) return;
@@ -168,7 +168,7 @@ function chooseWindow(names) {
     input.checked = name === chosen;
     input.addEventListener("change", () => {
       chosen = name;
-      asked = true;
+      windowIsChosen = true;
       const query = new URLSearchParams(location.search);
       query.set("window", name);
       history.replaceState(null, "", `?${query}${location.hash}`);
@@ -180,22 +180,22 @@ function chooseWindow(names) {
 
 // -- the stream
 
-let heard = Date.now();
+let lastEventAt = Date.now();
 
 function listen() {
   const events = new EventSource("/api/events");
   for (const name of Object.keys(draw)) {
     events.addEventListener(name, (event) => {
       known[name] = JSON.parse(event.data);
-      heard = Date.now();
+      lastEventAt = Date.now();
       draw[name]();
     });
   }
   events.addEventListener("open", () => { known.lost = false; if (known.worker) showWorker(known.worker); });
   events.addEventListener("error", () => {
     known.lost = true;
-    showWorker(known.worker, heard);
-    // The browser tries again by itself, except after an answer that was no stream.
+    showWorker(known.worker, lastEventAt);
+    // The browser reconnects by itself, except after a response that was not an event stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
   });
 }

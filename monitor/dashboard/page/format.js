@@ -1,4 +1,4 @@
-// How numbers and times are written. All times are UTC: months and releases follow it.
+// Formats of numbers and times. All times are UTC, as months and releases are.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const two = (n) => String(n).padStart(2, "0");
@@ -35,7 +35,7 @@ export function day(ms) {
   return `${d.getUTCFullYear()}-${two(d.getUTCMonth() + 1)}-${two(d.getUTCDate())}`;
 }
 
-// Labels of a time axis: the hour, and the day under the first label and wherever it changes.
+// Labels of a time axis: the hour, and the date under the first label and wherever it changes.
 export function ticks(splits, step) {
   let before = "";
   return splits.map((s) => {
@@ -49,7 +49,7 @@ export function ticks(splits, step) {
   });
 }
 
-// Elements are made from text only: a name in the data is never read as markup.
+// Elements are created from text only, so that a name in the data is never interpreted as markup.
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(name, value);
@@ -69,7 +69,7 @@ export function drawing(viewBox, ...shapes) {
   return svg;
 }
 
-// head: names, or {name, text: true} for a column of words; a row's cells: texts, or td elements.
+// head: names, or {name, text: true} for a column of text; entries of a row: texts, or td elements.
 export function fillTable(table, head, rows, none) {
   const cells = (tag, texts) => texts.map((t) => (t instanceof Node ? t : element(tag, {}, String(t))));
   const header = element("tr", {}, ...head.map((h) => element("th", { scope: "col", class: h.text ? "text" : null }, h.name ?? h)));

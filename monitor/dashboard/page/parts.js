@@ -1,13 +1,13 @@
-// What is not a chart: state of the worker, figures, alerts, the drift table, the table of marks.
+// All parts of the page but charts: state of the worker, figures, alerts, the drift table, the table of marks.
 
 import { clock, count, drawing, duration, element, fillTable, fixed, percent, signed } from "/format.js";
 import { markRows } from "/charts.js";
 
 const $ = (id) => document.getElementById(id);
-const said = {};
+const shown = {}; // JSON of what a part shows: it is rebuilt only when that changes
 
-// Live regions speak when their text changes: it is set only then.
-function say(node, text) {
+// Screen readers announce a live region whenever its text is set, so it is set only when it changes.
+function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
@@ -15,9 +15,9 @@ export function showWorker(worker, lostSince) {
   const pill = $("status");
   const lost = lostSince !== undefined;
   pill.className = `pill ${lost ? "lost" : !worker.healthy ? "unwell" : worker.ready ? "ok" : ""}`;
-  say(pill.querySelector(".text"), lost ? "connection lost" : worker.healthy ? worker.phase : "unhealthy");
-  say($("reason"), lost ? `Nothing heard since ${clock(lostSince)} UTC; trying again. What is shown may be old.` : worker.reason === "training" ? "" : worker.reason);
-  if (worker) say($("version"), `ecdctr ${worker.version}`);
+  setText(pill.querySelector(".text"), lost ? "connection lost" : worker.healthy ? worker.phase : "unhealthy");
+  setText($("reason"), lost ? `No data since ${clock(lostSince)} UTC; reconnecting. The values shown may be old.` : worker.reason === "training" ? "" : worker.reason);
+  if (worker) setText($("version"), `ecdctr ${worker.version}`);
 }
 
 export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
@@ -33,17 +33,17 @@ export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
   const months = worker.tpm_months ?? [];
   const facts = [
     ["Event clock", clock(worker.event_clock_ms), "event time, UTC"],
-    ["Rows a second", count(sum("rows/")), `${count(worker.rows.natural + worker.rows.ad)} in all`],
+    ["Rows per second", count(sum("rows/")), `${count(worker.rows.natural + worker.rows.ad)} in total`],
     ["Lag", count(sum("lag/")), "records"],
     ["Freshness of ads", duration(last(live["fresh/ad p50"])), `p99 ${duration(last(live["fresh/ad p99"]))}`],
     ["A-CTR minus ads-only", signed(3)(gain.value), `${signed(3)(gain.low)} to ${signed(3)(gain.high)} GAUC`, tone],
     ["CPM releases", count(worker.releases), months.length ? `TPM ${months.at(-1)}` : "no TPM month yet"],
-    ["Ads with TPM vectors", percent(0)(ads.tpm_share), `${percent(1)(ads.unseen_users)} unseen users, 1 day`],
+    ["Ads with TPM vectors", percent(0)(ads.tpm_share), `${percent(1)(ads.unseen_users)} new users, 1 day`],
     ["Dead letters", count(sum("dead/") ?? 0), "since the start"],
   ];
   const key = JSON.stringify(facts);
-  if (said.facts === key) return;
-  said.facts = key;
+  if (shown.facts === key) return;
+  shown.facts = key;
   $("facts").replaceChildren(...facts.map(([name, value, more, tone]) =>
     element("div", {}, element("dt", {}, name), element("dd", { class: tone || null }, value, more ? element("small", {}, more) : ""))));
 }
@@ -64,7 +64,7 @@ export function showAlerts({ raised: active = [], resolved: recent = [] }) {
       li = alertItem(alert);
       li.dataset.key = key;
     }
-    say(li.querySelector(".size"), size(alert));
+    setText(li.querySelector(".size"), size(alert));
     if (list.children[i] !== li) list.insertBefore(li, list.children[i] ?? null);
   });
   $("alerts-none").hidden = active.length > 0;
@@ -72,15 +72,15 @@ export function showAlerts({ raised: active = [], resolved: recent = [] }) {
   const past = $("alerts-past");
   past.hidden = !recent.length;
   const key = JSON.stringify(recent);
-  if (said.recent === key) return;
-  said.recent = key;
-  past.querySelector("summary").textContent = `Resolved lately: ${recent.length}`;
+  if (shown.recent === key) return;
+  shown.recent = key;
+  past.querySelector("summary").textContent = `Recently resolved: ${recent.length}`;
   past.querySelector("ul").replaceChildren(...recent.map((a) => alertItem(a)));
 }
 
 const rounded = (v) => (v === null ? "" : Number(v.toPrecision(3)).toLocaleString("en").replace("-", "\u2212"));
 
-// How large, and what would have been well.
+// The value and the limit that it exceeds.
 function size({ value, limit }) {
   if (value === null || value === undefined) return "";
   return `Now ${rounded(value)}${limit === null || limit === undefined ? "" : `, limit ${rounded(limit)}`}.`;
@@ -100,29 +100,29 @@ function alertItem(alert) {
 
 const ARM_NAMES = { cpm: "CPM", actr: "A-CTR", ads_only: "ads-only" };
 const SIGNALS = { log_loss: "log loss", pcoc: "PCOC", ctr: "CTR" };
-const WHERE = { natural: "natural", ad: "ads", both: "both" };
-// Usual reading of PSI: below 0.1 stable, above 0.25 moved.
+const DOMAIN_LABELS = { natural: "natural", ad: "ads", both: "both" };
+// Usual interpretation of PSI: below 0.1 stable, above 0.25 changed.
 const PSI_FULL = 0.5;
 
 export function showDrift({ reference = {}, evaluated_at: at, table = [], detectors = [] }) {
   $("drift-words").textContent = !reference.ready
-    ? "The reference is still being gathered: comparisons begin when it is whole."
-    : `Against ${reference.name || "the reference"} (${clock(reference.from)} to ${clock(reference.until)}), the largest effect first; compared at ${clock(at)}. ` +
-      "PSI below 0.1 is stable, above 0.25 has moved. Red: large enough, and proven.";
+    ? "The reference is still being collected; comparisons start when it is complete."
+    : `Compared with ${reference.name || "the reference"} (${clock(reference.from)} to ${clock(reference.until)}) at ${clock(at)}, largest effect first. ` +
+      "PSI below 0.1 means stable, above 0.25 changed. Red: large enough to count, and significant.";
   fillTable($("drift-table"),
-    ["What", "PSI", { name: "Where", text: true }, { name: "By how much", text: true }, "Since (UTC)", "Jensen-Shannon", { name: "Kind", text: true }],
-    table.map((r) => ({ kind: r.moved ? "moved" : null, values: [ARM_NAMES[r.name] ?? r.name, bar(r.psi), text(WHERE[r.domain] ?? r.domain, "short"), text(arrows(r.said ?? "")), r.since ? clock(r.since) : "\u2013", fixed(4)(r.js), text(r.what, "short")] })),
-    "Nothing was compared yet.");
+    ["Name", "PSI", { name: "Domain", text: true }, { name: "Change", text: true }, "Since (UTC)", "Jensen-Shannon", { name: "Kind", text: true }],
+    table.map((r) => ({ kind: r.moved ? "moved" : null, values: [ARM_NAMES[r.name] ?? r.name, bar(r.psi), text(DOMAIN_LABELS[r.domain] ?? r.domain, "short"), text(arrows(r.description ?? "")), r.since ? clock(r.since) : "\u2013", fixed(4)(r.js), text(r.what, "short")] })),
+    "No comparison yet.");
   $("detectors").hidden = !detectors.length;
-  fillTable($("detectors").querySelector("table"), ["Signal", { name: "Where", text: true }, "Detector", "Changes", "Last (UTC)", "Level"],
-    detectors.map((d) => [`${SIGNALS[d.signal] ?? d.signal}, ${ARM_NAMES[d.arm] ?? (d.arm || "observed")}`, text(WHERE[d.domain] ?? d.domain, "short"), d.detector, count(d.changes), d.last ? clock(d.last) : "\u2013", fixed(3)(d.level)]));
+  fillTable($("detectors").querySelector("table"), ["Signal", { name: "Domain", text: true }, "Detector", "Changes", "Last (UTC)", "Level"],
+    detectors.map((d) => [`${SIGNALS[d.signal] ?? d.signal}, ${ARM_NAMES[d.arm] ?? (d.arm || "observed")}`, text(DOMAIN_LABELS[d.domain] ?? d.domain, "short"), d.detector, count(d.changes), d.last ? clock(d.last) : "\u2013", fixed(3)(d.level)]));
 }
 
-const VERDICTS = { better: "the transfer helps", worse: "negative transfer", undecided: "not decided yet" };
+const VERDICTS = { better: "the transfer helps", worse: "negative transfer", undecided: "no significant difference yet" };
 
 export function showTransfer({ days, rows, users, verdict }) {
   const over = rows ? `Over the last ${days} days: ${count(rows)} impressions of ${count(users)} users; ${VERDICTS[verdict] ?? verdict}.` : "";
-  say($("transfer-words"), `What natural clicks add to the ads model, against a control that never saw them. ${over}`);
+  setText($("transfer-words"), `Gain of the ads model from natural clicks, relative to a control that is trained without them. ${over}`);
 }
 
 const text = (words, size = "") => element("td", { class: `text ${size}` }, words);
@@ -134,6 +134,6 @@ function bar(value) {
 }
 
 export function showMarks(marks) {
-  fillTable($("marks").querySelector("table"), ["When (UTC)", "What", { name: "", text: true }], markRows(marks).reverse(), "No release yet.");
+  fillTable($("marks").querySelector("table"), ["Time (UTC)", "Event", { name: "", text: true }], markRows(marks).reverse(), "No release yet.");
 }
 

@@ -16,26 +16,26 @@ CHARTS = ("gauc", "ne", "pcoc", "ctr")
 
 
 @pytest.fixture
-def site(make_site, watcher):
-    site = make_site(watcher, refresh_s=0.05)
-    site.station.health.enter("live")
+def site(make_site, fake_monitor):
+    site = make_site(fake_monitor, refresh_s=0.05)
+    site.dashboard.health.enter("live")
     return site
 
 
-def work(station, watcher, steps: int = 3) -> None:
+def work(dashboard, fake_monitor, steps: int = 3) -> None:
     """Some steps and a second of life."""
     for kind, rows in (("natural", 500), ("ad", 50)):
         for _ in range(steps):
-            station.stepped(kind, np.full(rows, (time.time() - 2) * 1000, np.int64), rows=rows)
-    station.tick(
-        event_clock_ms=watcher.snapshot()["clock"],
+            dashboard.stepped(kind, np.full(rows, (time.time() - 2) * 1000, np.int64), rows=rows)
+    dashboard.tick(
+        event_clock_ms=fake_monitor.snapshot()["clock"],
         lag={"natural-clicks": 70, "ad-clicks": 7},
         dead_letters={"json": steps},
         releases=1,
         tpm_months=["2026-08"],
         topics={"natural-clicks": "natural", "ad-clicks": "ad"},
     )
-    station.deliver()
+    dashboard.deliver()
 
 
 def pixels(figure: str) -> str:
@@ -46,9 +46,9 @@ def pixels(figure: str) -> str:
     )
 
 
-def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site, watcher, browse):
+def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site, fake_monitor, browse):
     async def look(page):
-        work(site.station, watcher)
+        work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
         await page.call("Page.navigate", url=site.url + "/")
         figures = [f"chart-{m}-{d}" for d in ("natural", "ad") for m in CHARTS]
@@ -58,26 +58,28 @@ def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site
         assert await page.js("document.querySelector('#status').textContent.trim()") == "live"
         assert "A-CTR" in await page.js("document.querySelector('#chart-gauc-ad .legend').textContent")
 
-        watcher.hours += 40
-        watcher.gain = {"value": -0.03, "low": -0.05, "high": -0.01}
+        fake_monitor.hours += 40
+        fake_monitor.gain = {"value": -0.03, "low": -0.05, "high": -0.01}
         await asyncio.sleep(0.06)  # the recent past keeps one sample each refresh
-        work(site.station, watcher, steps=9)
+        work(site.dashboard, fake_monitor, steps=9)
         for figure in figures:
             if figure != "chart-staleness":
                 await page.until(f"{pixels(figure)} !== {before[figure]}")
 
         assert await page.js("document.querySelector('#alerts-none').hidden") is False
-        alert = watcher.alert()
-        site.station.deliver()
+        alert = fake_monitor.alert()
+        site.dashboard.deliver()
         await page.until("document.querySelectorAll('#alerts-active li').length === 1")
         shown = await page.js("document.querySelector('#alerts-active li').textContent")
         for words in (alert.what, "1.62", "limit 1.5", "2026-09-22 05:00", alert.cause, "critical"):
             assert words in shown  # markup in a name is text, not markup
         assert await page.js("document.title") == "(1) ecdctr monitor"
-        watcher.resolve(alert)
-        site.station.deliver()
+        fake_monitor.resolve(alert)
+        site.dashboard.deliver()
         await page.until("document.querySelectorAll('#alerts-active li').length === 0")
-        await page.until("document.querySelector('#alerts-past').textContent.includes('Resolved lately: 1')")
+        await page.until(
+            "document.querySelector('#alerts-past').textContent.includes('Recently resolved: 1')"
+        )
 
         assert page.complaints == []
         assert page.requests and all(r.startswith((site.url + "/", "data:")) for r in page.requests)
@@ -85,9 +87,9 @@ def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site
     browse(look)
 
 
-def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, watcher, browse):
+def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, fake_monitor, browse):
     async def look(page):
-        work(site.station, watcher)
+        work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
         await page.call("Page.navigate", url=site.url + "/?window=1h")
         await page.until(pixels("chart-gauc-ad"))
@@ -95,14 +97,14 @@ def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, watcher
         rows = await page.until(
             "[...document.querySelectorAll('#chart-gauc-ad tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
         )
-        series = watcher.snapshot()["series"]["1h"]
+        series = fake_monitor.snapshot()["series"]["1h"]
         gauc = [series["ad"]["arms"][arm]["gauc"] for arm in ("actr", "ads_only")]
         assert len(rows) == len(series["t"])
         for row, k in zip(rows, reversed(range(len(rows))), strict=True):
             assert row[1:] == ["–" if column[k] is None else f"{column[k]:.3f}" for column in gauc]
 
         drift = await page.js("document.querySelector('#drift-table tbody').textContent")
-        assert "category" in drift and "0.410" in drift and "cell 7: 12 % to 31 %" in drift
+        assert "category" in drift and "0.410" in drift and "share of bin 7: 12 % → 31 %" in drift
         marks = await page.js("document.querySelector('#marks table').textContent")
         assert "CPM release" in marks and "2026-08" in marks
 
@@ -114,9 +116,9 @@ def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, watcher
     browse(look)
 
 
-def test_it_can_be_used_without_a_mouse_and_without_eyes(site, watcher, browse):
+def test_it_can_be_used_without_a_mouse_and_without_eyes(site, fake_monitor, browse):
     async def look(page):
-        work(site.station, watcher)
+        work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
         await page.call("Page.navigate", url=site.url + "/")
         await page.until(pixels("chart-gauc-ad"))
@@ -128,8 +130,8 @@ def test_it_can_be_used_without_a_mouse_and_without_eyes(site, watcher, browse):
         await page.press("End")
         await page.press("ArrowLeft")
         said = await page.until("document.querySelector('#chart-gauc-ad [role=status]').textContent")
-        k = len(watcher.snapshot()["series"]["1h"]["t"]) - 2
-        expected = watcher.snapshot()["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][k]
+        k = len(fake_monitor.snapshot()["series"]["1h"]["t"]) - 2
+        expected = fake_monitor.snapshot()["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][k]
         assert f"A-CTR {expected:.3f}" in said
 
         nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
@@ -146,11 +148,11 @@ def test_it_can_be_used_without_a_mouse_and_without_eyes(site, watcher, browse):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1300])
-def test_text_can_be_read_on_phones_and_in_the_dark(site, watcher, browse, width, scheme):
+def test_text_can_be_read_on_phones_and_in_the_dark(site, fake_monitor, browse, width, scheme):
     async def look(page):
-        watcher.alert()
-        watcher.alert("other", severity="warning")
-        work(site.station, watcher)
+        fake_monitor.alert()
+        fake_monitor.alert("other", severity="warning")
+        work(site.dashboard, fake_monitor)
         await page.screen(width, HEIGHT, scheme)
         await page.call("Page.navigate", url=site.url + "/")
         await page.until(pixels("chart-gauc-ad"))
@@ -180,18 +182,18 @@ CONTRAST = """
 """
 
 
-def test_a_lost_connection_is_said_and_found_again(make_site, watcher, browse):
+def test_a_lost_connection_is_said_and_found_again(make_site, fake_monitor, browse):
     async def look(page):
-        first = make_site(watcher, refresh_s=0.05)
-        first.station.health.enter("live")
-        work(first.station, watcher)
+        first = make_site(fake_monitor, refresh_s=0.05)
+        first.dashboard.health.enter("live")
+        work(first.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
         await page.call("Page.navigate", url=first.url + "/")
         await page.until("document.querySelector('#status').textContent.includes('live')")
-        first.station.close()
+        first.dashboard.close()
         await page.until("document.querySelector('#status').textContent.includes('connection lost')")
         assert "may be old" in await page.js("document.querySelector('#reason').textContent")
-        first.station.serve("127.0.0.1", first.port)
+        first.dashboard.serve("127.0.0.1", first.port)
         await page.until("document.querySelector('#status').textContent.includes('live')")
         assert await page.js("document.querySelector('#reason').textContent") == ""
 
@@ -214,9 +216,9 @@ def test_the_real_monitor_fills_the_page(make_site, browse):
         monitor.flush()
     monitor.month(("2026-01",))
     site = make_site(monitor, refresh_s=0.05)
-    site.station.health.enter("live")
-    site.station.tick(event_clock_ms=monitor.snapshot()["clock"], lag={"ad-clicks": 0})
-    site.station.deliver()
+    site.dashboard.health.enter("live")
+    site.dashboard.tick(event_clock_ms=monitor.snapshot()["clock"], lag={"ad-clicks": 0})
+    site.dashboard.deliver()
 
     async def look(page):
         await page.screen(1300, HEIGHT)

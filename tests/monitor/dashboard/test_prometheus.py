@@ -25,27 +25,27 @@ def program(name: str) -> str:
     return found
 
 
-def lively(make_site, watcher):
+def lively(make_site, fake_monitor):
     """A site of which every metric has a value."""
-    site = make_site(watcher, refresh_s=0.05)
-    station = site.station
-    station.health.enter("live")
+    site = make_site(fake_monitor, refresh_s=0.05)
+    dashboard = site.dashboard
+    dashboard.health.enter("live")
     now = time.time() * 1000
     for kind, arm in (("natural", "cpm"), ("ad", "actr")):
-        station.stepped(kind, np.full(10, now - 3000), rows=10)
-        station.metrics.steps.labels(kind).inc()
-        station.metrics.step_seconds.labels(kind).observe(0.02)
-        station.metrics.log_loss.labels(arm).set(0.2)
-        station.metrics.pcoc.labels(arm).set(1.1)
-    station.stepped("ad", np.full(4, now), rows=0)
-    watcher.alert()
-    station.tick(event_clock_ms=1_000, lag={"ad-clicks": 3}, dead_letters={"json": 2})
-    station.metrics.alert_deliveries.labels("topic", "sent").inc()
+        dashboard.stepped(kind, np.full(10, now - 3000), rows=10)
+        dashboard.metrics.steps.labels(kind).inc()
+        dashboard.metrics.step_seconds.labels(kind).observe(0.02)
+        dashboard.metrics.log_loss.labels(arm).set(0.2)
+        dashboard.metrics.pcoc.labels(arm).set(1.1)
+    dashboard.stepped("ad", np.full(4, now), rows=0)
+    fake_monitor.alert()
+    dashboard.tick(event_clock_ms=1_000, lag={"ad-clicks": 3}, dead_letters={"json": 2})
+    dashboard.metrics.alert_deliveries.labels("topic", "sent").inc()
     return site
 
 
-def test_the_tool_finds_nothing_to_say_about_the_names(make_site, watcher):
-    text = lively(make_site, watcher).get("/metrics")[2]
+def test_the_tool_finds_nothing_to_say_about_the_names(make_site, fake_monitor):
+    text = lively(make_site, fake_monitor).get("/metrics")[2]
     done = subprocess.run(
         [program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=60
     )
@@ -73,8 +73,8 @@ def expressions() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "dashboard"])
-def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, watcher, file):
-    text = lively(make_site, watcher).get("/metrics")[2].decode()
+def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, fake_monitor, file):
+    text = lively(make_site, fake_monitor).get("/metrics")[2].decode()
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -89,8 +89,8 @@ def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, watche
     assert asked >= 9
 
 
-def test_gauges_and_counters_say_what_happened(make_site, watcher):
-    text = lively(make_site, watcher).get("/metrics")[2].decode()
+def test_gauges_and_counters_say_what_happened(make_site, fake_monitor):
+    text = lively(make_site, fake_monitor).get("/metrics")[2].decode()
     values = {
         (s.name, *sorted(s.labels.items())): s.value
         for family in text_string_to_metric_families(text)
@@ -115,9 +115,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_prometheus_scrapes_and_evaluates(make_site, watcher, tmp_path, until):
+def test_prometheus_scrapes_and_evaluates(make_site, fake_monitor, tmp_path, until):
     binary = program("prometheus")
-    site, port = lively(make_site, watcher), free_port()
+    site, port = lively(make_site, fake_monitor), free_port()
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(DEPLOY / "alerts.yml")]

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ecdctr.monitor.dashboard.station import Station
+from ecdctr.monitor.dashboard.dashboard import Dashboard
 from ecdctr.state.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def test_paths_lead_nowhere_else(make_site):
 def test_health_follows_progress(make_site):
     now = [0.0]
     site = make_site(watchdog_s=60, now=lambda: now[0])
-    health = site.station.health
+    health = site.dashboard.health
     assert site.get("/healthz")[0] == 200
     status, _, body = site.get("/readyz")
     assert status == 503 and json.loads(body)["phase"] == "starting"
@@ -52,13 +52,13 @@ def test_health_follows_progress(make_site):
     assert status == 503
     assert json.loads(body) == {
         "status": "unavailable",
-        "reason": "5 records wait in the log and no step was done for 61 s (monitor.watchdog_s = 60)",
+        "reason": "5 records are waiting and no step was completed for 61 s (monitor.watchdog_s = 60)",
         "phase": "live",
         "lag_records": 5,
         "seconds_without_step": 61.0,
     }
     assert site.get("/readyz")[0] == 503
-    health.trouble("the disk is full")
+    health.problem("the disk is full")
     assert "the disk is full" in json.loads(site.get("/healthz")[2])["reason"]
     health.step()
     assert site.get("/healthz")[0] == 200
@@ -68,8 +68,8 @@ def test_health_follows_progress(make_site):
     assert status == 503 and "out of memory" in json.loads(body)["reason"]
 
 
-def test_the_snapshot_and_its_sections(make_site, watcher):
-    site = make_site(watcher)
+def test_the_snapshot_and_its_sections(make_site, fake_monitor):
+    site = make_site(fake_monitor)
     whole = json.loads(site.get("/api/snapshot")[2])
     assert whole["worker"]["version"] == "1.2.3"
     assert whole["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][3] is None
@@ -114,12 +114,12 @@ class Events:
 
 
 @pytest.fixture
-def quick(make_site, watcher):
+def quick(make_site, fake_monitor):
     """A site that looks for changes often, so that tests need not wait."""
-    return make_site(watcher, refresh_s=0.05)
+    return make_site(fake_monitor, refresh_s=0.05)
 
 
-def test_events_bring_everything_once_and_then_what_has_changed(quick, watcher):
+def test_events_bring_everything_once_and_then_what_has_changed(quick, fake_monitor):
     site = quick
     events = Events(site)
     assert events.answer.headers["Content-Type"] == "text/event-stream"
@@ -129,15 +129,15 @@ def test_events_bring_everything_once_and_then_what_has_changed(quick, watcher):
         assert name not in first
         first[name] = section
     assert first.keys() == json.loads(site.get("/api/snapshot")[2]).keys()
-    watcher.alert()
+    fake_monitor.alert()
     name, section = events.next()
     assert name == "alerts" and section["raised"][0]["rule"] == "miscalibrated-high"
     events.close()
 
 
-def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watcher, until, monkeypatch):
+def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, fake_monitor, until, monkeypatch):
     monkeypatch.setattr("ecdctr.monitor.dashboard.server.MAX_STREAMS", 2)
-    site = make_site(watcher, refresh_s=0.05)
+    site = make_site(fake_monitor, refresh_s=0.05)
     open_ones = [Events(site), Events(site)]
     assert [e.answer.status for e in open_ones] == [200, 200]
     refused = Events(site)
@@ -145,7 +145,7 @@ def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watche
     open_ones[0].close()
 
     def free() -> bool:
-        watcher.hours += 1  # something changes: writing to the closed page fails, and its place is free
+        fake_monitor.hours += 1  # something changes: writing to the closed page fails, and its place is free
         events = Events(site)
         events.close()
         return events.answer.status == 200
@@ -154,19 +154,19 @@ def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, watche
     assert site.get("/healthz")[0] == 200
 
 
-def test_closing_ends_open_streams(quick, watcher):
+def test_closing_ends_open_streams(quick, fake_monitor):
     site = quick
     events = Events(site)
     events.until("worker")
-    site.station.close()
+    site.dashboard.close()
     while events.answer.readline():
         pass  # ends
 
 
-def test_a_monitor_that_fails_leaves_the_rest_alone(quick, watcher, caplog, until):
+def test_a_monitor_that_fails_leaves_the_rest_alone(quick, fake_monitor, caplog, until):
     site = quick
     before = json.loads(site.get("/api/snapshot")[2])
-    watcher.failure = RuntimeError("broken")
+    fake_monitor.failure = RuntimeError("broken")
     until(lambda: site.get("/api/snapshot") and caplog.records)
     after = json.loads(site.get("/api/snapshot")[2])
     assert after["drift"] == before["drift"]
@@ -179,10 +179,10 @@ def test_a_port_in_use_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        station = Station()
+        dashboard = Dashboard()
         with pytest.raises(ConfigError, match=rf"monitor\.port = {port} .* or 0 for none"):
-            station.serve("127.0.0.1", port)
-        station.close()
+            dashboard.serve("127.0.0.1", port)
+        dashboard.close()
 
 
 def test_it_listens_on_the_address_that_was_asked_for_only(make_site):

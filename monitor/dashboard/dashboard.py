@@ -1,4 +1,4 @@
-"""What a worker shows of itself: metrics, health, the recent past, the monitor's figures, alerts."""
+"""The dashboard of a worker: metrics, health, recent values, the figures of the monitor, and alerts."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ecdctr.monitor.alerts import Alert, AlertDelivery, AlertRecord, Send
 from ecdctr.monitor.dashboard.collector import MonitorCollector
 from ecdctr.monitor.dashboard.health import Health
 from ecdctr.monitor.dashboard.prometheus import WorkerMetrics
-from ecdctr.monitor.dashboard.recent import LiveSeries
+from ecdctr.monitor.dashboard.recent import RecentSeries
 from ecdctr.monitor.dashboard.server import MonitorServer
-from ecdctr.monitor.dashboard.snapshot_json import Feed
+from ecdctr.monitor.dashboard.snapshot_json import SnapshotJson
 from ecdctr.monitor.quality import Interval
 from ecdctr.monitor.snapshot import Snapshot
 
-__all__ = ["Station", "Watcher"]
+__all__ = ["Dashboard", "SnapshotSource"]
 
 log = logging.getLogger("ecdctr.monitor")
 
 OLDEST_S = 30.0
-"""No figure of a page or a scrape is older."""
+"""Age of a cached snapshot at which it is replaced in any case."""
 
 RESOLVED_SHOWN = 50
 TRANSFER_POINTS = 1_000
-UNSEEN_EVERY_S = 15.0
-"""A snapshot is made so often where nobody looks: the chart of transfer has a past all the same."""
+UNATTENDED_EVERY_S = 15.0
+"""Interval between snapshots while no page is open, so that the transfer chart has a past when one is opened."""
 
 
-class Watcher(Protocol):
-    """What the station needs of :class:`ecdctr.monitor.monitor.Monitor`."""
+class SnapshotSource(Protocol):
+    """The methods of :class:`ecdctr.monitor.monitor.Monitor` that the dashboard needs."""
 
     def snapshot(self) -> Snapshot:
         """All figures, ready for JSON."""
@@ -48,21 +48,21 @@ class Watcher(Protocol):
         ...
 
     def delivered(self) -> None:
-        """Those were handed on."""
+        """All of them were delivered."""
         ...
 
 
-class Station:
-    """Collects what the worker says, and serves it.
+class Dashboard:
+    """Collects the reports of a worker and serves them over HTTP.
 
     The worker calls :meth:`stepped` after each step, :meth:`tick` and :meth:`deliver` about once a second.
 
     Parameters
     ----------
-    watcher
-        The monitor; None: its sections stay empty.
+    monitor
+        Source of the figures; None: its sections stay empty.
     channels
-        Where alerts go beside the log: ``{name: send}``.
+        Receivers of alerts in addition to the log: ``{name: send}``.
     watchdog_s
         See :class:`ecdctr.monitor.dashboard.health.Health`.
     version
@@ -70,21 +70,21 @@ class Station:
     now, wall
         Monotonic and epoch seconds.
     refresh_s
-        Open pages are brought up to date so often.
+        Seconds between two updates of an open page.
 
     Examples
     --------
-    >>> station = Station(version="0.1.0")
-    >>> station.health.enter("live"); station.stepped("ad", np.array([1_000]), rows=1)
-    >>> station.tick(event_clock_ms=1_000, lag={"ad-clicks": 3})
-    >>> station.document()["worker"]["rows"]
+    >>> dashboard = Dashboard(version="0.1.0")
+    >>> dashboard.health.enter("live"); dashboard.stepped("ad", np.array([1_000]), rows=1)
+    >>> dashboard.tick(event_clock_ms=1_000, lag={"ad-clicks": 3})
+    >>> dashboard.document()["worker"]["rows"]
     {'natural': 0, 'ad': 1}
-    >>> station.close()
+    >>> dashboard.close()
     """
 
     def __init__(
         self,
-        watcher: Watcher | None = None,
+        monitor: SnapshotSource | None = None,
         *,
         channels: Mapping[str, Send] | None = None,
         watchdog_s: float = 300.0,
@@ -93,14 +93,14 @@ class Station:
         wall: Callable[[], float] = time.time,
         refresh_s: float = 2.0,
     ) -> None:
-        self.watcher = watcher
+        self._monitor = monitor
         self.version = version
         self.health = Health(watchdog_s, now)
         self.metrics = WorkerMetrics(now)
         self.metrics.build.info({"version": version})
         self.metrics.registry.register(MonitorCollector(self.snapshot))
-        self.live = LiveSeries(every_s=refresh_s)
-        self.feed = Feed(self.document, max_age_s=refresh_s / 2, now=now)
+        self.recent = RecentSeries(every_s=refresh_s)
+        self.json = SnapshotJson(self.document, max_age_s=refresh_s / 2, now=now)
         self._refresh_s = refresh_s
         self._now, self._wall = now, wall
         self._lock = threading.Lock()
@@ -114,11 +114,11 @@ class Station:
         self._resolved: deque[AlertRecord] = deque(maxlen=RESOLVED_SHOWN)
         self._transfer: deque[tuple[int, Interval]] = deque(maxlen=TRANSFER_POINTS)
         self._rows = dict.fromkeys(DOMAIN_NAMES, 0)
-        self._dead: dict[str, int] = {}
+        self._dead_letters: dict[str, int] = {}
         self._worker: dict[str, Any] = {"event_clock_ms": None, "releases": 0, "tpm_months": []}
         self._rate_from: tuple[float, dict[str, int]] = (now(), dict(self._rows))
 
-    # -- what the worker says
+    # -- called by the worker
 
     def stepped(
         self,
@@ -128,9 +128,18 @@ class Station:
         rows: int,
         wall: float | NDArray[np.float64] | None = None,
     ) -> None:
-        """A step ended (or some of a kind): event times of the rows, and how many of them were learned (0: it was taken back).
+        """Report one step, or several steps of one kind.
 
-        ``wall``: epoch seconds at which it ended, of each row where there are several; default: now.
+        Parameters
+        ----------
+        kind
+            ``natural`` or ``ad``.
+        ts_ms
+            Event times of the rows, ms, shape ``(n,)``.
+        rows
+            Rows that were learned; 0: the step was rolled back.
+        wall
+            Epoch seconds at which the step ended, one number or one per row; default: now.
         """
         wall = self._wall() if wall is None else wall
         self.health.step()
@@ -150,7 +159,7 @@ class Station:
         dead_letters: Mapping[str, int] | None = None,
         **worker: Any,
     ) -> None:
-        """The state of things; call about once a second.
+        """Report the present state; call about once a second.
 
         Parameters
         ----------
@@ -161,7 +170,7 @@ class Station:
         dead_letters
             Events refused since the start, by reason.
         worker
-            What else the page shows of the worker: ``releases``, ``tpm_months``.
+            Further values that the page shows: ``releases``, ``tpm_months``, ``topics``.
         """
         self._worker.update(worker, event_clock_ms=event_clock_ms)
         self.health.lag(sum(lag.values()))
@@ -172,37 +181,37 @@ class Station:
         for topic, records in lag.items():
             self.metrics.lag.labels(topic).set(records)
         for reason, count in (dead_letters or {}).items():
-            self.metrics.dead_letters.labels(reason).inc(max(0, count - self._dead.get(reason, 0)))
-            self._dead[reason] = count
+            self.metrics.dead_letters.labels(reason).inc(max(0, count - self._dead_letters.get(reason, 0)))
+            self._dead_letters[reason] = count
         self._sample(lag)
 
     def _sample(self, lag: Mapping[str, int]) -> None:
         now, rows = self._now(), dict(self._rows)
-        then, before = self._rate_from
-        passed = max(now - then, 1e-9)
-        values: dict[str, float] = {f"rows/{d}": (rows[d] - before[d]) / passed for d in rows}
+        since, before = self._rate_from
+        elapsed_s = max(now - since, 1e-9)
+        values: dict[str, float] = {f"rows/{d}": (rows[d] - before[d]) / elapsed_s for d in rows}
         values |= {f"lag/{topic}": float(records) for topic, records in lag.items()}
-        values |= {f"dead/{reason}": float(count) for reason, count in self._dead.items()}
+        values |= {f"dead/{reason}": float(count) for reason, count in self._dead_letters.items()}
         for domain in rows:
             p50, p99 = self.metrics.freshness.quantiles(domain, (0.5, 0.99))
             values |= {f"fresh/{domain} p50": p50, f"fresh/{domain} p99": p99}
-        if self.live.sample(round(self._wall(), 1), values):
+        if self.recent.sample(round(self._wall(), 1), values):
             self._rate_from = (now, rows)
 
     def deliver(self) -> None:
-        """Hand on the alerts that were raised or resolved; call about once a second, from any one thread."""
-        if self.watcher is None:
+        """Deliver alerts that were raised or resolved; call about once a second, always from the same thread."""
+        if self._monitor is None:
             return
-        events = self.watcher.take_events()
+        events = self._monitor.take_events()
         for alert in events:
-            said = alert.to_json()
-            if said["status"] == "resolved":
-                self._resolved.appendleft(said)
-            self._delivery.send(said)
-        self.watcher.delivered()
+            record = alert.to_json()
+            if record["status"] == "resolved":
+                self._resolved.appendleft(record)
+            self._delivery.send(record)
+        self._monitor.delivered()
         if events:
-            self._snapshot_at = -float("inf")  # pages show it at once
-        if self._now() - self._snapshot_at >= UNSEEN_EVERY_S:
+            self._snapshot_at = -float("inf")  # so that pages show the alert at once
+        if self._now() - self._snapshot_at >= UNATTENDED_EVERY_S:
             self.snapshot()
 
     def _record_transfer(self, snapshot: Snapshot) -> None:
@@ -213,14 +222,15 @@ class Station:
                 return
             self._transfer.append((clock, gain))
 
-    # -- what is shown
+    # -- results
 
     def snapshot(self, *, fresh: bool = False) -> Snapshot | None:
-        """The monitor's figures, at most half of ``refresh_s`` old (``fresh``: of now): scrapes and pages share one.
+        """The figures of the monitor, shared by scrapes and pages; None without a monitor.
 
-        Where one takes long it is used for longer, up to :data:`OLDEST_S`: they take half a percent of the time, whoever looks.
+        A snapshot is reused for half of ``refresh_s``, and longer if it is expensive, up to :data:`OLDEST_S`: snapshots take half a
+        percent of the time, however many clients read them. ``fresh``: do not reuse the last one.
         """
-        if self.watcher is None:
+        if self._monitor is None:
             return None
         with self._lock:
             began = self._now()
@@ -228,21 +238,21 @@ class Station:
             if fresh or began - self._snapshot_at >= age:
                 self._snapshot_at = began
                 try:
-                    self._snapshot = self.watcher.snapshot()
+                    self._snapshot = self._monitor.snapshot()
                     self._record_transfer(self._snapshot)
                     self._snapshot_took = self._now() - began
                     self._failing = False
-                except Exception:  # the page shows what was known; the worker's own metrics must go on
+                except Exception:  # the last snapshot is still worth showing, and the metrics of the worker must stay available
                     if not self._failing:
-                        log.exception("the monitor gave no snapshot: its last one is shown")
+                        log.exception("no snapshot of the monitor could be made: the last one is shown")
                     self._failing = True
             return self._snapshot
 
     def document(self) -> dict[str, Any]:
-        """Sections of ``/api/snapshot``: ``worker`` and ``live``, then those of the monitor.
+        """The sections of ``/api/snapshot``: ``worker`` and ``live``, then those of the monitor.
 
-        To the monitor's own ``transfer`` its past is added (``past``: columns ``t``, ``value``, ``low``, ``high``); ``alerts``
-        holds ``raised`` and, newest first, ``resolved``.
+        ``transfer`` has a further entry ``past`` (columns ``t``, ``value``, ``low``, ``high``); ``alerts`` holds the alerts that are
+        ``raised`` and, newest first, those that were ``resolved``.
         """
         verdict = self.health.verdict()
         worker = {
@@ -267,19 +277,19 @@ class Station:
         alerts = {"raised": figures.get("alerts", []), "resolved": list(self._resolved)}
         return {
             "worker": worker,
-            "live": self.live.to_json(),
+            "live": self.recent.to_json(),
             **monitor,
             "transfer": transfer,
             "alerts": alerts,
         }
 
     def serve(self, host: str, port: int) -> int:
-        """Serve metrics, health, JSON and the page from threads; returns the port."""
-        self._server = MonitorServer(self.metrics.registry, self.health, self.feed, every_s=self._refresh_s)
+        """Serve metrics, health, JSON and the page from threads of its own; returns the port."""
+        self._server = MonitorServer(self.metrics.registry, self.health, self.json, every_s=self._refresh_s)
         return self._server.start(host, port)
 
     def close(self) -> None:
-        """Stop serving; what alerts are queued is still delivered, for a few seconds at most."""
+        """Stop serving; queued alerts are still delivered, for a few seconds at most."""
         if self._server is not None:
             self._server.close()
             self._server = None
