@@ -6,12 +6,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 KAFKA_LIBS := .kafka/libs
 
-.PHONY: install demo test chaos check bench kafka clean help
+# Processes that run tests: as many as there are cores, eight at most (one takes about 1 GB). PYTEST_WORKERS=0: one by one.
+PYTEST_WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8
+
+.PHONY: install demo test quick chaos check bench kafka clean help
 
 help:
 	@echo "make install  virtual environment with everything ($(VENV))"
 	@echo "make demo     embedded broker, two click streams, training, kill -9, replay: one table, one report"
 	@echo "make test     checks and all tests (what CI runs)"
+	@echo "make quick    the tests without brokers, browsers and long replays, in a minute or two"
 	@echo "make chaos    the long form of the kill -9 test"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    the benchmarks, short form"
@@ -36,7 +41,10 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+quick: $(STAMP)
+	$(PYTEST) -m "not slow and not broker and not browser"
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --kills 25 --rows 500000

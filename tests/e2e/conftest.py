@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
 import shutil
@@ -28,13 +27,12 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.training import audit
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.checkpoints import CheckpointStore
-from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.positions import Positions
 from ecdctr.state.snapshots import write_snapshot
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
+from tests.support.brokers import start_broker
 
 PATIENCE_S = 60.0
 START_MS = 1_700_000_000_000
@@ -46,9 +44,6 @@ SPECS = (
 )
 _STYLE = re.compile(r"\x1b\[[0-9;]*m| +(?=\n)")  # colours, and the spaces that pad a line
 _names = itertools.count()
-
-for _noisy in ("kafka", "aiokafka", "faust", "mode"):
-    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
 
 def frame(rows: int, first: int = 0, ad_every: int = 4) -> pl.DataFrame:
@@ -265,37 +260,13 @@ class Site:
             )  # fmt: skip
 
 
-def _broker(log: Path | None = None) -> EmbeddedBroker:
-    try:
-        return EmbeddedBroker(log_file=log).start()
-    except BrokerUnavailableError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="session")
-def shared_broker() -> Iterator[EmbeddedBroker]:
-    """For tests that do nothing to it."""
-    broker = _broker()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def own_broker(tmp_path) -> Iterator[EmbeddedBroker]:
-    """For tests that stop, pause or restart it."""
-    broker = _broker(tmp_path / "broker.log")
-    yield broker
-    os.kill(broker.pid, signal.SIGCONT)
-    broker.stop()
-
-
-@pytest.fixture(scope="session")
-def killed(shared_broker, tmp_path_factory) -> Iterator[Site]:
+def killed(broker, tmp_path_factory) -> Iterator[Site]:
     """A worker was killed with signal 9: several checkpoints, and steps in the journal past the newest one.
 
     It reads TPM snapshots from RocksDB, one of which came into use midway, and it has made CPM releases.
     """
-    made = Site(tmp_path_factory.mktemp("killed"), shared_broker.address, "model.history=attention")
+    made = Site(tmp_path_factory.mktemp("killed"), broker.address, "model.history=attention")
     made.snapshots({"month-1": 0, "month-2": 1500})
     made.produce(4000)
     worker = made.start()
@@ -308,9 +279,9 @@ def killed(shared_broker, tmp_path_factory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(shared_broker, tmp_path) -> Iterator[Site]:
+def site(broker, tmp_path) -> Iterator[Site]:
     """A site on the shared broker."""
-    made = Site(tmp_path / "site", shared_broker.address)
+    made = Site(tmp_path / "site", broker.address)
     yield made
     made.end()
 
@@ -318,4 +289,4 @@ def site(shared_broker, tmp_path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """Helpers for test modules, which cannot import one another."""
-    return SimpleNamespace(Site=Site, broker=_broker, frame=frame)
+    return SimpleNamespace(Site=Site, broker=start_broker, frame=frame)

@@ -41,10 +41,10 @@ def full(disk, left: int = 0):
 
 
 @pytest.fixture
-def small_site(kit, shared_broker, tmp_path, small_disk):
+def small_site(kit, broker, tmp_path, small_disk):
     # Networks so large, beside the few rows, that a checkpoint alone does not fit where all else does.
     site = kit.Site(
-        tmp_path / "site", shared_broker.address,
+        tmp_path / "site", broker.address,
         f'state.folder="{small_disk / "state"}"', "state.keep_checkpoints=1", "model.hidden=[128, 64]",
     )  # fmt: skip
     yield site

@@ -17,11 +17,11 @@ FIRST = 5_600
 
 
 @pytest.fixture
-def live(kit, shared_broker, tmp_path):
+def live(kit, broker, tmp_path):
     """A site whose worker trains the tiny model from one partition a topic: rows have one order."""
     made = kit.Site(
         tmp_path / "live",
-        shared_broker.address,
+        broker.address,
         "topics.partitions=1",
         "model.history=attention",
         "tpm.live=true",

@@ -35,11 +35,9 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
         return 0, b""
 
 
-def test_a_worker_shows_what_it_does(kit, shared_broker, tmp_path):
+def test_a_worker_shows_what_it_does(kit, broker, tmp_path):
     port = free_port()
-    site = kit.Site(
-        tmp_path, shared_broker.address, f"monitor.port={port}", "monitor.alerts_topic=said", RULE
-    )
+    site = kit.Site(tmp_path, broker.address, f"monitor.port={port}", "monitor.alerts_topic=said", RULE)
     try:
         site.produce(2000)
         site.send(site.settings.topics.ad, [b"no json", b'{"label": 7}'])

@@ -41,9 +41,9 @@ def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site)
     assert site.books() == (0, 0)
 
 
-def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(kit, shared_broker, tmp_path):
+def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(kit, broker, tmp_path):
     site = kit.Site(
-        tmp_path, shared_broker.address,
+        tmp_path, broker.address,
         "state.checkpoint_every_steps=1000000", "model.natural_batch=8", "model.ad_batch=2",
     )  # fmt: skip
     try:

@@ -3,10 +3,9 @@
 import asyncio
 import itertools
 import json
-import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -18,19 +17,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import true_ends
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.dead_letters import MemoryDeadLetters
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
 
 PATIENCE_S = 30.0
 SPECS = (FeatureSpec(name="site", buckets=50), FeatureSpec(name="price", kind="numeric"))
 _names = itertools.count()
-
-for _noisy in ("kafka", "aiokafka", "faust", "mode"):
-    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
 
 class MemoryIntake:
@@ -69,16 +63,6 @@ class MemoryIntake:
     @property
     def rows(self) -> int:
         return sum(len(c.batch) for chunks in self.chunks.values() for c in chunks)
-
-
-@pytest.fixture(scope="session")
-def broker() -> Iterator[EmbeddedBroker]:
-    try:
-        running = EmbeddedBroker().start()
-    except BrokerUnavailableError as error:
-        pytest.skip(str(error))
-    yield running
-    running.stop()
 
 
 class Streams:

@@ -24,8 +24,8 @@ from ecdctr.state.checkpoints import CheckpointStore, merge_rows
 from ecdctr.state.journals import Journal
 from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
-from tests.models.conftest import DAY_MS, START_MS
 from tests.models.training.test_engine import HOUR, MODEL, SPECS, plan, rows_of
+from tests.support.worlds import DAY_MS, START_MS
 
 REFUSED = Verdict(False, "because", {"gauc_serving": -0.1})
 

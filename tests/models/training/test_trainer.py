@@ -19,7 +19,6 @@ from ecdctr.state.errors import PointInTimeError
 from ecdctr.state.row_logs import AdWindow
 
 ROOT = Path(__file__).parents[3]
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
 MONTHS = ("m0", "m1", "m2")
 
 
@@ -278,16 +277,14 @@ def test_a_fresh_process_gives_the_same_bits(world: Any, tmp_path: Any) -> None:
     CheckpointStore(tmp_path).save(capture)
     play(trainer, stream[15:])
     script = f"""
-import importlib.util, pathlib, sys
+import pathlib
 import torch
 torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("worlds", {str(CONFTEST)!r})
-worlds = importlib.util.module_from_spec(spec); sys.modules["worlds"] = worlds
-spec.loader.exec_module(worlds)
 from ecdctr.events.batch import AD
 from ecdctr.events.step import Step
 from ecdctr.state.checkpoints import CheckpointStore
-world = worlds.World()
+from tests.support.worlds import World
+world = World()
 stream = world.stream(30)
 window = world.window()
 for batch in stream[:15]:

@@ -1,14 +1,11 @@
-"""A small world for the tests of the models: features, batches, snapshots, trainers."""
+"""A small world for tests of models: features, batches, snapshots, trainers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
@@ -20,15 +17,6 @@ from ecdctr.state.row_logs import AdWindow
 from ecdctr.state.snapshots import MemoryEmbeddingStore
 
 START_MS = 1_767_225_600_000  # 2026-01-01
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Results to the last bit are promised for a number of threads; one is the quickest on a shared machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small_schema(dim: int = 4) -> FeatureSchema:
@@ -138,8 +126,3 @@ class World:
             last = begin - 1 - (months - 1 - month) * 10 * DAY_MS
             store.write(f"m{month}", self.tpm.dim, last, vectors[0], vectors[1], first_ts=last - 10 * DAY_MS)
         return store
-
-
-@pytest.fixture
-def world() -> World:
-    return World()

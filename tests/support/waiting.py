@@ -1,0 +1,96 @@
+"""Waiting for an event, and comparing wall-clock times on machines that do other work too.
+
+Every wait of the tests has one generous limit. It is reached by a failure only, so its length costs nothing on the
+way to success, and a machine that is four times slower than usual does not reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S = 120.0
+"""Limit of a wait."""
+_SPIN_S = 0.05
+
+
+def wait_for(
+    condition: Callable[[], T],
+    what: str = "",
+    *,
+    within_s: float = PATIENCE_S,
+    alive: Callable[[], str | None] = lambda: None,
+    every_s: float = 0.02,
+) -> T:
+    """Ask until the answer is true, and return it.
+
+    Parameters
+    ----------
+    condition
+        Should not raise: what it raises ends the wait, so that an unexpected error shows at once.
+    what
+        Names the event in the message of a failure.
+    alive
+        Returns why waiting is pointless, or None; asked after each answer that is not true.
+
+    Raises
+    ------
+    AssertionError
+        Time is up, or ``alive`` returned a text.
+    """
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        if (reason := alive()) is not None:
+            if found := condition():  # it may have come true just before the end
+                return found
+            raise AssertionError(f"{what or condition}: {reason}")
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}"
+            )
+        time.sleep(every_s)
+    return found
+
+
+async def until(
+    condition: Callable[[], Awaitable[T]],
+    what: str = "",
+    *,
+    within_s: float = PATIENCE_S,
+    every_s: float = 0.02,
+) -> T:
+    """:func:`wait_for` for a coroutine function."""
+    deadline = time.monotonic() + within_s
+    while not (found := await condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}"
+            )
+        await asyncio.sleep(every_s)
+    return found
+
+
+def contention() -> float:
+    """How many times longer work takes than on an idle machine; 1 on an idle one.
+
+    The larger of two measurements: wall over processor seconds of a short loop of this process (now), and
+    processes that want to run per processor (the last minute).
+    """
+    wall, cpu = time.perf_counter(), time.thread_time()
+    while time.thread_time() - cpu < _SPIN_S:
+        pass
+    now = (time.perf_counter() - wall) / (time.thread_time() - cpu)
+    return max(1.0, now, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+def allowance(seconds: float) -> float:
+    """The limit that a promise of ``seconds`` has beside the other work of this machine.
+
+    On an idle machine it is ``seconds``. It is for promises in seconds only; a wait has :data:`PATIENCE_S`.
+    """
+    return seconds * contention()
