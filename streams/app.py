@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka import codec_error
 from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
@@ -240,6 +241,8 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     ------
     BrokerUnavailableError
         No broker answered at start.
+    DataError
+        Records are compressed with a codec whose package is not installed.
     StreamError
         Whatever else ended the app, the error of an agent included.
     """
@@ -263,6 +266,9 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     except EcdctrError:
         raise
     except KafkaError as error:
+        unreadable = codec_error(error, " or ".join(app.topics.domains))
+        if unreadable is not None:
+            raise unreadable from error
         raise BrokerUnavailableError(
             f"the connection to {', '.join(app.connection.addresses)} was lost: {type(error).__name__}: {error}"
         ) from error

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.offsets import partition_offsets, true_ends
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
@@ -279,8 +280,9 @@ class _PartitionReader:
                 f'topic "{self.tp.topic}" partition {self.tp.partition} does not hold offset {self.wanted}: {error}'
             ) from error
         except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"reading {self.tp.topic}[{self.tp.partition}] failed: {error}"
+            where = f"{self.tp.topic}[{self.tp.partition}]"
+            raise (
+                codec_error(error, where) or BrokerUnavailableError(f"reading {where} failed: {error}")
             ) from error
         return None
 

@@ -68,14 +68,15 @@ class MemoryIntake:
 class Streams:
     """Two topics of a test's own, and what tests do with them."""
 
-    def __init__(self, address: str, partitions: int = 2) -> None:
+    def __init__(self, address: str, partitions: int = 2, create: bool = True) -> None:
         name = f"t{next(_names)}"
         self.connection = KafkaSettings(brokers=address)
         self.topics = TopicSettings(natural=f"{name}-natural", ad=f"{name}-ad", partitions=partitions)
         self.worker = WorkerSettings(group=f"{name}-group", session_timeout_s=1.0, poll_records=200)
         self.decoder = EventDecoder(SPECS, max_string=40)
         self.partitions = partitions
-        ensure_topics(self.connection, self.topics)
+        if create:
+            ensure_topics(self.connection, self.topics)
 
     def send(self, topic: str, values, partition: int | None = None, headers=None) -> None:
         producer = KafkaProducer(**self.connection.kafka_python(), linger_ms=5)
