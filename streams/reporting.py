@@ -25,7 +25,7 @@ from ecdctr.monitor.dashboard import Dashboard, RunningMean
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
-from ecdctr.streams.handoff import AlignedIntake
+from ecdctr.streams.aligned_intake import AlignedIntake
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 

@@ -1,4 +1,4 @@
-"""The worker process: recovery, then the Faust app beside the trainer's thread, then a clean end."""
+"""The worker process: recovery, then the Faust app and the trainer's thread, then a clean end."""
 
 from __future__ import annotations
 
@@ -7,62 +7,58 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ecdctr.events.align import Aligner
-from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
-from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
 from ecdctr.replay.play import redo
-from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StateLockedError
+from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Positions
+from ecdctr.streams.aligned_intake import AlignedIntake
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker_watch import BrokerWatch
-from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
+from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.decoders import DecodePool
-from ecdctr.streams.handoff import AlignedIntake, TrainerThread
+from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.retention import settle_positions
+from ecdctr.streams.retry import StopRequestedError, call_until_available, retry_delay
+from ecdctr.streams.rollback_letters import RollbackLetters
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
+from ecdctr.streams.trainer_thread import TrainerThread
 
 __all__ = ["Worker"]
 
 log = logging.getLogger("ecdctr.worker")
 Key = tuple[str, int]
-
-TELL_EVERY_S = 10.0
-"""Seconds between two lines of progress in the log."""
-
-RETRY_S = (0.5, 1.0, 2.0, 5.0)
-"""Waits between two tries to reach a broker that has gone away; the last one repeats."""
+T = TypeVar("T")
 
 
 class Worker:
-    """One trainer on one state folder.
+    """One trainer with one state folder.
 
     Parameters
     ----------
     make_engine
         ``make_engine(on_checkpoint=..., on_skipped=...)``.
     decoder
-        Knows the features.
+        Decodes the messages of the click topics.
     make_log
-        ``make_log(decoder)``: the click topics, read by offset.
+        ``make_log(decoder)`` connects to the click topics, for reads by offset.
     kafka, topics, worker, monitor
         Configuration.
     state_folder
-        Locked while the worker lives.
+        Locked while the worker runs.
     natural_batch, ad_batch
-        Rows of a step.
+        Rows of a full step.
     """
 
     def __init__(
@@ -82,57 +78,61 @@ class Worker:
         self._make_engine, self._decoder, self._make_log = make_engine, decoder, make_log
         self._kafka, self._topics, self._worker = kafka, topics, worker
         self._lock = FolderLock(state_folder)
-        self._batches = {"natural_batch": natural_batch, "ad_batch": ad_batch}
-        self._report = Reporter(decoder.schema, kafka, topics, monitor, folder=state_folder / "monitor")
+        self._batch_rows = {"natural_batch": natural_batch, "ad_batch": ad_batch}
+        self._reporter = Reporter(decoder.schema, kafka, topics, monitor, folder=state_folder / "monitor")
+        self._rollback_letters = RollbackLetters(
+            make_log, decoder, topics.domains, lambda: self._stop_requested
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._stopped = False
+        self._stop_requested = False
         self._app: StreamApp | None = None
         self._letters: DeadLetters | None = None
         self._pool: DecodePool | None = None
         self._engine: Engine | None = None
         self._failure: BaseException | None = None
-        self._in_doubt = True
+        self._state_is_whole = False
         self._checkpoint_positions = Positions()
-        self._unburied: list[tuple[Batch, str]] = []
 
     def run(self, *, standby: bool = False, reset_offsets: str | None = None) -> int:
-        """Live until asked to stop.
+        """Train until a signal asks to stop; return the exit code.
 
-        1. Own the state folder (as a standby: wait for it).
-        2. Recover: newest whole checkpoint, then the journal's tail with the same rows.
-        3. See that the log still holds what comes next.
-        4. Train: agents hand rows to the aligner, the aligner steps to the trainer's thread.
-        5. Asked to stop: leave the group, end the step in flight, checkpoint, exit code 0.
+        1. Lock the state folder (a standby waits for it).
+        2. Recover: load the newest whole checkpoint, then redo the steps that the journal has after it, with the same rows.
+        3. Check that the log still holds the rows that come next.
+        4. Train: the agents pass rows to the aligner, the aligner passes steps to the trainer's thread.
+        5. When asked to stop: leave the group, end the current step, write a checkpoint.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        if not self._own_folder(standby):
+        if not self._lock_folder(standby):
             log.info("stopped before the state folder became free")
             return 0
         try:
-            self._report.serve()
-            engine = self._engine = self._make_engine(on_checkpoint=self._publish, on_skipped=self._bury)
+            self._reporter.serve()
+            engine = self._engine = self._make_engine(
+                on_checkpoint=self._publish, on_skipped=self._rollback_letters.add
+            )
             try:
-                with contextlib.suppress(_StopAskedError):
+                with contextlib.suppress(StopRequestedError):
                     positions, ends = self._recover(engine, reset_offsets)
                     asyncio.run(self._train(engine, positions, ends))
             except BaseException as error:
-                # What was learned so far is in the journal: no checkpoint is forced from a state in doubt. But the
-                # journal is of no use without its log, and the state is not in doubt when only the log is gone.
-                engine.close(checkpoint=isinstance(error, OffsetsLostError) and not self._in_doubt)
+                # The journal holds all that was learned, so a state that may be incomplete is not saved. Where only the log
+                # was lost, the journal cannot be redone any more, and the state is whole: it is saved.
+                engine.close(checkpoint=isinstance(error, OffsetsLostError) and self._state_is_whole)
                 raise
             engine.close()
-            log.info("stopped at step %d; %s", engine.step, _rows(engine))
+            log.info("stopped at step %d; %s", engine.step, rows_by_kind(engine))
         finally:
-            self._report.close()
+            self._reporter.close()
             self._lock.release()
         return 0
 
     # -- 1
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        self._stopped = True
+        self._stop_requested = True
         if self._engine is not None:
             self._engine.stop_waiting()
         loop, stop = self._loop, self._stop
@@ -141,8 +141,8 @@ class Worker:
         else:
             log.info("%s: stopping", signal.Signals(number).name)
 
-    def _own_folder(self, standby: bool) -> bool:
-        """False: asked to stop while waiting for it."""
+    def _lock_folder(self, standby: bool) -> bool:
+        """Lock the state folder; return False if a stop was requested meanwhile."""
         if standby:
             owner = self._lock.owner()
             log.info(
@@ -150,9 +150,9 @@ class Worker:
                 self._lock.path.parent, owner.get("pid", "unknown"), owner.get("host", "unknown"),
             )  # fmt: skip
             try:
-                self._lock.acquire(wait=True, should_stop=lambda: self._stopped)
+                self._lock.acquire(wait=True, should_stop=lambda: self._stop_requested)
             except StateLockedError:
-                if not self._stopped:
+                if not self._stop_requested:
                     raise
                 return False
             log.info("standby: took over")
@@ -163,10 +163,10 @@ class Worker:
     # -- 2, 3
 
     def _recover(self, engine: Engine, reset_offsets: str | None) -> tuple[Positions, dict[Key, int]]:
-        """Give the position and the known end of every partition."""
-        self._report.health.enter("recovering")
-        self._patiently(lambda: ensure_topics(self._kafka, self._topics))
-        with self._patiently(lambda: self._make_log(self._decoder)) as kafka:
+        """Return the position and the known end of every partition."""
+        self._reporter.health.enter("recovering")
+        self._connect(lambda: ensure_topics(self._kafka, self._topics))
+        with self._connect(lambda: self._make_log(self._decoder)) as kafka:
             keys = kafka.partitions()
             beginning, ends = kafka.beginning(keys), kafka.end(keys)
             entries = engine.recover()
@@ -175,7 +175,7 @@ class Worker:
             if tail:
                 log.info("journal: %d steps to redo", len(tail))
             began = time.monotonic()
-            done = redo(engine, kafka, iter(tail), self._stop_redo)
+            done = redo(engine, kafka, iter(tail), self._redone)
             if done.steps:
                 log.info(
                     "journal: %d steps redone, %d rows in %.1f s",
@@ -188,36 +188,25 @@ class Worker:
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
 
-    def _stop_redo(self, _rows: int, _clock: int) -> None:
-        self._report.health.step()
-        if self._stopped:
-            raise _StopAskedError
+    def _redone(self, _rows: int, _clock: int) -> None:
+        self._reporter.health.step()
+        if self._stop_requested:
+            raise StopRequestedError
 
-    def _patiently(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
-        """Try for as long as the connect timeout; a broker that is just starting is waited for."""
-        deadline = time.monotonic() + (self._worker.connect_timeout_s if timeout_s is None else timeout_s)
-        for attempt in range(1_000_000):
-            try:
-                return call()
-            except BrokerUnavailableError as error:
-                if self._stopped:
-                    raise _StopAskedError from None
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("%s; trying again", error)
-                time.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-        raise AssertionError("unreachable")
+    def _connect(self, call: Callable[[], T]) -> T:
+        """Call for as long as ``worker.connect_timeout_s``: a broker that is just starting is waited for."""
+        return call_until_available(call, self._worker.connect_timeout_s, lambda: self._stop_requested)
 
     # -- 4
 
     async def _train(self, engine: Engine, positions: Positions, ends: dict[Key, int]) -> None:
         loop = self._loop = asyncio.get_running_loop()
         stop = self._stop = asyncio.Event()
-        if self._stopped:
+        if self._stop_requested:
             stop.set()
         now = time.monotonic()
         domains = self._topics.domains
-        buffer_rows = self._worker.buffer_for(max(self._batches.values()))
+        buffer_rows = self._worker.buffer_for(max(self._batch_rows.values()))
         aligner = Aligner(
             {key: domains[key[0]] for key in positions},
             positions=positions,
@@ -226,7 +215,7 @@ class Worker:
             max_behind_s=self._worker.max_behind_s,
             buffer_rows=buffer_rows,
             now=now,
-            **self._batches,
+            **self._batch_rows,
         )
         for key, end in ends.items():
             aligner.set_end(*key, end)
@@ -236,39 +225,37 @@ class Worker:
             self._worker.queue_length,
             on_taken=intake.taken,
             on_failure=self._trainer_failed,
-            on_step=partial(self._report.stepped, engine),
+            on_step=partial(self._reporter.stepped, engine),
         )
         intake.attach(trainer)
         if self._worker.decoders:
             self._pool = DecodePool(self._decoder, self._worker.decoders)
         self._letters = DeadLetters(self._kafka, self._topics)
         await self._letters.start(self._checkpoint_positions)
-        unburied, self._unburied = self._unburied, []
-        for batch, reason in unburied:
-            await self._letters.send(await loop.run_in_executor(None, self._letters_of, batch, reason))
-        self._report.begin(engine)
+        await self._rollback_letters.start(self._letters)
+        self._reporter.begin(engine)
         trainer.start()
-        self._in_doubt = False
+        self._state_is_whole = True
         watch = BrokerWatch(
             self._kafka, lambda: self._make_log(self._decoder), lambda: engine.positions, self._log_lost
         )
         watch.start()
-        helpers = [
+        tasks = [
             asyncio.ensure_future(intake.pump()),
-            asyncio.ensure_future(self._watch(engine, intake)),
-            asyncio.ensure_future(self._tell(engine, intake)),
+            asyncio.ensure_future(self._update_gauges(engine, intake)),
+            asyncio.ensure_future(log_progress(engine, intake, domains, self._dead_letters)),
             asyncio.ensure_future(watch.report()),
         ]
-        for helper in helpers:
-            helper.add_done_callback(self._helper_ended)
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
         try:
             await self._stream(intake, stop)
         finally:
             watch.stop()
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-            # In a thread: the step in flight may still want this loop, to bury rows that it gave up.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            # In a thread: the current step may still need this loop, to send dead letters of rows that it rolled back.
             await loop.run_in_executor(None, trainer.stop)
             await self._letters.stop()
             if self._pool is not None:
@@ -277,7 +264,7 @@ class Worker:
             raise self._failure
 
     async def _stream(self, intake: AlignedIntake, stop: asyncio.Event) -> None:
-        """Run the Faust app; when the broker goes away, wait for it and go on from our own positions."""
+        """Run the Faust app; when the broker becomes unavailable, wait for it and continue at the intake's positions."""
         attempt = 0
         while not stop.is_set():
             assert self._letters is not None
@@ -287,124 +274,60 @@ class Worker:
             try:
                 await run_app(self._app, stop)
             except BrokerUnavailableError as error:
-                wait = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+                delay = retry_delay(attempt)
                 attempt = 0 if self._app.records else attempt + 1
-                log.warning("%s; training goes on when it answers again", error)
-                self._report.waiting_for = str(error)
+                log.warning("%s; training continues when it answers again", error)
+                self._reporter.waiting_for = str(error)
                 try:
-                    await asyncio.wait_for(stop.wait(), wait)
+                    await asyncio.wait_for(stop.wait(), delay)
                 except TimeoutError:
                     continue
             finally:
                 self._app = None
 
     def _trainer_failed(self, error: BaseException) -> None:
-        """From the trainer's thread."""
-        self._in_doubt = True
+        """Called in the trainer's thread."""
+        self._state_is_whole = False
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _log_lost(self, error: OffsetsLostError) -> None:
-        """From the watching thread."""
+        """Called in the thread of :class:`BrokerWatch`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
-        self._report.health.enter("failed", f"training has ended: {error}")
+        self._reporter.health.enter("failed", f"training has ended: {error}")
         self._failure = self._failure or error
         if self._stop is not None:
             self._stop.set()
 
-    def _helper_ended(self, helper: asyncio.Future[None]) -> None:
-        if not helper.cancelled() and (error := helper.exception()) is not None:
+    def _task_ended(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    # -- what others call
+    def _dead_letters(self) -> int:
+        return 0 if self._letters is None else sum(self._letters.counts.values())
 
-    def _publish(self, positions: Positions) -> None:
-        """From the saving thread: show lag tools the durable position."""
-        loop, app = self._loop, self._app
-        if loop is not None and app is not None and not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_quietly(app.publish(positions)), loop)
-
-    def _bury(self, batch: Batch, reason: str) -> None:
-        """The records of a step that was taken back become dead letters; from the trainer's thread.
-
-        While the journal is redone there is no loop yet: they wait, and those that were sent before the crash are
-        not sent again.
-        """
-        if self._loop is None or self._letters is None:
-            self._unburied.append((batch, reason))
-            return
-        letters = self._patiently(lambda: self._letters_of(batch, reason), float("inf"))
-        asyncio.run_coroutine_threadsafe(self._letters.send(letters), self._loop).result()
-
-    def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
-        letters = []
-        with self._make_log(self._decoder) as kafka:
-            for part in batch.parts:
-                records = kafka.raw(part)
-                if not records:
-                    continue
-                domain = self._topics.domains[part.topic]
-                chunk, _ = decode_records(
-                    self._decoder, part.topic, part.partition, part.first, records, domain
-                )
-                with_rows = set(chunk.offset.tolist())  # the others did not fit, and are dead letters already
-                letters += [
-                    DeadLetter(
-                        part.topic,
-                        part.partition,
-                        r.offset,
-                        "loss",
-                        reason,
-                        r.value,
-                        r.key,
-                        tuple(r.headers or ()),
-                    )
-                    for r in records
-                    if r.offset in with_rows
-                ]
-        return letters
-
-    async def _watch(self, engine: Engine, intake: AlignedIntake) -> None:
-        """Gauges once a second."""
+    async def _update_gauges(self, engine: Engine, intake: AlignedIntake) -> None:
+        """Update the gauges and deliver alerts once a second; never returns."""
         while True:
             await asyncio.sleep(1.0)
             if self._app is not None and self._app.records:
-                self._report.waiting_for = None
-            self._report.tick(engine, intake, {} if self._letters is None else self._letters.counts)
+                self._reporter.waiting_for = None
+            self._reporter.tick(engine, intake, {} if self._letters is None else self._letters.counts)
             # In a thread: a snapshot of the monitor may take a moment.
-            await asyncio.to_thread(self._report.dashboard.deliver)
+            await asyncio.to_thread(self._reporter.dashboard.deliver)
 
-    async def _tell(self, engine: Engine, intake: AlignedIntake) -> None:
-        """One line of progress now and then, while there is any."""
-        told = sum(engine.progress.rows.values())
-        while True:
-            await asyncio.sleep(TELL_EVERY_S)
-            rows = sum(engine.progress.rows.values())
-            if rows == told:
-                continue
-            log.info(
-                "step %d: %s rows (%s/s), event time %s, %s records behind, %s dead letters",
-                engine.step, f"{rows:,}", f"{(rows - told) / TELL_EVERY_S:,.0f}",
-                datetime.fromtimestamp(engine.clock / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-                f"{sum(intake.lag(t, engine.positions) for t in self._topics.domains):,}",
-                f"{sum(self._letters.counts.values()) if self._letters else 0:,}",
-            )  # fmt: skip
-            told = rows
+    def _publish(self, positions: Positions) -> None:
+        """Called in the saving thread: show the durable positions to lag tools."""
+        loop, app = self._loop, self._app
+        if loop is not None and app is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_log_failure(app.publish(positions)), loop)
 
 
-class _StopAskedError(EcdctrError):
-    """Asked to stop while the journal was redone."""
-
-
-async def _quietly(call: Any) -> None:
+async def _log_failure(call: Coroutine[Any, Any, bool]) -> None:
     try:
         await call
-    except Exception as error:  # only a display for lag tools hangs on it
+    except Exception as error:  # only the display of lag tools depends on it
         log.debug("offsets not published: %r", error)
-
-
-def _rows(engine: Engine) -> str:
-    return ", ".join(f"{n:,} {kind} rows" for kind, n in engine.progress.rows.items())

@@ -1,0 +1,65 @@
+"""Repeated attempts to reach a broker that does not answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ecdctr.state.errors import BrokerUnavailableError, EcdctrError
+
+__all__ = ["StopRequestedError", "call_until_available", "retry_delay"]
+
+log = logging.getLogger("ecdctr.worker")
+
+_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
+
+T = TypeVar("T")
+
+
+class StopRequestedError(EcdctrError):
+    """The worker was asked to stop before it reached the live stream."""
+
+
+def retry_delay(attempt: int) -> float:
+    """Seconds to wait after attempt 0, 1, ...
+
+    >>> [retry_delay(n) for n in (0, 1, 2, 3, 4, 99)]
+    [0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
+    """
+    return _DELAYS_S[min(attempt, len(_DELAYS_S) - 1)]
+
+
+def call_until_available(call: Callable[[], T], timeout_s: float, stop_requested: Callable[[], bool]) -> T:
+    """Repeat a call for as long as no broker is available.
+
+    Parameters
+    ----------
+    call
+        Raises :class:`BrokerUnavailableError` while no broker answers.
+    timeout_s
+        No further attempt after this time; ``inf``: no limit.
+    stop_requested
+        Ends the attempts when it returns True.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        No broker answered within ``timeout_s``.
+    StopRequestedError
+        A stop was requested.
+    """
+    deadline = time.monotonic() + timeout_s
+    attempt = 0
+    while True:
+        try:
+            return call()
+        except BrokerUnavailableError as error:
+            if stop_requested():
+                raise StopRequestedError from None
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s; trying again", error)
+            time.sleep(retry_delay(attempt))
+            attempt += 1
