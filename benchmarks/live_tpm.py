@@ -105,7 +105,7 @@ def main() -> int:
         began = time.perf_counter()
         beside: list[float] = []
         last = plan[-1].clock
-        while writer.owed:
+        while writer.pending:
             for step in plan[:20]:
                 beside.append(run(without, Step(step.kind, step.batch, last)))
         write = time.perf_counter() - began

@@ -296,7 +296,7 @@ def replay_engine(
     if live:
         link_snapshots(Folders(settings.state.folder).snapshots, folders.snapshots)
     store = snapshot_store(settings, folder if live else None)
-    sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1), beside=False)
+    sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1), background=False)
     trainer = _trainer(settings, schema, window, store, sink)
     kept = StateSettings(
         folder=folder,

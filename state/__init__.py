@@ -1,1 +1,1 @@
-"""What is on disk: checkpoints, journal, TPM snapshots, row logs, locks, and the errors of the project."""
+"""State on disk: checkpoints, journal, TPM snapshots, row logs and locks; and the errors of the project."""

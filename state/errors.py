@@ -5,18 +5,19 @@
     EcdctrError                  exit code 1
     ├── ConfigError              exit code 2   a key or a value of the configuration
     ├── DataError                exit code 3   a source, a file, an event that cannot be read
-    │   └── PointInTimeError                   a row would meet a snapshot younger than itself
-    ├── StateError               exit code 4   something kept on disk
+    │   └── PointInTimeError                   a row would read a snapshot younger than itself
+    ├── StateError               exit code 4   state on disk
     │   ├── StateLockedError                   another process owns the state folder
-    │   ├── CheckpointDamagedError
-    │   ├── SnapshotDamagedError
-    │   ├── SnapshotExistsError                the month has another snapshot already
-    │   └── JournalDamagedError
+    │   ├── CheckpointDamagedError             files that do not match the checkpoint's manifest
+    │   ├── SnapshotDamagedError               files that do not match the snapshot's manifest
+    │   ├── SnapshotExistsError                the month already has a snapshot with other content
+    │   └── JournalDamagedError                a damaged line before the last one, or missing steps
     └── StreamError              exit code 5   the broker, a topic, an offset
-        ├── BrokerUnavailableError
-        └── OffsetsLostError                   the log no longer holds what is needed
+        ├── BrokerUnavailableError             no answer in time
+        └── OffsetsLostError                   the log no longer holds offsets that are needed
 
-Each message names the thing, the value and the way out; the command line prints it as one line.
+Each message names the object, the value and the way out; the command line prints it as one line and exits with the code
+above, which subclasses inherit.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ class ConfigError(EcdctrError):
 
 
 class DataError(EcdctrError):
-    """A source or an event cannot be read as asked."""
+    """A source or an event cannot be read as requested."""
 
     exit_code = 3
 
 
 class PointInTimeError(DataError):
-    """A row would meet a TPM snapshot whose training rows are younger than the row."""
+    """A row would read a TPM snapshot that was trained on rows not older than the row itself."""
 
 
 class StateError(EcdctrError):
-    """Something kept on disk is missing, damaged or owned by someone else."""
+    """State on disk is missing, damaged or owned by another process."""
 
     exit_code = 4
 
@@ -79,15 +80,15 @@ class SnapshotDamagedError(StateError):
 
 
 class SnapshotExistsError(StateError):
-    """The month has a snapshot with other content; a snapshot never changes."""
+    """The month already has a snapshot with other content; snapshots are immutable."""
 
 
 class JournalDamagedError(StateError):
-    """A journal line before the last one is damaged."""
+    """A journal line before the last one is damaged, or steps are missing."""
 
 
 class StreamError(EcdctrError):
-    """Something about the broker, a topic or an offset."""
+    """The broker, a topic or an offset is unavailable or unusable."""
 
     exit_code = 5
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write aside, fsync, rename; and checksums."""
+"""Atomic files (temporary file, fsync, rename), checksummed JSON, and CRC-32C checksums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 1 << 22
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write every byte: one ``write(2)`` in the usual case, more where the system takes less at a time."""
+    """Write all bytes: usually one ``write(2)``, more where the system accepts only a part of them."""
     written = os.write(fd, data)
     if written == len(data):
         return
@@ -35,32 +35,32 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: a reader, also after power loss, sees the old bytes or the new ones.
+    """Replace ``path`` by ``data``: a reader sees either the old bytes or the new ones, also after power loss.
 
     1. Write a temporary file in the same folder, fsync it.
     2. Rename it over ``path``.
     3. fsync the folder.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             write_all(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
-        aside.replace(path)
+        temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
 
 
 def write_json(path: Path, content: Any) -> int:
-    """Write ``{"checksum": .., "content": ..}`` so that a flipped bit is seen by :func:`read_json`.
+    """Write ``{"checksum": .., "content": ..}`` so that :func:`read_json` detects a flipped bit.
 
-    Returns the number of bytes written. Not atomic and not synced: for files in a folder that is still aside.
+    Returns the number of bytes written. Neither atomic nor synced: for files in a temporary folder.
     """
     body = json.dumps(content, separators=(",", ":"))
     data = f'{{"checksum":"{checksum_bytes(body.encode())}","content":{body}}}\n'.encode()
@@ -69,7 +69,15 @@ def write_json(path: Path, content: Any) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a file that :func:`write_json` wrote; ValueError when a byte of it has changed."""
+    """Content of a file that :func:`write_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        The file is not such JSON, or a byte of it has changed.
+    OSError
+        The file cannot be read.
+    """
     try:
         data = json.loads(path.read_bytes())
         stored, content = data["checksum"], data["content"]
@@ -77,17 +85,17 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} is not readable ({type(error).__name__}: {error})") from None
     found = checksum_bytes(json.dumps(content, separators=(",", ":")).encode())
     if found != stored:
-        raise ValueError(f"{path.name} has checksum {found}, its own record says {stored}")
+        raise ValueError(f"{path.name} has checksum {found}, but records {stored}")
     return content
 
 
 def fsync_file(path: Path) -> None:
-    """Ask the disk to keep the content of ``path``."""
+    """Make the content of file ``path`` durable."""
     _fsync(path, os.O_RDONLY)
 
 
 def fsync_dir(path: Path) -> None:
-    """Ask the disk to keep the names in folder ``path``: without it a rename may be lost with the power."""
+    """Make the names in folder ``path`` durable: without it, power loss may undo a rename."""
     _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -109,7 +117,7 @@ def checksum_bytes(data: bytes) -> str:
 
 
 def checksum(path: Path) -> str:
-    """CRC-32C of a file's bytes, read in bounded pieces; it is meant for damage, not for malice."""
+    """CRC-32C of a file's bytes, read in chunks of 4 MiB; detects damage, not tampering."""
     value = 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):

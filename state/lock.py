@@ -21,15 +21,15 @@ __all__ = ["FolderLock"]
 
 
 class FolderLock:
-    """An exclusive ``flock`` on ``<folder>/LOCK``; it ends with the process, however the process ends.
+    """An exclusive ``flock`` on ``<folder>/LOCK``; the kernel releases it when the process ends, however it ends.
 
-    The file says who holds it (``host``, ``pid``, ``since``); the content alone locks nothing, so a file that a
-    dead process left behind is no obstacle.
+    The file records the owner (``host``, ``pid``, ``since``). Its content alone locks nothing, so a file left behind by
+    a dead process does not block the next one.
 
     Parameters
     ----------
     folder
-        The state folder; made if absent.
+        The state folder; created if absent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,12 +53,12 @@ class FolderLock:
         poll_s
             Seconds between two tries.
         should_stop
-            Asked between two tries; True ends the waiting with the error.
+            Called between two tries; True ends the waiting with the error.
 
         Raises
         ------
         StateLockedError
-            Another process holds the lock; names its host and process.
+            Another process holds the lock; the message names its host and process.
         """
         if self._fd is not None:
             return
@@ -78,7 +78,7 @@ class FolderLock:
         self._fd = fd
 
     def owner(self) -> dict[str, Any]:
-        """Who holds (or last held) the lock: ``host``, ``pid``, ``since``; empty when nobody wrote it yet."""
+        """The process that holds (or last held) the lock: ``host``, ``pid``, ``since``; empty if there was none yet."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.path.read_bytes())
             if isinstance(found, dict):
@@ -86,11 +86,10 @@ class FolderLock:
         return {}
 
     def release(self) -> None:
-        """Give the lock back; nothing happens when it is not held."""
+        """Release the lock; no effect if it is not held."""
         if self._fd is not None:
-            os.close(
-                self._fd
-            )  # the file stays: unlinking it would let two processes lock two files of one name
+            # The file remains: after an unlink two processes could lock two files of the same name.
+            os.close(self._fd)
             self._fd = None
 
     def _message(self) -> str:

@@ -1,11 +1,11 @@
-"""Memory that was freed goes back to the system."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 
-__all__ = ["give_back"]
+__all__ = ["trim_memory"]
 
 
 def _trim() -> Callable[[int], int] | None:
@@ -20,11 +20,11 @@ def _trim() -> Callable[[int], int] | None:
 _malloc_trim = _trim()
 
 
-def give_back() -> None:
-    """Let the C library return free pages; does nothing where it cannot.
+def trim_memory() -> None:
+    """Return the C library's free pages to the operating system; no effect without glibc.
 
-    glibc keeps what lies between blocks still in use. Large copies come and go with each checkpoint and each release, each
-    time elsewhere: over hours a process seems to grow though it holds no more than before.
+    glibc retains free pages between blocks that are in use. Each checkpoint and each release allocates and frees large
+    copies at other addresses, so that the resident size of a process would grow for hours although its live data do not.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)

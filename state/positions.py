@@ -1,4 +1,4 @@
-"""Where rows come from: contiguous offset ranges of Kafka partitions, and the next offset of each."""
+"""Origin of rows: contiguous offset ranges of Kafka partitions, and the next offset of each partition."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["Part", "Positions"]
 class Part(NamedTuple):
     """A contiguous range of offsets ``first <= offset < end`` of one partition.
 
-    Offsets in the range that hold no row (dead letters, compaction gaps) belong to it all the same:
-    the range says what has been *counted*, not how many rows it gave.
+    The range includes offsets without a row (dead letters, compaction gaps): it states which offsets have been
+    processed, not how many rows they held.
     """
 
     topic: str

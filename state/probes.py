@@ -1,4 +1,4 @@
-"""Probe slices: a few rows of every earlier period, kept whole so that they can be scored again."""
+"""Probe slices: complete rows sampled from every earlier period, stored so that they can be scored again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Columns = dict[str, NDArray[Any]]
 
 
 class ProbeStore:
-    """Named sets of columns, each one ``.npz`` file that is written aside and renamed.
+    """Named sets of columns, each one ``.npz`` file that is replaced atomically.
 
     Parameters
     ----------
     folder
-        Where; None: in memory.
+        Folder of the files; None: in memory.
 
     Examples
     --------
@@ -42,9 +42,19 @@ class ProbeStore:
         self._memory: dict[str, Columns] = {}
 
     def put(self, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Keep (or replace) a slice."""
+        """Store a slice, or replace the one of this name.
+
+        Raises
+        ------
+        ValueError
+            The name cannot be a file name.
+        StateError
+            The file cannot be written.
+        """
         if not _NAME.match(name):
-            raise ValueError(f"probe slice {name!r}: a name of letters, digits, dots and dashes is needed")
+            raise ValueError(
+                f"probe slice {name!r}: the name may hold letters, digits, dots, dashes and underscores only"
+            )
         if self.folder is None:
             self._memory[name] = {k: v.copy() for k, v in columns.items()}
             return
@@ -71,17 +81,17 @@ class ProbeStore:
                 return {k: arrays[k] for k in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
             raise StateError(
-                f"probe slice {self._path(name)} is damaged ({e}): remove it; its curve ends"
+                f"probe slice {self._path(name)} is damaged ({e}): remove it; its curve ends here"
             ) from e
 
     def names(self) -> list[str]:
-        """Slices kept, sorted."""
+        """Names of the stored slices, sorted."""
         if self.folder is None:
             return sorted(self._memory)
         return sorted(p.stem for p in self.folder.glob("*.npz"))
 
     def drop(self, name: str) -> None:
-        """Forget a slice."""
+        """Remove a slice; no effect if there is none of this name."""
         self._memory.pop(name, None)
         if self.folder is not None:
             self._path(name).unlink(missing_ok=True)

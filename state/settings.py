@@ -1,4 +1,4 @@
-"""The base of all configuration sections, and the settings of what is kept on disk."""
+"""``Section``, the base of all configuration sections, and the settings of the state folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ class StateSettings(Section):
     checkpoint_every_steps: int = Field(
         default=2_000, ge=1, description="... or steps, whichever comes first."
     )
-    keep_checkpoints: int = Field(default=3, ge=1, description="Newest whole checkpoints that are kept.")
+    keep_checkpoints: int = Field(
+        default=3, ge=1, description="Number of newest intact checkpoints that are retained."
+    )
     journal_keep_days: float = Field(
-        default=30.0, gt=0, description="Event days of journal kept for audit behind the oldest checkpoint."
+        default=30.0,
+        gt=0,
+        description="Event days of the journal retained for audit before the oldest checkpoint.",
     )
     fsync_journal: bool = Field(
         default=False,
         description="fsync each journal line: survives power loss, costs ~1 ms a step. kill -9 is survived without.",
     )
     score_days: int = Field(
-        default=30, ge=1, description="Event days of scored rows kept for windows and reports."
+        default=30, ge=1, description="Event days of scored rows retained for windows and reports."
     )
     cache_rows: int = Field(
         default=1 << 18, ge=1024, description="TPM rows cached in memory, per kind and snapshot set."

@@ -28,7 +28,7 @@ from ecdctr.replay.sources import KafkaSource, Log, RowFilter, steps_of
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
 from ecdctr.state.errors import ConfigError, DataError
-from ecdctr.state.malloc import give_back
+from ecdctr.state.malloc import trim_memory
 from ecdctr.tables import print_days
 
 __all__ = ["ReplayOptions", "print_totals", "replay_journal", "replay_source"]
@@ -140,11 +140,11 @@ def replay_source(
         except BaseException:
             arms.close(checkpoint=False)
             raise
-        give_back()
+        trim_memory()
         facts = {"peak_mib": round(peak), "checks": watch.found(log)}
         shown = options.arms.scored(settings)
         result = evaluate(arms, shown, base=base, slices=slices, folder=state.folder)
-        give_back()  # parts came and went; the plots take their place, not more
+        trim_memory()  # parts came and went; the plots take their place, not more
         written = _report(out_dir, state, arms, log, done, settings, options, facts, result)
         if done.interrupted:
             state.interrupted(done.seconds)

@@ -23,7 +23,7 @@ from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals import EntryKind, JournalEntry, JournalLike
-from ecdctr.state.malloc import give_back
+from ecdctr.state.malloc import trim_memory
 from ecdctr.state.positions import Part, Positions
 from ecdctr.state.row_logs import ROW_COLUMNS, AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
@@ -316,7 +316,7 @@ class Engine:
             else:
                 self.progress.refused.append(report.clock_ms)
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
-            give_back()  # the ad window's rows and the copies that the gate wanted
+            trim_memory()  # the ad window's rows and the copies that the gate wanted
         elif entry.kind == EntryKind.RESET:
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == EntryKind.MONTH:
@@ -422,7 +422,7 @@ class Engine:
         info = self.checkpoints.save(capture)
         if self.on_checkpoint is not None:
             self.on_checkpoint(positions)
-        give_back()
+        trim_memory()
         return info
 
     def _finish_save(self) -> None:

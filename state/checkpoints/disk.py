@@ -1,4 +1,4 @@
-"""``CheckpointStore``: whole folders, written aside and renamed; the newest whole one wins."""
+"""``CheckpointStore``: one folder per checkpoint, written under a temporary name and renamed when complete."""
 
 from __future__ import annotations
 
@@ -36,54 +36,54 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointStore:
-    """Checkpoints in one folder, each a folder ``<sequence>-step-<step>`` that needs no other.
+    """Checkpoints in one folder, each a self-contained folder ``<sequence>-step-<step>``.
 
-    Rows are kept as segments: each checkpoint writes the rows touched since the one before and shares the older
-    segments by hard links; :func:`ecdctr.state.checkpoints.files.merge_from` says when segments are merged.
+    Rows are stored as segments: each checkpoint writes the rows changed since the previous one and shares the older
+    segments by hard links; :func:`ecdctr.state.checkpoints.files.merge_from` decides when segments are merged.
 
     Parameters
     ----------
     folder
-        Made at the first save. One writer at a time (the state folder's lock); readers open a store of their own.
+        Created at the first save. One writer at a time (the state folder's lock); readers open their own store.
     keep
-        Newest whole checkpoints that are kept. One more is kept that shares no base segment with them, so that no
-        single damaged file takes all of them.
+        Number of newest intact checkpoints that are retained. One more is retained that shares no base segment with
+        them, so that a single damaged file cannot invalidate all of them.
     compact_ratio
-        Space against writing, see ``merge_from``.
+        Trade-off between disk space and rewriting, see ``merge_from``.
 
     Attributes
     ----------
     damaged
-        Names and reasons of the checkpoints that :meth:`newest` passed over; they are kept on disk.
+        Names and reasons of the checkpoints that :meth:`newest` skipped; they remain on disk.
     """
 
     def __init__(self, folder: Path, keep: int = 3, compact_ratio: float = 2.0) -> None:
         if keep < 1:
-            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+            raise ValueError(f"keep={keep}: at least one checkpoint must be retained")
         self.folder = Path(folder)
         self.damaged: list[tuple[str, str]] = []
         self._keep = keep
         self._ratio = compact_ratio
-        self._parent: Manifest | None = None  # what the next delta adds to
-        self._pending: list[Rows] = []  # deltas that no checkpoint holds yet
+        self._parent: Manifest | None = None  # the next delta adds to it
+        self._pending: list[Rows] = []  # deltas not stored in any checkpoint yet
         self._may_merge = True
         self._busy = threading.Lock()
 
     def save(self, capture: Capture) -> CheckpointInfo:
-        """Make a checkpoint; may run in a background thread, one at a time.
+        """Write a checkpoint; may run in a background thread, one at a time.
 
-        1. Add the deltas of failed attempts before this one.
-        2. Write aside, in ``.partial-<name>``: the dense tensors, the touched rows (merged with older segments when
-           due), hard links to the other segments; sync each new file.
+        1. Prepend the deltas of failed attempts.
+        2. Write into ``.partial-<name>``: the dense tensors, the dirty rows (merged with older segments when due),
+           hard links to the other segments; sync each new file.
         3. Write the manifest last, with size and checksum of every file; sync it and the folder.
-        4. Rename to the final name; sync the folder above. From here on the checkpoint counts.
-        5. Drop old checkpoints.
+        4. Rename to the final name; sync the parent folder. From here on the checkpoint is valid.
+        5. Remove old checkpoints.
 
         Raises
         ------
         StateError
-            The files could not be written (disk full). Earlier checkpoints stand, and the rows of this capture are
-            kept in memory and become part of the next attempt.
+            The files could not be written (disk full). Earlier checkpoints remain valid, and the rows of this capture
+            stay in memory and become part of the next attempt.
         """
         with self._busy:
             start = time.perf_counter()
@@ -100,7 +100,7 @@ class CheckpointStore:
                 self._may_merge = False  # merging needs more room than the delta alone
                 remove_folder(partial)
                 raise StateError(
-                    f"checkpoint {final} could not be written: {error}; free some space. Earlier checkpoints stand, "
+                    f"checkpoint {final} could not be written: {error}; free some space. Earlier checkpoints remain valid, "
                     "and the next attempt includes these rows"
                 ) from error
             except BaseException:
@@ -111,27 +111,27 @@ class CheckpointStore:
             return _info(self.folder, manifest, written, time.perf_counter() - start)
 
     def newest(self) -> Loaded | None:
-        """The newest whole checkpoint, every byte checked; the next :meth:`save` adds to it.
+        """The newest intact checkpoint, every byte verified; the next :meth:`save` adds to it.
 
-        Damaged ones are named in :attr:`damaged`, passed over and kept. None if there is no whole one: then
-        ``damaged`` tells an empty store from one in which all are damaged.
+        Damaged ones are listed in :attr:`damaged`, skipped and left on disk. None if there is no intact one; then
+        ``damaged`` distinguishes an empty store from one in which all are damaged.
         """
         self.damaged = []
         for left in sorted(self.folder.glob(_PARTIAL + "*")):
-            _log.warning("checkpoint %s was never finished: passed over", left)
+            _log.warning("checkpoint %s is incomplete: skipped", left)
         for name in reversed(self._names()):
             try:
                 loaded = self.load(name)
             except CheckpointDamagedError as error:
                 self.damaged.append((name, str(error)))
-                _log.warning("%s; passed over and kept", error)
+                _log.warning("%s; skipped, the files remain", error)
                 continue
             self.adopt(loaded)
             return loaded
         return None
 
     def load(self, name: str) -> Loaded:
-        """One checkpoint by name, every byte checked; what the next :meth:`save` adds to does not change.
+        """One checkpoint by name, every byte verified. The base of the next :meth:`save` does not change.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class CheckpointStore:
         )
 
     def adopt(self, loaded: Loaded) -> None:
-        """Go on from a checkpoint that :meth:`load` gave: the next :meth:`save` adds to it."""
+        """Continue from a checkpoint that :meth:`load` returned: the next :meth:`save` adds to it."""
         self._parent = Manifest.read(self.folder / loaded.name, deep=False)
         self._pending = []
 
@@ -168,7 +168,7 @@ class CheckpointStore:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and _sequence(p.name) is not None)
 
     def _next_sequence(self) -> int:
-        names = self._names()  # damaged ones count: their names stay taken
+        names = self._names()  # damaged ones count, because their names are in use
         return 1 + (_sequence(names[-1]) or 0) if names else 1
 
     def _make_partial(self, partial: Path) -> None:
@@ -209,7 +209,7 @@ class CheckpointStore:
         path = self.folder / self._parent.name / record.name
         if checksum(path) != record.checksum:
             raise CheckpointDamagedError(
-                f"{path} is damaged, so that no checkpoint can build on it; restart to recover from an older one"
+                f"{path} is damaged, and no checkpoint can build on it; restart to recover from an older one"
             )
         return read_rows(path)
 
@@ -224,9 +224,9 @@ class CheckpointStore:
 
     def _drop_old(self) -> None:
         damaged = {name for name, _ in self.damaged}
-        whole = [manifest for manifest in self._manifests() if manifest.name not in damaged]
-        kept, older = whole[-self._keep :], whole[: -self._keep]
-        bases = {manifest.segments[:1] for manifest in kept}
+        intact = [manifest for manifest in self._manifests() if manifest.name not in damaged]
+        retained, older = intact[-self._keep :], intact[: -self._keep]
+        bases = {manifest.segments[:1] for manifest in retained}
         apart = next((m for m in reversed(older) if m.segments and m.segments[:1] not in bases), None)
         for manifest in older:
             if manifest is not apart:

@@ -1,4 +1,4 @@
-"""The files of one checkpoint folder: tensors, row segments, and the manifest that vouches for them."""
+"""The files of one checkpoint folder: tensors, row segments, and the manifest with their checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INDEX, _VALUES = "/index", "/rows"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file as the manifest knows it."""
+    """A file as recorded in the manifest: name, size in bytes, CRC-32C."""
 
     name: str
     bytes: int
@@ -37,14 +37,14 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of; written last, so that a folder with a good manifest was written whole."""
+    """Content of a checkpoint; written last, so that a folder with an intact manifest was written completely."""
 
     name: str
     step: int
     meta: dict[str, Any]
     dense: FileRecord
     segments: tuple[FileRecord, ...]  # oldest first
-    tables: dict[str, tuple[str, int]]  # dtype and width of a row
+    tables: dict[str, tuple[str, int]]  # dtype and width of a table's rows
     format: int = 1
 
     @property
@@ -65,7 +65,7 @@ class Manifest:
         Raises
         ------
         CheckpointDamagedError
-            Names the checkpoint and the first file that is not as it was written.
+            A file differs from what was written; the message names the checkpoint and the first such file.
         """
         try:
             content = read_json(folder / MANIFEST)
@@ -91,20 +91,20 @@ def _reason(error: Exception) -> str:
 def _check(path: Path, record: FileRecord, deep: bool) -> None:
     size = path.stat().st_size
     if size != record.bytes:
-        raise ValueError(f"{path.name} has {size} bytes, the manifest says {record.bytes}")
+        raise ValueError(f"{path.name} has {size} bytes, the manifest records {record.bytes}")
     if deep and (found := checksum(path)) != record.checksum:
-        raise ValueError(f"{path.name} has checksum {found}, the manifest says {record.checksum}")
+        raise ValueError(f"{path.name} has checksum {found}, the manifest records {record.checksum}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> FileRecord:
-    """Write a safetensors file, sync it, take its checksum."""
+    """Write and sync a safetensors file; returns its name, size and checksum."""
     save_file({name: np.asarray(value, order="C") for name, value in tensors.items()}, path)
     fsync_file(path)
     return FileRecord(path.name, path.stat().st_size, checksum(path))
 
 
 def write_rows(path: Path, rows: Rows) -> FileRecord:
-    """Write one segment: of each table the indices and the rows."""
+    """Write one segment: the indices and the rows of each table."""
     tensors: dict[str, NDArray[Any]] = {}
     for table, (index, values) in rows.items():
         tensors[table + _INDEX] = index
@@ -120,7 +120,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def link(source: Path, target: Path) -> None:
-    """Share a file with another folder; copied where the file system knows no hard links."""
+    """Hard-link a file into another folder; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -134,8 +134,8 @@ def merge_from(sizes: Sequence[int], ratio: float) -> int:
     """First of the segments (sizes in bytes, oldest first) that are merged into one with all younger ones.
 
     A segment is merged once the younger ones together hold ``ratio`` times its bytes. Sizes then fall
-    geometrically from old to young: the number of segments, and how often a row is written again, grow with the
-    logarithm of what was ever touched, and nothing depends on the size of a table.
+    geometrically from old to young: the number of segments, and how often a row is rewritten, grow with the logarithm
+    of the number of rows ever changed, and nothing depends on the size of a table.
 
     >>> merge_from([900, 10], 2.0), merge_from([900, 10, 10, 10], 2.0), merge_from([50, 60, 60], 2.0)
     (1, 1, 0)
@@ -149,6 +149,6 @@ def merge_from(sizes: Sequence[int], ratio: float) -> int:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder as far as it goes; what is left is tried again at the next checkpoint."""
+    """Remove a folder as far as possible; the next checkpoint tries again to remove the rest."""
     with contextlib.suppress(OSError):
         shutil.rmtree(path)

@@ -17,11 +17,11 @@ class MemoryCheckpointStore:
 
     def __init__(self, keep: int = 3) -> None:
         if keep < 1:
-            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+            raise ValueError(f"keep={keep}: at least one checkpoint must be retained")
         self.damaged: list[tuple[str, str]] = []
         self._keep = keep
         self._sequence = 0
-        self._kept: dict[str, Loaded] = {}
+        self._checkpoints: dict[str, Loaded] = {}
         self._rows: Rows = {}
 
     def save(self, capture: Capture) -> CheckpointInfo:
@@ -29,27 +29,30 @@ class MemoryCheckpointStore:
         self._sequence += 1
         name = f"{self._sequence:08d}-step-{int(meta['step'])}"
         self._rows = merge_rows([self._rows, copy.deepcopy(capture.rows)])
-        self._kept[name] = Loaded(name, copy.deepcopy(capture.dense), self._rows, meta)
-        for old in list(self._kept)[: -self._keep]:
-            del self._kept[old]
+        self._checkpoints[name] = Loaded(name, copy.deepcopy(capture.dense), self._rows, meta)
+        for old in list(self._checkpoints)[: -self._keep]:
+            del self._checkpoints[old]
         return CheckpointInfo(name, None, int(meta["step"]), meta=meta)
 
     def newest(self) -> Loaded | None:
-        if not self._kept:
+        if not self._checkpoints:
             return None
-        loaded = self.load(list(self._kept)[-1])
+        loaded = self.load(list(self._checkpoints)[-1])
         self.adopt(loaded)
         return loaded
 
     def load(self, name: str) -> Loaded:
-        if name not in self._kept:
-            raise StateError(f"there is no checkpoint {name!r}; there are: {', '.join(self._kept) or 'none'}")
-        return copy.deepcopy(self._kept[name])
+        if name not in self._checkpoints:
+            raise StateError(
+                f"there is no checkpoint {name!r}; there are: {', '.join(self._checkpoints) or 'none'}"
+            )
+        return copy.deepcopy(self._checkpoints[name])
 
     def adopt(self, loaded: Loaded) -> None:
-        self._rows = copy.deepcopy(self._kept[loaded.name].rows)
+        self._rows = copy.deepcopy(self._checkpoints[loaded.name].rows)
 
     def list(self) -> builtins.list[CheckpointInfo]:
         return [
-            CheckpointInfo(name, None, int(c.meta["step"]), meta=c.meta) for name, c in self._kept.items()
+            CheckpointInfo(name, None, int(c.meta["step"]), meta=c.meta)
+            for name, c in self._checkpoints.items()
         ]

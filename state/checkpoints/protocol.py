@@ -1,4 +1,4 @@
-"""``CheckpointStoreLike``, the protocol of checkpoint stores: what goes in, what comes out, how row deltas add up."""
+"""``CheckpointStoreLike``, the protocol of checkpoint stores, with its types and the merging of row deltas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["Capture", "CheckpointInfo", "CheckpointStoreLike", "Loaded", "Rows", "merge_rows"]
 
 Rows: TypeAlias = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""Of each table: row indices, shape ``(m,)``, and what stands in these rows, shape ``(m, width)``."""
+"""For each table: row indices, int64 ``(m,)``, and the content of these rows, shape ``(m, width)``."""
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Capture:
     Attributes
     ----------
     dense
-        Small tensors, whole: weights, optimiser moments, buffers.
+        Small tensors in full: weights, optimiser moments, buffers.
     rows
-        Of each embedding table the rows *touched since the previous capture* with their payload (embedding,
-        accumulator); a row never captured has the value that the trainer derives from its seed.
+        For each embedding table the *dirty rows* (changed since the previous capture) with their payload (embedding,
+        accumulator). A row that was never captured has the value that the trainer derives from its seed.
     meta
         Plain JSON with at least ``step``; usually ``positions``, ``clock``, ``versions``, RNG and counters.
     """
@@ -39,7 +39,7 @@ class Capture:
 
 @dataclass
 class Loaded:
-    """A whole checkpoint as read back; ``rows`` holds *all* rows ever captured, each index once, ascending."""
+    """A complete checkpoint as read back; ``rows`` holds *all* rows ever captured, each index once, ascending."""
 
     name: str
     dense: dict[str, NDArray[Any]]
@@ -56,9 +56,9 @@ class CheckpointInfo:
     name, path
         Name and folder (None in memory).
     step
-        Step that the checkpoint was taken after.
+        Number of the last step before the checkpoint.
     bytes_written, seconds
-        What its making cost; 0 for one that was found on disk.
+        Cost of writing it; 0 for one that was found on disk.
     bytes_total
         Size of its files, those shared with earlier checkpoints included.
     segments
@@ -78,7 +78,7 @@ class CheckpointInfo:
 
 
 class CheckpointStoreLike(Protocol):
-    """Checkpoints by name; the newest whole one is what recovery starts from.
+    """Checkpoints by name; recovery starts from the newest intact one.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class CheckpointStoreLike(Protocol):
     damaged: builtins.list[tuple[str, str]]
 
     def save(self, capture: Capture) -> CheckpointInfo:
-        """Make a checkpoint of all rows captured so far; may run in a background thread, one at a time.
+        """Write a checkpoint; may run in a background thread, one at a time.
 
         Raises
         ------
@@ -99,11 +99,11 @@ class CheckpointStoreLike(Protocol):
         ...
 
     def newest(self) -> Loaded | None:
-        """The newest whole checkpoint, adopted; None if there is none."""
+        """The newest intact checkpoint, adopted; None if there is none."""
         ...
 
     def load(self, name: str) -> Loaded:
-        """One checkpoint by name, checked, without adopting it.
+        """One checkpoint by name, verified, without adopting it.
 
         Raises
         ------
@@ -145,7 +145,7 @@ def _merge(
         if values.ndim != 2 or values.shape != (len(index), *width) or values.dtype != dtype:
             raise ValueError(
                 f"table {table!r}: {len(index)} indices with rows {values.dtype}{values.shape}, "
-                f"where rows of {dtype}{width} belong"
+                f"but rows of {dtype}{width} are expected"
             )
     if len(parts) == 1 and (np.diff(parts[0][0]) > 0).all():
         return parts[0]

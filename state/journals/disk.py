@@ -1,4 +1,4 @@
-"""``Journal``: the append-only plan of steps, one checksummed text line a step, written before the step."""
+"""``Journal``: the append-only plan of steps, one checksummed line of text per step, written before the step is done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Files ``journal-<first step>.log`` in one folder; only the newest is written to.
+    """Files ``journal-<first step>.log`` in one folder; only the newest is appended to.
 
     An append is a single ``write(2)``: it survives ``kill -9`` of the process as soon as it returns. Power loss
     may take the last lines unless ``fsync`` is set.
@@ -28,16 +28,16 @@ class Journal:
     Parameters
     ----------
     folder
-        Made if absent. One writer at a time: the state folder's lock guards it.
+        Created if absent. One writer at a time, ensured by the state folder's lock.
     fsync
-        Sync every line.
+        Sync after every line.
     read_only
-        For a reader beside a living writer: nothing is made or cut, a torn last line is passed over.
+        For a reader while another process writes: nothing is created or truncated, an incomplete last line is ignored.
 
     Attributes
     ----------
     cut_bytes
-        Length of the torn or damaged last line that was cut when the folder was opened; 0 if it was whole.
+        Length of the incomplete or damaged last line that was cut off when the folder was opened; 0 if it was intact.
     """
 
     def __init__(self, folder: Path, fsync: bool = False, read_only: bool = False) -> None:
@@ -49,7 +49,7 @@ class Journal:
         self._size = 0
         self._last: int | None = None
         self._unsynced: set[Path] = set()
-        self._max_clocks: dict[Path, int] = {}  # of files that are no longer written to
+        self._max_clocks: dict[Path, int] = {}  # of files that are no longer appended to
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._open_newest()
@@ -60,7 +60,7 @@ class Journal:
         Raises
         ------
         StateError
-            The line could not be written whole (disk full); the file is as it was before.
+            The line could not be written completely (disk full); the file is as it was before.
         """
         if self._last is not None and entry.step != self._last + 1:
             raise ValueError(f"step {entry.step} does not follow step {self._last} in journal {self.folder}")
@@ -75,18 +75,18 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._fd, self._size)
             raise StateError(
-                f"journal {self.folder} cannot take step {entry.step}: {error.strerror}; free some space, nothing is lost"
+                f"journal {self.folder} cannot take step {entry.step}: {error.strerror}; free some space; no data is lost"
             ) from error
         self._size += len(line)
         self._last = entry.step
 
     def entries(self, after_step: int = -1) -> Iterator[JournalEntry]:
-        """Entries with ``step > after_step``, in order; every line read is checked.
+        """Entries with ``step > after_step``, in order; every line that is read is verified.
 
         Raises
         ------
         JournalDamagedError
-            A line that is not the last one is damaged, or steps are missing; names the file and the line.
+            A line other than the last one is damaged, or steps are missing; the message names the file and the line.
         """
         files = self._files()
         expected: int | None = None
@@ -104,7 +104,7 @@ class Journal:
                     yield entry
 
     def first_step(self) -> int | None:
-        """Oldest step that is kept, or None."""
+        """Oldest retained step, or None."""
         if not self._read_only:
             files = self._files()
             return _first_step(files[0]) if files and self._last is not None else None
@@ -121,18 +121,18 @@ class Journal:
         return last if last is not None or not files else _first_step(files[-1]) - 1
 
     def sync(self) -> None:
-        """Ask the disk to keep all lines: before a checkpoint that builds on them is made durable.
+        """Make all lines durable: before a checkpoint that builds on them becomes durable.
 
-        May run in another thread than :meth:`append`, and does not hold it up.
+        May run in another thread than :meth:`append`, and does not block it.
         """
-        waiting, self._unsynced = self._unsynced, set()
-        for path in [*sorted(waiting), *self._files()[-1:]]:
-            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+        unsynced, self._unsynced = self._unsynced, set()
+        for path in [*sorted(unsynced), *self._files()[-1:]]:
+            with contextlib.suppress(FileNotFoundError):  # dropped in the meantime
                 fsync_file(path)
         fsync_dir(self.folder)
 
     def rotate(self) -> None:
-        """The next entry starts a new file (called at checkpoints)."""
+        """Start a new file with the next entry (called at checkpoints)."""
         if self._fd is not None:
             self._unsynced |= {self._files()[-1]}
         self._close_file()
@@ -140,7 +140,7 @@ class Journal:
     def drop_before(self, step: int, clock: int | None = None) -> None:
         """Remove the oldest files all of whose entries have a smaller step (and, if given, an older clock).
 
-        Whole files only, so that somewhat more than asked for stays; the newest file always stays.
+        Only whole files are removed, so that somewhat more than requested remains; the newest file always remains.
         """
         files = self._files()
         for path, following in itertools.pairwise(files):
@@ -150,17 +150,17 @@ class Journal:
             self._max_clocks.pop(path, None)
 
     def truncate_after(self, step: int) -> None:
-        """Remove every entry with a larger step: history that is given up on purpose."""
+        """Remove every entry with a larger step; the steps are abandoned deliberately."""
         self._close_file()
         for path in reversed(self._files()):
             if _first_step(path) > step:
                 path.unlink()
                 continue
-            keep = 0
+            end_of_step = 0
             for entry, end in _read_file(path, tolerate_last=True):
                 if entry.step <= step:
-                    keep = end
-            os.truncate(path, keep)
+                    end_of_step = end
+            os.truncate(path, end_of_step)
             break
         self._max_clocks.clear()
         self._open_newest()
@@ -178,13 +178,13 @@ class Journal:
         try:
             self._fd = os.open(path, flags, 0o644)
         except OSError as error:
-            raise StateError(f"journal file {path} cannot be made: {error.strerror}") from error
+            raise StateError(f"journal file {path} cannot be created: {error.strerror}") from error
         self._size = 0
         if self._fsync:
             fsync_dir(self.folder)
 
     def _open_newest(self) -> None:
-        """Open the newest file for appending, and cut what a crash left of its last line."""
+        """Open the newest file for appending, and cut off an incomplete last line that a crash left."""
         self._last = None
         while files := self._files():
             path = files[-1]
@@ -194,13 +194,13 @@ class Journal:
             torn = path.stat().st_size - good
             if torn:
                 self.cut_bytes += torn
-                _log.warning("journal %s: cut a torn last line of %d bytes", path, torn)
+                _log.warning("journal %s: cut off an incomplete last line of %d bytes", path, torn)
                 os.truncate(path, good)
             if good:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 self._size = good
                 return
-            path.unlink()  # a crash between making the file and its first line
+            path.unlink()  # a crash between the creation of the file and its first line
 
     def _close_file(self) -> None:
         if self._fd is not None:
@@ -213,7 +213,7 @@ class Journal:
             try:
                 for entry, _ in _read_file(path, tolerate_last=False):
                     newest = max(newest, entry.clock)
-            except JournalDamagedError as error:  # tidying up an audit file is no reason to stop training
+            except JournalDamagedError as error:  # removal of an audit file must not stop training
                 _log.warning("%s", error)
             self._max_clocks[path] = newest
         return self._max_clocks[path]
@@ -224,7 +224,7 @@ def _first_step(path: Path) -> int:
 
 
 def _read_file(path: Path, tolerate_last: bool) -> Iterator[tuple[JournalEntry, int]]:
-    """Entries of one file, each with the byte where its line ends."""
+    """Entries of one file, each with the position in bytes of the end of its line."""
     expected, end = _first_step(path), 0
     with path.open("rb") as file:
         lines = iter(file)
@@ -239,11 +239,11 @@ def _read_file(path: Path, tolerate_last: bool) -> Iterator[tuple[JournalEntry, 
                     return
                 raise JournalDamagedError(
                     f"journal {path}, line {number}: {error}; steps from {expected} on cannot be redone. Restore the "
-                    "file, or move the journal folder aside to go on from the newest checkpoint without it"
+                    "file, or move the journal folder away to continue from the newest checkpoint without it"
                 ) from None
             if entry.step != expected:
                 raise JournalDamagedError(
-                    f"journal {path}, line {number}: step {entry.step} stands where step {expected} belongs"
+                    f"journal {path}, line {number}: step {entry.step} found where step {expected} is expected"
                 )
             end += len(line)
             yield entry, end

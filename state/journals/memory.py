@@ -50,8 +50,8 @@ class MemoryJournal:
             del self._files[0]
 
     def truncate_after(self, step: int) -> None:
-        kept = ([entry for entry in file if entry.step <= step] for file in self._files)
-        self._files = [file for file in kept if file]
+        remaining = ([entry for entry in file if entry.step <= step] for file in self._files)
+        self._files = [file for file in remaining if file]
         self._open = bool(self._files)
 
     def close(self) -> None:

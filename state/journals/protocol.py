@@ -40,11 +40,11 @@ class JournalEntry:
     kind
         What the step does.
     parts
-        Offset ranges whose rows the step learns from, in canonical order.
+        Offset ranges of the rows that the step learns, in canonical order.
     clock
         Event clock before the step, milliseconds since the epoch.
     extra
-        Whatever else is needed to redo the step; plain JSON.
+        Anything else that is needed to redo the step; plain JSON.
     """
 
     step: int

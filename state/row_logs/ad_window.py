@@ -1,4 +1,4 @@
-"""``AdWindow``: the encoded ad rows of the last event days, which a new release is fine-tuned on."""
+"""``AdWindow``: the encoded ad rows of the last event days, on which each new release is fine-tuned."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ecdctr.state.row_logs.protocol import RowLogLike
 __all__ = ["AdWindow"]
 
 PREDICTIONS = ("p_serving", "p_control")
-"""What the serving model and the ads-only control said of a row before they learned it; NaN: nothing."""
+"""Predictions of the serving model and of the ads-only control for a row before they learned it; NaN: none."""
 
 
 class AdWindow:
-    """Encoded ad rows whose event day is among the last ``days`` days seen.
+    """Encoded ad rows of the last ``days`` event days, counted from the newest day that was appended.
 
-    The window follows the newest event day that was appended, so that a run and its redo hold the same rows.
-    A day that leaves the window stays on disk until :meth:`drop_unused`: an older checkpoint may still need it.
+    The window moves with the appended rows and not with a clock, so that a redone run holds the same rows. A day that
+    leaves the window remains on disk until :meth:`drop_unused`: an older checkpoint may still need it.
 
     Parameters
     ----------
     folder
-        Where the rows are kept; None keeps them in memory.
+        Folder of the rows; None: in memory.
     n_features, n_dense
         Columns of ``features`` (int32) and of ``dense`` (float32).
     days
@@ -39,7 +39,7 @@ class AdWindow:
 
     def __init__(self, folder: Path | None, n_features: int, n_dense: int, days: int) -> None:
         if days < 1:
-            raise ValueError(f"an ad window of {days} days holds nothing")
+            raise ValueError(f"an ad window needs at least one day, not {days}")
         self.days = days
         dtype = np.dtype(
             [
@@ -63,14 +63,14 @@ class AdWindow:
 
     @property
     def first_day(self) -> int:
-        """Oldest event day that the window takes (days since the epoch)."""
+        """Oldest event day of the window (days since the epoch)."""
         return self._newest - self.days + 1
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add ad rows: ``ts`` (ms), ``user``, ``item``, ``features`` (n, F), ``dense`` (n, D), ``label``.
 
-        With ``p_serving`` and ``p_control``, what was predicted of them live; NaN where they are not given. Rows
-        older than the window are left out.
+        Optionally ``p_serving`` and ``p_control``, the live predictions; NaN where absent. Rows older than the window
+        are ignored.
         """
         ts = np.asarray(columns["ts"], np.int64)
         if len(ts) == 0:
@@ -93,7 +93,7 @@ class AdWindow:
     def chunks(self, rows: int, first_day: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
         """The window's rows in pieces of ``rows`` (the last one may be smaller): by event day, then as appended.
 
-        ``first_day`` leaves out the days before it.
+        Days before ``first_day`` are left out.
         """
         first = self.first_day if first_day is None else max(first_day, self.first_day)
         for chunk in self._log.iter_chunks(rows, first_day=first):
@@ -103,13 +103,13 @@ class AdWindow:
         return sum(self.sizes().values())
 
     def sizes(self) -> dict[int, int]:
-        """Rows of each event day of the window: what a checkpoint records."""
+        """Number of rows of each event day of the window; checkpoints record it."""
         return {day: count for day, count in self._log.sizes().items() if day >= self.first_day}
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
         """Return to the rows that a checkpoint recorded by :meth:`sizes`.
 
-        Days that had left the window then are kept: an even older checkpoint may name them.
+        Days that had already left the window at that time remain: an even older checkpoint may name them.
 
         Raises
         ------
@@ -118,19 +118,19 @@ class AdWindow:
         """
         newest = max((day for day, count in sizes.items() if count), default=-1)
         first = newest - self.days + 1
-        gone = [day for day, count in sizes.items() if count and day < self._log.first_day()]
-        if gone:
+        dropped = [day for day, count in sizes.items() if count and day < self._log.first_day()]
+        if dropped:
             raise StateError(
-                f"the ad window's days {min(gone)} to {max(gone)} were dropped; start from a newer checkpoint"
+                f"the ad window's days {min(dropped)} to {max(dropped)} were dropped; start from a newer checkpoint"
             )
         older = {day: count for day, count in self._log.sizes().items() if newest >= 0 and day < first}
         self._log.truncate({**older, **sizes})
         self._newest = newest
 
     def adopt(self, folder: Path, sizes: Mapping[int, int]) -> None:
-        """Take the rows that a checkpoint recorded by :meth:`sizes` from the folder of another window.
+        """Copy the rows that a checkpoint recorded by :meth:`sizes` from the folder of another window.
 
-        That one may be written to meanwhile; this one must be empty.
+        The other window may be appended to in the meantime; this one must be empty.
 
         Raises
         ------
@@ -142,22 +142,22 @@ class AdWindow:
             rows = source.read(day, day)[:count]
             if len(rows) < count:
                 raise StateError(
-                    f"the ad window in {folder} has {len(rows)} rows of day {day}, the checkpoint knows {count}"
+                    f"the ad window in {folder} has {len(rows)} rows of day {day}, the checkpoint records {count}"
                 )
             self._log.append(rows, np.full(count, day, np.int64))
             self._newest = max(self._newest, day)
 
     def drop_before(self, day: int) -> None:
-        """Remove for good the days before ``day`` that have left the window.
+        """Remove permanently the days before ``day`` that have left the window.
 
-        A kept checkpoint may need days that the window no longer holds: :meth:`drop_unused` knows which.
+        A retained checkpoint may need days that the window no longer holds: see :meth:`drop_unused`.
         """
         self._log.drop_before(min(day, self.first_day))
 
-    def drop_unused(self, kept: Iterable[Mapping[int, int]]) -> None:
-        """Remove for good the days that neither the window nor any of the recorded sizes ``kept`` needs."""
+    def drop_unused(self, retained: Iterable[Mapping[int, int]]) -> None:
+        """Remove permanently the days that neither the window nor any of the recorded sizes ``retained`` needs."""
         oldest = self.first_day
-        for sizes in kept:
+        for sizes in retained:
             oldest = min([oldest, *sizes])
         self._log.drop_before(oldest)
 

@@ -1,4 +1,4 @@
-"""``RowLog``: append-only fixed-width rows in one file an event day; what is kept is settled by the checkpoint."""
+"""``RowLog``: append-only rows of fixed width, one file per event day; checkpoints record the valid sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ecdctr.state.row_logs.protocol import runs_by_day
 
 __all__ = ["RowLog"]
 
-_OPEN_FILES = 8  # rows of a batch lie in one or two event days; late ones in a few more
+_OPEN_FILES = 8  # the rows of a batch belong to one or two event days; late rows to a few more
 
 _log = logging.getLogger(__name__)
 
@@ -29,18 +29,18 @@ _log = logging.getLogger(__name__)
 class RowLog:
     """Rows of a structured dtype, in files ``day-<day>.rows`` of plain little-endian records.
 
-    Nothing is buffered in the process: what :meth:`append` returned from survives ``kill -9``. Rows that were
-    appended after the last checkpoint are cut by :meth:`truncate` at recovery and come again with the redone steps.
-    One thread appends; :meth:`flush` may run in another, and does not hold it up.
+    Nothing is buffered in the process: rows survive ``kill -9`` as soon as :meth:`append` returns. Recovery cuts off the
+    rows that were appended after the last checkpoint (:meth:`truncate`), and the redone steps append them again.
+    One thread appends; :meth:`flush` may run in another, and does not block it.
 
     Parameters
     ----------
     folder
-        Made if absent; its ``schema.json`` must agree with ``dtype``.
+        Created if absent; its ``schema.json`` must agree with ``dtype``.
     dtype
-        Structured dtype of a row.
+        Structured dtype of the rows.
     read_only
-        For a reader beside a living writer: nothing is made or cut, sizes are looked up anew at each call.
+        For a reader while another process writes: nothing is created or truncated, and each call reads the sizes again.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], read_only: bool = False) -> None:
@@ -58,12 +58,12 @@ class RowLog:
         self._rows = self._find_segments()
 
     def append(self, rows: NDArray[Any], days: NDArray[np.int64]) -> None:
-        """Add rows, each to its event day (``ts_ms // 86_400_000``); the order within a day is kept.
+        """Add rows, each to its event day (``ts_ms // 86_400_000``); the order within a day is preserved.
 
         Raises
         ------
         StateError
-            The rows could not be written whole (disk full); the log is as it was before.
+            The rows could not be written completely (disk full); the log is as it was before.
         """
         before: dict[int, int] = {}
         with self._changing:
@@ -89,7 +89,7 @@ class RowLog:
     def truncate(self, sizes: Mapping[int, int]) -> None:
         """Cut every day to the rows named; days that are not named are removed.
 
-        Days before :meth:`first_day` may be named and gone: they were dropped on purpose after the sizes were taken.
+        Days before :meth:`first_day` may be named although they are missing: they were dropped after the sizes were recorded.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class RowLog:
             found = self._rows.get(day, 0)
             if found < named and day >= self._first_day:
                 raise StateError(
-                    f"row log {self._path(day)} has {found} rows, the checkpoint knows {named}; restore the file "
+                    f"row log {self._path(day)} has {found} rows, the checkpoint records {named}; restore the file "
                     "or start from an older checkpoint"
                 )
         with self._changing:
@@ -141,10 +141,9 @@ class RowLog:
             yield out
 
     def drop_before(self, day: int) -> None:
-        """Remove all days before ``day`` for good."""
-        if (
-            day > self._first_day
-        ):  # the mark comes first: a crash in between leaves days that the next call removes
+        """Remove all days before ``day`` permanently."""
+        if day > self._first_day:
+            # Written first: a crash before the removal leaves days that the next call removes.
             write_atomic(self.folder / "first-day.json", json.dumps({"first_day": day}).encode())
             self._first_day = day
         with self._changing:
@@ -156,15 +155,15 @@ class RowLog:
         return self._first_day
 
     def flush(self, fsync: bool = False) -> None:
-        """With ``fsync``, ask the disk to keep all rows: before a checkpoint records :meth:`sizes`."""
+        """With ``fsync``, make all rows durable: before a checkpoint records :meth:`sizes`."""
         if not fsync:
-            return  # nothing waits in the process
+            return  # nothing is buffered in the process
         with self._changing:
             dirty, self._dirty = sorted(self._dirty), set()
             new_names, self._new_names = self._new_names, False
         try:
             for day in dirty:
-                with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                with contextlib.suppress(FileNotFoundError):  # dropped in the meantime
                     fsync_file(self._path(day))
             if new_names:
                 fsync_dir(self.folder)
@@ -231,7 +230,7 @@ class RowLog:
             day = int(path.stem.removeprefix("day-"))
             rows[day], torn = divmod(path.stat().st_size, self.dtype.itemsize)
             if torn and not self._read_only:
-                _log.warning("row log %s: cut a torn last row of %d bytes", path, torn)
+                _log.warning("row log %s: cut off an incomplete last row of %d bytes", path, torn)
                 os.truncate(path, rows[day] * self.dtype.itemsize)
         return {day: count for day, count in rows.items() if count}
 
@@ -246,7 +245,7 @@ class RowLog:
         found = json.loads(path.read_bytes())["dtype"]
         if found != wanted:
             raise StateError(
-                f"row log {self.folder} holds rows {found}, the configuration asks for {wanted}; "
+                f"row log {self.folder} holds rows {found}, the configuration requires {wanted}; "
                 "restore the old feature list or name another state folder"
             )
 

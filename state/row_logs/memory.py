@@ -33,9 +33,9 @@ class MemoryRowLog:
         found = self.sizes()
         for day, named in sizes.items():
             if found.get(day, 0) < named and day >= self._first_day:
-                raise StateError(f"day {day} has {found.get(day, 0)} rows, the checkpoint knows {named}")
-        kept = {day: np.concatenate(runs)[: sizes.get(day, 0)] for day, runs in self._days.items()}
-        self._days = {day: [rows] for day, rows in kept.items() if len(rows)}
+                raise StateError(f"day {day} has {found.get(day, 0)} rows, the checkpoint records {named}")
+        cut = {day: np.concatenate(runs)[: sizes.get(day, 0)] for day, runs in self._days.items()}
+        self._days = {day: [rows] for day, rows in cut.items() if len(rows)}
 
     def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]:
         runs = [

@@ -66,7 +66,7 @@ class RowLogLike(Protocol):
 
 
 def runs_by_day(rows: NDArray[Any], days: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Rows of each day, oldest day first, order kept within it.
+    """Rows of each day, oldest day first; the order within a day is preserved.
 
     >>> [(d, r.tolist()) for d, r in runs_by_day(np.array([1, 2, 3]), np.array([7, 6, 7]))]
     [(6, [2]), (7, [1, 3])]
@@ -77,7 +77,7 @@ def runs_by_day(rows: NDArray[Any], days: NDArray[np.int64]) -> Iterator[tuple[i
         return
     low, high = int(days.min()), int(days.max())
     if low < 0:
-        raise ValueError(f"event day {low} lies before 1970")
+        raise ValueError(f"event day {low} is before 1970")
     if low == high:
         yield low, rows
         return

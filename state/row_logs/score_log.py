@@ -39,11 +39,11 @@ class ScoreLog:
     Parameters
     ----------
     folder
-        Where the rows are kept; None keeps them in memory.
+        Folder of the rows; None: in memory.
     arms
         Names of the arms, one column ``p_<arm>`` each. May be left out where the folder exists.
     read_only
-        For a reader beside a living writer.
+        For a reader while another process writes.
     notes
         Further columns and their types, by which reports slice the rows later. Read from the folder where ``arms`` are.
 
@@ -105,7 +105,7 @@ class ScoreLog:
         return sum(self.sizes().values())
 
     def sizes(self) -> dict[int, int]:
-        """Rows of each event day: what a checkpoint records."""
+        """Number of rows of each event day; checkpoints record it."""
         return self._log.sizes()
 
     def truncate(self, sizes: Mapping[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""What the snapshot store on disk and its in-memory double share: content, choice of months, sets of ids."""
+"""Shared by the snapshot store on disk and its in-memory double: content, choice of months, sets of ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MONTH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class MonthlyStore:
-    """Choices that follow from the manifests alone."""
+    """Queries and checks that need the manifests only."""
 
     def months(self) -> list[str]:
         raise NotImplementedError
@@ -35,22 +35,30 @@ class MonthlyStore:
         return tuple(old_enough[-k:]) if k > 0 else ()
 
     def dim(self, months: Sequence[str]) -> int:
-        """Numbers of a vector; StateError when the months differ in it."""
+        """Length of the vectors; StateError when the months differ in it."""
         dims = {month: self.manifest(month).dim for month in months}
         if len(set(dims.values())) > 1:
             raise StateError(f"snapshots of different dimension cannot be used together: {dims}")
         return next(iter(dims.values()), 0)
 
     def check_use(self, months: Sequence[str]) -> None:
-        """Refuse months that do not exist, differ in dimension, or stand in another order than their rows."""
+        """Check that months exist, have one dimension, and are in the order of their rows.
+
+        Raises
+        ------
+        StateError
+            A month has no snapshot, or the dimensions differ.
+        ValueError
+            The months are not given oldest first, each once.
+        """
         self.dim(months)
         last = [self.manifest(month).last_ts for month in months]
         if len(set(months)) < len(months) or last != sorted(last):
-            raise ValueError(f"months in use stand oldest first, each once, not {list(months)}")
+            raise ValueError(f"months in use must be given oldest first, each once, not {list(months)}")
 
 
 def distinct(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp] | None]:
-    """Distinct ids, ascending, and where each id stands among them; None when they were so already."""
+    """Distinct ids, ascending, and the position of each id among them; None if they were distinct and ascending already."""
     ids = np.asarray(ids, np.uint64)
     if (ids[1:] > ids[:-1]).all():
         return ids, None
@@ -70,7 +78,7 @@ def union_chunks(tables: Sequence[NDArray[np.uint64]], rows: int) -> Iterator[ND
         blocks = [np.asarray(table[i : i + rows]) for table, i in zip(tables, at, strict=True)]
         if not any(map(len, blocks)):
             return
-        # A block that is not the table's last one says nothing of ids beyond its own last one.
+        # A block before its table's last one is complete only up to its own last id.
         ends = [b[-1] for b, t, i in zip(blocks, tables, at, strict=True) if i + len(b) < len(t)]
         if ends:
             bound = min(ends)
@@ -96,7 +104,13 @@ def describe(
     created_from: str = "",
     **extra: Any,
 ) -> tuple[SnapshotManifest, dict[Kind, Vectors]]:
-    """Manifest and sorted tables of a snapshot to be; ValueError when it cannot be one."""
+    """Manifest and sorted tables of a snapshot that is to be written.
+
+    Raises
+    ------
+    ValueError
+        The month cannot name a folder; an id occurs twice; vectors have the wrong shape or are not finite.
+    """
     if not is_month(month):
         raise ValueError(f"month {month!r} cannot name a folder")
     tables: dict[Kind, Vectors] = {
@@ -118,12 +132,12 @@ def describe(
 
 
 def same_or_refuse(found: SnapshotManifest, wanted: SnapshotManifest) -> SnapshotManifest:
-    """The manifest that is there, if the new content is the same; SnapshotExistsError otherwise."""
+    """The existing manifest, if the new content is the same; SnapshotExistsError otherwise."""
     if (found.checksum, found.dim, found.last_ts) == (wanted.checksum, wanted.dim, wanted.last_ts):
         return found
     raise SnapshotExistsError(
         f"snapshot {found.month} exists with checksum {found.checksum} and rows up to {found.last_ts} ms, the new one "
-        f"has {wanted.checksum} and {wanted.last_ts} ms; a snapshot never changes: use another folder, or remove the "
+        f"has {wanted.checksum} and {wanted.last_ts} ms; snapshots are immutable: use another folder, or remove the "
         "old one and every release that was made with it"
     )
 
@@ -133,12 +147,12 @@ def _sorted(kind: Kind, vectors: Vectors, dim: int, month: str) -> Vectors:
     if rows.shape != (len(ids), dim):
         raise ValueError(f"snapshot {month}: {len(ids)} {kind} ids with vectors {rows.shape}, dim {dim}")
     if not np.isfinite(rows).all():
-        raise ValueError(f"snapshot {month}: a {kind} vector is not finite; the tiny model diverged")
+        raise ValueError(f"snapshot {month}: a {kind} vector is not finite: TPM diverged")
     if not (ids[1:] > ids[:-1]).all():
         order = np.argsort(ids)
         ids, rows = ids[order], rows[order]
         if (twice := ids[1:] == ids[:-1]).any():
-            raise ValueError(f"snapshot {month}: {kind} id {ids[1:][twice][0]} stands there twice")
+            raise ValueError(f"snapshot {month}: {kind} id {ids[1:][twice][0]} occurs twice")
     return ids, np.ascontiguousarray(rows)
 
 

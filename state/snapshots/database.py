@@ -22,8 +22,8 @@ from ecdctr.state.errors import SnapshotDamagedError
 
 __all__ = ["VectorDb", "VectorScan", "build_db", "make_keys"]
 
-_TABLE_ROWS = 4_000_000  # rows of one SST file
-_SLICE = 65_536  # rows made to bytes at a time
+_TABLE_ROWS = 4_000_000  # rows per SST file
+_SLICE = 65_536  # rows converted to bytes at a time
 _KEY = 9
 
 
@@ -35,7 +35,7 @@ def _options() -> Options:
     options.set_disable_auto_compactions(True)
     options.set_keep_log_file_num(1)
     table = BlockBasedOptions()
-    table.set_bloom_filter(10, False)  # many look-ups are for ids the month has never seen
+    table.set_bloom_filter(10, False)  # many look-ups are for ids that the month does not have
     options.set_block_based_table_factory(table)
     return options
 
@@ -87,14 +87,14 @@ def _write_table(path: Path, kind: int, ids: NDArray[np.uint64], vectors: NDArra
 
 
 class VectorDb:
-    """One snapshot's database, open for reading only; others may have it open too.
+    """One snapshot's database, open read-only; other processes may have it open, too.
 
     Parameters
     ----------
     folder
         The database.
     dim
-        Numbers of a vector.
+        Length of a vector.
     """
 
     def __init__(self, folder: Path, dim: int) -> None:
@@ -102,7 +102,7 @@ class VectorDb:
         self._dim = dim
         try:
             self._db = Rdict(str(folder), _options(), access_type=AccessType.read_only(False))
-        except Exception as error:  # RocksDB's errors have no class of their own
+        except Exception as error:  # RocksDB's errors are plain instances of Exception
             raise SnapshotDamagedError(f"snapshot {folder.parent} cannot be opened: {error}") from error
 
     def get(self, kind: int, ids: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -118,7 +118,7 @@ class VectorDb:
         return out, present
 
     def scan(self, kind: int) -> VectorScan:
-        """Vectors of a kind in id order."""
+        """Vectors of a kind in the order of their ids."""
         values = self._db.values(from_key=make_keys(kind, np.zeros(1, np.uint64))[0])
         return VectorScan(self, values)
 
@@ -127,17 +127,17 @@ class VectorDb:
         self._db.close()
 
     def decode(self, values: list[bytes]) -> NDArray[np.float32]:
-        """Vectors from the bytes that the database holds."""
+        """Vectors ``(n, d)`` from the database's values."""
         data = b"".join(values)
         if len(data) != len(values) * self._dim * 4:
             raise SnapshotDamagedError(
-                f"snapshot {self.folder.parent} holds vectors of other than {self._dim} numbers"
+                f"snapshot {self.folder.parent} holds vectors whose length is not {self._dim}"
             )
         return np.frombuffer(data, "<f4").reshape(len(values), self._dim).astype(np.float32, copy=False)
 
 
 class VectorScan:
-    """Reads one kind's vectors from the first to the last."""
+    """Sequential reader of one kind's vectors."""
 
     def __init__(self, db: VectorDb, values: Iterator[bytes]) -> None:
         self._db = db
@@ -146,7 +146,7 @@ class VectorScan:
     def take(self, count: int) -> NDArray[np.float32]:
         """The next ``count`` vectors, ``(count, d)``."""
         found = list(islice(self._values, count))
-        if len(found) < count:  # RocksDB's iterator ends without a word at a damaged block
+        if len(found) < count:  # RocksDB's iterator ends silently at a damaged block
             raise SnapshotDamagedError(
                 f"snapshot {self._db.folder.parent} is damaged: {count - len(found)} vectors cannot be read"
             )

@@ -1,4 +1,4 @@
-"""``RocksEmbeddingStore``: snapshots in one folder, opened read-only, hot rows in arrays."""
+"""``RocksEmbeddingStore``: snapshots in one folder, opened read-only, with frequent rows cached in arrays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPEN_MONTHS = 12
 
 
 class _OpenMonth:
-    """A snapshot that is open, with a cache for each kind."""
+    """An open snapshot with a cache for each kind."""
 
     def __init__(self, path: Path, manifest: SnapshotManifest, cache_rows: int) -> None:
         self.path = path
@@ -65,15 +65,15 @@ class _OpenMonth:
 class RocksEmbeddingStore(MonthlyStore):
     """All snapshots of one folder; see :class:`EmbeddingStore` for the contract.
 
-    Any number of processes may read; months are written once, by whom the state folder belongs to. The months in
-    use stand in the file ``CURRENT``, which is replaced as a whole.
+    Any number of processes may read; the owner of the state folder writes each month once. The months in use are
+    listed in the file ``CURRENT``, which is replaced atomically.
 
     Parameters
     ----------
     folder
-        Made at the first write.
+        Created at the first write.
     cache_rows
-        Rows kept in memory of each kind and open month, rounded up to a power of two.
+        Rows cached in memory for each kind and open month, rounded up to a power of two.
     """
 
     def __init__(self, folder: Path, cache_rows: int = 1 << 18) -> None:
@@ -89,7 +89,7 @@ class RocksEmbeddingStore(MonthlyStore):
         return sorted(month_names(self.folder), key=lambda month: (self.manifest(month).last_ts, month))
 
     def manifest(self, month: str) -> SnapshotManifest:
-        """What the month's snapshot is; StateError when there is none."""
+        """Description of the month's snapshot; StateError when there is none."""
         path = self.folder / month
         inode = path.stat().st_ino if path.exists() else 0
         known = self._manifests.get(month)
@@ -107,13 +107,13 @@ class RocksEmbeddingStore(MonthlyStore):
             return write_snapshot(self.folder, month, dim, last_ts, users, items, **more)
 
     def use(self, months: Sequence[str]) -> None:
-        """Put months into use, newest last; every reader sees the old set or the new one."""
+        """Put months into use, newest last; every reader sees either the old set or the new one."""
         self.check_use(months)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / "CURRENT", json.dumps({"months": list(months)}).encode())
 
     def in_use(self) -> tuple[str, ...]:
-        """Months in use, newest last, as of now: another process may have changed them."""
+        """Months in use, newest last, as of now; another process may change them."""
         path = self.folder / "CURRENT"
         try:
             stat = path.stat()
@@ -152,14 +152,14 @@ class RocksEmbeddingStore(MonthlyStore):
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
         """Ids as of :meth:`iter_ids` with their vectors and presence as of :meth:`lookup`, read in sequence.
 
-        Much faster than looking ids up, and leaves the caches alone: for whole tables.
+        Much faster than look-ups, and leaves the caches unchanged: for whole tables.
         """
         dim = self.dim(months)
         with self._busy:
             tables = [self._month(month).ids(kind) for month in months]
         dbs = [
             VectorDb(self.folder / month / "db", dim) for month in months
-        ]  # of its own: no lock while it runs
+        ]  # opened separately, so that the scan holds no lock
         try:
             scans = [db.scan(KINDS.index(kind)) for db in dbs]
             at = [0] * len(months)
@@ -178,11 +178,11 @@ class RocksEmbeddingStore(MonthlyStore):
                 db.close()
 
     def verify(self, month: str) -> None:
-        """Check every byte of a month; SnapshotDamagedError names what is damaged."""
+        """Verify every byte of a month; SnapshotDamagedError names the damaged file."""
         check_files(self.folder / month)
 
     def close(self) -> None:
-        """Close all months; they open again when asked for."""
+        """Close all months; later calls open them again."""
         with self._busy:
             while self._open:
                 self._open.popitem()[1].close()

@@ -19,27 +19,27 @@ Vectors: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class SnapshotManifest:
-    """What a snapshot is.
+    """Description of a snapshot.
 
     Attributes
     ----------
     month
         Label of the month; the name of the folder.
     dim
-        Numbers of a vector.
+        Length of a vector.
     last_ts, first_ts
-        Event time of the youngest and of the oldest training row, milliseconds since the epoch. A row may meet the
-        snapshot only if it is younger than ``last_ts``.
+        Event time of the youngest and of the oldest training row, milliseconds since the epoch. Only rows younger
+        than ``last_ts`` may read the snapshot.
     rows
-        Vectors of each kind.
+        Number of vectors of each kind.
     checksum
         CRC-32C over ids and vectors in id order: equal for equal content, wherever it was written.
     features
-        What the tiny model read.
+        Names of the features that TPM reads.
     created_from
-        Where its training rows came from.
+        Origin of the training rows.
     extra
-        Whatever else the writer noted.
+        Further notes of the writer; plain JSON.
     """
 
     month: str
@@ -61,7 +61,13 @@ class EmbeddingStore(Protocol):
         ...
 
     def manifest(self, month: str) -> SnapshotManifest:
-        """What the month's snapshot is; StateError when there is none."""
+        """Description of the month's snapshot.
+
+        Raises
+        ------
+        StateError
+            The month has no snapshot.
+        """
         ...
 
     def write(
@@ -75,7 +81,7 @@ class EmbeddingStore(Protocol):
         ...
 
     def use(self, months: Sequence[str]) -> None:
-        """Put months into use, newest last; every reader sees the old set or the new one."""
+        """Put months into use, newest last; every reader sees either the old set or the new one."""
         ...
 
     def in_use(self) -> tuple[str, ...]:
@@ -99,7 +105,13 @@ class EmbeddingStore(Protocol):
         ...
 
     def verify(self, month: str) -> None:
-        """Check every byte of a month; SnapshotDamagedError names what is damaged."""
+        """Verify every byte of a month.
+
+        Raises
+        ------
+        SnapshotDamagedError
+            A file differs from what was written; the message names it.
+        """
         ...
 
     def close(self) -> None:

@@ -32,30 +32,30 @@ def write_snapshot(
     replace: bool = False,
     **more: Any,
 ) -> SnapshotManifest:
-    """Write the snapshot of a month once and for all.
+    """Write the immutable snapshot of a month.
 
-    1. Sort by id. If the month is there already with the same content, that is all: a redone month is no error.
-    2. Write aside, in ``.partial-<month>``: sorted tables, ingested into a fresh RocksDB; ids of each kind.
+    1. Sort by id. If the month exists with the same content, return: a redone month is not an error.
+    2. Write into ``.partial-<month>``: sorted tables, ingested into a new RocksDB; the ids of each kind.
     3. Write the manifest last, with size and checksum of every file; sync all.
-    4. Rename to ``<month>``; sync the folder above.
+    4. Rename to ``<month>``; sync the parent folder.
 
     Parameters
     ----------
     folder
-        The snapshots' folder; made if absent.
+        The snapshots' folder; created if absent.
     month, dim, last_ts
         See :class:`SnapshotManifest`.
     users, items
         Ids in any order, each once, and their vectors; all finite.
     more
-        ``first_ts``, ``features``, ``created_from`` of the manifest; anything else goes to its ``extra``.
+        ``first_ts``, ``features``, ``created_from`` of the manifest; all other arguments go to its ``extra``.
     replace
-        Put new content in the place of what the month has.
+        Replace other content of the month.
 
     Raises
     ------
     SnapshotExistsError
-        The month has other content already.
+        The month already has other content.
     StateError
         The files could not be written.
     """
@@ -78,7 +78,7 @@ def write_snapshot(
         _clear(final.with_name(_REPLACED + month))
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # RocksDB's own errors are of class Exception itself.
+        # RocksDB's errors are plain instances of Exception.
         if isinstance(error, OSError) or type(error) is Exception:
             raise StateError(f"snapshot {final} could not be written: {error}; free some space") from error
         raise
@@ -91,12 +91,12 @@ def read_manifest(path: Path) -> SnapshotManifest:
 
 
 def check_files(path: Path) -> None:
-    """Check size and checksum of every file of the snapshot in folder ``path``.
+    """Verify size and checksum of every file of the snapshot in folder ``path``.
 
     Raises
     ------
     SnapshotDamagedError
-        Names the month and the first file that is not as it was written.
+        A file differs from what was written; the message names the month and the first such file.
     """
     _, files = _read(path)
     for name, (size, sum_) in files.items():
@@ -106,23 +106,23 @@ def check_files(path: Path) -> None:
         found = file.stat().st_size
         if found != size:
             raise SnapshotDamagedError(
-                f"snapshot {path} is damaged: {name} has {found} bytes, the manifest says {size}"
+                f"snapshot {path} is damaged: {name} has {found} bytes, the manifest records {size}"
             )
         if (is_ := checksum(file)) != sum_:
             raise SnapshotDamagedError(
-                f"snapshot {path} is damaged: {name} has checksum {is_}, the manifest says {sum_}"
+                f"snapshot {path} is damaged: {name} has checksum {is_}, the manifest records {sum_}"
             )
 
 
 def month_names(folder: Path) -> list[str]:
-    """Names of the snapshots in a folder, in no order."""
+    """Names of the snapshots in a folder, in no particular order."""
     if not folder.is_dir():
         return []
     return [path.name for path in folder.iterdir() if path.is_dir() and is_month(path.name)]
 
 
 def link_snapshots(there: Path, here: Path) -> None:
-    """Make the snapshots of one folder stand in another, too, as symbolic links: they never change."""
+    """Make the snapshots of folder ``there`` available in folder ``here`` by symbolic links: snapshots are immutable."""
     for month in month_names(there):
         path = here / month
         if not path.exists():

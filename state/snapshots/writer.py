@@ -1,4 +1,4 @@
-"""Where the months of a running stream go: to the disk beside training, or only beside what stands there."""
+"""Sinks for the months of a running stream: a background writer, and a comparison with the months on disk."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ log = logging.getLogger("ecdctr.tpm")
 
 
 class SnapshotWriter:
-    """Writes snapshots in a thread of its own; whoever must not run ahead of them waits by :meth:`settle`.
+    """Writes snapshots in a background thread; callers that depend on them wait in :meth:`settle`.
 
-    A month that has other content on disk keeps it: whatever was made with it stays true.
+    A month that has other content on disk is not replaced: every release that was made with it remains reproducible.
 
     Parameters
     ----------
     store
-        Used by this thread alone: a store that others read from would make them wait for the write.
-    beside
-        False: write at once, in the caller's thread.
+        Used by the background thread alone: readers that share the store would wait for the write.
+    background
+        False: :meth:`write` returns when the month is on disk.
     """
 
-    def __init__(self, store: EmbeddingStore, *, beside: bool = True) -> None:
-        self._store, self._beside = store, beside
+    def __init__(self, store: EmbeddingStore, *, background: bool = True) -> None:
+        self._store, self._background = store, background
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
-        self._owed: dict[str, partial[SnapshotManifest]] = {}
+        self._pending: dict[str, partial[SnapshotManifest]] = {}
         self._running: dict[str, Future[None]] = {}
         self._busy = threading.Lock()
 
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """Take a month over; the arrays must not change any more."""
+        """Schedule the write of a month; the arrays must not change afterwards."""
         with self._busy:
-            self._owed[month] = partial(self._store.write, month, dim, last_ts, users, items, **more)
+            self._pending[month] = partial(self._store.write, month, dim, last_ts, users, items, **more)
             self._running[month] = self._pool.submit(self._write, month)
-        if not self._beside:
+        if not self._background:
             self.settle()
         return None
 
     @property
-    def owed(self) -> tuple[str, ...]:
-        """Months that do not stand on disk yet."""
+    def pending(self) -> tuple[str, ...]:
+        """Months that are not on disk yet."""
         with self._busy:
-            return tuple(self._owed)
+            return tuple(self._pending)
 
     def settle(self, months: Sequence[str] | None = None) -> None:
-        """Return when all months taken over so far (or those named) stand on disk; one that failed is tried again.
+        """Wait until all scheduled months (or those named) are on disk; a failed write is tried once more.
 
         Raises
         ------
         StateError
-            It failed again (a full disk). It is still owed: ask again.
+            The write failed again (disk full). The month remains pending: call again.
         """
         with self._busy:
-            waiting = [m for m in self._owed if months is None or m in months]
-        for month in waiting:
+            scheduled = [m for m in self._pending if months is None or m in months]
+        for month in scheduled:
             try:
                 self._running[month].result()
             except StateError:
@@ -75,37 +75,37 @@ class SnapshotWriter:
                 again.result()
 
     def close(self) -> None:
-        """Let the write in flight end."""
+        """Wait for the current write, and close the store; further pending months are not written."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._store.close()
 
     def _write(self, month: str) -> None:
         began = time.perf_counter()
         with self._busy:
-            write = self._owed.get(month)
+            write = self._pending.get(month)
         if write is None:
             return
         try:
             found = write()
             log.info(
-                "TPM month %s: snapshot of %s users and %s items, written in %.2f s beside training",
+                "TPM month %s: snapshot of %s users and %s items, written in %.2f s in the background",
                 month, f"{found.rows['user']:,}", f"{found.rows['item']:,}", time.perf_counter() - began,
             )  # fmt: skip
         except SnapshotExistsError as error:
-            log.error("TPM month %s keeps the snapshot that it has: %s", month, error)
-        except ValueError as error:  # never will be one, however often it is tried
+            log.error("TPM month %s: the existing snapshot is retained: %s", month, error)
+        except ValueError as error:  # permanent: another try would fail, too
             log.error("TPM month %s has no snapshot: %s", month, error)
         with self._busy:
-            self._owed.pop(month, None)
+            self._pending.pop(month, None)
 
 
 class SnapshotCheck:
-    """Writes nothing: compares months with those that a store has.
+    """Writes nothing: compares months with those of a store.
 
     Attributes
     ----------
     differences
-        A sentence for each month whose snapshot on disk has other content.
+        One message for each month whose snapshot on disk has other content.
     """
 
     def __init__(self, store: EmbeddingStore | None) -> None:
@@ -115,19 +115,19 @@ class SnapshotCheck:
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """Compare a month."""
+        """Compare a month with the store's; a month that the store does not have is ignored."""
         if self._store is None or month not in self._store.months():
             return None
         wanted, _ = describe(month, dim, last_ts, users, items, **more)
         found = self._store.manifest(month)
         if (found.checksum, found.last_ts) != (wanted.checksum, wanted.last_ts):
             self.differences.append(
-                f"snapshot {month} has checksum {found.checksum} on disk, {wanted.checksum} when made again"
+                f"snapshot {month} has checksum {found.checksum} on disk, {wanted.checksum} when trained again"
             )
         return None
 
     def settle(self, months: Sequence[str] | None = None) -> None:
-        """Nothing is owed."""
+        """No effect: nothing is pending."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """No effect: nothing is open."""

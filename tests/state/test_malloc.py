@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdctr.state.malloc import _malloc_trim, give_back
+from ecdctr.state.malloc import _malloc_trim, trim_memory
 
 
 def resident() -> int:
@@ -16,6 +16,6 @@ def test_free_pages_between_blocks_in_use_go_back():
     kept = blocks[::50]
     del blocks
     before = resident()
-    give_back()
+    trim_memory()
     assert before - resident() > 100 * 2**20
     assert all(not any(block) for block in kept[::100])

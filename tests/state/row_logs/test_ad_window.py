@@ -150,7 +150,7 @@ def test_drop_before_never_takes_a_day_of_the_window(make: Make) -> None:
 
 
 def test_a_window_without_days_is_refused() -> None:
-    with pytest.raises(ValueError, match="holds nothing"):
+    with pytest.raises(ValueError, match="needs at least one day"):
         AdWindow(None, 1, 1, 0)
 
 

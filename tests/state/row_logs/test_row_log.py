@@ -86,7 +86,7 @@ def test_truncate_returns_to_a_checkpoint(log: RowLogLike) -> None:
 @pytest.mark.parametrize("named", [{1: 3}, {1: 2, 9: 1}])
 def test_fewer_rows_than_the_checkpoint_knows_is_an_error(log: RowLogLike, named: dict[int, int]) -> None:
     log.append(rows(0, 3), days(1, 1, 2))
-    with pytest.raises(StateError, match="the checkpoint knows"):
+    with pytest.raises(StateError, match="the checkpoint records"):
         log.truncate(named)
     assert log.sizes() == {1: 2, 2: 1}, "nothing is cut then"
 

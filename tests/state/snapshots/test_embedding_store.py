@@ -193,7 +193,7 @@ def test_a_month_is_written_once(store: EmbeddingStore) -> None:
     assert store.write("a", 4, 100, backwards, items) == first, "a redone month is the same month"
     changed = users[0], users[1] + 1
     for last_ts, others in ((100, changed), (101, users)):
-        with pytest.raises(StateError, match="never changes"):
+        with pytest.raises(StateError, match="immutable"):
             store.write("a", 4, last_ts, others, items)
     assert store.lookup("user", users[0], ["a"])[0][:, 0].tobytes() == users[1].tobytes()
     store.write("a", 4, 100, changed, items, replace=True)
@@ -205,7 +205,7 @@ def test_a_month_is_written_once(store: EmbeddingStore) -> None:
     [
         ("../a", [1], 4, 0, "folder"),
         (".hidden", [1], 4, 0, "folder"),
-        ("a", [1, 2, 1], 4, 0, "id 1 stands there twice"),
+        ("a", [1, 2, 1], 4, 0, "id 1 occurs twice"),
         ("a", [1], 5, 0, "dim 5"),
         ("a", [1], 4, np.nan, "not finite"),
     ],

@@ -72,7 +72,7 @@ def test_a_month_that_is_there_stays_as_it_is(tmp_path: Path, caplog: pytest.Log
     writer = SnapshotWriter(RocksEmbeddingStore(tmp_path))
     writer.write("m1", 4, 11, vectors(3), vectors(4))
     writer.settle()
-    assert "m1 keeps the snapshot that it has" in caplog.text
+    assert "m1: the existing snapshot is retained" in caplog.text
     assert store.manifest("m1") == first
     writer.close()
     store.close()
