@@ -1,4 +1,4 @@
-"""The one configuration object: every key typed, documented, and printable with where its value came from."""
+"""The configuration: every key is typed, documented, and printed with the source of its value."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ENV_PREFIX = "ECDCTR_"
-# Variables that are not configuration keys: the file to read, and where tests find real logs.
+# Variables that are not configuration keys: the configuration file, and the folder of real logs for tests.
 OTHER_VARIABLES = frozenset({"ECDCTR_CONFIG", "ECDCTR_DATA"})
 
 RENAMED: dict[str, str] = {
@@ -46,7 +46,7 @@ RENAMED: dict[str, str] = {
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured."""
+    """All configuration keys."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
@@ -55,24 +55,29 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="Brokers and security.")
     topics: TopicSettings = Field(default_factory=TopicSettings, description="The two click streams.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The stream worker.")
-    events: EventSettings = Field(default_factory=EventSettings, description="What an event may look like.")
+    events: EventSettings = Field(default_factory=EventSettings, description="Format of events.")
     features: tuple[FeatureSpec, ...] = Field(
         default_factory=default_features, min_length=1, description="Inputs of the models."
     )
     model: ModelSettings = Field(default_factory=ModelSettings, description="CPM, A-CTR, ads-only control.")
-    tpm: TpmSettings = Field(default_factory=TpmSettings, description="The tiny model of long-term clicks.")
-    schedule: ScheduleSettings = Field(
-        default_factory=ScheduleSettings, description="What happens when (event time)."
+    tpm: TpmSettings = Field(
+        default_factory=TpmSettings, description="The tiny pre-trained model of long-term clicks."
     )
-    state: StateSettings = Field(default_factory=StateSettings, description="What is kept on disk.")
-    monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Metrics endpoint.")
+    schedule: ScheduleSettings = Field(
+        default_factory=ScheduleSettings, description="When CPM is released (event time)."
+    )
+    state: StateSettings = Field(default_factory=StateSettings, description="The state on disk.")
+    monitor: MonitorSettings = Field(
+        default_factory=MonitorSettings,
+        description="Dashboard, metrics, alerts, and what the monitor computes.",
+    )
 
     @model_validator(mode="after")
     def _features_have_their_own_names(self) -> Settings:
         names = [f.name for f in self.features]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"features {', '.join(twice)} are named twice")
+            raise ValueError(f"more than one feature has the name {', '.join(twice)}")
         return self
 
     @classmethod
@@ -84,13 +89,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # load_settings() merges the layers itself, so that the origin of each value is known.
+        # load_settings() merges the layers itself, in order to record the origin of each value.
         return (init_settings,)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The configuration and, for every key that is not a default, where its value came from."""
+    """The configuration, and the source of each value that is not a default."""
 
     settings: Settings
     origin: dict[str, str]
@@ -113,7 +118,7 @@ def load_settings(
     Raises
     ------
     ConfigError
-        An unknown key or a bad value: each is named, with where it stands. Also a key of :data:`RENAMED` together with its new name.
+        An unknown key or a bad value; the message names the key and its source. Also a key of :data:`RENAMED` together with its new name.
     """
     environ = os.environ if environ is None else environ
     renamed = RenamedKeys(RENAMED)
@@ -132,7 +137,7 @@ def load_settings(
 
 
 def change(loaded: Loaded, overrides: Sequence[str], where: str) -> Loaded:
-    """The configuration with further ``key=value`` overrides, which errors and origins call ``where``."""
+    """The configuration with further ``key=value`` overrides; ``where`` is their source in errors and origins."""
     merged, origin = loaded.settings.model_dump(), dict(loaded.origin)
     layer = RenamedKeys(RENAMED).in_layer(_read_overrides(overrides, where), where)
     _merge(merged, layer, origin, where)
@@ -172,7 +177,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         section = name[len(ENV_PREFIX) :].lower().split("__")[0]
         if section not in known:
             raise ConfigError(
-                f"environment variable {name} names no configuration section; known: {', '.join(sorted(known))}"
+                f"environment variable {name} does not begin with a configuration section; known: {', '.join(sorted(known))}"
             )
     source = EnvSettingsSource(Settings)
     source.env_vars = {k.lower(): v for k, v in environ.items() if k.startswith(ENV_PREFIX)}
@@ -187,7 +192,9 @@ def _read_overrides(overrides: Sequence[str], where: str = "--set") -> dict[str,
     for text in overrides:
         key, sep, value = text.partition("=")
         if not sep or not key.strip():
-            raise ConfigError(f'{where} {text!r}: write it as section.key=value, as in "model.lr=0.001"')
+            raise ConfigError(
+                f'{where} {text!r}: must have the form section.key=value, as in "model.lr=0.001"'
+            )
         try:
             parsed = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:
@@ -234,13 +241,13 @@ def _neighbours(path: str) -> str:
             or not isinstance(found.annotation, type)
             or not issubclass(found.annotation, BaseModel)
         ):
-            return "see `ecdctr config show` for the known ones"
+            return "`ecdctr config show` lists all keys"
         node = found.annotation
     return f"known here: {', '.join(sorted(node.model_fields))}"
 
 
 def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
-    """Every key with its value, where the value came from, and what it is for."""
+    """Every key with its value, the source of the value, and its description."""
 
     def walk(model: BaseModel, at: str) -> Iterator[tuple[str, Any, str, str]]:
         for name, info in type(model).model_fields.items():
@@ -259,12 +266,12 @@ def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
 
 
 def dump_toml(settings: Settings) -> str:
-    """The configuration as a TOML file that reads back to the same; secrets are left out."""
+    """The configuration as a TOML file that loads as the same configuration; secrets are left out."""
     return "\n".join(_tables(settings, ""))
 
 
 def _tables(model: BaseModel, at: str) -> Iterator[str]:
-    """Lines of a table: its own values first, as TOML wants it, then the tables in it."""
+    """Lines of a table: its own values first, as TOML requires, then the tables in it."""
     inner = []
     for key in type(model).model_fields:
         value, path = getattr(model, key), f"{at}.{key}" if at else key

@@ -1,4 +1,4 @@
-"""Settings of the monitor's core: windows, drift, forgetting, alert rules."""
+"""Settings of the monitor: windows, drift, forgetting, alert rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = r"^\d+(s|m|h|d)$"
 
 
 class RuleSpec(Section):
-    """One alert rule: a figure, its window, what is too much, and for how long."""
+    """One alert rule: a figure, its window, its limits, and for how long they must be exceeded."""
 
     name: str = Field(min_length=1, description="Name of the alert.")
     metric: str = Field(
@@ -23,17 +23,25 @@ class RuleSpec(Section):
     )
     window: Literal["5m", "1h", "1d"] = Field(default="1h", description="Window of event time.")
     domain: Literal["natural", "ad", "any"] = "any"
-    arm: str = Field(default="", description="Arm whose figure is meant; empty: any arm that has it.")
+    arm: str = Field(default="", description="Arm that the figure belongs to; empty: any arm that has it.")
     above: float | None = Field(default=None, description="Raise when the figure is above this.")
     below: float | None = Field(default=None, description="Raise when the figure is below this.")
-    hold: str = Field(default="0s", pattern=LENGTH, description="... for so long in event time.")
-    clear: str = Field(default="1h", pattern=LENGTH, description="Resolve after so long without cause.")
-    min_rows: int = Field(default=1000, ge=0, description="Rows without which a window says nothing.")
+    hold: str = Field(
+        default="0s",
+        pattern=LENGTH,
+        description="Event time for which the limit must be exceeded before the alert is raised.",
+    )
+    clear: str = Field(
+        default="1h",
+        pattern=LENGTH,
+        description="Event time within the limits after which the alert is resolved.",
+    )
+    min_rows: int = Field(default=1000, ge=0, description="A window with fewer rows is not evaluated.")
     severity: Literal["info", "warning", "critical"] = "warning"
 
 
 def default_rules() -> tuple[RuleSpec, ...]:
-    """Rules that hold for most streams."""
+    """Rules that suit most streams."""
     return (
         RuleSpec(name="feature-drift", metric="drift.feature", clear="6h"),
         RuleSpec(name="label-drift", metric="drift.label", clear="6h"),
@@ -47,39 +55,61 @@ def default_rules() -> tuple[RuleSpec, ...]:
 
 
 class DriftSettings(Section):
-    """Comparison with a reference that is kept as sketches."""
+    """Comparison with a reference that is stored as sketches."""
 
     reference: str = Field(
-        default="", description="Folder of a saved reference; empty: the first days that are seen become one."
+        default="",
+        description="Folder of a saved reference; empty: the first days of the stream become the reference.",
     )
-    reference_length: str = Field(default="7d", pattern=LENGTH, description="Length of a gathered reference.")
+    reference_length: str = Field(
+        default="7d", pattern=LENGTH, description="Length of a reference that is collected from the stream."
+    )
     every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
-    compare_rows: int = Field(default=8192, ge=1, description="Rows between comparisons, at least.")
-    natural_every: int = Field(default=4, ge=1, description="Of natural rows each n-th is compared.")
-    bins: int = Field(default=64, ge=8, le=1024, description="Bins of a feature's histogram.")
+    compare_rows: int = Field(default=8192, ge=1, description="Smallest number of rows between comparisons.")
+    natural_every: int = Field(default=4, ge=1, description="Every n-th natural row is compared.")
+    bins: int = Field(default=64, ge=8, le=1024, description="Bins of the histogram of a feature.")
     groups: int = Field(
-        default=32, ge=8, le=64, description="Groups of users (items) that tell the variance."
+        default=32, ge=8, le=64, description="Groups of users (and of items) that estimate the variance."
     )
     alpha: float = Field(default=0.01, gt=0, lt=1, description="False discovery rate of one comparison.")
-    psi: float = Field(default=0.1, gt=0, description="PSI (beyond what chance gives) that counts.")
-    label_ratio: float = Field(default=0.25, gt=0, description="|ln(CTR / reference CTR)| that counts.")
-    behaviour: float = Field(default=0.25, gt=0, description="|ln| or slope change of a segment that counts.")
+    psi: float = Field(default=0.1, gt=0, description="PSI in excess of chance from which a change counts.")
+    label_ratio: float = Field(
+        default=0.25, gt=0, description="|ln(CTR / reference CTR)| from which a change counts."
+    )
+    behaviour: float = Field(
+        default=0.25,
+        gt=0,
+        description="|ln(level)| or change of slope of a segment from which a change counts.",
+    )
 
 
 class ProbeSettings(Section):
     """Probe slices for the forgetting chart."""
 
     period: str = Field(default="7d", pattern=LENGTH, description="Event time of one slice.")
-    periods: int = Field(default=8, ge=1, description="Slices kept, newest last.")
-    rows: int = Field(default=4096, ge=64, description="Rows of a slice, by user.")
+    periods: int = Field(default=8, ge=1, description="Number of slices that are retained.")
+    rows: int = Field(
+        default=4096, ge=64, description="Largest number of rows of a slice; it holds whole users."
+    )
 
 
 class WatchSettings(Section):
-    """What is watched."""
+    """What the monitor computes."""
 
-    late_after: str = Field(default="5m", pattern=LENGTH, description="Rows this much behind are late.")
-    gauc_rows: int = Field(default=65_536, ge=1024, description="Rows kept a window for GAUC, by user.")
-    drift: DriftSettings = Field(default_factory=DriftSettings, description="Drift.")
-    probes: ProbeSettings = Field(default_factory=ProbeSettings, description="Forgetting.")
-    transfer_days: int = Field(default=7, ge=1, le=60, description="Days of the transfer figure.")
+    late_after: str = Field(
+        default="5m", pattern=LENGTH, description="Rows this far behind the event clock are late."
+    )
+    gauc_rows: int = Field(
+        default=65_536, ge=1024, description="Rows of whole users that each window retains for GAUC."
+    )
+    drift: DriftSettings = Field(default_factory=DriftSettings, description="Drift against a reference.")
+    probes: ProbeSettings = Field(
+        default_factory=ProbeSettings, description="Probe slices of earlier periods, for forgetting."
+    )
+    transfer_days: int = Field(
+        default=7,
+        ge=1,
+        le=60,
+        description="Days that the comparison of A-CTR with the ads-only control covers.",
+    )
     rules: tuple[RuleSpec, ...] = Field(default_factory=default_rules, description="Alert rules.")

@@ -1,4 +1,4 @@
-"""Settings of what comes in: topics, the worker, and what it shows of itself."""
+"""Settings of the input topics, of the worker, and of its monitoring."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class TopicSettings(Section):
 
     natural: str = Field(default="natural-clicks", min_length=1, description="Topic of natural clicks.")
     ad: str = Field(default="ad-clicks", min_length=1, description="Topic of ad clicks.")
-    partitions: int = Field(default=4, ge=1, description="Partitions of a topic that has to be created.")
-    replication: int = Field(default=1, ge=1, description="Replicas of a topic that has to be created.")
+    partitions: int = Field(default=4, ge=1, description="Partitions of a topic that the worker creates.")
+    replication: int = Field(default=1, ge=1, description="Replicas of a topic that the worker creates.")
     dead_letter_suffix: str = Field(
-        default=".dlq", min_length=1, description="A topic's dead letters go to the topic of this name."
+        default=".dlq",
+        min_length=1,
+        description="Suffix of a topic's name in the name of its dead-letter topic.",
     )
 
     @model_validator(mode="after")
@@ -42,7 +44,7 @@ class TopicSettings(Section):
         return {self.natural: NATURAL, self.ad: AD}
 
     def dead_letter(self, topic: str) -> str:
-        """Where the messages of a topic go that do not fit."""
+        """Name of the dead-letter topic for rejected messages of a topic."""
         return topic + self.dead_letter_suffix
 
 
@@ -53,46 +55,46 @@ class WorkerSettings(Section):
     session_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="A worker unheard of for so long loses its partitions; real brokers refuse less than 6.",
+        description="A worker that sends no heartbeat for this long loses its partitions; brokers reject less than 6.",
     )
     connect_timeout_s: float = Field(
-        default=60.0, ge=0, description="A broker that does not answer at start is waited for so long."
+        default=60.0, ge=0, description="How long to wait at start for a broker that does not answer."
     )
     max_idle_s: float = Field(
-        default=5.0, ge=0, description="An empty partition is waited for so long; then the others go on."
+        default=5.0, ge=0, description="How long the other partitions wait for an empty partition."
     )
     max_behind_s: float = Field(
         default=30.0,
         gt=0,
-        description="A partition that owes rows and delivers none is waited for so long; then the others go on.",
+        description="How long the other partitions wait for a partition that has rows but delivers none.",
     )
     max_wait_s: float = Field(
-        default=5.0, gt=0, description="A row waits so long at most for its batch to become full."
+        default=5.0, gt=0, description="Longest time that a row waits for its batch to become full."
     )
     buffer_rows: int = Field(
         default=0,
         ge=0,
-        description="Rows of one partition held for alignment, beyond which it is not fetched; 0: eight full steps, "
-        "20,000 at least.",
+        description="Rows of one partition that wait for alignment before fetching it pauses; 0: eight full steps, at least "
+        "20,000.",
     )
     queue_length: int = Field(
-        default=8, ge=1, description="Steps waiting for the trainer; beyond it fetching pauses."
+        default=8, ge=1, description="Steps that wait for the trainer before fetching pauses."
     )
     decoders: int = Field(
         default=0,
         ge=0,
         le=64,
-        description="Processes that decode messages beside the worker; 0: it decodes itself. docs/scaling.md says when.",
+        description="Processes that decode messages; 0: the worker decodes them itself. See docs/scaling.md.",
     )
-    poll_records: int = Field(default=5_000, ge=1, description="Records taken from the consumer at a time.")
+    poll_records: int = Field(default=5_000, ge=1, description="Records read from the consumer at a time.")
     fetch_bytes: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Bytes asked of a partition at a time."
+        default=4 * 1024 * 1024, ge=1024, description="Bytes fetched from a partition at a time."
     )
 
     def buffer_for(self, batch: int) -> int:
-        """Rows of one partition that may wait, where the largest step takes ``batch`` rows.
+        """Rows of one partition that may wait for alignment, where the largest step takes ``batch`` rows.
 
-        A partition that holds less than a step is full before it can give one, and the trainer waits.
+        A buffer smaller than a step would be full before it contains one, and the trainer would wait.
 
         >>> WorkerSettings().buffer_for(512), WorkerSettings().buffer_for(4096)
         (20000, 32768)
@@ -103,32 +105,34 @@ class WorkerSettings(Section):
 
 
 class MonitorSettings(Section):
-    """What watches: the page and its port, alerts, what is watched."""
+    """The dashboard and its port, the delivery of alerts, and what the monitor computes."""
 
     host: str = Field(
-        default="127.0.0.1", description="Address the page and /metrics listen on; 0.0.0.0 in a container."
+        default="127.0.0.1", description="Address of the dashboard and /metrics; 0.0.0.0 in a container."
     )
-    port: int = Field(default=9108, ge=0, le=65535, description="Port of the page and of /metrics; 0: none.")
+    port: int = Field(
+        default=9108, ge=0, le=65535, description="Port of the dashboard and /metrics; 0: nothing is served."
+    )
     watchdog_s: float = Field(
         default=300.0,
         gt=0,
-        description="Records wait and no step was done for so long: /healthz answers 503. Above the longest release.",
+        description="/healthz returns 503 if records wait and no step is completed for this long. Must exceed the longest release.",
     )
     alerts_topic: str = Field(
-        default="ecdctr-alerts", description="Topic that alerts go to as JSON, made if absent; empty: none."
+        default="ecdctr-alerts", description="Topic for alerts as JSON, created if absent; empty: none."
     )
     webhook_url: SecretStr | None = Field(
         default=None,
-        description="Alerts are posted here as JSON; better from the environment or webhook_url_file. Never printed.",
+        description="Address that alerts are posted to as JSON; preferably set by the environment or webhook_url_file. Never printed.",
     )
     webhook_url_file: Path | None = Field(
-        default=None, description="File whose first line is the webhook's address."
+        default=None, description="File whose first line is the address of the webhook."
     )
     webhook_timeout_s: float = Field(
         default=5.0,
         gt=0,
         le=60,
-        description="A webhook that does not answer for so long is tried again later.",
+        description="A request to the webhook that takes longer is repeated later.",
     )
     watch: WatchSettings = Field(
         default_factory=WatchSettings, description="Windows, drift, forgetting, alert rules."
@@ -137,13 +141,13 @@ class MonitorSettings(Section):
     @model_validator(mode="after")
     def _one_webhook(self) -> MonitorSettings:
         if self.webhook_url is not None and self.webhook_url_file is not None:
-            raise ValueError("give webhook_url or webhook_url_file, not both")
+            raise ValueError("set webhook_url or webhook_url_file, not both")
         if self.webhook_url is not None:
             _check_webhook("webhook_url", self.webhook_url.get_secret_value())
         return self
 
     def webhook(self) -> str | None:
-        """The webhook's address, read from ``webhook_url_file`` where that is set."""
+        """The address of the webhook, read from ``webhook_url_file`` if that is set; None: no webhook."""
         if self.webhook_url_file is None:
             return None if self.webhook_url is None else self.webhook_url.get_secret_value()
         try:
@@ -163,4 +167,4 @@ class MonitorSettings(Section):
 def _check_webhook(name: str, address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{name}: an address begins with https:// or http:// and names a host")
+        raise ValueError(f"{name}: the address must begin with https:// or http:// and contain a host")

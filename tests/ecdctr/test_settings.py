@@ -1,4 +1,4 @@
-"""What a person meets who configures the thing."""
+"""Loading, checking and printing the configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_defaults_need_no_file(tmp_path, monkeypatch):
     assert loaded.origin == {}
 
 
-def test_later_layers_win_and_the_source_of_each_value_is_known(tmp_path):
+def test_later_layers_win_and_the_source_of_each_value_is_recorded(tmp_path):
     path = write(tmp_path, '[model]\nlr = 0.1\ndim = 8\ncross_layers = 1\n[topics]\nad = "a"\n')
     loaded = load_settings(
         path, ["model.dim=4"], environ={"ECDCTR_MODEL__LR": "0.2", "ECDCTR_MODEL__DIM": "32"}
@@ -52,7 +52,7 @@ def test_later_layers_win_and_the_source_of_each_value_is_known(tmp_path):
         ("[model]\nlr = -1\n", r"model\.lr = -1 \(from .*ecdctr\.toml\): Input should be greater than 0"),
         ("[modle]\nlr = 1\n", r"unknown key modle"),
         ('[[features]]\nname = "user"\nkind = "text"\n', r"features\.0\.kind = 'text'"),
-        ('[[features]]\nname = "u"\n[[features]]\nname = "u"\n', r"features u are named twice"),
+        ('[[features]]\nname = "u"\n[[features]]\nname = "u"\n', r"more than one feature has the name u"),
         ("[model\n", r"is not valid TOML"),
         ('[schedule]\nrelease_every = "soon"\n', r"schedule\.release_every = 'soon'"),
     ],
@@ -63,7 +63,7 @@ def test_a_wrong_key_or_value_fails_at_start_and_is_named(tmp_path, text, messag
 
 
 def test_wrong_variables_are_named():
-    with pytest.raises(ConfigError, match="ECDCTR_MODLE__LR names no configuration section"):
+    with pytest.raises(ConfigError, match="ECDCTR_MODLE__LR does not begin with a configuration section"):
         load_settings(environ={"ECDCTR_MODLE__LR": "1"})
     with pytest.raises(ConfigError, match=r"unknown key model\.lrr \(from environment\)"):
         load_settings(environ={"ECDCTR_MODEL__LRR": "1"})
