@@ -1,4 +1,4 @@
-"""A running worker, watched from outside: its page, Prometheus, health, and an alert that reaches its topic."""
+"""A running worker observed from outside: its page, Prometheus, health, and an alert that reaches its topic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def ask(port: int, path: str) -> tuple[int, bytes]:
-    """Status (0: nobody there) and body."""
+    """Status (0: no connection) and body."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read()

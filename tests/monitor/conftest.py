@@ -1,4 +1,4 @@
-"""A monitor that says what a test wants, a dashboard that shows it, and a browser that looks."""
+"""A monitor with given figures, a dashboard that serves them, and a browser."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from ecdctr.monitor.dashboard import Dashboard
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_790_035_200_000  # 2026-09-22 00:00 UTC
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 CHROMIUM = (
     "--headless=new",
     "--no-sandbox",
@@ -33,7 +33,7 @@ CHROMIUM = (
 
 
 class FakeMonitor:
-    """Says what it is told; ``hours`` of event time have passed."""
+    """Returns given figures; ``hours`` of event time have passed."""
 
     def __init__(self) -> None:
         self.hours = 30
@@ -60,15 +60,15 @@ class FakeMonitor:
 
     def resolve(self, alert: Alert) -> None:
         self.raised.remove(alert)
-        said = {k: v for k, v in alert.to_json().items() if k != "status"}
-        self.events.append(Alert(**{**said, "resolved_ms": BEGIN + self.hours * HOUR}))
+        record = {k: v for k, v in alert.to_json().items() if k != "status"}
+        self.events.append(Alert(**{**record, "resolved_ms": BEGIN + self.hours * HOUR}))
 
     def take_events(self) -> list[Alert]:
         taken, self.events = self.events, []
         return taken
 
     def delivered(self) -> None:
-        """Nothing is kept over a restart."""
+        """Nothing is stored."""
 
     def snapshot(self) -> dict:
         if self.failure is not None:
@@ -191,7 +191,7 @@ class Site:
         """Status, headers and body."""
         request = urllib.request.Request(self.url + path, method=method, headers=headers or {})
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as answer:
             with answer:
@@ -216,11 +216,11 @@ def make_site():
         site.dashboard.close()
 
 
-def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S):
-    """Ask until the answer is true, and give it."""
-    deadline = time.monotonic() + patience_s
+def wait_for(what: Callable[[], object], timeout_s: float = TIMEOUT_S):
+    """Call until the result is true, and return it."""
+    deadline = time.monotonic() + timeout_s
     while not (found := what()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
     return found
 
@@ -231,51 +231,51 @@ def until():
 
 
 class Browser:
-    """A page in headless Chromium, over its debugging protocol; remembers requests, messages and errors."""
+    """A page in headless Chromium, controlled by the DevTools protocol; records requests, messages and errors."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._answers: dict[int, asyncio.Future] = {}
         self._count = 0
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self._reader = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
         async for message in self._socket:
-            said = json.loads(message.data)
-            if (waiting := self._answers.pop(said.get("id"), None)) is not None:
-                waiting.set_result(said)
+            data = json.loads(message.data)
+            if (waiting := self._answers.pop(data.get("id"), None)) is not None:
+                waiting.set_result(data)
                 continue
-            method, params = said.get("method"), said.get("params", {})
+            method, params = data.get("method"), data.get("params", {})
             if method == "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
             elif method == "Runtime.exceptionThrown":
-                self.complaints.append(json.dumps(params["exceptionDetails"]))
+                self.problems.append(json.dumps(params["exceptionDetails"]))
             elif (method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning")) or (
                 method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert")
             ):
-                self.complaints.append(json.dumps(params))
+                self.problems.append(json.dumps(params))
 
     async def call(self, method: str, **params):
         self._count += 1
         answer = self._answers[self._count] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": self._count, "method": method, "params": params})
-        said = await asyncio.wait_for(answer, PATIENCE_S)
-        assert "error" not in said, said
-        return said["result"]
+        response = await asyncio.wait_for(answer, TIMEOUT_S)
+        assert "error" not in response, response
+        return response["result"]
 
     async def js(self, expression: str):
-        said = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in said, said
-        return said["result"].get("value")
+        response = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
-    async def until(self, expression: str, patience_s: float = PATIENCE_S):
-        """Ask until the expression is true, and give its value; what is not on the page yet is not true."""
-        deadline = time.monotonic() + patience_s
-        asked = f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"
-        while not (found := await self.js(asked)):
-            assert time.monotonic() < deadline, f"waited in vain for {expression}; {self.complaints}"
+    async def until(self, expression: str, timeout_s: float = TIMEOUT_S):
+        """Evaluate until the expression is true, and return its value; an element that does not exist yet counts as false."""
+        deadline = time.monotonic() + timeout_s
+        guarded = f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"
+        while not (found := await self.js(guarded)):
+            assert time.monotonic() < deadline, f"timed out waiting for {expression}; {self.problems}"
             await asyncio.sleep(0.05)
         return found
 
@@ -311,7 +311,7 @@ async def chromium_page(folder: Path):
     )
     try:
         port_file = folder / "DevToolsActivePort"
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not (port_file.exists() and (found := re.match(r"(\d+)\n", port_file.read_text()))):
             assert process.poll() is None and time.monotonic() < deadline, "Chromium did not start"
             await asyncio.sleep(0.05)

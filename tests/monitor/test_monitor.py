@@ -1,4 +1,4 @@
-"""The monitor as a whole: fed by steps, read as plain data."""
+"""The whole monitor: steps in, plain data out."""
 
 import json
 import threading
@@ -51,7 +51,7 @@ def watched(stream, steps=None, **options):
     return monitor
 
 
-def test_the_snapshot_is_json_and_says_what_happened(stream):
+def test_the_snapshot_is_json_with_the_right_figures(stream):
     sim, _, steps = stream
     monitor = watched(stream)
     monitor.release(ReleaseReport(1, sim.start_ms + DAY_MS, sim.start_ms + DAY_MS, ("2026-01",)))
@@ -101,7 +101,7 @@ def test_a_wrong_prior_is_one_alert_that_resolves(stream):
     assert "pcoc of actr on ads" in events[0].what and "clicked" in events[0].cause
 
 
-def test_held_steps_and_small_blocks_give_the_same(stream):
+def test_large_and_small_blocks_give_the_same_figures(stream):
     _, _, steps = stream
     one = watched(stream).snapshot()
     monitor = watched(stream, steps=[])
@@ -134,7 +134,7 @@ def test_late_rows_and_unknown_scores(stream):
     assert sum(now["series"]["1h"]["ad"]["late"]) == len(older)
 
 
-def test_readers_and_the_writer_do_not_meet(stream):
+def test_readers_and_the_writer_do_not_interfere(stream):
     _, _, steps = stream
     monitor = watched(stream, steps=[])
     wrong = []

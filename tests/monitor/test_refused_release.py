@@ -48,7 +48,7 @@ def test_raised_once_with_its_figures_and_resolved_by_the_next_accepted_one() ->
     assert "gauc_serving -0.031, gauc_serving_low -0.045, gauc_serving_high -0.012" in raised.what
     assert [a.rule for a in monitor.alerts()] == ["release-refused"]
     assert monitor.snapshot()["marks"][-1]["text"] == "CPM release 2, refused by the gate"
-    monitor.release(report(2, 5, accepted=False))  # still: not said again
+    monitor.release(report(2, 5, accepted=False))  # refused again: no second alert
     step(monitor, 6)
     assert not monitor.take_events()
     monitor.release(report(2, 7, accepted=True))

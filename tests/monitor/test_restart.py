@@ -1,4 +1,4 @@
-"""A monitor goes on after its worker was killed: alerts, windows, series, reference, probe slices."""
+"""A monitor continues after its worker was killed: alerts, windows, series, reference, probe slices."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def stream():
     return sim, FeatureSchema(sim.feature_specs(), 8), days
 
 
-def begun(stream, folder, scores=None, clock=0, rules=RULES):
+def started(stream, folder, scores=None, clock=0, rules=RULES):
     settings = WatchSettings(
         drift=DriftSettings(reference_length="1d", compare_rows=1),
         probes=ProbeSettings(period="1d", rows=512),
@@ -70,49 +70,49 @@ def predict(batch, arm):
     return np.full(len(batch), 0.1, np.float32) + batch.label / 10
 
 
-def test_an_alert_is_neither_forgotten_nor_raised_again(stream, tmp_path):
+def test_an_alert_is_neither_lost_nor_raised_again(stream, tmp_path):
     _, _, days = stream
-    first = begun(stream, tmp_path)
+    first = started(stream, tmp_path)
     for steps in days[:4]:
         feed(first, steps)
     (raised,) = [a for a in first.take_events() if a.rule == "pcoc"]
     first.delivered()
-    # No word of goodbye: what is on the disk is what kill -9 would have left.
-    again = begun(stream, tmp_path)
+    # Nothing is closed: the files are those that kill -9 would have left.
+    again = started(stream, tmp_path)
     assert raised in again.alerts()
     feed(again, days[4])
     assert [a for a in again.take_events() if a.rule == "pcoc"] == []
     assert [a for a in again.alerts() if a.rule == "pcoc"] == [raised]
 
 
-def test_an_event_that_nobody_was_told_of_comes_again(stream, tmp_path):
-    first = begun(stream, tmp_path)
+def test_an_undelivered_event_is_returned_again(stream, tmp_path):
+    first = started(stream, tmp_path)
     for steps in stream[2][:4]:
         feed(first, steps)
-    told = first.take_events()
-    assert told
-    again = begun(stream, tmp_path)
-    assert again.take_events() == told
+    taken = first.take_events()
+    assert taken
+    again = started(stream, tmp_path)
+    assert again.take_events() == taken
     again.delivered()
-    assert begun(stream, tmp_path).take_events() == []
+    assert started(stream, tmp_path).take_events() == []
 
 
-def test_an_alert_whose_rule_is_gone_is_resolved(stream, tmp_path):
-    first = begun(stream, tmp_path)
+def test_an_alert_of_a_removed_rule_is_resolved(stream, tmp_path):
+    first = started(stream, tmp_path)
     for steps in stream[2][:4]:
         feed(first, steps)
     first.take_events()
     first.delivered()
-    again = begun(stream, tmp_path, rules=RULES[1:])
+    again = started(stream, tmp_path, rules=RULES[1:])
     (resolved,) = [a for a in again.take_events() if a.rule == "pcoc"]
     assert resolved.resolved_ms == first.clock
     assert "pcoc" not in {a.rule for a in again.alerts()}
 
 
-def test_alerts_stay_while_nothing_can_be_said_of_them(stream, tmp_path):
+def test_alerts_stay_while_they_cannot_be_evaluated(stream, tmp_path):
     """A refused release and a drifted feature: after a restart the table is empty and no release is known."""
     sim, _, days = stream
-    first = begun(stream, tmp_path)
+    first = started(stream, tmp_path)
     for steps in days[:3]:
         feed(first, steps)
     shifted = [(k, replace(b, dense=b.dense + np.float32(3)), p) for k, b, p in days[3]]
@@ -122,7 +122,7 @@ def test_alerts_stay_while_nothing_can_be_said_of_them(stream, tmp_path):
     feed(first, shifted)
     rules = {a.rule for a in first.alerts()}
     assert {"feature-drift", "release-refused"} <= rules
-    again = begun(stream, tmp_path)
+    again = started(stream, tmp_path)
     feed(again, days[4][:10])  # well over an hour, less than a day
     assert {"feature-drift", "release-refused"} <= {a.rule for a in again.alerts()}
     again.release(ReleaseReport(3, sim.start_ms + 4 * DAY_MS, sim.start_ms, (), accepted=True, reason="fine"))
@@ -130,17 +130,17 @@ def test_alerts_stay_while_nothing_can_be_said_of_them(stream, tmp_path):
     assert "release-refused" not in {a.rule for a in again.alerts()}
 
 
-@pytest.mark.parametrize("kept_after", [3, None])
-def test_windows_series_and_transfer_are_as_they_were(stream, tmp_path, kept_after):
-    """From the score log and what was kept last, here a day ago or never."""
+@pytest.mark.parametrize("saved_after", [3, None])
+def test_windows_series_and_transfer_are_restored(stream, tmp_path, saved_after):
+    """From the score log and the state saved last, here a day ago or never."""
     days = stream[2]
     scores = ScoreLog(tmp_path / "scores", ("actr", "ads_only", "cpm"))
-    first = begun(stream, tmp_path / "monitor")
+    first = started(stream, tmp_path / "monitor")
     for number, steps in enumerate(days[:4]):
-        if number == kept_after:
+        if number == saved_after:
             first.save()
         feed(first, steps, scores)
-    again = begun(stream, tmp_path / "monitor", scores, first.clock)
+    again = started(stream, tmp_path / "monitor", scores, first.clock)
     feed(again, days[4][:2])
     feed(first, days[4][:2])
     before, now = first.snapshot(), again.snapshot()
@@ -156,25 +156,25 @@ def test_windows_series_and_transfer_are_as_they_were(stream, tmp_path, kept_aft
     ads = now["series"]["1h"]["ad"]
     assert ads["rows"] == before["series"]["1h"]["ad"]["rows"]
     assert ads["ctr"] == pytest.approx(before["series"]["1h"]["ad"]["ctr"])
-    if kept_after:
+    if saved_after:
         assert now["windows"]["1d"]["natural"]["unseen_users"] < 0.1
 
 
-def test_the_reference_and_probe_slices_go_on(stream, tmp_path):
+def test_the_reference_and_probe_slices_continue(stream, tmp_path):
     _, _, days = stream
-    first = begun(stream, tmp_path)
+    first = started(stream, tmp_path)
     feed(first, days[0][:12])
     first.save()  # in the middle of the first day
-    second = begun(stream, tmp_path)
+    second = started(stream, tmp_path)
     feed(second, days[0][12:])
     feed(second, days[1])
     second.checkpoint(predict)
     second.save()
-    third = begun(stream, tmp_path)
+    third = started(stream, tmp_path)
     feed(third, days[2])
     third.checkpoint(predict)
 
-    whole = begun(stream, tmp_path / "whole")
+    whole = started(stream, tmp_path / "whole")
     for steps in days[:2]:
         feed(whole, steps)
     whole.checkpoint(predict)
@@ -195,16 +195,46 @@ def test_the_reference_and_probe_slices_go_on(stream, tmp_path):
 @pytest.mark.parametrize(
     "name", ["alerts.json", "figures.npz", "reference/reference.npz", "probes/curves.npz"]
 )
-def test_what_is_damaged_is_named_and_begun_anew(stream, tmp_path, name, caplog):
-    first = begun(stream, tmp_path)
+def test_a_damaged_file_is_named_and_its_content_reset(stream, tmp_path, name, caplog):
+    first = started(stream, tmp_path)
     for steps in stream[2][:3]:
         feed(first, steps)
     first.checkpoint(predict)
     first.save()
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    again = begun(stream, tmp_path)
+    again = started(stream, tmp_path)
     assert name.rpartition("/")[2].partition(".")[0] in caplog.text or "reference" in caplog.text
     feed(again, stream[2][3])
     again.save()
     assert again.snapshot()["windows"]["1d"]["ad"]["rows"] > 0
+
+
+def test_names_in_files_are_those_that_earlier_versions_wrote(stream, tmp_path):
+    """State folders of earlier versions must load, whatever the classes are called now."""
+    monitor = started(stream, tmp_path)
+    for steps in stream[2][:3]:
+        feed(monitor, steps)
+    monitor.checkpoint(predict)
+    monitor.save()
+    with np.load(tmp_path / "figures.npz") as figures:
+        names = set(figures.files)
+    assert {
+        "newest.ad",
+        "newest.natural",
+        "seen.users.words",
+        "seen.users.count",
+        "seen.items.words",
+    } <= names
+    assert {"window.1d.ad.slot", "window.1d.ad.counts", "series.1h.natural.ranks"} <= names
+    about = json.loads((tmp_path / "reference" / "reference.json").read_text())
+    assert about.keys() == {"version", "name", "fingerprint", "from_ms", "until_ms", "domains"}
+    domain = {"rows", "first_ms", "last_ms", "cells", "groups", "centre", "edges"}
+    assert about["domains"]["ad"].keys() == domain
+    with np.load(tmp_path / "reference" / "reference.npz") as arrays:
+        assert {"ad.counts", "ad.behaviour", "ad.hours", "ad.kll0"} <= set(arrays.files)
+    alerts = json.loads((tmp_path / "alerts.json").read_text())
+    assert alerts.keys() == {"clock", "states", "events", "marks", "detectors", "reference_ready"}
+    with np.load(tmp_path / "probes" / "curves.npz") as curves:
+        columns = {name.rpartition("/")[2] for name in curves.files}
+    assert columns == {"users", "last", "clock", "gauc", "log_loss", "transfer"}

@@ -1,4 +1,4 @@
-"""Alerts go out: once, in order, to every channel, whatever one of them does, and no secret is told."""
+"""Delivery of alerts: once, in order, to every channel, independent of each other, without revealing secrets."""
 
 import http.server
 import json
@@ -13,7 +13,7 @@ ALERT = {"key": "drift category", "status": "raised", "what": "category has move
 
 
 class Hook:
-    """A webhook's far end: answers with the codes it is told to, then with 200."""
+    """The server of a webhook: responds with the given codes, then with 200."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []
@@ -68,7 +68,7 @@ def test_a_webhook_gets_each_alert_in_order(hook):
     assert hook.got == alerts
 
 
-def test_a_webhook_that_fails_is_tried_again_and_then_given_up(hook, caplog):
+def test_a_failing_webhook_is_retried_and_then_abandoned(hook, caplog):
     hook.answers = [500, 503]
     send = webhook(hook.url, 5)
     assert deliver({"webhook": send}, [ALERT], waits_s=(0.01, 0.01)) == [("webhook", "sent")]
@@ -79,7 +79,7 @@ def test_a_webhook_that_fails_is_tried_again_and_then_given_up(hook, caplog):
 
 
 @pytest.mark.parametrize("wrong", ["answer", "refused", "redirect", "timeout"])
-def test_the_address_is_never_told(hook, caplog, wrong):
+def test_the_address_is_never_logged(hook, caplog, wrong):
     caplog.set_level(logging.DEBUG)
     url = hook.url
     if wrong == "refused":
@@ -94,7 +94,7 @@ def test_the_address_is_never_told(hook, caplog, wrong):
     assert "t0ken" not in caplog.text and "s3cret" not in caplog.text
 
 
-def test_a_channel_that_hangs_holds_up_nobody():
+def test_a_channel_that_hangs_does_not_delay_the_others():
     let_go, got = threading.Event(), []
     outcomes: list[tuple[str, str]] = []
     both = {

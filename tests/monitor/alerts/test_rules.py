@@ -1,4 +1,4 @@
-"""Alert rules: raised once, held, resolved once."""
+"""Alert rules: alerts are raised once after the hold time and resolved once."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ HOUR = 3_600_000
 
 
 def run(rule, values, step=HOUR):
-    """Events as (hour, raised or resolved); None in ``values``: nothing can be said."""
+    """Events as (hour, raised or resolved); None in ``values``: unknown."""
     book = RuleBook([rule])
     out = []
     for i, v in enumerate(values):
@@ -33,7 +33,7 @@ def test_a_flicker_is_neither_raised_nor_resolved():
     assert run(rule, [3, 3, 3, 1, 3, 1, 3, 1])[0] == [(2, "raised")]
 
 
-def test_an_alert_says_what_since_when_how_large_and_why():
+def test_an_alert_has_its_start_value_limit_and_cause():
     _, book = run(
         RuleSpec(name="low", metric="ctr", below=0.5, hold="1h", severity="critical"), [1, 0.2, 0.1]
     )
@@ -53,7 +53,7 @@ def test_an_alert_says_what_since_when_how_large_and_why():
     }
 
 
-def test_nothing_known_keeps_an_alert_and_a_thing_no_longer_named_is_well():
+def test_an_unknown_value_keeps_an_alert_and_a_missing_subject_resolves_it():
     rule = RuleSpec(name="r", metric="drift.feature", clear="1h")
     events, book = run(rule, [2, None, None, None])
     assert events == [(0, "raised")] and book.raised()
@@ -64,7 +64,7 @@ def test_nothing_known_keeps_an_alert_and_a_thing_no_longer_named_is_well():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 5.0, None]), max_size=60), st.integers(0, 3), st.integers(0, 3))
-def test_raised_and_resolved_take_turns(values, hold, clear):
+def test_raised_and_resolved_alternate(values, hold, clear):
     rule = RuleSpec(name="r", metric="pcoc", above=2.0, hold=f"{hold}h", clear=f"{clear}h")
     events, book = run(rule, values)
     kinds = [kind for _, kind in events]

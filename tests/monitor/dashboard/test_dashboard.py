@@ -1,4 +1,4 @@
-"""What the worker says, as the page gets it."""
+"""The document that the page receives for given reports of a worker."""
 
 import json
 
@@ -20,7 +20,7 @@ def dashboard(fake_monitor, clock):
     dashboard.close()
 
 
-def test_the_recent_past_has_rates_lag_letters_and_ages(dashboard, clock):
+def test_recent_values_have_rates_lag_dead_letters_and_ages(dashboard, clock):
     for rows in (0, 400, 100):
         if rows:
             dashboard.stepped("natural", np.full(rows, (1e9 + clock[0] - 5) * 1000), rows=rows)
@@ -37,7 +37,7 @@ def test_the_recent_past_has_rates_lag_letters_and_ages(dashboard, clock):
     assert dashboard.metrics.dead_letters.labels("json")._value.get() == 4  # a counter never falls
 
 
-def test_samples_that_come_too_soon_lose_no_rows(dashboard, clock):
+def test_dropped_samples_lose_no_rows(dashboard, clock):
     dashboard.tick(event_clock_ms=5, lag={})
     for _ in range(4):
         clock[0] += 0.5
@@ -46,7 +46,7 @@ def test_samples_that_come_too_soon_lose_no_rows(dashboard, clock):
     assert dashboard.document()["live"]["rows/ad"] == [0, 20.0]
 
 
-def test_alerts_are_handed_on_once_and_the_resolved_ones_kept(fake_monitor, clock):
+def test_alerts_are_delivered_once_and_resolved_ones_are_retained(fake_monitor, clock):
     sent: list[dict] = []
     channels = {"list": lambda key, value: sent.append(json.loads(value))}
     dashboard = Dashboard(fake_monitor, channels=channels, refresh_s=0.0)
@@ -62,7 +62,7 @@ def test_alerts_are_handed_on_once_and_the_resolved_ones_kept(fake_monitor, cloc
     assert dashboard.metrics.alert_deliveries.labels("list", "sent")._value.get() == 2
 
 
-def test_the_past_of_the_transfer_figure_is_kept(dashboard, fake_monitor, clock):
+def test_the_past_of_the_transfer_figure_is_retained(dashboard, fake_monitor, clock):
     for hours, value in ((30, 0.05), (30, 0.05), (31, 0.05), (32, 0.04)):
         fake_monitor.hours, fake_monitor.gain = (
             hours,
@@ -76,7 +76,7 @@ def test_the_past_of_the_transfer_figure_is_kept(dashboard, fake_monitor, clock)
     assert past["low"] == pytest.approx([0.04, 0.03])
 
 
-def test_rows_of_a_step_that_was_taken_back_are_not_learned(dashboard):
+def test_rows_of_a_rolled_back_step_do_not_count_as_learned(dashboard):
     dashboard.stepped("ad", np.zeros(7), rows=0)
     assert dashboard.document()["worker"]["rows"] == {"natural": 0, "ad": 0}
     assert dashboard.metrics.skipped._value.get() == 7

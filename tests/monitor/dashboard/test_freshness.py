@@ -12,7 +12,7 @@ from ecdctr.monitor.dashboard.freshness import SHOWN_S, Freshness, LogCounts
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.001, 1e8), min_size=1, max_size=300), st.floats(0.001, 1))
-def test_quantiles_are_off_by_half_a_class_at_most(values, q):
+def test_the_error_of_quantiles_is_at_most_half_a_class(values, q):
     counts = LogCounts()
     counts.add(values)
     exact = float(np.quantile(values, q, method="inverted_cdf"))
@@ -34,7 +34,7 @@ def test_the_histogram_is_exact(values):
     assert next(s.value for s in samples if s.name.endswith("_count")) == len(values)
 
 
-def test_quantiles_forget_what_is_old():
+def test_quantiles_drop_old_ages():
     now = [0.0]
     freshness = Freshness(("natural", "ad"), span_s=60, now=lambda: now[0])
     freshness.add("ad", np.full(1000, 500.0))

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: it moves, it speaks, it asks nobody else."""
+"""The dashboard in a real browser: live updates, accessibility, and no requests to other hosts."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def site(make_site, fake_monitor):
 
 
 def work(dashboard, fake_monitor, steps: int = 3) -> None:
-    """Some steps and a second of life."""
+    """Report some steps, then call the functions that a worker calls once a second."""
     for kind, rows in (("natural", 500), ("ad", 50)):
         for _ in range(steps):
             dashboard.stepped(kind, np.full(rows, (time.time() - 2) * 1000, np.int64), rows=rows)
@@ -39,14 +39,14 @@ def work(dashboard, fake_monitor, steps: int = 3) -> None:
 
 
 def pixels(figure: str) -> str:
-    """A checksum of what a chart has drawn."""
+    """A checksum of the pixels of a chart."""
     return (
         f"(() => {{ const c = document.querySelector('#{figure} canvas'); if (!c) return 0; let h = 0;"
         "for (const x of c.toDataURL()) h = (h * 31 + x.charCodeAt(0)) >>> 0; return h; })()"
     )
 
 
-def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site, fake_monitor, browse):
+def test_charts_update_alerts_appear_and_disappear_and_no_other_host_is_contacted(site, fake_monitor, browse):
     async def look(page):
         work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
@@ -81,13 +81,13 @@ def test_charts_move_an_alert_comes_and_goes_and_nothing_is_asked_elsewhere(site
             "document.querySelector('#alerts-past').textContent.includes('Recently resolved: 1')"
         )
 
-        assert page.complaints == []
+        assert page.problems == []
         assert page.requests and all(r.startswith((site.url + "/", "data:")) for r in page.requests)
 
     browse(look)
 
 
-def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, fake_monitor, browse):
+def test_tables_have_the_values_of_the_charts_and_windows_can_be_selected(site, fake_monitor, browse):
     async def look(page):
         work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
@@ -111,12 +111,12 @@ def test_tables_say_what_the_charts_show_and_windows_can_be_chosen(site, fake_mo
         await page.js("document.querySelector('#window input[value=\"5m\"]').click()")
         await page.until("document.querySelector('#chart-gauc-ad .empty').hidden === false")
         assert "window=5m" in await page.js("location.search")
-        assert page.complaints == []
+        assert page.problems == []
 
     browse(look)
 
 
-def test_it_can_be_used_without_a_mouse_and_without_eyes(site, fake_monitor, browse):
+def test_it_can_be_used_with_keyboard_and_screen_reader(site, fake_monitor, browse):
     async def look(page):
         work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
@@ -129,10 +129,10 @@ def test_it_can_be_used_without_a_mouse_and_without_eyes(site, fake_monitor, bro
         assert await page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         await page.press("End")
         await page.press("ArrowLeft")
-        said = await page.until("document.querySelector('#chart-gauc-ad [role=status]').textContent")
+        announced = await page.until("document.querySelector('#chart-gauc-ad [role=status]').textContent")
         k = len(fake_monitor.snapshot()["series"]["1h"]["t"]) - 2
         expected = fake_monitor.snapshot()["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][k]
-        assert f"A-CTR {expected:.3f}" in said
+        assert f"A-CTR {expected:.3f}" in announced
 
         nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
         named = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]}
@@ -148,7 +148,7 @@ def test_it_can_be_used_without_a_mouse_and_without_eyes(site, fake_monitor, bro
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1300])
-def test_text_can_be_read_on_phones_and_in_the_dark(site, fake_monitor, browse, width, scheme):
+def test_text_is_legible_on_phones_and_in_dark_mode(site, fake_monitor, browse, width, scheme):
     async def look(page):
         fake_monitor.alert()
         fake_monitor.alert("other", severity="warning")
@@ -182,7 +182,7 @@ CONTRAST = """
 """
 
 
-def test_a_lost_connection_is_said_and_found_again(make_site, fake_monitor, browse):
+def test_a_lost_connection_is_shown_and_restored(make_site, fake_monitor, browse):
     async def look(page):
         first = make_site(fake_monitor, refresh_s=0.05)
         first.dashboard.health.enter("live")
@@ -201,7 +201,7 @@ def test_a_lost_connection_is_said_and_found_again(make_site, fake_monitor, brow
 
 
 def test_the_real_monitor_fills_the_page(make_site, browse):
-    """Ten simulated days with made-up predictions, no trainer: every chart that needs none is drawn."""
+    """Ten simulated days with artificial predictions and no trainer: every chart that needs no trainer is drawn."""
     simulator = Simulator(seed=3, days=11, live_from=1, users=150, natural_per_day=1500, ads_per_day=1500)
     decoder = EventDecoder(simulator.feature_specs())
     monitor = Monitor(decoder.schema)
@@ -229,6 +229,6 @@ def test_the_real_monitor_fills_the_page(make_site, browse):
         drift = await page.until("document.querySelector('#drift-table tbody').textContent")
         assert "category" in drift and "slot" in drift
         assert "TPM 2026-01" in await page.js("document.querySelector('#marks table').textContent")
-        assert page.complaints == []
+        assert page.problems == []
 
     browse(look)

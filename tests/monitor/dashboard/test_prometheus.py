@@ -1,4 +1,4 @@
-"""Prometheus itself: it scrapes a running server, its tool accepts our names and rules, and those exist."""
+"""Prometheus scrapes a running server, promtool accepts names and rules, and all queried metrics exist."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def program(name: str) -> str:
 
 
 def lively(make_site, fake_monitor):
-    """A site of which every metric has a value."""
+    """A site in which every metric has a value."""
     site = make_site(fake_monitor, refresh_s=0.05)
     dashboard = site.dashboard
     dashboard.health.enter("live")
@@ -44,7 +44,7 @@ def lively(make_site, fake_monitor):
     return site
 
 
-def test_the_tool_finds_nothing_to_say_about_the_names(make_site, fake_monitor):
+def test_promtool_accepts_the_metric_names(make_site, fake_monitor):
     text = lively(make_site, fake_monitor).get("/metrics")[2]
     done = subprocess.run(
         [program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=60
@@ -53,7 +53,7 @@ def test_the_tool_finds_nothing_to_say_about_the_names(make_site, fake_monitor):
     assert done.stderr == b""
 
 
-def test_the_tool_accepts_configuration_and_rules():
+def test_promtool_accepts_configuration_and_rules():
     tool = program("promtool")
     for what, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
         done = subprocess.run(
@@ -73,7 +73,7 @@ def expressions() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "dashboard"])
-def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, fake_monitor, file):
+def test_every_metric_that_is_queried_exists_with_its_labels(make_site, fake_monitor, file):
     text = lively(make_site, fake_monitor).get("/metrics")[2].decode()
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
@@ -89,7 +89,7 @@ def test_every_metric_that_is_asked_for_exists_with_its_labels(make_site, fake_m
     assert asked >= 9
 
 
-def test_gauges_and_counters_say_what_happened(make_site, fake_monitor):
+def test_gauges_and_counters_have_the_right_values(make_site, fake_monitor):
     text = lively(make_site, fake_monitor).get("/metrics")[2].decode()
     values = {
         (s.name, *sorted(s.labels.items())): s.value

@@ -1,4 +1,4 @@
-"""The HTTP server: every address, what it says when things are bad, and that it cannot be worn out."""
+"""The HTTP server: every address, its responses to failures, and its limits."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ def test_the_page_and_its_parts_are_served_and_may_load_nothing_else(make_site):
     assert b"MIT" in site.get("/uplot.LICENSE")[2]
 
 
-def test_paths_lead_nowhere_else(make_site):
+def test_paths_outside_the_page_are_not_served(make_site):
     site = make_site()
     for path in ("/nothing", "/../server.py", "/%2e%2e/server.py", "/index.html", "/api/"):
         status, _, body = site.get(path)
@@ -115,11 +115,11 @@ class Events:
 
 @pytest.fixture
 def quick(make_site, fake_monitor):
-    """A site that looks for changes often, so that tests need not wait."""
+    """A site that checks for changes often, so that tests need not wait."""
     return make_site(fake_monitor, refresh_s=0.05)
 
 
-def test_events_bring_everything_once_and_then_what_has_changed(quick, fake_monitor):
+def test_events_send_all_sections_once_and_then_the_changed_ones(quick, fake_monitor):
     site = quick
     events = Events(site)
     assert events.answer.headers["Content-Type"] == "text/event-stream"
@@ -135,7 +135,9 @@ def test_events_bring_everything_once_and_then_what_has_changed(quick, fake_moni
     events.close()
 
 
-def test_streams_are_bounded_and_a_closed_page_frees_its_place(make_site, fake_monitor, until, monkeypatch):
+def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(
+    make_site, fake_monitor, until, monkeypatch
+):
     monkeypatch.setattr("ecdctr.monitor.dashboard.server.MAX_STREAMS", 2)
     site = make_site(fake_monitor, refresh_s=0.05)
     open_ones = [Events(site), Events(site)]
@@ -163,7 +165,7 @@ def test_closing_ends_open_streams(quick, fake_monitor):
         pass  # ends
 
 
-def test_a_monitor_that_fails_leaves_the_rest_alone(quick, fake_monitor, caplog, until):
+def test_a_failing_monitor_does_not_affect_the_rest(quick, fake_monitor, caplog, until):
     site = quick
     before = json.loads(site.get("/api/snapshot")[2])
     fake_monitor.failure = RuntimeError("broken")
@@ -185,7 +187,7 @@ def test_a_port_in_use_is_named():
         dashboard.close()
 
 
-def test_it_listens_on_the_address_that_was_asked_for_only(make_site):
+def test_it_listens_on_the_configured_address_only(make_site):
     site = make_site()
     with socket.socket() as probe:
         probe.settimeout(5)

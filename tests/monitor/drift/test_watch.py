@@ -1,4 +1,4 @@
-"""Drift: planted changes are found where they are, nothing is found where nothing is; references survive the disk."""
+"""Drift: planted changes are found in the right place, no change is found without one; references can be saved and loaded."""
 
 import os
 from pathlib import Path
@@ -61,7 +61,7 @@ def in_ads(frame, column, to):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nothing_moves_when_nothing_changes(seed):
+def test_no_drift_is_reported_when_nothing_changes(seed):
     _, moved = World(seed).table(lambda f: f, days=16)
     assert moved == []
 
@@ -122,7 +122,7 @@ def test_benjamini_hochberg_against_its_definition():
         assert (q <= level).sum() == called
 
 
-def test_a_reference_survives_the_disk(tmp_path):
+def test_a_reference_is_loaded_as_it_was_saved(tmp_path):
     world = World()
     batches = [world.decoder.from_frame(world.sim.day(d)).batch for d in range(3)]
     settings = DriftSettings()
@@ -157,7 +157,7 @@ def test_a_reference_of_other_features_or_a_damaged_one_is_refused(tmp_path):
 @pytest.mark.skipif(
     not DATA.is_dir(), reason="needs the real logs: set ECDCTR_DATA to the folder that holds ebnerd/"
 )
-def test_the_daily_swing_of_ebnerd_shows_on_the_right_days():
+def test_the_changes_of_ebnerd_are_found_on_the_right_days():
     source = EbNerd(DATA, "A")
     specs = source.feature_specs()
     schema, decoder = FeatureSchema(specs, 8), EventDecoder(specs)

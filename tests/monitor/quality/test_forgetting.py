@@ -1,4 +1,4 @@
-"""Probe slices: whole users, bounded, scored again; backward transfer and staleness as they must be."""
+"""Probe slices of whole users, their size and repeated scores; backward transfer and staleness."""
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ def batch(day, n=2000, users=300, seed=0):
 
 
 def knowing(b, arm):
-    """A model that knows every label."""
+    """A model that predicts every label correctly."""
     return (0.2 + 0.6 * b.label).astype(np.float32)
 
 
 def forgetful(since):
-    """A model that knows only rows younger than ``since``; of the others it has the wrong idea."""
+    """A model that predicts rows from ``since`` on correctly and inverts all older ones."""
 
     def predict(b, arm):
         right = b.ts >= since
@@ -42,7 +42,7 @@ def forgetful(since):
     return predict
 
 
-def test_backward_transfer_says_which_period_was_lost():
+def test_backward_transfer_shows_which_period_was_forgotten():
     f = Forgetting(ProbeSettings(period="1d", periods=3, rows=512))
     for day in range(1000, 1004):
         f.add("ad", batch(day))
@@ -56,7 +56,7 @@ def test_backward_transfer_says_which_period_was_lost():
     assert f.worst()["actr"][0] == -1.0
 
 
-def test_slices_hold_whole_users():
+def test_slices_contain_whole_users():
     f = Forgetting(ProbeSettings(period="1d", periods=2, rows=256))
     day = batch(1000)
     for part in np.array_split(np.arange(len(day)), 10):
@@ -82,7 +82,7 @@ def test_staleness_counts_days_since_an_id_was_learned_with_and_without_vectors(
     assert lines[("with", 7)] + lines[("without", 7)] == old
 
 
-def test_slices_are_taken_up_again(tmp_path):
+def test_slices_are_loaded_after_a_restart(tmp_path):
     settings = ProbeSettings(period="1d", periods=3, rows=512)
     first = Forgetting(settings, ProbeStore(tmp_path))
     first.add("ad", batch(1000))

@@ -1,4 +1,4 @@
-"""A-CTR against the control: the running interval against the exact bootstrap."""
+"""A-CTR against the control: the online interval compared with the exact bootstrap."""
 
 import numpy as np
 import pytest
@@ -37,12 +37,12 @@ def test_it_agrees_with_the_exact_figures():
     assert now["rows"] == len(ts) and now["verdict"] == "better"
 
 
-def test_equal_arms_are_undecided_about_as_often_as_said():
+def test_equal_arms_are_undecided_at_the_nominal_rate():
     verdicts = [fed(rows(3000, seed=s, noise=(0.7, 0.7))).to_json()["verdict"] for s in range(20)]
     assert verdicts.count("undecided") >= 14
 
 
-def test_days_behind_the_window_are_forgotten():
+def test_days_before_the_window_are_dropped():
     ts, user, y, a, b = rows(2000)
     watch = fed((ts, user, y, b, a), days=4)
     assert watch.to_json()["verdict"] == "worse"
@@ -50,7 +50,7 @@ def test_days_behind_the_window_are_forgotten():
     assert watch.to_json()["verdict"] == "better" and watch.to_json()["rows"] == 2000
 
 
-def test_weights_are_poisson_and_go_with_the_user():
+def test_weights_are_poisson_and_depend_on_the_user_only():
     users = np.arange(1, 20_001, dtype=np.uint64)
     w = poisson_weights(users)
     assert w.shape == (20_000, 64)

@@ -48,7 +48,7 @@ def test_a_day_equals_the_exact_metrics():
 
 
 @pytest.mark.parametrize(("name", "length"), [("5m", 300_000), ("1h", HOUR)])
-def test_a_window_holds_its_own_time_only(name, length):
+def test_a_window_contains_only_rows_of_its_own_time(name, length):
     ts, user, y, p = rows(50_000)
     clock = int(ts.max())
     slot = {"5m": 60_000, "1h": 300_000}[name]
@@ -56,7 +56,7 @@ def test_a_window_holds_its_own_time_only(name, length):
     assert window(name, ts, user, y, p)["rows"] == int((ts >= begin).sum())
 
 
-def test_a_window_empties_when_time_passes():
+def test_a_window_is_empty_after_its_length_has_passed():
     ts, user, y, p = rows(1000)
     f = window("1h", ts, user, y, p, clock=int(ts.max()) + 2 * HOUR)
     assert f["rows"] == 0 and f["ctr"] is None and f["arms"] == {}
@@ -98,13 +98,13 @@ def test_past_hours_and_days_are_ranked_exactly(name, length):
             assert found["pcoc"] == pytest.approx(pcoc(y[at], score[at]), rel=1e-5)
 
 
-def test_memory_stays_bounded_and_users_whole():
-    kept = UserRows(("actr",), 1024, DAY)
+def test_retained_rows_are_bounded_and_users_are_complete():
+    retained = UserRows(("actr",), 1024, DAY)
     ts, user, y, p = rows(40_000, users=3000)
     for part in np.array_split(np.arange(len(ts)), 40):
-        kept.add(ts[part], user[part], y[part], p[part][None], int(ts[part].max()))
-    at, who, _, _ = kept.rows()
-    assert len(at) <= 2048 and kept.share < 1
+        retained.add(ts[part], user[part], y[part], p[part][None], int(ts[part].max()))
+    at, who, _, _ = retained.rows()
+    assert len(at) <= 2048 and retained.share < 1
     for u in np.unique(who):
         mine = ts[(user == u) & (ts > ts.max() - DAY)]
         assert sorted(at[who == u]) == sorted(mine)
@@ -112,7 +112,7 @@ def test_memory_stays_bounded_and_users_whole():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
-def test_auc_of_counts_holds_its_bound(pairs):
+def test_auc_of_counts_is_within_its_error_bound(pairs):
     k, y = np.array([c for c, _ in pairs]), np.array([b for _, b in pairs])
     value, error = auc_of_counts(
         np.bincount(k[y], minlength=6).astype(float), np.bincount(k[~y], minlength=6).astype(float)
@@ -125,7 +125,7 @@ def test_auc_of_counts_holds_its_bound(pairs):
         assert abs(auc(y, k + rng.random(len(k))) - value) <= error + 1e-12
 
 
-def test_seen_forgets_nobody():
+def test_the_bloom_filter_recognises_every_added_id():
     rng = np.random.default_rng(0)
     ids_seen = BloomFilter(1 << 20)
     ids = rng.integers(0, 2**63, 5_000).astype(np.uint64)
@@ -137,7 +137,7 @@ def test_seen_forgets_nobody():
     assert before <= missed + 0.002 and missed <= ids_seen.error + 0.002
 
 
-def test_a_row_of_another_year_does_not_take_memory():
+def test_a_row_of_another_year_needs_no_memory_for_the_time_between():
     ts = np.array([1_000, 40 * 365 * DAY])
     zeros = np.zeros(2, np.float32)
     scored = Scored(ts, ts.astype(np.uint64), zeros, {}, ("actr",))
