@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ecdctr.replay.figures import ORACLE, ScoredDays
+from ecdctr.replay.metrics import ROW_METRICS
 from ecdctr.replay.report import Pair, read_report, scores_of
 from ecdctr.state.errors import DataError
 
 __all__ = ["compare_reports"]
 
-_FIGURES = {"AUC": "auc", "log loss": "log_loss", "NE": "normalized_entropy", "PCOC": "pcoc"}
+_FIGURES = {"AUC": "auc"} | {metric.title: metric.name for metric in ROW_METRICS}
 
 
 def compare_reports(out: Console, a: Path, b: Path, out_dir: Path, arm: str = "actr") -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _table(out: Console, domain: str, totals: list[Any], found: Mapping[str, Any
         )
         for name, side in zip("AB", totals, strict=True):
             f = result["totals"][domain][name] if judged else side[domain][arm]
-            cells = [f"{f['n']:,}", *(_f(f[key]) for key in ("gauc", *_FIGURES.values()))]
+            cells = [f"{f['n']:,}", *(_f(f.get(key)) for key in ("gauc", *_FIGURES.values()))]
             if name == "B" and judged:
                 d = result["differences"][domain]["B"]
                 cells += [f"{d['value']:+.4f}", f"{d['low']:+.4f} to {d['high']:+.4f}"]

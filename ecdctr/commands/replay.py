@@ -348,6 +348,8 @@ def _value(settings: Settings, key: str) -> Any:
 
 def print_totals(out: Console, result: dict[str, Any], title: str | None = None) -> None:
     """One table a domain, one line an arm; fits 80 columns."""
+    from ecdctr.replay.metrics import ROW_METRICS
+
     if title:
         out.print(title)
     for domain, arms in result["totals"].items():
@@ -357,8 +359,8 @@ def print_totals(out: Console, result: dict[str, Any], title: str | None = None)
             f"GAUC covers {f['user_coverage']:.1%} of {f['users_total']:,} users, {f['impression_coverage']:.1%} of rows",
             soft_wrap=True,
         )
-        figures = {"GAUC": "gauc", "AUC": "auc", "per list": "list_auc", "log loss": "log_loss"}
-        figures |= {"NE": "normalized_entropy", "PCOC": "pcoc"}
+        figures = {"GAUC": "gauc", "AUC": "auc", "per list": "list_auc"}
+        figures |= {metric.title: metric.name for metric in ROW_METRICS}
         figures = {head: key for head, key in figures.items() if any(key in f for f in arms.values())}
         table = Table("", *figures, box=None, pad_edge=False)
         for arm, f in arms.items():

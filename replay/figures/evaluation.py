@@ -25,7 +25,14 @@ from ecdctr.replay.figures.scored_days import (
 )
 from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, Coding, Slicer
 from ecdctr.replay.figures.slices_by_feature import FeatureSlice
-from ecdctr.replay.metrics import gauc_difference, gauc_interval, rela_impr, summary, weighted_mean
+from ecdctr.replay.metrics import (
+    ROW_METRICS,
+    gauc_difference,
+    gauc_interval,
+    rela_impr,
+    summary,
+    weighted_mean,
+)
 from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["ORACLE", "ReplayResult", "evaluate"]
@@ -254,7 +261,7 @@ def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]
         "clicks": clicks,
         "ctr": clicks / n if n else float("nan"),
         "gauc": users.gauc(arm),
-        **{k: figures[k] for k in ("auc", "log_loss", "normalized_entropy", "pcoc")},
+        **{key: figures[key] for key in ("auc", *(metric.name for metric in ROW_METRICS))},
         **users.coverage(),
     }
 

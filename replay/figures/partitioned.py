@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ecdctr.replay.figures.scored_days import ScoredRows
 from ecdctr.replay.figures.spill import Spill
-from ecdctr.replay.metrics import entropy_of, group_auc, losses
+from ecdctr.replay.metrics import ROW_METRICS, group_auc
 
 __all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
 
@@ -77,8 +77,8 @@ class _Sums:
     n: int = 0
     clicks: int = 0
     won: int = 0
-    loss: list[float] = field(default_factory=list)
-    p: list[float] = field(default_factory=list)
+    # By the metric's function of rows: log loss and NE have one sum.
+    totals: dict[Any, list[float]] = field(default_factory=dict)
 
     def add(self, y: NDArray[np.bool_], p: NDArray[Any]) -> None:
         """Rows by ascending score, none of them below any that was added before."""
@@ -91,20 +91,17 @@ class _Sums:
         self.won += int((clicks * (2 * below + others)).sum())
         self.n += len(y)
         self.clicks += int(clicks.sum())
-        self.loss.append(float(losses(y, p).sum()))
-        self.p.append(float(p.sum(dtype=np.float64)))
+        for rows in {metric.rows: None for metric in ROW_METRICS}:
+            self.totals.setdefault(rows, []).append(float(rows(y, p).sum(dtype=np.float64)))
 
     def figures(self) -> dict[str, float]:
         nan = float("nan")
         pairs = 2 * self.clicks * (self.n - self.clicks)
-        loss = math.fsum(self.loss) / self.n if self.n else nan
-        scale = entropy_of(self.clicks, self.n)
-        return {
-            "auc": self.won / pairs if pairs else nan,
-            "log_loss": loss,
-            "normalized_entropy": loss / scale if scale else nan,
-            "pcoc": math.fsum(self.p) / self.clicks if self.clicks else nan,
+        found = {
+            metric.name: metric.value(math.fsum(self.totals.get(metric.rows, ())), self.n, self.clicks)
+            for metric in ROW_METRICS
         }
+        return {"auc": self.won / pairs if pairs else nan} | found
 
 
 class PartedRows:
@@ -253,7 +250,7 @@ class PartedRows:
 
 
 class _Curve:
-    """Mean prediction and CTR of groups of equally many rows: :func:`ecdctr.replay.metrics.summary.calibration_curve` in pieces."""
+    """Mean prediction and CTR of groups of equally many rows: :func:`ecdctr.replay.metrics.probability.calibration_curve` in pieces."""
 
     def __init__(self, rows: int, bins: int) -> None:
         self._edge = np.unique(np.linspace(0, rows, bins + 1).astype(np.int64))

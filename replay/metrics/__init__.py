@@ -8,18 +8,13 @@ from ecdctr.replay.metrics.bootstrap import (
     weighted_mean,
 )
 from ecdctr.replay.metrics.paired_gate import PairedGate
-from ecdctr.replay.metrics.ranking import auc, auc_of_codes, gauc, group_auc
-from ecdctr.replay.metrics.summaries import (
-    entropy_of,
-    log_loss,
-    losses,
-    normalized_entropy,
-    pcoc,
-    rela_impr,
-    summary,
-)
+from ecdctr.replay.metrics.probability import entropy_of, log_loss, losses, normalized_entropy, pcoc
+from ecdctr.replay.metrics.ranking import auc, auc_of_codes, gauc, group_auc, rela_impr
+from ecdctr.replay.metrics.registry import ROW_METRICS
+from ecdctr.replay.metrics.summary import summary
 
 __all__ = [
+    "ROW_METRICS",
     "PairedGate",
     "auc",
     "auc_of_codes",

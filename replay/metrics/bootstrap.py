@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecdctr.replay.metrics.probability import entropy, losses
 from ecdctr.replay.metrics.ranking import group_auc
-from ecdctr.replay.metrics.summaries import entropy, losses
 
 __all__ = [
     "Interval",

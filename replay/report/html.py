@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ecdctr.replay.figures import ORACLE, ReplayResult, evaluate
+from ecdctr.replay.metrics import ROW_METRICS
 from ecdctr.state.errors import DataError
 
 __all__ = ["evaluate", "write_report"]
@@ -201,9 +202,7 @@ def _totals_table(domain: str, result: ReplayResult) -> Iterator[str]:
         f"against {_name(base)}",
         "AUC",
         *(["Per-list AUC"] if lists else []),
-        "Log loss",
-        "NE",
-        "PCOC",
+        *_metric_heads(),
     ]
     if not differences:
         head.pop(2)
@@ -216,8 +215,7 @@ def _totals_table(domain: str, result: ReplayResult) -> Iterator[str]:
         cells = [f"{_f(f['gauc'])}<small>{_f(f['gauc_low'])} to {_f(f['gauc_high'])}</small>"]
         if differences:
             cells.append(_difference(differences.get(arm)))
-        cells += [_f(f["auc"]), *([_f(f["list_auc"])] if lists else []), _f(f["log_loss"])]
-        cells += [_f(f["normalized_entropy"]), _f(f["pcoc"], 3)]
+        cells += [_f(f["auc"]), *([_f(f["list_auc"])] if lists else []), *_metrics(f)]
         yield f'<tr><th scope="row">{_name(arm)}</th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
     yield "</tbody></table></div>\n"
 
@@ -302,7 +300,7 @@ def _slice_tables(domain: str, result: ReplayResult) -> Iterator[str]:
             by_slice.setdefault(row["slice"], []).append(row)
     kind, one = ("ads", "ad") if domain == "ad" else ("natural rows", "natural row")
     head = ["Value", "Arm", "Rows", "Clicks", "GAUC", f"against {_name(result['base'][domain])}"]
-    head += ["Users covered", "AUC", "Log loss", "NE", "PCOC"]
+    head += ["Users covered", "AUC", *_metric_heads()]
     for name, rows in by_slice.items():
         built_in = name in _SLICE_TITLES
         title = _SLICE_TITLES[name].format(kind=kind, one=one) if built_in else f"By {escape(name)}"
@@ -314,8 +312,7 @@ def _slice_tables(domain: str, result: ReplayResult) -> Iterator[str]:
             compared = None if row["difference"] is None else {**f, "value": f["difference"]}
             cells = [_name(row["arm"]), f"{row['n']:,}", f"{row['clicks']:,}"]
             cells += [f"{_f(f['gauc'])}<small>{_f(f['gauc_low'])} to {_f(f['gauc_high'])}</small>"]
-            cells += [_difference(compared), _percent(f["user_coverage"]), _f(f["auc"]), _f(f["log_loss"])]
-            cells += [_f(f["normalized_entropy"]), _f(f["pcoc"], 3)]
+            cells += [_difference(compared), _percent(f["user_coverage"]), _f(f["auc"]), *_metrics(f)]
             yield f'<tr><th scope="row">{escape(row["value"])}</th>'
             yield "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
         yield "</tbody></table></div></details>\n"
@@ -328,7 +325,7 @@ def _figure(title: str, caption: str, svg: str) -> str:
 
 def _days_table(days: Sequence[Figures], arms: list[str]) -> Iterator[str]:
     yield '<div class="scroll tall" tabindex="0"><table><thead><tr>'
-    head = ["Day", "Arm", "Rows", "Clicks", "GAUC", "Users covered", "AUC", "Log loss", "NE", "PCOC"]
+    head = ["Day", "Arm", "Rows", "Clicks", "GAUC", "Users covered", "AUC", *_metric_heads()]
     yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
     for day in days:
         for arm in arms:
@@ -340,8 +337,8 @@ def _days_table(days: Sequence[Figures], arms: list[str]) -> Iterator[str]:
                 _f(f["gauc"]),
                 _percent(f["user_coverage"]),
                 _f(f["auc"]),
+                *_metrics(f),
             ]
-            cells += [_f(f["log_loss"]), _f(f["normalized_entropy"]), _f(f["pcoc"], 3)]
             yield (
                 f'<tr><th scope="row">{day["day"]}</th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
             )
@@ -366,6 +363,14 @@ natural content. <strong>CPM</strong>: the model of natural content. <strong>ora
 
 def _name(arm: str) -> str:
     return escape(_ARM_NAMES.get(arm, arm))
+
+
+def _metric_heads() -> list[str]:
+    return [metric.title[0].upper() + metric.title[1:] for metric in ROW_METRICS]
+
+
+def _metrics(figures: Figures) -> list[str]:
+    return [_f(figures[metric.name], metric.decimals) for metric in ROW_METRICS]
 
 
 def _f(value: float, digits: int = 4) -> str:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from ecdctr.models.probability import LOSS_CLIP
-from ecdctr.replay.metrics import summaries as metrics
+from ecdctr.replay import metrics
+from ecdctr.replay.metrics import probability, ranking
 
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=50)
 
@@ -45,7 +46,7 @@ def test_ne_and_pcoc_follow_their_formulas(rows):
 def test_field_ece_follows_its_formula(rows):
     y, p, z = ([r[i] for r in rows] for i in range(3))
     expected = sum(abs(sum(y[i] - p[i] for i in range(len(z)) if z[i] == v)) for v in set(z)) / len(z)
-    assert metrics.field_ece(y, p, z) == pytest.approx(expected, abs=1e-12)
+    assert probability.field_ece(y, p, z) == pytest.approx(expected, abs=1e-12)
 
 
 def test_overprediction_is_pcoc_above_one():
@@ -64,7 +65,7 @@ def test_rela_impr():
 def test_list_auc_never_compares_rows_of_two_lists():
     # Within each list the click scores highest; over all, the long list's rows score lower.
     y, p, lists = [1, 0, 1, 0, 0, 0], [0.9, 0.8, 0.4, 0.3, 0.2, 0.1], [1, 1, 2, 2, 2, 2]
-    assert metrics.list_auc(y, p, lists).value == 1.0
+    assert ranking.list_auc(y, p, lists).value == 1.0
     assert metrics.auc(y, p) < 1.0
 
 
@@ -72,7 +73,7 @@ def test_calibration_curve_groups_rows_by_prediction():
     rng = np.random.default_rng(0)
     p = rng.random(10_000)
     y = rng.random(10_000) < p
-    predicted, observed, rows = metrics.calibration_curve(y, p, bins=10)
+    predicted, observed, rows = probability.calibration_curve(y, p, bins=10)
     assert rows.tolist() == [1_000] * 10
     assert (np.diff(predicted) > 0).all()
     np.testing.assert_allclose(predicted @ rows, p.sum())
@@ -82,7 +83,7 @@ def test_calibration_curve_groups_rows_by_prediction():
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_calibration_curve_of_few_rows(rows):
-    predicted, observed, counts = metrics.calibration_curve([1] * rows, [0.5] * rows, bins=5)
+    predicted, observed, counts = probability.calibration_curve([1] * rows, [0.5] * rows, bins=5)
     assert len(predicted) == len(observed) == len(counts) == rows
 
 
@@ -100,7 +101,7 @@ def test_summary_agrees_with_the_single_functions():
     assert got["list_auc"] == metrics.gauc(y, p, lists).value
     assert got["normalized_entropy"] == metrics.normalized_entropy(y, p)
     assert got["pcoc"] == metrics.pcoc(y, p)
-    assert got["field_ece"] == metrics.field_ece(y, p, user % 7)
+    assert got["field_ece"] == probability.field_ece(y, p, user % 7)
     assert got["user_coverage"] == got["users"] / 100
 
 
