@@ -1,10 +1,11 @@
-"""Where rows to replay come from, by one line of text."""
+"""Sources of rows to replay, opened by a line of text such as ``ebnerd:DIR?mapping=A``."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,64 +23,82 @@ from ecdctr.state.errors import DataError
 
 __all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]
 
-KNOWN_FORMS = """\
-  sim                                   the simulator, full size
-  sim:days=40,users=2000,seed=1         ... with parameters
-  ebnerd:DIR?mapping=A                  EB-NeRD, mapping A or B
-  kuairand:DIR  digix:DIR  taobao:DIR   KuaiRand, HUAWEI DIGIX 2022, Taobao display ads
-  map:FILE.toml                         any tables, by a mapping file
-  events.jsonl  log.csv.gz  log.parquet a file (.jsonl, .ndjson, .csv, .tsv, .parquet)
-  DIR  'DIR/*.parquet'                  event files, merged by time
-  FILES?domain=ad&window=1h             ... without a column domain; out of order by up to an hour"""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source that is named as ``kind:PATH?option=value``.
+
+    Parameters
+    ----------
+    make
+        ``make(path, **options)`` gives the :class:`Source`; options are converted to the annotated types.
+    form, title
+        How the kind is written, and what it reads; both are part of :data:`KNOWN_FORMS`.
+    """
+
+    make: Callable[..., Any]
+    form: str
+    title: str
 
 
-FOLDERS: dict[str, Callable[..., Any]] = {
-    "ebnerd": EbNerd,
-    "kuairand": KuaiRand,
-    "digix": Digix,
-    "taobao": Taobao,
-    "map": MappedTables,
+KINDS: dict[str, Kind] = {
+    "ebnerd": Kind(EbNerd, "ebnerd:DIR?mapping=A", "EB-NeRD, mapping A or B"),
+    "kuairand": Kind(KuaiRand, "kuairand:DIR", "KuaiRand"),
+    "digix": Kind(Digix, "digix:DIR", "HUAWEI DIGIX 2022"),
+    "taobao": Kind(Taobao, "taobao:DIR", "Taobao display ads"),
+    "map": Kind(MappedTables, "map:FILE.toml", "any tables, by a mapping file"),
 }
-"""Sources that are named by their kind and a folder (or file)."""
+"""Sources that are named by their kind and a folder or file."""
+
+_FORMS = (
+    ("sim", "the simulator, full size"),
+    ("sim:days=40,users=2000,seed=1", "the simulator with parameters"),
+    *((kind.form, kind.title) for kind in KINDS.values()),
+    ("events.jsonl  log.csv.gz  log.parquet", "a file (.jsonl, .ndjson, .csv, .tsv, .parquet)"),
+    ("DIR  'DIR/*.parquet'", "event files, merged by time"),
+    ("FILES?domain=ad&window=1h", "without a column domain; out of order by up to an hour"),
+)
+
+KNOWN_FORMS = "\n".join(f"  {form:<38}{title}" for form, title in _FORMS)
+"""Every form of a source's text, one a line, for messages."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A log to be played back.
+    """A log to replay.
 
-    A source may also have ``history()`` (natural frames older than the first frame, for TPM alone),
-    ``feature_specs()`` (features that its events carry) and ``extra_fields`` (which of
-    ``list_id`` and ``oracle`` they carry).
+    A source may also have ``history()`` (natural frames older than the first frame, for TPM only),
+    ``feature_specs()`` (the features of its events) and ``extra_fields`` (which of ``list_id`` and ``oracle`` its
+    events have).
     """
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         ...
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; may be asked for again."""
+        """Event frames in event order; each call starts from the first frame."""
         ...
 
     def count(self) -> int | None:
-        """Rows of :meth:`frames`, None if only reading tells."""
+        """Rows of :meth:`frames`; None if the number is known only after reading."""
         ...
 
 
 def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Source:
-    """The source that a line of text names.
+    """Open the source that a line of text names.
 
     Parameters
     ----------
     text
         One of the forms in ``KNOWN_FORMS``.
     features
-        The configured features: they say how the columns of CSV files are read.
+        The configured features; they determine the types of the columns of CSV files.
 
     Raises
     ------
     DataError
-        Names the source, what is wrong with it, and the forms that are known.
+        Names the source, the problem, and the known forms.
 
     Examples
     --------
@@ -89,12 +108,12 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
     kind, _, rest = text.partition(":")
     if kind == "sim":
         return _build(text, Simulator, (), dict(_pairs(text, rest, ",")))
-    path, found, options = _split_options(rest if kind in FOLDERS else text)
+    path, found, options = _split_options(rest if kind in KINDS else text)
     values = dict(_pairs(text, options, "&")) if found else {}
-    if kind in FOLDERS:
+    if kind in KINDS:
         if not path:
-            raise _error(text, f"a {'file' if kind == 'map' else 'folder'} is needed behind {kind}:")
-        return _build(text, FOLDERS[kind], (Path(path).expanduser(),), values)
+            raise _error(text, f"a {'file' if kind == 'map' else 'folder'} is needed after {kind}:")
+        return _build(text, KINDS[kind].make, (Path(path).expanduser(),), values)
     if not path:
         raise _error(text, "nothing is named")
     try:
@@ -104,7 +123,7 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
 
 
 def _split_options(text: str) -> tuple[str, str, str]:
-    # A glob may hold a ?, too: options begin at a ? that is followed by name=.
+    # A glob may contain a ?: options begin at a ? that is followed by name=.
     found = re.search(r"\?(?=[a-z_]+=[^/]*$)", text)
     return (text[: found.start()], "?", text[found.end() :]) if found else (text, "", "")
 
@@ -142,7 +161,7 @@ def _build(
             raise _error(text, f"there is no option {name!r}; there are {', '.join(allowed) or 'none'}")
         whole = "int" in str(parameters[name].annotation)
         if whole and not re.fullmatch(r"-?\d[\d_]*", value):
-            raise _error(text, f"{name}={value!r} is no whole number")
+            raise _error(text, f"{name}={value!r} is not an integer")
         options[name] = int(value) if whole else value
     source: Source = make(*positional, **options, **(fixed or {}))
     return source

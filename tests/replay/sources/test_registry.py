@@ -61,7 +61,7 @@ def test_what_comes_back_is_a_source(folder, text):
         ("nowhere.jsonl", "'nowhere.jsonl': no such file or folder"),
         ("sim:users", "'users' is not of the form name=value"),
         ("sim:speed=3", "no option 'speed'; there are seed, days"),
-        ("sim:users=many", "users='many' is no whole number"),
+        ("sim:users=many", "users='many' is not an integer"),
         ("ebnerd:", "a folder is needed"),
         ("ebnerd:.?map=A", "no option 'map'; there are mapping, seed"),
         ("{}/events.jsonl?domian=ad", "no option 'domian'; there are window, domain"),
@@ -78,5 +78,5 @@ def test_values_are_checked_by_the_sources(folder):
         open_source("sim:users=0")
     with pytest.raises(DataError, match="mappings A and B, not 'C'"):
         open_source(f"ebnerd:{folder}?mapping=C")
-    with pytest.raises(DataError, match="'1w' is no length of time"):
+    with pytest.raises(DataError, match="'1w' is not a length of time"):
         open_source(f"{folder}/events.jsonl?window=1w")
