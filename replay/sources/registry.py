@@ -23,6 +23,7 @@ from ecdctr.state.errors import DataError
 
 __all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]
 
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of source that is named as ``kind:PATH?option=value``.
