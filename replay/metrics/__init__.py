@@ -11,7 +11,7 @@ from ecdctr.replay.metrics.paired_gate import PairedGate
 from ecdctr.replay.metrics.probability import entropy_of, log_loss, losses, normalized_entropy, pcoc
 from ecdctr.replay.metrics.ranking import auc, auc_of_codes, gauc, group_auc, rela_impr
 from ecdctr.replay.metrics.registry import ROW_METRICS
-from ecdctr.replay.metrics.summary import summary
+from ecdctr.replay.metrics.summaries import summary
 
 __all__ = [
     "ROW_METRICS",
