@@ -1,1 +1,1 @@
-"""The row: batch, schema, decoders, alignment by event time, and the Kafka log by offset."""
+"""Rows: batch, feature schema, decoders, alignment by event time, and the Kafka log by offset."""

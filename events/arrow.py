@@ -1,4 +1,4 @@
-"""Packed events: many rows as one Arrow IPC stream, checked before a reader touches it."""
+"""Packed events: many rows as one Arrow IPC stream, validated before a reader sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 __all__ = ["MAX_PACKED_ROWS", "PackedError", "Unpacked", "pack", "unpack", "unpack_many"]
 
 MAX_PACKED_ROWS = 1_000_000
-"""Rows that one message may claim to hold."""
+"""Maximum number of rows of one message."""
 
 _CONTINUATION = 0xFFFFFFFF
 _END_OF_STREAM = struct.pack("<Ii", _CONTINUATION, 0)
@@ -20,7 +20,7 @@ _SCHEMA, _DICTIONARY_BATCH, _RECORD_BATCH = 1, 2, 3  # MessageHeader in Arrow's 
 
 
 class PackedError(ValueError):
-    """The bytes are not a whole, plain Arrow IPC stream."""
+    """The bytes are not a complete, uncompressed Arrow IPC stream."""
 
 
 def pack(frame: pl.DataFrame) -> bytes:
@@ -58,12 +58,12 @@ class Unpacked(NamedTuple):
 def unpack_many(values: Sequence[bytes | None]) -> tuple[list[Unpacked], list[tuple[int, str]]]:
     """Rows of many packed messages, and ``(position, why)`` of those that cannot be read.
 
-    1. Walk each message and hold every length it claims against the bytes that are there. A reader
-       trusts those lengths when it allocates: without this step one hostile message of a hundred
-       bytes ends the process, and ends it again after each restart.
-    2. Messages that begin with the same schema, byte for byte, and have no dictionaries become one
-       stream: setting up the columns costs more than the rows of a small message.
-    3. Should polars refuse that stream, its messages are read one by one, to find the damaged one.
+    1. Walk each message and compare every claimed length with the actual bytes. A reader trusts those lengths when
+       it allocates: without this step one malicious message of a hundred bytes crashes the process, again after each
+       restart.
+    2. Concatenate messages that begin with the same schema, byte for byte, and have no dictionaries: setting up
+       the columns costs more than reading the rows of a small message.
+    3. If polars rejects that stream, read its messages one by one to find the damaged one.
     """
     bad: list[tuple[int, str]] = []
     streams: dict[bytes, list[tuple[int, _Walk]]] = {}
@@ -104,13 +104,13 @@ def _read(value: bytes) -> pl.DataFrame:
     try:
         return pl.read_ipc_stream(io.BytesIO(value))
     except pl.exceptions.PanicException as error:  # not an Exception: the reader's own assertions
-        raise PackedError(f"the Arrow reader gave up: {error}") from error
+        raise PackedError(f"the Arrow reader failed: {error}") from error
     except Exception as error:
         raise PackedError(f"{type(error).__name__}: {error}") from error
 
 
 class _Walk(NamedTuple):
-    """What stands in a stream: its schema message, its batches (None: has dictionaries), its rows."""
+    """Content of a stream: schema message, batches (None: it has dictionaries), number of rows."""
 
     schema: bytes
     batches: bytes | None
@@ -156,13 +156,13 @@ def _walk(value: bytes) -> _Walk:
 
 
 class _Message:
-    """Just enough of a flatbuffer reader for the lengths in ``Message.fbs``; all accesses are bounded."""
+    """Minimal flatbuffer reader for the lengths in ``Message.fbs``; all accesses are bounded."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
 
     def check(self) -> tuple[int, int, int]:
-        """Kind, body length and rows claimed (0 unless it is a record batch)."""
+        """Kind, body length in bytes, and claimed rows (0 unless it is a record batch)."""
         root = self._u32(0)
         kind_at, header_at, body_at = self._field(root, 1), self._field(root, 2), self._field(root, 3)
         kind = self.data[kind_at] if kind_at else 0

@@ -22,8 +22,8 @@ DOMAIN_NAMES = ("natural", "ad")
 class Batch:
     """``n`` impressions as numpy columns.
 
-    Rows that were cut from Kafka stand in canonical order (topic, partition, offset), so that ``parts``
-    names the batch fully.
+    Rows that were read from Kafka are in canonical order (topic, partition, offset), so that ``parts`` identifies
+    the batch completely.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class Batch:
     list_id
         Hash of the impression list (slate) the row was shown in, uint64, or None. Never a feature.
     oracle
-        True click probability where a simulator knows it, float64, or None. Never a feature.
+        True click probability from a simulator, float64, or None. Never a feature.
     parts
-        Offset ranges the rows came from; empty for rows that did not come from Kafka.
+        Offset ranges of the rows; empty for rows that were not read from Kafka.
     notes
         Further columns by name, shape ``(n,)`` each, or None. They follow the rows through :meth:`take` and :meth:`concat`
         and are never features: a replay notes here what its report slices the rows by. None on the live path.
@@ -78,13 +78,13 @@ class Batch:
         return {name: getattr(self, name) for name in (REQUIRED_COLUMNS if names is None else names)}
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Batch:
-        """Rows by index, mask or slice; ``parts`` is dropped (the ranges no longer name the rows)."""
+        """Rows by index, mask or slice; ``parts`` is dropped, because the ranges no longer identify the rows."""
         columns = (getattr(self, name) for name in COLUMNS)
         taken = Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
         return taken if self.notes is None else taken.with_notes({n: c[rows] for n, c in self.notes.items()})
 
     def with_parts(self, parts: Sequence[Part]) -> Batch:
-        """The same rows with another origin."""
+        """The same rows with other offset ranges."""
         return replace(self, parts=tuple(parts))
 
     def with_notes(self, notes: Mapping[str, NDArray[Any]] | None) -> Batch:

@@ -1,11 +1,11 @@
-"""``EventDecoder``: raw events -> ``Batch`` and rejects, many at a time.
+"""``EventDecoder``: raw events to ``Batch`` and rejects, many at a time.
 
-An event is ``event_id, ts, user_id, item_id, label`` and the configured feature fields. It comes as one
-JSON object, as a row of a packed Arrow message, or as a row of a frame; the same events give the same
-batch, bit for bit, whichever way they come.
+An event is ``event_id, ts, user_id, item_id, label`` and the configured feature fields. It is one
+JSON object, a row of a packed Arrow message, or a row of a frame; the same events give the same batch, bit for bit,
+in all three forms.
 
 =================  ==========================================================================
-field              what it holds
+field              content
 =================  ==========================================================================
 event_id           string or integer; named in dead letters, not used otherwise
 ts                 integer, milliseconds since the epoch
@@ -17,7 +17,7 @@ bag                list of strings or integers, or null (missing)
 list_id            string or integer, optional: the list (slate) the impression was shown in
 =================  ==========================================================================
 
-A configured feature field must be there; null says that its value is missing. Other fields are ignored.
+A configured feature field must be present; null marks a missing value. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -59,22 +59,22 @@ ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
 REASONS = {
     "json": "not one JSON object in UTF-8",
     "arrow": "not an Arrow IPC stream",
-    "missing": "a field is not there, or a required one is null",
-    "type": "a field holds something of another type",
+    "missing": "a field is absent, or a required one is null",
+    "type": "a field has a value of another type",
     "ts": "the event time is out of bounds",
     "label": "the label is neither 0 nor 1",
     "nan": "a number is not finite",
     "long": "a string is too long",
-    "loss": "learning from it gave no finite loss, so the step was taken back",
+    "loss": "the training loss was not finite, and the step was rolled back",
 }
-"""Why an event is a dead letter."""
+"""Reasons for which an event becomes a dead letter, with their explanations."""
 
-_DETAIL = 200  # characters kept of a detail: it quotes what others wrote
+_DETAIL = 200  # maximum length of a detail in characters: it quotes foreign input
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An event that does not fit.
+    """A rejected event.
 
     Attributes
     ----------
@@ -83,9 +83,9 @@ class Reject:
     reason
         A key of ``REASONS``.
     detail
-        Which field and why, for people.
+        The field and the cause, as text.
     row
-        Row within a packed message; -1 when the whole message is meant.
+        Row within a packed message; -1 for a whole message.
     """
 
     index: int
@@ -96,17 +96,16 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Rows that fit and events that do not.
+    """Decoded rows and rejected events.
 
     Attributes
     ----------
     batch
-        The good rows, in the order of the input.
+        The accepted rows, in the order of the input.
     index
-        For each of them its position in the input, ascending, int64 ``(n,)``. Rows of one packed
-        message share it.
+        Position of each row in the input, ascending, int64 ``(n,)``; the rows of one packed message share one.
     rejects
-        The others, ascending.
+        The rejected events, ascending by position.
     """
 
     batch: Batch
@@ -172,7 +171,7 @@ class EventDecoder:
     def from_json(self, values: Sequence[bytes | None], domain: int) -> Decoded:
         """One JSON object a message; ``index`` and ``Reject.index`` are positions in ``values``.
 
-        Each message is decoded alone, so that what it gives cannot depend on its neighbours.
+        Each message is decoded on its own, so that the result cannot depend on its neighbours.
         """
         decode = self._decode
         events: list[Any] = []
@@ -216,8 +215,8 @@ class EventDecoder:
     def from_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
         """Many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.
 
-        Messages of one schema are decoded together: the cost of a message of 64 rows is otherwise
-        that of setting up its columns.
+        Messages of one schema are decoded together: otherwise the set-up of the columns dominates the cost of a
+        message of 64 rows.
         """
         unpacked, bad = unpack_many(values)
         rejects = [Reject(i, "arrow", why[:_DETAIL]) for i, why in bad]
@@ -239,11 +238,11 @@ class EventDecoder:
             domain = names.replace_strict(
                 dict(zip(DOMAIN_NAMES, (0, 1), strict=True)), default=None, return_dtype=pl.Int64
             )
-        known = domain.is_in([0, 1]).fill_null(False).to_numpy()
-        return self._from_columns(frame, domain.fill_null(0).to_numpy(), ~known)
+        valid = domain.is_in([0, 1]).fill_null(False).to_numpy()
+        return self._from_columns(frame, domain.fill_null(0).to_numpy(), ~valid)
 
     def empty(self) -> Batch:
-        """A batch without rows, with all columns that this decoder fills."""
+        """A batch without rows that has the columns of this decoder's batches."""
         return self.from_json([], 0).batch
 
     def _from_unpacked(
@@ -293,7 +292,7 @@ class EventDecoder:
 
 
 def merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDArray[np.int64]]:
-    """Batches whose rows interleave, put in the order of their index (stable)."""
+    """Concatenate batches and sort their rows by index (stable)."""
     batch = Batch.concat([b for b, _ in parts])
     index = np.concatenate([i for _, i in parts])
     order = np.argsort(index, kind="stable")
@@ -301,18 +300,18 @@ def merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDAr
 
 
 def to_json_messages(frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:
-    """``(key, value)`` of each row: the user's id and one JSON object; the column ``domain`` is left out.
+    """``(key, value)`` of each row: the user's id and one JSON object; without the column ``domain``.
 
     Raises
     ------
     DataError
-        A number is NaN or infinite: JSON has no word for it, and null would mean "missing".
+        A number is NaN or infinite: JSON cannot represent it, and null would mean "missing".
     """
     floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
     for name in floats:
         if not frame[name].is_finite().fill_null(True).all():
             raise DataError(
-                f'column "{name}" holds NaN or infinity, which JSON cannot say: fill it with null'
+                f'column "{name}" holds NaN or infinity, which JSON cannot represent: fill it with null'
             )
     plain = frame.drop("domain", strict=False).with_columns(pl.col(floats).cast(pl.Float64))
     out = io.BytesIO()
@@ -323,30 +322,30 @@ def to_json_messages(frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:
 
 
 def to_arrow_message(frame: pl.DataFrame) -> bytes:
-    """All rows as one packed message; the column ``domain`` is left out."""
+    """All rows as one packed message; without the column ``domain``."""
     return pack(frame.drop("domain", strict=False))
 
 
 def _explain(value: bytes | None, error: Exception) -> tuple[str, str]:
     """Reason and detail of a message that did not decode."""
-    said = str(error)[:_DETAIL]
+    message = str(error)[:_DETAIL]
     if not value:
         return "json", "the message is empty"
     if not isinstance(error, msgspec.ValidationError):
-        return "json", said
-    try:  # the typed decoder stops at the first wrong field: is what follows JSON at all?
+        return "json", message
+    try:  # the typed decoder stops at the first wrong field: check that the rest is JSON
         msgspec.json.decode(value)
     except msgspec.ValidationError:
         pass
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
         return "json", str(broken)[:_DETAIL]
-    if said.startswith("Object missing required field"):
-        return "missing", said
-    at = said.rpartition("`$.")[2].rstrip("`")
-    if at in REQUIRED and said.endswith(f"got `null` - at `$.{at}`"):
+    if message.startswith("Object missing required field"):
+        return "missing", message
+    at = message.rpartition("`$.")[2].rstrip("`")
+    if at in REQUIRED and message.endswith(f"got `null` - at `$.{at}`"):
         return "missing", f"{at} is null"
-    if at == "ts" and said.startswith(("Expected `int` >=", "Expected `int` <=")):
-        return "ts", said
-    if said.startswith("Number out of range"):
-        return "label" if at == "label" else "nan", said
-    return "type", said
+    if at == "ts" and message.startswith(("Expected `int` >=", "Expected `int` <=")):
+        return "ts", message
+    if message.startswith("Number out of range"):
+        return "label" if at == "label" else "nan", message
+    return "type", message

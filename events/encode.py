@@ -1,4 +1,4 @@
-"""Columns of events -> ``Batch``: value checks and hashing, vectorised, the same for every way in."""
+"""Columns of events to ``Batch``: vectorised value checks and hashing, shared by all input formats."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TEXT_NOTE = "text:"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a well-formed event keeps to.
+    """Limits of a well-formed event.
 
     Attributes
     ----------
     max_string
         Longest id or category, bytes of UTF-8.
     ts_min_ms, ts_max_ms
-        Event time, first and last millisecond allowed.
+        First and last allowed event time, milliseconds since the epoch.
     """
 
     max_string: int
@@ -38,7 +38,7 @@ class Limits:
 
 
 class Faults:
-    """The first fault found of each row; later ones of the same row are not looked at.
+    """The first fault of each row; later faults of the same row are ignored.
 
     >>> faults = Faults(3)
     >>> faults.mark(np.array([False, True, True]), "ts", "ts is out of bounds")
@@ -48,33 +48,33 @@ class Faults:
     """
 
     def __init__(self, n: int) -> None:
-        self._kind = np.zeros(n, dtype=np.int32)  # 0: none, else 1 + position in _known
-        self._known: list[tuple[str, str]] = []
+        self._kind = np.zeros(n, dtype=np.int32)  # 0: none, otherwise 1 + position in _reasons
+        self._reasons: list[tuple[str, str]] = []
 
     def mark(self, bad: NDArray[np.bool_], reason: str, detail: str) -> None:
-        """Rows where ``bad`` is true have this fault, unless they already have one."""
+        """Mark the rows where ``bad`` is true, ``(n,)``, unless they already have a fault."""
         if not bad.any():
             return
-        self._known.append((reason, detail))
-        self._kind[bad & (self._kind == 0)] = len(self._known)
+        self._reasons.append((reason, detail))
+        self._kind[bad & (self._kind == 0)] = len(self._reasons)
 
     def good(self) -> NDArray[np.bool_]:
         """Rows without a fault."""
         return np.equal(self._kind, 0)
 
     def items(self) -> list[tuple[int, str, str]]:
-        """``(row, reason, detail)`` of each row at fault, ascending."""
-        return [(int(row), *self._known[self._kind[row] - 1]) for row in np.flatnonzero(self._kind)]
+        """``(row, reason, detail)`` of each faulty row, ascending."""
+        return [(int(row), *self._reasons[self._kind[row] - 1]) for row in np.flatnonzero(self._kind)]
 
 
 @dataclass(slots=True)
 class Columns:
-    """Events as typed columns of ``n`` rows, not yet checked for their values.
+    """Events as typed columns of ``n`` rows whose values are not checked yet.
 
     Attributes
     ----------
     ts
-        int64; 0 where a fault is marked already.
+        int64; rows that already have a fault hold any value.
     label
         float64.
     text
@@ -82,7 +82,7 @@ class Columns:
     numbers
         Numeric fields, Float64, null where missing.
     bags
-        By field: how many ids each row keeps, int64 ``(n,)``, and all of them in row order, String.
+        By field: the number of ids of each row, int64 ``(n,)``, and all ids in row order, String.
     """
 
     n: int
@@ -101,7 +101,7 @@ class Columns:
 def hash_ids(columns: dict[str, pl.Series]) -> dict[str, NDArray[np.uint64]]:
     """XXH64 (seed 0) of each string's UTF-8 bytes, by column name; null gives 0.
 
-    Hashing a column whole costs less than finding its unique values first.
+    Hashing a whole column is cheaper than finding its distinct values first.
 
     >>> [hex(h) for h in hash_ids({"x": pl.Series(["", "a"])})["x"]]
     ['0xef46db3751d8e999', '0xd24ec4f1a98c6e5b']
@@ -122,9 +122,9 @@ def encode(
     oracle_field: str | None,
     text_notes: Sequence[str] = (),
 ) -> Batch:
-    """Check every value, hash the ids, and lay out the rows without fault as a ``Batch``.
+    """Check every value, hash the ids, and return the rows without fault as a ``Batch``.
 
-    Faults are marked in ``columns.faults``; the batch holds the other rows, in their order. Each field named in
+    Faults are marked in ``columns.faults``; the batch holds the other rows, in their original order. Each field named in
     ``text_notes`` becomes the note ``text:<field>``: its strings as Python objects, None where missing.
     """
     _check(columns, limits)
@@ -179,7 +179,7 @@ def _check(columns: Columns, limits: Limits) -> None:
 
 
 def _too_long(columns: dict[str, pl.Series], limit: int) -> list[tuple[str, NDArray[np.bool_]]]:
-    """The columns that hold a string of more than ``limit`` bytes, and where."""
+    """Names of the columns with a string of more than ``limit`` bytes, and the mask of such rows."""
     found = []
     for _, names in _by_length(columns):
         frame = pl.DataFrame([columns[name].alias(name) for name in names])
@@ -191,7 +191,7 @@ def _too_long(columns: dict[str, pl.Series], limit: int) -> list[tuple[str, NDAr
 
 
 def _by_length(columns: dict[str, pl.Series]) -> list[tuple[int, list[str]]]:
-    """Names of columns of one length: together they are one query, whose set-up is most of its cost."""
+    """Names of columns by length: columns of one length share a query, because its set-up dominates its cost."""
     out: dict[int, list[str]] = {}
     for name, column in columns.items():
         out.setdefault(len(column), []).append(name)
@@ -206,7 +206,7 @@ def _rows_of(columns: Columns, bag: str, bad: NDArray[np.bool_]) -> NDArray[np.b
 
 
 def _dense(columns: Columns, schema: FeatureSchema) -> NDArray[np.float32]:
-    """Numeric features after their transform; what float32 cannot hold is a fault."""
+    """Numeric features after their transform, float32 ``(n, D)``; values that float32 cannot represent are faults."""
     dense = np.zeros((columns.n, schema.n_dense), dtype=np.float32)
     for name, spec, col in schema.numeric:
         values = columns.numbers[spec.field].fill_null(0.0).to_numpy()
@@ -240,5 +240,5 @@ def _fill_bag(
     rows = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.cumsum(lengths) - lengths
     within = np.arange(len(ids)) - np.repeat(starts, lengths)
-    kept = within < group.width
-    out[rows[kept], within[kept]] = group.encode(ids[kept])
+    fits = within < group.width
+    out[rows[fits], within[fits]] = group.encode(ids[fits])

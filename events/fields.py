@@ -1,4 +1,4 @@
-"""Which fields of an event are read, as what, and how they are taken from JSON objects and from frames."""
+"""Fields of an event: their types, and how they are read from JSON objects and from frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ REQUIRED = ("event_id", "ts", "user_id", "item_id", "label")
 
 
 class EventFields:
-    """Which fields of an event are read, and as what."""
+    """Fields that the decoder reads, by type.
+
+    Parameters
+    ----------
+    schema
+        The features.
+    list_field, oracle_field
+        Optional fields with the impression list and the true click probability.
+
+    Raises
+    ------
+    ConfigError
+        A field is read with two types, or a feature reads the label, ``ts``, the list or the oracle.
+    """
 
     def __init__(self, schema: FeatureSchema, list_field: str | None, oracle_field: str | None) -> None:
         kinds: dict[str, tuple[str, str]] = dict.fromkeys(IDS, ("categorical", "ids"))
@@ -51,13 +64,13 @@ class EventFields:
             )
 
     def python_names(self) -> list[tuple[str, str]]:
-        """Attribute of the struct and field of the event; those that may be absent come last."""
+        """``(attribute of the struct, field of the event)``; fields that may be absent come last."""
         return [
             (f"f{i}", name) for i, name in enumerate(sorted(self.names, key=lambda n: n in self.optional))
         ]
 
     def struct(self) -> type[msgspec.Struct]:
-        """The type that a JSON event is decoded to; JSON numbers beyond 64 bits are caught here."""
+        """The type to which a JSON event is decoded; it rejects event times beyond 64 bits."""
         bits64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
         types: dict[str, Any] = dict.fromkeys(self.text, str | int | None)
         types.update(dict.fromkeys(self.numbers, float | None))
@@ -70,13 +83,13 @@ class EventFields:
         return msgspec.defstruct("Event", fields, rename=dict(self.python_names()), gc=False)
 
 
-def _nothing(name: str, n: int) -> pl.Series:
+def _nulls(name: str, n: int) -> pl.Series:
     """A column without values."""
     return pl.repeat(None, n, dtype=pl.Null, eager=True).alias(name)
 
 
 class FrameReader:
-    """Typed columns of a frame; what does not fit is noted in ``faults`` and read as null."""
+    """Typed columns of a frame; values of another type are recorded in ``faults`` and read as null."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame.rechunk()
@@ -113,12 +126,12 @@ class FrameReader:
         if name not in self.names:
             if not optional:
                 self._fault(np.ones(n, dtype=np.bool_), "missing", f"there is no field {name}")
-            return _nothing(name, n)
+            return _nulls(name, n)
         column = self.frame[name]
         if column.dtype == pl.Null or fits(column.dtype):
             return column
         self._fault(column.is_not_null().to_numpy(), "type", f"{name} is {column.dtype}, expected {wanted}")
-        return _nothing(name, n)
+        return _nulls(name, n)
 
     def _required(self, name: str, column: pl.Series) -> pl.Series:
         if name in REQUIRED and column.null_count():
@@ -149,7 +162,7 @@ def _is_bag(dtype: pl.DataType) -> bool:
 
 
 def strings(values: list[Any]) -> pl.Series:
-    """Strings, integers and None as one String column; all of one type is the fast way."""
+    """Strings, integers and None as one String column; a list of one type is converted fastest."""
     for dtype in (pl.String, pl.Int64):
         try:
             column = pl.Series(values, dtype=dtype)
@@ -160,6 +173,7 @@ def strings(values: list[Any]) -> pl.Series:
 
 
 def bag_of_lists(values: Iterable[list[Any] | None], width: int) -> tuple[NDArray[np.int64], pl.Series]:
-    kept = [v[:width] if v else () for v in values]
-    lengths = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
-    return lengths, strings([v for bag in kept for v in bag])
+    """Number of ids of each row ``(n,)``, at most ``width``, and all ids in row order."""
+    bags = [v[:width] if v else () for v in values]
+    lengths = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+    return lengths, strings([v for bag in bags for v in bag])

@@ -1,4 +1,4 @@
-"""Kafka records -> ``Chunk`` + rejects: the one way in for live agents and for replay of a topic."""
+"""Kafka records to ``Chunk`` and rejects: shared by the live agents and the replay of a topic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class KafkaRecord(Protocol):
-    """What records of aiokafka and of kafka-python have in common."""
+    """Common attributes of the records of aiokafka and kafka-python."""
 
     @property
     def offset(self) -> int: ...
@@ -37,7 +37,7 @@ class KafkaRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordReject:
-    """A record, or one row of a packed record, that does not fit."""
+    """A record, or one row of a packed record, that was rejected."""
 
     record: Any
     reason: str
@@ -52,7 +52,7 @@ class Fetched:
     Attributes
     ----------
     first
-        Offset at which their chunk begins; at most the first record's (a compacted log may have a gap there).
+        First offset of the chunk; at most that of the first record (a compacted log may have a gap there).
     records
         In offset order; JSON and packed Arrow messages may be mixed.
     """
@@ -80,10 +80,10 @@ def decode_records(
 def decode_values(
     decoder: EventDecoder, values: Sequence[bytes | None], packed: Sequence[bool], domain: int
 ) -> Decoded:
-    """Decode messages, of which some are packed; ``index`` and ``Reject.index`` are positions in ``values``.
+    """Decode messages, some of which are packed; ``index`` and ``Reject.index`` are positions in ``values``.
 
-    What a message gives does not depend on its neighbours: however values are parted, :func:`join` of the parts
-    is the same.
+    A message is decoded independently of its neighbours: however the values are split, :func:`join` of the parts
+    gives the same result.
     """
     return join(
         [
@@ -94,7 +94,7 @@ def decode_values(
 
 
 def join(parts: Sequence[tuple[int, Decoded]]) -> Decoded:
-    """Decoded parts of a list of messages, each with the position of its first message, in their order."""
+    """Concatenate decoded parts of a list of messages, each given with the position of its first message, in order."""
     if len(parts) == 1 and not parts[0][0]:
         return parts[0][1]
     return Decoded(
@@ -105,7 +105,7 @@ def join(parts: Sequence[tuple[int, Decoded]]) -> Decoded:
 
 
 def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, list[RecordReject]]]:
-    """Chunk and rejects of each list, from the decoded messages of all of them one behind the other."""
+    """Chunk and rejects of each list, from the decoded messages of all lists, concatenated."""
     out, start, at = [], 0, 0
     for fetched in lists:
         records = fetched.records
@@ -134,7 +134,7 @@ def is_packed(record: KafkaRecord) -> bool:
 
 
 def _runs(packed: Sequence[bool]) -> Iterator[tuple[bool, int, int]]:
-    """Runs of neighbours of the same form: form, start, end."""
+    """Runs of consecutive messages of the same form: form, start, end."""
     start = 0
     for i in range(1, len(packed)):
         if packed[i] != packed[start]:

@@ -21,10 +21,10 @@ DERIVED_FIELDS = {"@hour": 24, "@weekday": 7}
 """Fields made from ``ts`` (UTC), with the number of values each takes; Monday is weekday 0."""
 
 OUTCOME_FIELDS = frozenset({"label", "oracle"})
-"""What is to be predicted. A feature that reads one of these would teach the model the answer."""
+"""The outcome to predict. A feature that reads one of these would leak it."""
 
 _HASHING = 1
-"""Raised whenever the way from an id to its bucket changes: tables trained before no longer fit."""
+"""Version of the mapping from ids to buckets; incremented when it changes, because trained tables no longer fit."""
 
 
 class NumericColumn(NamedTuple):
@@ -48,7 +48,7 @@ class ColumnGroup:
     dim
         Embedding size, with the model's default filled in.
     salt
-        Makes two features that read the same field collide independently.
+        Salt of the hash, so that collisions of two features that read the same field are independent.
     """
 
     name: str
@@ -69,8 +69,7 @@ class ColumnGroup:
     def encode(self, ids: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Bucket of each 64-bit id, 1 .. ``buckets``, same shape.
 
-        The ids of a derived field are its values themselves (hour 0..23): they keep apart when there
-        are buckets enough.
+        The ids of a derived field are its values (hour 0..23); they do not collide if there are enough buckets.
         """
         hashed = ids if self.spec.field in DERIVED_FIELDS else mix64(ids ^ np.uint64(self.salt))
         return (hashed % np.uint64(self.buckets)).astype(np.int32) + np.int32(1)
@@ -79,7 +78,7 @@ class ColumnGroup:
 class FeatureSchema:
     """Feature specifications compiled to column numbers.
 
-    Categorical features and bags take columns of ``Batch.features`` in the order given, numeric ones
+    Categorical features and bags are assigned columns of ``Batch.features`` in the given order, numeric features
     columns of ``Batch.dense``.
 
     Parameters
@@ -87,12 +86,12 @@ class FeatureSchema:
     specs
         The features.
     dim
-        Embedding size of a feature that names none.
+        Embedding size of features that do not set one.
 
     Raises
     ------
     ConfigError
-        No feature at all, a name used twice, an unknown derived field, a feature that reads the label.
+        The list is empty, a name is used twice, a derived field is unknown, or a feature reads the label.
 
     Examples
     --------
@@ -146,7 +145,7 @@ class FeatureSchema:
         return f"FeatureSchema({[s.name for s in self.specs]}, F={self.n_features}, D={self.n_dense})"
 
     def group(self, name: str) -> ColumnGroup:
-        """The columns of one categorical feature or bag, by feature name."""
+        """The columns of one categorical feature or bag, by feature name; ConfigError if there is none."""
         for group in self.categorical:
             if group.name == name:
                 return group
@@ -155,9 +154,9 @@ class FeatureSchema:
         )
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that differ when a stored table or row no longer fits these features.
+        """Sixteen hex digits that identify the columns: stored tables and rows fit only features of the same fingerprint.
 
-        Kept in checkpoints, ad windows and snapshots. Descriptions and defaults do not enter: two
+        Stored in checkpoints, ad windows and snapshots. Descriptions and defaults are not part of it: two
         configurations that resolve to the same columns have the same fingerprint.
         """
         resolved = {
@@ -179,11 +178,11 @@ def _salt(name: str) -> int:
 def _check(specs: Sequence[FeatureSpec]) -> None:
     if not specs:
         raise ConfigError("the feature list is empty: name at least one feature")
-    seen: set[str] = set()
+    names: set[str] = set()
     for spec in specs:
-        if spec.name in seen:
+        if spec.name in names:
             raise ConfigError(f'two features are named "{spec.name}": give each its own name')
-        seen.add(spec.name)
+        names.add(spec.name)
         if spec.field in OUTCOME_FIELDS:
             raise ConfigError(
                 f'feature "{spec.name}" reads "{spec.field}", which is the outcome to predict: remove it'

@@ -1,4 +1,4 @@
-"""Settings of what comes in: features, what an event may look like, and the connection to Kafka."""
+"""Settings of the input: features, limits of events, and the connection to Kafka."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ __all__ = ["EventSettings", "FeatureSpec", "KafkaSettings", "default_features"]
 
 
 class FeatureSpec(Section):
-    """One input of the models."""
+    """One input feature of the models."""
 
     name: str = Field(min_length=1, description="Name of the feature in reports and drift tables.")
     field: str = Field(
         default="",
-        description="Field of the event it is read from (default: the name). '@hour' and '@weekday' are made from ts (UTC).",
+        description="Field of the event (default: the name). '@hour' and '@weekday' are derived from ts (UTC).",
     )
     kind: Literal["categorical", "numeric", "bag"] = "categorical"
     buckets: int = Field(
         default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag)."
     )
     dim: int | None = Field(default=None, ge=1, le=1024, description="Embedding size; default model.dim.")
-    max_length: int = Field(default=8, ge=1, le=256, description="Ids kept of a bag (the first ones).")
+    max_length: int = Field(
+        default=8, ge=1, le=256, description="Maximum number of ids of a bag; further ids are ignored."
+    )
     transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
-    tpm: bool = Field(default=False, description="Whether the tiny model reads it too.")
+    tpm: bool = Field(default=False, description="Whether TPM reads the feature, too.")
 
     @model_validator(mode="after")
     def _field_defaults_to_name(self) -> FeatureSpec:
@@ -43,7 +45,7 @@ class FeatureSpec(Section):
 
 
 def default_features() -> tuple[FeatureSpec, ...]:
-    """User, item and hour: the least that any event carries."""
+    """User, item and hour: features that every event has."""
     return (
         FeatureSpec(name="user", field="user_id", buckets=1_000_000, tpm=True),
         FeatureSpec(name="item", field="item_id", buckets=1_000_000, tpm=True),
@@ -52,22 +54,26 @@ def default_features() -> tuple[FeatureSpec, ...]:
 
 
 class EventSettings(Section):
-    """What an event may look like beyond its features."""
+    """Optional fields of events, and limits beyond which an event is a dead letter."""
 
     list_field: str | None = Field(
         default=None,
-        description="Field that names the impression list (slate), for per-list AUC; never a feature.",
+        description="Field with the impression list (slate), for AUC per list; never a feature.",
     )
     oracle_field: str | None = Field(
-        default=None, description="Field with the true click probability, where a simulator knows it."
+        default=None, description="Field with the true click probability, written by a simulator."
     )
-    max_string: int = Field(default=512, ge=1, description="Longer strings are dead letters (characters).")
+    max_string: int = Field(
+        default=512,
+        ge=1,
+        description="Longest string in bytes of UTF-8; events with longer ones are dead letters.",
+    )
     ts_min: str = Field(default="2000-01-01", description="Earlier events are dead letters (UTC date).")
     ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")
 
 
 class KafkaSettings(Section):
-    """Brokers and security.
+    """Connection to Kafka: brokers and security.
 
     >>> KafkaSettings(brokers="kafka-1:9092, kafka-2:9092").brokers
     ('kafka-1:9092', 'kafka-2:9092')
@@ -76,7 +82,7 @@ class KafkaSettings(Section):
     brokers: tuple[str, ...] | str = Field(
         default=("127.0.0.1:9092",),
         validate_default=True,
-        description="host:port of one or more brokers; a list, or one text with commas.",
+        description="host:port of one or more brokers; a list, or one string separated by commas.",
     )
     security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
         default="plaintext", description="How to connect; sasl_* also needs mechanism, username and password."
@@ -87,14 +93,18 @@ class KafkaSettings(Section):
     username: str | None = Field(default=None, description="SASL user.")
     password: SecretStr | None = Field(
         default=None,
-        description="SASL password; better from the environment or password_file. Never printed.",
+        description="SASL password; preferably set by the environment or password_file. Never printed.",
     )
     password_file: Path | None = Field(
         default=None, description="File whose first line is the SASL password."
     )
-    ca_file: Path | None = Field(default=None, description="PEM of the authority; default: the system's.")
-    cert_file: Path | None = Field(default=None, description="PEM of the client certificate (mutual TLS).")
-    key_file: Path | None = Field(default=None, description="PEM of the client certificate's key.")
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the certificate authority; default: the system's authorities."
+    )
+    cert_file: Path | None = Field(
+        default=None, description="PEM file of the client certificate (mutual TLS)."
+    )
+    key_file: Path | None = Field(default=None, description="PEM file of the client certificate's key.")
 
     @field_validator("brokers")
     @classmethod
@@ -123,7 +133,7 @@ class KafkaSettings(Section):
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether a user and a password are sent."""
+        """Whether the client authenticates by SASL."""
         return self.security.startswith("sasl")
 
     @property
@@ -137,7 +147,7 @@ class KafkaSettings(Section):
         return list(self.brokers)
 
     def secret(self) -> str | None:
-        """The SASL password, read from ``password_file`` where that is set."""
+        """The SASL password, read from ``password_file`` if that is set; ConfigError if the file cannot be read."""
         if self.password_file is not None:
             try:
                 text = self.password_file.read_text(encoding="utf-8")
@@ -147,7 +157,7 @@ class KafkaSettings(Section):
         return None if self.password is None else self.password.get_secret_value()
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Certificates as configured; None where TLS is not used."""
+        """TLS context with the configured certificates, or None without TLS; ConfigError if a file cannot be used."""
         if not self.uses_tls:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Event time: its units in milliseconds, and lengths of it written as text."""
+"""Units of event time in milliseconds, and durations as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 
 
 def duration_ms(text: str) -> int:
-    """Milliseconds of a length of time that is written as a whole number and a unit: ms, s, m, h or d.
+    """Milliseconds of a duration that is written as a whole number and a unit: ms, s, m, h or d.
 
     Raises
     ------

@@ -35,23 +35,23 @@ class KafkaLog:
     """Reads partitions of the click topics from given offsets, outside any consumer group.
 
     Each partition is read by a client of its own. One client for all would have to pause the partitions that are
-    not wanted now, and kafka-python 3.0 loses its place in a partition that is paused half-read.
+    not wanted now, and kafka-python 3.0 loses its position in a partition that is paused in the middle of a fetch.
 
     Parameters
     ----------
     connection
         Brokers and security.
     decoder
-        Knows the features.
+        Decodes the records.
     topics
         ``{topic: domain}``.
     timeout_s
-        How long a read may stay without an answer before :class:`BrokerUnavailableError`.
+        Seconds without an answer after which a read raises :class:`BrokerUnavailableError`.
 
     Attributes
     ----------
     dead_rows
-        Events read that do not fit.
+        Number of rejected events.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class KafkaLog:
                 "start one (`ecdctr broker`), or set kafka.brokers"
             ) from error
 
-    # -- what the log holds
+    # -- contents of the log
 
     def partitions(self) -> list[Key]:
         """Every partition of the topics, sorted.
@@ -156,7 +156,7 @@ class KafkaLog:
             wanted = [key for key in todo if wants is None or wants(*key)]
             got = False
             for key in wanted:
-                # The first one that has nothing at hand may wait a little; the others are only looked at.
+                # Until one partition has returned records, each may wait for 20 ms; the others are only polled.
                 records = self._reader(key, todo[key]).records(end[key], timeout_ms=0 if got else 20)
                 if records is None:
                     continue
@@ -218,7 +218,7 @@ class KafkaLog:
         while (records := reader.records(end, timeout_ms=500)) is None:
             if time.monotonic() > deadline:
                 raise OffsetsLostError(
-                    f'the log did not give offset {at} of topic "{reader.tp.topic}" partition {reader.tp.partition} '
+                    f'the log did not return offset {at} of topic "{reader.tp.topic}" partition {reader.tp.partition} '
                     f"within {self.timeout_s:.0f} s"
                 )
         return records
@@ -247,7 +247,7 @@ class _PartitionReader:
     wanted
         Offset that is to be read next.
     rest
-        Rows that were decoded and not all given out.
+        Decoded rows of which some were not returned yet.
     """
 
     def __init__(self, consumer: Any, tp: Any) -> None:
@@ -258,7 +258,7 @@ class _PartitionReader:
         consumer.assign([tp])
 
     def go_to(self, offset: int) -> None:
-        """Read on at ``offset``; costs nothing where the reader stands there already."""
+        """Continue at ``offset``; free if that is the current position."""
         if offset == self.wanted:
             return
         self.rest = None
