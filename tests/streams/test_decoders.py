@@ -2,6 +2,8 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -132,3 +134,37 @@ def test_every_row_arrives_once_and_in_order_while_processes_are_killed(streams,
         for partition, offsets in intake.offsets(topic).items():
             sent = np.arange(partition, 4000, streams.partitions)
             assert offsets == [o for o, i in enumerate(sent.tolist()) if i % 50]
+
+
+NAMES_OF_THE_USERS_OWN = (
+    "models/__init__.py",
+    "events/__init__.py",
+    "streams/__init__.py",
+    "state.py",
+    "serve.py",
+    "numpy.py",
+)
+
+
+def test_processes_start_in_a_folder_that_holds_modules_of_the_same_names(tmp_path, monkeypatch, kit):
+    for name in NAMES_OF_THE_USERS_OWN:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('the module of the working folder was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    decoder = EventDecoder(SPECS)
+    pool = DecodePool(decoder, 1)
+    try:
+        values = [kit.event(i, tags=None) for i in range(3)]
+        same(asyncio.run(pool.decode(values, [False] * 3, 0)), decode_values(decoder, values, [False] * 3, 0))
+    finally:
+        pool.close()
+
+
+def test_processes_import_neither_torch_nor_any_package_above_events():
+    script = "import sys, ecdctr.streams.decoders; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert not modules & {"torch", "faust", "aiokafka", "kafka", "rocksdict"}
+    packages = {name.split(".")[1] for name in modules if name.startswith("ecdctr.")}
+    assert packages == {"events", "state", "streams"}
