@@ -50,6 +50,7 @@ from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.drift import DriftWatch
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, WatchSettings
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
 
 REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
@@ -160,8 +161,7 @@ def by_monitor(tool: Tool, case: str, seed: int) -> None:
                 parts.append((kind, batch.take(rows), np.arange(len(rows)), {arm: p[rows]}))
             began = time.perf_counter()
             for kind, part, scored, scores in parts:
-                monitor.observe(kind, part, scored, scores, {}, 0.0)
-            monitor.flush()
+                monitor.observe([ObservedStep(kind, part, scored, scores, {}, 0.0)])
             events = [e for e in monitor.take_events() if e.resolved_ms is None]
             tool.seconds += time.perf_counter() - began
             for event in events:

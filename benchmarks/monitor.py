@@ -173,7 +173,7 @@ def main() -> None:
                 if watched:
                     reporter.stepped(engine, step, result, time.perf_counter() - at)
             if watched:
-                reporter.work_off()  # what is left over is part of the price
+                reporter.drain()  # what is left over is part of the price
             took = time.perf_counter() - began
             cpu_seconds[watched] += (time.process_time() - cpu) * (number >= WARM_UP_DAYS)
             beside.go_on(False)

@@ -35,6 +35,7 @@ from ecdctr.sources import open_with_features
 from ecdctr.models.training import Engine
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import ProbeSettings, WatchSettings
 from ecdctr.monitor.dashboard import Dashboard
@@ -145,7 +146,7 @@ def model() -> None:
         for number, (kind, noises) in enumerate((("natural", {"cpm": 0.5}), ("ad", {"actr": 0.5 if day < bad else 2.0, "ads_only": 1.0}))):
             at = np.flatnonzero(batch.domain == number)
             scores = {arm: blurred(p[at], noise) for arm, noise in noises.items()}
-            monitor.observe(kind, batch.take(at), np.arange(len(at)), scores, {}, 1.0)
+            monitor.observe([ObservedStep(kind, batch.take(at), np.arange(len(at)), scores, {}, 1.0)])
         now = monitor.clock or 0
 
         def predict(rows, arm: str):
@@ -198,7 +199,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
         report.stepped(engine, step, result, time.monotonic() - began)
         if engine.clock // DAY_MS != day:
             day = engine.clock // DAY_MS
-            report.work_off()
+            report.drain()
             report.monitor.checkpoint(engine.trainer.predict)
         if time.monotonic() - told > 1:
             told = time.monotonic()
@@ -213,7 +214,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
             report.dashboard.deliver()
         if engine.clock >= until_ms:
             break
-    report.work_off()  # the page must show all of it
+    report.drain()  # the page must show all of it
     report.dashboard.snapshot(fresh=True)
 
 

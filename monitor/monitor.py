@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS, duration_ms
 from ecdctr.models.training import ReleaseReport
@@ -33,7 +32,7 @@ from ecdctr.monitor.quality import (
 from ecdctr.monitor.restart import read_score_log
 from ecdctr.monitor.settings import WatchSettings
 from ecdctr.monitor.snapshot import Snapshot
-from ecdctr.monitor.steps import PendingStep, RowBlock
+from ecdctr.monitor.steps import ObservedStep, RowBlock
 from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["Monitor"]
@@ -41,7 +40,7 @@ __all__ = ["Monitor"]
 log = logging.getLogger("ecdctr.monitor")
 
 BLOCK_ROWS = 32_768
-"""Pending rows that are counted together: this spreads numpy's cost per call over many rows."""
+"""Rows that are counted together, at least: this spreads numpy's cost per call over many rows, and bounds memory."""
 
 RULES_EVERY_MS = 300_000
 """Event time between two evaluations of the alert rules."""
@@ -52,8 +51,8 @@ MARKS = 200
 class Monitor:
     """Watches a trainer through its steps. One thread reports steps; other threads may read at the same time.
 
-    :meth:`observe` only queues rows, which are counted in blocks, so that a step pays for little more than a list append.
-    Everything follows event time; nothing depends on the wall clock.
+    :meth:`observe` counts at once, in blocks of many steps: a caller with a live trainer queues steps and reports them from another
+    thread. Everything follows event time; nothing depends on the wall clock.
 
     Parameters
     ----------
@@ -91,8 +90,6 @@ class Monitor:
         self.transfer = TransferWatch(s.transfer_days)
         self.rules = RuleBook(s.rules)
         self._transfer_figure = TransferFigure(self.transfer)
-        self._pending: list[PendingStep] = []
-        self._pending_rows = 0
         self._rules_evaluated_at = -1
         self._late_ms = duration_ms(s.late_after)
         self._marks: deque[Mark] = deque(maxlen=MARKS)
@@ -104,51 +101,34 @@ class Monitor:
         self._last_release: ReleaseReport | None = None
         self._lock = threading.RLock()
 
-    def observe(
-        self,
-        kind: str,
-        batch: Batch,
-        scored: NDArray[np.intp],
-        scores: dict[str, NDArray[np.float32]],
-        loss: dict[str, float],
-        seconds: float,
-        has_history: NDArray[np.bool_] | None = None,
-    ) -> None:
-        """Report a completed step: the fields of ``StepResult``, the batch that was learned, and its wall seconds.
-
-        Parameters
-        ----------
-        kind
-            ``natural`` or ``ad``: the batch holds rows of this domain only.
-        scored, scores
-            Rows that were predicted before they were learned, and their probabilities by arm.
-        loss
-            Mean loss by arm that learned.
-        seconds
-            Wall time of the step.
-        has_history
-            Which rows' users had TPM vectors, shape ``(n,)``; None: unknown.
-        """
-        if not len(batch):
-            return
-        newest = int(batch.ts.max())
+    def observe(self, steps: Sequence[ObservedStep]) -> None:
+        """Count completed steps, in the order in which they were done."""
         with self._lock:
-            clock = self.clock
-            late = None
-            if clock is not None and int(batch.ts.min()) < clock - self._late_ms:
-                late = batch.ts < clock - self._late_ms
-            if clock is not None and newest // DAY_MS > clock // DAY_MS:
-                self._count_pending()  # rank the old day while all of its rows are still retained
-                self.quality.rank_past_days(newest)
-            self._pending.append(PendingStep(kind, batch, scored, scores, late, has_history))
-            self._pending_rows += len(batch)
-            self.rows[kind] += len(batch)
-            self.quality.newest[kind] = max(self.quality.newest[kind], newest)
-            self._busy_s += seconds
-            self._loss.update(loss)
-            self.clock = newest if clock is None else max(clock, newest)
-            if self._pending_rows >= BLOCK_ROWS:
-                self._count_pending()
+            block: list[tuple[ObservedStep, NDArray[np.bool_] | None]] = []
+            rows = 0
+            for step in steps:
+                batch = step.batch
+                if not len(batch):
+                    continue
+                newest, clock = int(batch.ts.max()), self.clock
+                late = None
+                if clock is not None and int(batch.ts.min()) < clock - self._late_ms:
+                    late = batch.ts < clock - self._late_ms
+                if clock is not None and newest // DAY_MS > clock // DAY_MS:
+                    self._count_block(block)  # rank the old day while all of its rows are still retained
+                    block, rows = [], 0
+                    self.quality.rank_past_days(newest)
+                block.append((step, late))
+                rows += len(batch)
+                self.rows[step.kind] += len(batch)
+                self.quality.newest[step.kind] = max(self.quality.newest[step.kind], newest)
+                self._busy_s += step.seconds
+                self._loss.update(step.loss)
+                self.clock = newest if clock is None else max(clock, newest)
+                if rows >= BLOCK_ROWS:
+                    self._count_block(block)
+                    block, rows = [], 0
+            self._count_block(block)
 
     def release(self, report: ReleaseReport) -> None:
         """Report a CPM release: a mark on the time axis, and an alert where the gate refused it."""
@@ -170,14 +150,12 @@ class Monitor:
         per domain.
         """
         with self._lock:
-            self._count_pending()
             if self.clock is not None:
                 self.forgetting.score(predict, self.clock)
 
     def snapshot(self) -> Snapshot:
         """All figures up to now, ready for JSON."""
         with self._lock:
-            self._count_pending()
             clock = self.clock or 0
             windows = self.quality.window_figures(clock)
             self.quality.rank_today(clock)
@@ -212,11 +190,6 @@ class Monitor:
         with self._lock:
             if self._alerts.confirm():
                 self._save_alerts()
-
-    def flush(self) -> None:
-        """Count all pending steps, as at the end of a log."""
-        with self._lock:
-            self._count_pending()
 
     # -- restart
 
@@ -261,7 +234,6 @@ class Monitor:
         with self._lock:
             if self._folder is None or self.clock is None:
                 return
-            self._count_pending()
             self._folder.save_figures(self.quality.to_arrays())
             self.forgetting.save()
             if self.drift.reference is not None and not self._reference_is_given:
@@ -299,24 +271,23 @@ class Monitor:
             }
         )
 
-    # -- pending steps
+    # -- counting
 
-    def _count_pending(self) -> None:
-        """Count all pending steps.
+    def _count_block(self, steps: Sequence[tuple[ObservedStep, NDArray[np.bool_] | None]]) -> None:
+        """Count steps, each with the mask of its late rows.
 
         1. The rows of each domain as one block, in event order.
         2. Rank the past day, if one has ended.
         3. Compare with the drift reference, if a slot has ended.
         4. Evaluate the alert rules after a comparison, and otherwise every :data:`RULES_EVERY_MS`.
         """
-        if not self._pending:
+        if not steps:
             return
-        pending, self._pending, self._pending_rows = self._pending, [], 0
         assert self.clock is not None
         for domain, arms in ARMS_OF.items():  # 1
-            steps = [s for s in pending if s.kind == domain]
-            if steps:
-                self._count(domain, RowBlock.join(steps, arms), self.clock)
+            of_domain = [(step, late) for step, late in steps if step.kind == domain]
+            if of_domain:
+                self._count(domain, RowBlock.join(of_domain, arms), self.clock)
         self.quality.rank_past_days(self.clock)  # 2
         reference_was_ready = self.drift.ready
         compared = self.drift.advance(self.clock)  # 3

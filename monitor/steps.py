@@ -1,32 +1,34 @@
-"""Training steps that wait to be counted, and the block of rows that they are joined to."""
+"""Completed training steps as the monitor counts them, and the block of rows that they are joined to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 
-__all__ = ["PendingStep", "RowBlock"]
+__all__ = ["ObservedStep", "RowBlock"]
 
 
-@dataclass(slots=True)
-class PendingStep:
-    """One training step that has not been counted yet.
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservedStep:
+    """One completed training step.
 
     Attributes
     ----------
     kind
-        ``natural`` or ``ad``.
+        ``natural`` or ``ad``: all rows are of this domain.
     batch
         Rows that the step learned from, ``n`` of them.
     scored, scores
         Numbers of the rows that were predicted before they were learned, shape ``(m,)``, and their probabilities by arm, each ``(m,)``.
-    late
-        Which rows arrived late, shape ``(n,)``; None: no row.
+    loss
+        Mean loss by arm that learned.
+    seconds
+        Wall time of the step.
     has_history
         Which rows' users had TPM vectors, shape ``(n,)``; None: unknown.
     """
@@ -34,9 +36,10 @@ class PendingStep:
     kind: str
     batch: Batch
     scored: NDArray[np.intp]
-    scores: dict[str, NDArray[np.float32]]
-    late: NDArray[np.bool_] | None
-    has_history: NDArray[np.bool_] | None
+    scores: Mapping[str, NDArray[np.float32]]
+    loss: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    has_history: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class RowBlock:
     batch
         All rows, ``n`` of them.
     scored, scores
-        As in :class:`PendingStep`; a probability is NaN where an arm did not predict the row.
+        As in :class:`ObservedStep`; a probability is NaN where an arm did not predict the row.
     late
         Which rows arrived late, shape ``(n,)``.
     history
@@ -62,8 +65,14 @@ class RowBlock:
     history: NDArray[np.int8] | None
 
     @staticmethod
-    def join(steps: Sequence[PendingStep], arms: Sequence[str]) -> RowBlock:
-        """Join steps of one domain, of which ``arms`` may have predicted rows."""
+    def join(
+        observed: Sequence[tuple[ObservedStep, NDArray[np.bool_] | None]], arms: Sequence[str]
+    ) -> RowBlock:
+        """Join steps of one domain, each with the mask of its late rows (None: no row is late).
+
+        ``arms`` are those that may have predicted rows.
+        """
+        steps = [step for step, _ in observed]
         batch = (
             steps[0].batch if len(steps) == 1 else Batch.concat([Batch(**s.batch.columns()) for s in steps])
         )
@@ -72,18 +81,20 @@ class RowBlock:
             batch,
             np.concatenate([s.scored + start for s, start in zip(steps, starts, strict=True)]),
             {arm: _scores(steps, arm) for arm in arms if any(arm in s.scores for s in steps)},
-            np.concatenate([np.zeros(len(s.batch), np.bool_) if s.late is None else s.late for s in steps]),
+            np.concatenate(
+                [np.zeros(len(s.batch), np.bool_) if late is None else late for s, late in observed]
+            ),
             _history(steps),
         )
 
 
-def _scores(steps: Sequence[PendingStep], arm: str) -> NDArray[np.float32]:
+def _scores(steps: Sequence[ObservedStep], arm: str) -> NDArray[np.float32]:
     return np.concatenate(
         [s.scores[arm] if arm in s.scores else np.full(len(s.scored), np.nan, np.float32) for s in steps]
     )
 
 
-def _history(steps: Sequence[PendingStep]) -> NDArray[np.int8] | None:
+def _history(steps: Sequence[ObservedStep]) -> NDArray[np.int8] | None:
     if all(s.has_history is None for s in steps):
         return None
     return np.concatenate(

@@ -1,4 +1,4 @@
-"""From the worker's parts to what it shows: metrics, health, the monitor, alerts."""
+"""``Reporter``: passes completed steps to the metrics and the monitor, and the worker's state to the dashboard."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import Engine, StepResult
 from ecdctr.monitor.alerts import Send, webhook
-from ecdctr.monitor.dashboard import Dashboard, RunningMean
+from ecdctr.monitor.dashboard import Dashboard
 from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.aligned_intake import AlignedIntake
@@ -34,33 +35,36 @@ __all__ = ["Reporter"]
 log = logging.getLogger("ecdctr.worker")
 
 HISTORY_EVERY = 8
-"""Natural steps of which one is asked which users have TPM vectors."""
+"""Of so many natural steps, one is compared with the TPM snapshots for users with vectors: natural rows are many and alike."""
 
 PROBE_SHARE = 0.005
-"""Share of the time that scoring probe slices may take."""
+"""Largest share of the trainer's time that scoring probe slices may take."""
 
-KEEP_SHARE = 0.002
-"""Share of the time that writing the monitor's state may take."""
+SAVE_SHARE = 0.002
+"""Largest share of time that writing the monitor's state may take."""
 
-WAKE, FULL = 256, 1024
-"""Steps put aside at which the thread is woken, and at which training waits for it."""
+QUEUE_STEPS = 1024
+"""Steps that may be queued. The monitor's thread is woken at a quarter of them; at all of them, training counts them itself."""
 
-LOOK_EVERY_S, FLUSH_EVERY_S = 1.0, 5.0
+DRAIN_EVERY_S = 1.0
+"""Interval at which the monitor's thread counts queued steps."""
 
 
-@dataclass(slots=True)
-class _Done:
-    """A step that was done; ``at``: epoch seconds of its end, ``months``: the snapshots that CPM read."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _CompletedStep:
+    """A queued step; ``ended``: epoch seconds, ``months``: the TPM snapshots that CPM read."""
 
     step: Step
     result: StepResult
     seconds: float
-    at: float
+    ended: float
     months: tuple[str, ...]
 
 
 class Reporter:
-    """Tells the monitor and the station what the worker does; they never stop it.
+    """Reports the worker's progress to the monitor and the dashboard. A failure of theirs never stops training.
+
+    One queue lies between the trainer's thread, which only appends to it, and the monitor's thread, which empties it.
 
     Parameters
     ----------
@@ -69,14 +73,14 @@ class Reporter:
     kafka, topics, settings
         Configuration.
     folder
-        Where the monitor keeps what it knows; None: nowhere.
+        Folder of the monitor's state; None: it is not saved.
     now
-        Monotonic seconds.
+        Reads a monotonic clock, in seconds.
 
     Attributes
     ----------
     waiting_for
-        Why nothing comes in (the broker is away): part of what ``/healthz`` says.
+        Why no rows arrive (no broker answers); None: they do. Part of the reason that ``/healthz`` reports.
     """
 
     def __init__(
@@ -102,21 +106,19 @@ class Reporter:
         )
         self.health = self.dashboard.health
         self._folder = folder
-        self._means: dict[str, RunningMean] = {}
         self._releases = self._checkpoints = 0
         self._months: tuple[str, ...] = ()
-        self._broken = False
+        self._failed = False
         self.waiting_for: str | None = None
         self._now = now
         self._store: EmbeddingStore | None = None
         self._known: tuple[tuple[str, ...], KnownUsers] | None = None
-        self._done: deque[_Done] = deque()
-        self._marks: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
-        self._wake, self._end = threading.Event(), False
+        self._queue: deque[_CompletedStep | Callable[[], None]] = deque()
+        self._drain_lock = threading.Lock()
+        self._wake, self._ended = threading.Event(), False
         self._steps = 0
-        self._flushed = self._probe_from = self._keep_from = -float("inf")
-        self._seen_checkpoints = self._kept_checkpoints = 0
+        self._probes_due = self._save_due = -float("inf")
+        self._checkpoints_done = self._checkpoints_saved = 0
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def _channels(self) -> dict[str, Send]:
@@ -135,12 +137,12 @@ class Reporter:
             log.info("dashboard and metrics on http://%s:%d", self._settings.host, port)
 
     def close(self) -> None:
-        """Close the port; queued alerts still go out, for a few seconds at most."""
-        self._end = True
+        """Count the queued steps, save the monitor's state, deliver queued alerts (for a few seconds at most), close the port."""
+        self._ended = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.work_off()
+        self.drain()
         self._safely(self.monitor.save)
         self._safely(self.dashboard.deliver)
         self.dashboard.close()
@@ -148,130 +150,130 @@ class Reporter:
             self._topic.close()
 
     def begin(self, engine: Engine) -> None:
-        """Recovery is over: the monitor takes up what it knew. What was done before is not news, but for the last release:
-        its alert may have to be raised or resolved."""
+        """Recovery is complete: restore the monitor's state and start its thread.
+
+        Steps and releases of recovery are not reported, except the last release: its alert may have to be raised or resolved.
+        """
         if self._folder is not None:
             folder = self._folder
             self._safely(lambda: self.monitor.restore(folder, engine.scores, engine.clock))
         self._releases = max(0, len(engine.releases) - 1)
-        self._checkpoints = self._seen_checkpoints = self._kept_checkpoints = engine.progress.checkpoints
+        self._checkpoints = self._checkpoints_done = self._checkpoints_saved = engine.progress.checkpoints
         self._months = tuple(engine.trainer.cpm_months)
         self._store = engine.trainer.store
         if not self._thread.is_alive():
             self._thread.start()
         self.health.enter("live")
 
-    # -- from the trainer's thread
+    # -- in the trainer's thread
 
     def stepped(self, engine: Engine, step: Step, result: StepResult, seconds: float) -> None:
-        """A step was done. It is only put aside here; a thread of its own makes figures of it."""
+        """Report a completed step. It is queued here, and counted in the monitor's thread."""
         self.health.step()
         months = tuple(engine.trainer.cpm_months)
-        self._done.append(_Done(step, result, seconds, time.time(), months))
         for report in engine.releases[self._releases :]:
-            self._marks.append(partial(self.monitor.release, report))
+            self._queue.append(partial(self.monitor.release, report))
             self._releases += 1
         if months != self._months:
             self._months = months
-            self._marks.append(partial(self.monitor.month, months, engine.clock))
-        self._seen_checkpoints = engine.progress.checkpoints
-        if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probe_from:
+            self._queue.append(partial(self.monitor.month, months, engine.clock))
+        self._queue.append(_CompletedStep(step, result, seconds, time.time(), months))
+        self._checkpoints_done = engine.progress.checkpoints
+        if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probes_due:
             self._checkpoints = engine.progress.checkpoints
             self._score_probes(engine)
-        if len(self._done) >= FULL:  # the thread does not keep up: training waits rather than memory grows
-            self.work_off()
-        elif len(self._done) >= WAKE:
+        if (
+            len(self._queue) >= QUEUE_STEPS
+        ):  # the thread does not keep up: training waits, or memory would grow
+            self.drain()
+        elif len(self._queue) >= QUEUE_STEPS // 4:
             self._wake.set()
 
     def _score_probes(self, engine: Engine) -> None:
-        """The model is this thread's: probes are scored here, and never so often that it shows."""
+        """Score probe slices: in this thread, since it owns the model, and for :data:`PROBE_SHARE` of its time at most."""
         began = self._now()
         self._safely(lambda: self.monitor.checkpoint(engine.trainer.predict))
-        self._probe_from = self._now() + (self._now() - began) / PROBE_SHARE
+        self._probes_due = self._now() + (self._now() - began) / PROBE_SHARE
 
-    # -- in a thread of its own
+    # -- in the monitor's thread
 
     def _run(self) -> None:
-        while not self._end:
-            self._wake.wait(LOOK_EVERY_S)
+        while not self._ended:
+            self._wake.wait(DRAIN_EVERY_S)
             self._wake.clear()
-            self.work_off()
+            self.drain()
 
-    def work_off(self) -> None:
-        """Make figures of the steps that were put aside."""
-        with self._lock:
-            done = [self._done.popleft() for _ in range(len(self._done))]
-            marks = [self._marks.popleft() for _ in range(len(self._marks))]
-            if done:
-                self._safely(lambda: self._count(done))
-                self._safely(lambda: self._tell_monitor(done))
-            for mark in marks:
-                self._safely(mark)
-            if self._now() - self._flushed >= FLUSH_EVERY_S:
-                self._flushed = self._now()
-                self._safely(self.monitor.flush)
-            if self._seen_checkpoints != self._kept_checkpoints and self._now() >= self._keep_from:
-                self._kept_checkpoints = self._seen_checkpoints
-                self._keep()
+    def drain(self) -> None:
+        """Count the queued steps, and save the monitor's state after a checkpoint."""
+        with self._drain_lock:
+            queued = [self._queue.popleft() for _ in range(len(self._queue))]
+            steps = [item for item in queued if isinstance(item, _CompletedStep)]
+            for item in (
+                queued
+            ):  # first: the alert rules, which are evaluated with the steps, look at releases and months
+                if not isinstance(item, _CompletedStep):
+                    self._safely(item)
+            if steps:
+                self._safely(lambda: self._count(steps))
+                self._safely(lambda: self.monitor.observe(self._observed(steps)))
+            if self._checkpoints_done != self._checkpoints_saved and self._now() >= self._save_due:
+                self._checkpoints_saved = self._checkpoints_done
+                self._save()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         began = self._now()
         self._safely(self.monitor.save)
-        self._keep_from = self._now() + (self._now() - began) / KEEP_SHARE
+        self._save_due = self._now() + (self._now() - began) / SAVE_SHARE
 
     def _safely(self, call: Callable[[], None]) -> None:
-        if self._broken:
+        if self._failed:
             return
         try:
             call()
-        except Exception:  # figures are not worth a training run
-            self._broken = True
-            log.exception("the monitor has failed: training goes on without it")
+        except Exception:  # a fault of the monitor must not end training
+            self._failed = True
+            log.exception("the monitor has failed: training continues without it")
 
-    def _count(self, done: list[_Done]) -> None:
-        """The worker's own metrics, by kind at once."""
+    def _count(self, steps: list[_CompletedStep]) -> None:
+        """Update the worker's own metrics, with one call per kind."""
         m = self.dashboard.metrics
-        for kind in DOMAIN_NAMES:
-            mine = [d for d in done if d.step.kind == kind]
-            m.steps.labels(kind).inc(len(mine))
+        for kind in StepKind:
+            of_kind = [s for s in steps if s.step.kind == kind]
+            m.steps.labels(kind).inc(len(of_kind))
             seconds = m.step_seconds.labels(kind)
-            for d in mine:
-                seconds.observe(d.seconds)
+            for s in of_kind:
+                seconds.observe(s.seconds)
             for learned in (True, False):
-                some = [d for d in mine if (d.result.skipped is None) is learned]
+                some = [s for s in of_kind if (s.result.skipped is None) is learned]
                 if some:
-                    ts = np.concatenate([d.step.batch.ts for d in some])
-                    ended = np.repeat([d.at for d in some], [len(d.step.batch) for d in some])
-                    self.dashboard.stepped(
-                        kind, ts, rows=sum(d.result.n for d in some) if learned else 0, wall=ended
-                    )
-            self._running_means(kind, mine)
+                    ts = np.concatenate([s.step.batch.ts for s in some])
+                    ended = np.repeat([s.ended for s in some], [len(s.step.batch) for s in some])
+                    rows = sum(s.result.n for s in some) if learned else 0
+                    self.dashboard.stepped(kind, ts, rows=rows, wall=ended)
 
-    def _tell_monitor(self, done: list[_Done]) -> None:
-        histories = self._histories(done)
-        for d, has_history in zip(done, histories, strict=True):
-            r = d.result
-            if r.skipped is None:
-                self.monitor.observe(
-                    d.step.kind, d.step.batch, r.scored, r.scores, r.loss, d.seconds, has_history
-                )
+    def _observed(self, steps: list[_CompletedStep]) -> list[ObservedStep]:
+        """The steps that were not rolled back, as the monitor counts them."""
+        return [
+            ObservedStep(s.step.kind, s.step.batch, r.scored, r.scores, r.loss, s.seconds, has_history)
+            for s, has_history in zip(steps, self._histories(steps), strict=True)
+            if (r := s.result).skipped is None
+        ]
 
-    def _histories(self, done: list[_Done]) -> list[NDArray[np.bool_] | None]:
-        """Which rows' users have TPM vectors; of natural steps one in a few is asked, they are many and alike."""
-        out: list[NDArray[np.bool_] | None] = [None] * len(done)
-        asked: dict[tuple[str, ...], list[int]] = {}
-        for i, d in enumerate(done):
+    def _histories(self, steps: list[_CompletedStep]) -> list[NDArray[np.bool_] | None]:
+        """Whether the users of each step's rows have TPM vectors; None where it was not looked up."""
+        out: list[NDArray[np.bool_] | None] = [None] * len(steps)
+        by_months: dict[tuple[str, ...], list[int]] = {}
+        for i, s in enumerate(steps):
             self._steps += 1
-            if d.months and (d.step.kind != StepKind.NATURAL or not self._steps % HISTORY_EVERY):
-                asked.setdefault(d.months, []).append(i)
-        for months, of in asked.items():
+            if s.months and (s.step.kind != StepKind.NATURAL or not self._steps % HISTORY_EVERY):
+                by_months.setdefault(s.months, []).append(i)
+        for months, numbers in by_months.items():
             if self._store is None:
                 continue
-            known = self._known_users(self._store, months)(
-                np.concatenate([done[i].step.batch.user for i in of])
-            )
-            ends = np.cumsum([len(done[i].step.batch) for i in of])[:-1]
-            for i, part in zip(of, np.split(known, ends), strict=True):
+            batches = [steps[i].step.batch for i in numbers]
+            known = self._known_users(self._store, months)(np.concatenate([b.user for b in batches]))
+            ends = np.cumsum([len(b) for b in batches])[:-1]
+            for i, part in zip(numbers, np.split(known, ends), strict=True):
                 out[i] = part
         return out
 
@@ -283,28 +285,10 @@ class Reporter:
             )
         return self._known[1]
 
-    def _running_means(self, kind: str, done: list[_Done]) -> None:
-        m = self.dashboard.metrics
-        for arm in {arm for d in done for arm in d.result.scores}:
-            some = [d for d in done if len(d.result.scores.get(arm, ()))]
-            if not some:
-                continue
-            label = np.concatenate([d.step.batch.label[d.result.scored] for d in some]).astype(np.float64)
-            p = np.concatenate([d.result.scores[arm] for d in some]).astype(np.float64)
-            q = np.clip(p, 1e-7, 1 - 1e-7)
-            loss = -float(np.log(np.where(label > 0, q, 1 - q)).sum())
-            name = f"{kind}/{arm}"
-            for of, total in (("loss", loss), ("p", float(q.sum())), ("y", float(label.sum()))):
-                self._means.setdefault(f"{name}/{of}", RunningMean()).add(total, len(p))
-            m.log_loss.labels(arm).set(self._means[f"{name}/loss"].value)
-            clicks = self._means[f"{name}/y"].value
-            if clicks > 0:
-                m.pcoc.labels(arm).set(self._means[f"{name}/p"].value / clicks)
-
-    # -- from the event loop
+    # -- in the event loop
 
     def tick(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
-        """Gauges, about once a second."""
+        """Update gauges and health; called about once a second."""
         m, progress = self.dashboard.metrics, engine.progress
         m.releases.set(progress.releases)
         m.checkpoints.set(progress.checkpoints)
@@ -312,7 +296,7 @@ class Reporter:
         m.stall.set(progress.stall_s_max)
         m.waiting.set(intake.waiting_rows)
         m.late_rows.set(intake.aligner.late_rows)
-        failed = "the monitor has failed: windows, drift and alerts stand still" if self._broken else None
+        failed = "the monitor has failed: windows, drift and alerts are not updated" if self._failed else None
         self.health.problem("; ".join(filter(None, (self.waiting_for, progress.last_error, failed))) or None)
         domains = self._topics.domains
         self.dashboard.tick(

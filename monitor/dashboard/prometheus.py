@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.monitor.dashboard.freshness import Freshness
 
-__all__ = ["RunningMean", "Total", "WorkerMetrics"]
+__all__ = ["Total", "WorkerMetrics"]
 
 FRESHNESS_SPAN_S = 120.0
 """Length of the period that the quantiles on the page cover."""
@@ -59,10 +58,6 @@ class WorkerMetrics:
         self.stall = Gauge(
             "ecdctr_checkpoint_stall_max_seconds", "Longest pause of training for a checkpoint.", registry=r
         )
-        self.log_loss = Gauge("ecdctr_log_loss", "Progressive log loss, running mean.", ["arm"], registry=r)
-        self.pcoc = Gauge(
-            "ecdctr_pcoc_ratio", "Predicted over observed clicks, running.", ["arm"], registry=r
-        )
         self.step_seconds = Histogram(
             "ecdctr_step_seconds",
             "Wall time of a step.",
@@ -99,34 +94,3 @@ class Total:
         if total > self.value:
             self._counter.inc(total - self.value)
             self.value = float(total)
-
-
-class RunningMean:
-    """Exponentially weighted mean over rows; NaN before the first.
-
-    Parameters
-    ----------
-    half_life
-        Rows after which an observation counts half.
-
-    Examples
-    --------
-    >>> m = RunningMean(half_life=1); m.add(4.0, 1); m.add(0.0, 1); round(m.value, 3)
-    1.333
-    """
-
-    def __init__(self, half_life: float = 20_000) -> None:
-        self._decay = math.log(2) / half_life
-        self._sum = 0.0
-        self._weight = 0.0
-
-    def add(self, total: float, rows: int) -> None:
-        """``total`` over ``rows`` new rows."""
-        keep = math.exp(-self._decay * rows)
-        self._sum = self._sum * keep + total
-        self._weight = self._weight * keep + rows
-
-    @property
-    def value(self) -> float:
-        """The mean, NaN when nothing was added."""
-        return self._sum / self._weight if self._weight else math.nan

@@ -13,6 +13,7 @@ from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.metrics import gauc, pcoc
 from ecdctr.replay.sources import Simulator
 
@@ -45,9 +46,20 @@ def watched(stream, steps=None, **options):
         **options,
     )
     monitor = Monitor(schema, settings)
-    for kind, batch, scores in all_steps if steps is None else steps:
-        some = np.ones(len(batch), bool)
-        monitor.observe(kind, batch, np.arange(len(batch)), scores, dict.fromkeys(scores, 0.3), 0.001, some)
+    monitor.observe(
+        [
+            ObservedStep(
+                kind,
+                batch,
+                np.arange(len(batch)),
+                scores,
+                dict.fromkeys(scores, 0.3),
+                0.001,
+                np.ones(len(batch), bool),
+            )
+            for kind, batch, scores in (all_steps if steps is None else steps)
+        ]
+    )
     return monitor
 
 
@@ -93,8 +105,7 @@ def test_a_wrong_prior_is_one_alert_that_resolves(stream):
     monitor = watched(stream, steps=[], rules=(rule,))
     events = []
     for kind, batch, scores in steps:
-        monitor.observe(kind, batch, np.arange(len(batch)), scores, {}, 0.0)
-        monitor.flush()
+        monitor.observe([ObservedStep(kind, batch, np.arange(len(batch)), scores, {}, 0.0)])
         events += monitor.take_events()
     assert [e.rule for e in events] == ["low"]
     assert monitor.alerts() == events
@@ -106,8 +117,9 @@ def test_large_and_small_blocks_give_the_same_figures(stream):
     one = watched(stream).snapshot()
     monitor = watched(stream, steps=[])
     for kind, batch, scores in steps:
-        monitor.observe(kind, batch, np.arange(len(batch)), scores, {}, 0.0, np.ones(len(batch), bool))
-        monitor.flush()
+        monitor.observe(
+            [ObservedStep(kind, batch, np.arange(len(batch)), scores, {}, 0.0, np.ones(len(batch), bool))]
+        )
     many = monitor.snapshot()
     assert_same_day(many, one)
     assert many["series"]["1h"]["ad"]["rows"] == one["series"]["1h"]["ad"]["rows"]
@@ -127,8 +139,12 @@ def test_late_rows_and_unknown_scores(stream):
     monitor = Monitor(schema)
     kind, batch, scores = steps[-1]
     _, older, _ = steps[1]
-    monitor.observe(kind, batch, np.arange(len(batch)), scores, {}, 0.0)
-    monitor.observe(kind, older, np.empty(0, np.intp), {}, {}, 0.0)
+    monitor.observe(
+        [
+            ObservedStep(kind, batch, np.arange(len(batch)), scores),
+            ObservedStep(kind, older, np.empty(0, np.intp), {}),
+        ]
+    )
     now = monitor.snapshot()
     assert now["rows"]["ad"] == len(batch) + len(older)
     assert sum(now["series"]["1h"]["ad"]["late"]) == len(older)
@@ -149,6 +165,6 @@ def test_readers_and_the_writer_do_not_interfere(stream):
     reader = threading.Thread(target=read)
     reader.start()
     for kind, batch, scores in steps:
-        monitor.observe(kind, batch, np.arange(len(batch)), scores, {}, 0.0)
+        monitor.observe([ObservedStep(kind, batch, np.arange(len(batch)), scores, {}, 0.0)])
     reader.join()
     assert wrong == [] and monitor.snapshot()["rows"]["ad"] == 9_000

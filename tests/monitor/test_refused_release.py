@@ -9,6 +9,7 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import default_features
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.steps import ObservedStep
 
 HOUR = 3_600_000
 FIGURES = {"gauc_serving": -0.031, "gauc_serving_low": -0.045, "gauc_serving_high": -0.012}
@@ -21,8 +22,7 @@ def step(monitor: Monitor, hour: int) -> None:
     ts = np.full(n, hour * HOUR, np.int64)
     batch = Batch(ts, np.full(n, AD, np.uint8), ids, ids, features, dense, (ids % 2).astype(np.float32))
     p = np.full(n, 0.5, np.float32)
-    monitor.observe("ad", batch, np.arange(n), {"actr": p, "ads_only": p}, {}, 0.01)
-    monitor.flush()
+    monitor.observe([ObservedStep("ad", batch, np.arange(n), {"actr": p, "ads_only": p}, {}, 0.01)])
 
 
 def report(number: int, hour: int, *, accepted: bool) -> ReleaseReport:

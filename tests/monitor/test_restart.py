@@ -13,6 +13,7 @@ from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
 from ecdctr.state.row_logs import ScoreLog
 
@@ -62,8 +63,7 @@ def feed(monitor, steps, scores=None):
             columns |= {"label": batch.label.astype(np.uint8), **{f"p_{arm}": v for arm, v in p.items()}}
             scores.append(columns)
         some = np.ones(len(batch), bool)
-        monitor.observe(kind, batch, np.arange(len(batch)), p, {}, 0.001, some)
-    monitor.flush()
+        monitor.observe([ObservedStep(kind, batch, np.arange(len(batch)), p, {}, 0.001, some)])
 
 
 def predict(batch, arm):

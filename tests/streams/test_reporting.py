@@ -77,29 +77,29 @@ def test_steps_are_put_aside_and_worked_off(make):
     report, of = make(), engine()
     feed(report, of, 5)  # the thread does not run before begin()
     assert report.monitor.rows["ad"] == 0
-    report.work_off()
+    report.drain()
     assert report.monitor.rows["ad"] == rows_trained(report) == 5 * ROWS
 
 
 def test_the_thread_does_it_by_itself(make):
     report, of = make(), engine()
     report.begin(of)
-    done, work_off = threading.Event(), report.work_off
+    done, drain = threading.Event(), report.drain
 
     def told() -> None:
-        work_off()
+        drain()
         if rows_trained(report) == 5 * ROWS:
             done.set()
 
-    report.work_off = told
+    report.drain = told
     feed(report, of, 5)
     assert done.wait(30)
 
 
 def test_memory_is_bounded_where_the_thread_does_not_keep_up(make):
     report, of = make(), engine()
-    feed(report, of, reporting.FULL + 1)
-    assert rows_trained(report) == reporting.FULL * ROWS
+    feed(report, of, reporting.QUEUE_STEPS + 1)
+    assert rows_trained(report) == reporting.QUEUE_STEPS * ROWS
 
 
 def test_closing_works_off_what_is_left(make, tmp_path):
@@ -125,10 +125,10 @@ def test_an_error_in_the_thread_is_said_and_training_goes_on(make, monkeypatch, 
 
     monkeypatch.setattr(report.monitor, "observe", fail)
     feed(report, of, 3)
-    report.work_off()
+    report.drain()
     feed(report, of, 3, first=3)
-    report.work_off()
-    assert caplog.text.count("the monitor has failed: training goes on without it") == 1
+    report.drain()
+    assert caplog.text.count("the monitor has failed: training continues without it") == 1
     assert "no such window" in caplog.text
     intake = SimpleNamespace(waiting_rows=0, aligner=SimpleNamespace(late_rows=0), lag=lambda topic, at: 0)
     report.tick(of, intake, {})
@@ -142,7 +142,7 @@ def test_months_and_releases_become_marks_in_order(make):
     of.trainer.cpm_months = ("2026-01",)
     of.releases.append(ReleaseReport(1, HOUR, HOUR, ("2026-01",)))
     feed(report, of, 1)
-    report.work_off()
+    report.drain()
     assert {m["kind"] for m in report.monitor.snapshot()["marks"]} == {"month", "release"}
 
 

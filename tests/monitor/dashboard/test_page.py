@@ -9,6 +9,7 @@ import pytest
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.monitor.monitor import Monitor
+from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
 
 HEIGHT = 2000
@@ -212,8 +213,9 @@ def test_the_real_monitor_fills_the_page(make_site, browse):
             rows = batch.take(np.flatnonzero(batch.domain == domain))
             if len(rows):
                 guess = {a: rng.uniform(0.02, 0.3, len(rows)).astype(np.float32) for a in arms}
-                monitor.observe(kind, rows, np.arange(len(rows)), guess, dict.fromkeys(arms, 0.3), 0.01)
-        monitor.flush()
+                monitor.observe(
+                    [ObservedStep(kind, rows, np.arange(len(rows)), guess, dict.fromkeys(arms, 0.3), 0.01)]
+                )
     monitor.month(("2026-01",))
     site = make_site(monitor, refresh_s=0.05)
     site.dashboard.health.enter("live")

@@ -31,12 +31,10 @@ def lively(make_site, fake_monitor):
     dashboard = site.dashboard
     dashboard.health.enter("live")
     now = time.time() * 1000
-    for kind, arm in (("natural", "cpm"), ("ad", "actr")):
+    for kind in ("natural", "ad"):
         dashboard.stepped(kind, np.full(10, now - 3000), rows=10)
         dashboard.metrics.steps.labels(kind).inc()
         dashboard.metrics.step_seconds.labels(kind).observe(0.02)
-        dashboard.metrics.log_loss.labels(arm).set(0.2)
-        dashboard.metrics.pcoc.labels(arm).set(1.1)
     dashboard.stepped("ad", np.full(4, now), rows=0)
     fake_monitor.alert()
     dashboard.tick(event_clock_ms=1_000, lag={"ad-clicks": 3}, dead_letters={"json": 2})
