@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -28,9 +29,10 @@ from ecdctr.state.journals import Journal
 from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
+from tests.support.journals import JournalReader
+from tests.support.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120.0
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Outcome:
     doubled: int = -1
     verdict: str = ""
     exit_code: int | None = None
+    end_s: float | None = None
+    """Seconds from SIGTERM to the end of the last worker."""
     seconds: float = 0.0
     log: Path = field(default_factory=Path)
 
@@ -132,6 +136,7 @@ class Chaos:
         self.config = self.folder / "ecdctr.toml"
         self.config.write_text(dump_toml(self.settings), encoding="utf-8")
         self.journal = factory.Folders(self.settings.state.folder).journal
+        self.reader = JournalReader(self.journal)
 
     # -- the torment
 
@@ -170,7 +175,9 @@ class Chaos:
             self.outcome.takeover_s = time.monotonic() - died
         self._wait_for(lambda: self._trained() >= self.outcome.rows, worker, "learn every row")
         worker.send_signal(signal.SIGTERM)
-        self.outcome.exit_code = worker.wait(timeout=10)
+        asked = time.monotonic()
+        self.outcome.exit_code = worker.wait(timeout=PATIENCE_S)
+        self.outcome.end_s = time.monotonic() - asked
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
@@ -190,44 +197,29 @@ class Chaos:
         )  # fmt: skip
         self.processes.append(process)  # type: ignore[arg-type]
         assert process.stdout is not None
-        line = process.stdout.readline()
-        if "assigned" in line:
+        ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+        if ready and "assigned" in process.stdout.readline():
             self.outcome.rebalances += 1
         process.send_signal(signal.SIGKILL if self.outcome.rebalances % 2 else signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
 
     # -- looking on
 
-    def _entries(self) -> list[tuple[int, int]]:
-        """(step, offsets covered) of every journaled step so far."""
-        if not self.journal.is_dir():
-            return []
-        return [
-            (e.step, sum(p.end - p.first for p in e.parts))
-            for e in Journal(self.journal, read_only=True).entries()
-        ]
-
     def _steps(self) -> int:
-        if not self.journal.is_dir():
-            return 0
-        return (Journal(self.journal, read_only=True).last_step() or 0) + 1
+        steps = self.reader.update().steps
+        return steps[-1][0] + 1 if steps else 0
 
     def _trained(self) -> int:
-        return sum(n for _, n in self._entries())
+        return sum(n for _, n in self.reader.update().steps)
 
     def _log_text(self) -> str:
         return self.outcome.log.read_text(errors="replace")
 
     def _wait_for(self, done: Callable[[], bool], worker: subprocess.Popen[bytes], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not done():
-            if worker.poll() is not None:
-                raise AssertionError(
-                    f"the worker ended with {worker.returncode} before it could {what}:\n{self._tail()}"
-                )
-            if time.monotonic() > deadline:
-                raise AssertionError(f"the worker did not {what} in {PATIENCE_S:.0f} s:\n{self._tail()}")
-            time.sleep(0.02)
+        def alive() -> str | None:
+            return None if worker.poll() is None else f"the worker ended with {worker.returncode}"
+
+        wait_for(done, what, within_s=2 * PATIENCE_S, alive=alive, detail=self._tail)
 
     def _tail(self) -> str:
         return "\n".join(self._log_text().splitlines()[-40:])
@@ -238,7 +230,7 @@ class Chaos:
         with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             ends = log.end(log.partitions())
         assert sum(ends.values()) == self.outcome.rows
-        self.outcome.steps = len(self._entries())
+        self.outcome.steps = self._steps()
         entries = Journal(self.journal, read_only=True).entries()
         self.outcome.months = sum(entry.kind == "month" for entry in entries)
         self.outcome.lost, self.outcome.doubled = audit(Journal(self.journal, read_only=True).entries(), ends)

@@ -7,7 +7,7 @@ import pytest
 from ecdctr.state.errors import StateError
 from ecdctr.state.journals import Journal
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -10,18 +10,20 @@ import sys
 import polars as pl
 import pytest
 
+from tests.support.sites import frame
+
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
-def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_letters(site, kit):
+def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_letters(site):
     rows = 1500
-    frame = kit.frame(rows).with_columns(
+    events = frame(rows).with_columns(
         price=pl.when(pl.col("event_id").is_in([700, 701, 703])).then(1e30).otherwise(pl.col("price"))
     )
-    site.produce(frame[:702])
+    site.produce(events[:702])
     broken = 2
     site.send(f"{site.name}-natural", [b"{broken"] * broken)  # amid the rows of a step that is taken back
-    site.produce(frame[702:])
+    site.produce(events[702:])
     worker = site.start()
     site.train(rows + broken, worker)
     site.wait(site.says("rolled back"), "take a step back", worker)

@@ -12,31 +12,34 @@ import pytest
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.positions import Positions
 from ecdctr.streams.embedded import EmbeddedBroker
+from tests.support.brokers import start_broker
+from tests.support.sites import Site, frame
+from tests.support.waiting import PATIENCE_S, allowance
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
-PAUSE_S = float(os.environ.get("PAUSE_S", "15"))
-"""``PAUSE_S=60 pytest tests/e2e/test_broker_away.py`` for the long form."""
+PAUSE_S = float(os.environ.get("PAUSE_S", "0"))
+"""A longer pause: ``PAUSE_S=60 pytest tests/e2e/test_broker_away.py``."""
 
 
-@pytest.mark.timeout(300)
-def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(kit, own_broker, tmp_path):
-    site = kit.Site(tmp_path / "site", own_broker.address)
+def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(own_broker, tmp_path):
+    site = Site(tmp_path / "site", own_broker.address)
     try:
         site.produce(6000)
         worker = site.start()
         site.train(500, worker)
         os.kill(own_broker.pid, signal.SIGSTOP)
-        time.sleep(PAUSE_S)  # this is the fault
+        # The fault lasts until the worker has noticed it, which is after its session's two seconds.
+        site.wait(site.says("no broker has answered for"), "notice that the broker is away", worker)
+        time.sleep(PAUSE_S)
         assert worker.poll() is None
-        assert "no broker has answered for" in site.log()
         os.kill(own_broker.pid, signal.SIGCONT)
         site.produce(1000, first=6000)
         site.train(7000, worker)
         site.wait(site.says("a broker answers again"), "say so", worker)
         os.kill(own_broker.pid, signal.SIGSTOP)
         code, seconds = site.terminate(worker)
-        assert (code, seconds < 10) == (0, True), "a clean end needs no broker"
+        assert (code, seconds < allowance(10)) == (0, True), "a clean end needs no broker"
         os.kill(own_broker.pid, signal.SIGCONT)
         rebuilt = site.rebuild()
         assert rebuilt.identical, rebuilt.verdict
@@ -47,11 +50,11 @@ def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(kit, own_bro
 
 
 @pytest.fixture(scope="module")
-def lost(kit, tmp_path_factory):
+def lost(tmp_path_factory):
     """A worker was training when its broker died and came back with another, shorter log."""
     folder = tmp_path_factory.mktemp("lost")
-    first = kit.broker(folder / "broker.log")
-    site = kit.Site(folder / "site", first.address)
+    first = start_broker(folder / "broker.log")
+    site = Site(folder / "site", first.address)
     site.produce(2000)
     worker = site.start()
     site.train(2000, worker)
@@ -60,13 +63,13 @@ def lost(kit, tmp_path_factory):
     site.wait(site.says("no broker has answered for"), "say that the broker is gone", worker)
     still_there = worker.poll() is None
     with EmbeddedBroker(port=first.port):
-        site.code = worker.wait(timeout=60)
+        site.code = worker.wait(timeout=PATIENCE_S)
         site.lost_log = site.log()
         assert still_there
         site.make_topics()
         # Few ads, and more natural clicks than were learned in one partition at least: each choice differs.
         site.produce(
-            kit.frame(3000, first=5000).filter((pl.col("domain") == "natural") | (pl.col("event_id") < 5400))
+            frame(3000, first=5000).filter((pl.col("domain") == "natural") | (pl.col("event_id") < 5400))
         )
         yield site
     site.end()
@@ -84,7 +87,7 @@ def test_start_fails_with_what_is_missing_and_what_each_choice_costs(lost, tmp_p
     site = lost.copy(tmp_path)
     try:
         worker = site.start()
-        assert worker.wait(timeout=30) == 5
+        assert worker.wait(timeout=PATIENCE_S) == 5
         at, ends = _at_checkpoint(site), site.ends()
         assert any(at[key] > ends[key] for key in at) and any(at[key] < ends[key] for key in at)
         for (topic, partition), offset in at.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import contextmanager, suppress
 
 import pytest
+
+from tests.support.disks import disk
+from tests.support.sites import Site
+from tests.support.waiting import allowance
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 PAGE = 4096
@@ -14,15 +17,8 @@ PAGE = 4096
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"a file system of a few megabytes cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with disk(tmp_path / "disk", 8) as folder:
+        yield folder
 
 
 @contextmanager
@@ -41,9 +37,9 @@ def full(disk, left: int = 0):
 
 
 @pytest.fixture
-def small_site(kit, broker, tmp_path, small_disk):
+def small_site(broker, tmp_path, small_disk):
     # Networks so large, beside the few rows, that a checkpoint alone does not fit where all else does.
-    site = kit.Site(
+    site = Site(
         tmp_path / "site", broker.address,
         f'state.folder="{small_disk / "state"}"', "state.keep_checkpoints=1", "model.hidden=[128, 64]",
     )  # fmt: skip
@@ -89,7 +85,7 @@ def test_no_room_for_the_journal_stops_training_until_there_is_room(small_site, 
         site.wait(lambda: site.log().count("waiting for room") > said, "say it again", worker)
         code, seconds = site.terminate(worker)
         assert code == 4, "what is in memory could not be made durable: that is no clean end"
-        assert seconds < 10
+        assert seconds < allowance(10)
     worker = site.start()
     site.train(3000, worker)
     assert site.terminate(worker)[0] == 0

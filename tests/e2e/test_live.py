@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from rich.console import Console
 
 from ecdctr import factory
@@ -31,8 +31,11 @@ from ecdctr.state.row_logs import ScoreLog
 from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
+from tests.support.journals import JournalReader
+from tests.support.topics import read_topic
+from tests.support.waiting import PATIENCE_S, allowance, wait_for
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SIMULATOR = Simulator(7, days=34, live_from=30, users=600, items=200, natural_per_day=4_000, ads_per_day=400)
 BROKEN = 1_000
@@ -98,28 +101,27 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 
 
 def train(settings: Settings, config: Path, log: Path, rows: int) -> None:
-    journal = factory.Folders(settings.state.folder).journal
+    journal = JournalReader(factory.Folders(settings.state.folder).journal)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
     with log.open("wb") as out:
         worker = subprocess.Popen([sys.executable, "-m", "ecdctr", "worker", "-c", str(config)], stdout=out, stderr=out, env=environment)  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while covered(journal) < rows:
-            assert worker.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+
+        def alive() -> str | None:
+            ended = worker.poll()
+            return None if ended is None else f"the worker ended with {ended}: {log.read_text()}"
+
+        wait_for(
+            lambda: journal.update().learned >= rows, "learn every row", within_s=2 * PATIENCE_S, alive=alive
+        )
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(timeout=10) == 0, log.read_text()
+        began = time.monotonic()
+        assert worker.wait(timeout=PATIENCE_S) == 0, log.read_text()
+        assert time.monotonic() - began < allowance(10)
     finally:
         if worker.poll() is None:
             worker.kill()
             worker.wait()
-
-
-def covered(journal: Path) -> int:
-    if not journal.is_dir():
-        return 0
-    return sum(p.end - p.first for e in Journal(journal, read_only=True).entries() for p in e.parts)
 
 
 def journal_of(settings: Settings) -> Journal:
@@ -155,16 +157,10 @@ def test_no_ad_row_was_learned_with_natural_rows_younger_than_itself(run):
 
 def test_broken_messages_are_dead_letters_with_their_reasons_and_stop_nothing(run):
     settings, _, _, expected = run
-    consumer = KafkaConsumer(bootstrap_servers=list(settings.kafka.brokers), group_id=None)
-    partitions = [TopicPartition(settings.topics.dead_letter(t), 0) for t in settings.topics.domains]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    found: Counter[str] = Counter()
-    deadline = time.monotonic() + 30
-    while sum(found.values()) < BROKEN and time.monotonic() < deadline:
-        for records in consumer.poll(timeout_ms=500).values():
-            found.update(dict(r.headers)["ecdctr-reason"].decode() for r in records)
-    consumer.close()
+    letters = [
+        r for t in settings.topics.domains for r in read_topic(settings.kafka, settings.topics.dead_letter(t))
+    ]
+    found = Counter(dict(r.headers)["ecdctr-reason"].decode() for r in letters)
     assert found == expected
     assert sum(found.values()) == BROKEN
 

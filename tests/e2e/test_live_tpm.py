@@ -9,17 +9,18 @@ from ecdctr.commands.basic import train_tpm
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.settings import Loaded
 from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest
+from tests.support.sites import Site, frame
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FIRST = 5_600
 """Number of the first event: 800 seconds before 2023-11-15 (UTC), where a month of one day ends."""
 
 
 @pytest.fixture
-def live(kit, broker, tmp_path):
+def live(broker, tmp_path):
     """A site whose worker trains the tiny model from one partition a topic: rows have one order."""
-    made = kit.Site(
+    made = Site(
         tmp_path / "live",
         broker.address,
         "topics.partitions=1",
@@ -43,15 +44,15 @@ def months(folder) -> dict[str, SnapshotManifest]:
     return found
 
 
-def test_a_month_closes_live_takes_part_and_survives_kill_9(live, kit, tmp_path):
+def test_a_month_closes_live_takes_part_and_survives_kill_9(live, tmp_path):
     total = 1_800
-    live.produce(kit.frame(860, FIRST))
+    live.produce(frame(860, FIRST))
     # 1. Killed as soon as the month's snapshot is on disk, and again when it is in use.
     worker = live.start()
     live.wait(lambda: live.folders.snapshots.is_dir() and "2023-11-14" in months(live.folders.snapshots),
               "the snapshot of the month that closed", worker)  # fmt: skip
     live.kill(worker)
-    live.produce(kit.frame(total - 860, FIRST + 860))
+    live.produce(frame(total - 860, FIRST + 860))
     worker = live.start()
     live.wait(lambda: any(e.kind == "month" for e in live.entries()), "the month in use", worker)
     live.kill(worker)
@@ -83,10 +84,10 @@ def test_a_month_closes_live_takes_part_and_survives_kill_9(live, kit, tmp_path)
     assert months(tmp_path / "offline" / "snapshots")["2023-11-14"] == manifest
 
 
-def test_a_range_of_offsets_is_trained_and_the_worker_goes_on_from_there(live, kit, tmp_path):
+def test_a_range_of_offsets_is_trained_and_the_worker_goes_on_from_there(live, tmp_path):
     """Months of the past by hand, the rest from the stream: the snapshot is that of one pass over both."""
     quiet = Console(quiet=True)
-    first, rest = kit.frame(1_000, FIRST), kit.frame(800, FIRST + 1_000)
+    first, rest = frame(1_000, FIRST), frame(800, FIRST + 1_000)
     live.produce(first)
     loaded = Loaded(live.settings, {"features": "test"})
     assert train_tpm(quiet, quiet, loaded, "kafka", until="2023-11-15") == ["2023-11-14"]

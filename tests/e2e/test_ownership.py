@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 
 import pytest
+
+from tests.support.sites import Site
+from tests.support.waiting import PATIENCE_S, allowance
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -16,7 +20,7 @@ def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site)
     site.train(1000, first)
 
     second = site.start()
-    assert second.wait(timeout=30) == 4
+    assert second.wait(timeout=PATIENCE_S) == 4
     assert f"is owned by process {first.pid} on host {socket.gethostname()}" in site.log()
     assert "--standby" in site.log()
 
@@ -25,7 +29,7 @@ def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site)
     asked_to_stop = site.start("--standby")
     site.wait(lambda: site.log().count("standby: waiting") == 2, "stand by as well", asked_to_stop)
     code, seconds = site.terminate(asked_to_stop)
-    assert (code, seconds < 10) == (0, True)
+    assert (code, seconds < allowance(10)) == (0, True)
 
     site.produce(1000, first=1000)
     site.kill(first)
@@ -33,7 +37,7 @@ def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site)
     steps = len(site.entries())
     site.wait(lambda: len(site.entries()) > steps, "learn after the take-over", standby)
     taken_over_s = time.monotonic() - died
-    assert taken_over_s < 10
+    assert taken_over_s < allowance(10)
     site.train(2000, standby)
     assert site.terminate(standby)[0] == 0
     rebuilt = site.rebuild()
@@ -41,28 +45,29 @@ def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site)
     assert site.books() == (0, 0)
 
 
-def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(kit, broker, tmp_path):
-    site = kit.Site(
+def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(broker, tmp_path):
+    total = 2_000  # 440 steps of eight and two rows: seconds, in which the signals come
+    site = Site(
         tmp_path, broker.address,
         "state.checkpoint_every_steps=1000000", "model.natural_batch=8", "model.ad_batch=2",
     )  # fmt: skip
     try:
-        site.produce(4_000)
+        site.produce(total)
         worker = site.start()
         site.train(500, worker)
-        code, seconds = site.terminate(worker)
-        assert (code, seconds < 10) == (0, True), site.log()
+        code, seconds = stop(site, worker)
+        assert (code, seconds < allowance(10)) == (0, True), site.log()
         at_end = site.entries()[-1].step
         assert _step(site.checkpoints()[-1]) == at_end, "the last step is in the checkpoint"
-        assert site.learned() < 4_000, "it was in the midst of training"
+        assert site.learned() < total, "it was in the midst of training"
 
         worker = site.start()
-        site.train(4_000, worker)
+        site.train(total, worker)
         site.kill(worker)
         worker = site.start()
         site.wait(site.says("steps to redo"), "begin to redo the journal", worker)
-        code, seconds = site.terminate(worker)
-        assert (code, seconds < 10) == (0, True), site.log()
+        code, seconds = stop(site, worker)
+        assert (code, seconds < allowance(10)) == (0, True), site.log()
         stopped_at = _step(site.checkpoints()[-1])
         assert at_end <= stopped_at < site.entries()[-1].step, "it was in the midst of recovery"
 
@@ -71,10 +76,18 @@ def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(kit
         assert site.terminate(worker)[0] == 0
         rebuilt = site.rebuild()
         assert rebuilt.identical, rebuilt.verdict
-        assert rebuilt.trained == 4_000
+        assert rebuilt.trained == total
         assert site.books() == (0, 0)
     finally:
         site.end()
+
+
+def stop(site, worker) -> tuple[int, float]:
+    """SIGTERM to a worker that stands still: it comes between two steps of it, however late this process is."""
+    with site.paused(worker):
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+    return worker.wait(timeout=PATIENCE_S), time.monotonic() - began
 
 
 def _step(checkpoint: str) -> int:

@@ -25,6 +25,7 @@ def wait_for(
     *,
     within_s: float = PATIENCE_S,
     alive: Callable[[], str | None] = lambda: None,
+    detail: Callable[[], str] = lambda: "",
     every_s: float = 0.02,
 ) -> T:
     """Ask until the answer is true, and return it.
@@ -37,6 +38,8 @@ def wait_for(
         Names the event in the message of a failure.
     alive
         Returns why waiting is pointless, or None; asked after each answer that is not true.
+    detail
+        Read when the wait has failed, for its message.
 
     Raises
     ------
@@ -48,13 +51,31 @@ def wait_for(
         if (reason := alive()) is not None:
             if found := condition():  # it may have come true just before the end
                 return found
-            raise AssertionError(f"{what or condition}: {reason}")
+            raise AssertionError(f"{what or condition}: {reason}\n{detail()}")
         if time.monotonic() > deadline:
             raise AssertionError(
-                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}"
+                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}\n{detail()}"
             )
         time.sleep(every_s)
     return found
+
+
+def wait_until_equal(
+    read: Callable[[], T],
+    expected: T,
+    what: str = "",
+    *,
+    within_s: float = PATIENCE_S,
+    alive: Callable[[], str | None] = lambda: None,
+) -> None:
+    """Read until the value is ``expected``; for values whose parts change one after another.
+
+    A failure shows the difference of the last value.
+    """
+    deadline = time.monotonic() + within_s
+    while (found := read()) != expected and time.monotonic() < deadline and alive() is None:
+        time.sleep(0.05)
+    assert found == expected, alive() or f"{what}: not within {within_s:.0f} s"
 
 
 async def until(

@@ -1,0 +1,286 @@
+"""A site of its own for a test: topics on a real broker, a state folder, and workers as processes of their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+import pytest
+from kafka import KafkaProducer
+from rich.console import Console
+
+from ecdctr import factory
+from ecdctr.commands.rebuild import Rebuilt, rebuild
+from ecdctr.events.settings import FeatureSpec
+from ecdctr.models.training import audit
+from ecdctr.settings import Settings, dump_toml, load_settings
+from ecdctr.state.checkpoints import CheckpointStore
+from ecdctr.state.journals import Journal, JournalEntry
+from ecdctr.state.snapshots import write_snapshot
+from ecdctr.streams.producer import produce
+from ecdctr.streams.topics import ensure_topics
+from tests.support.journals import JournalReader
+from tests.support.topics import read_topic
+from tests.support.waiting import PATIENCE_S, wait_for, wait_until_equal
+
+START_MS = 1_700_000_000_000
+USERS, ITEMS = 60, 40
+SPECS = (
+    FeatureSpec(name="user", field="user_id", buckets=1000),
+    FeatureSpec(name="item", field="item_id", buckets=1000),
+    FeatureSpec(name="price", kind="numeric"),
+)
+_STYLE = re.compile(r"\x1b\[[0-9;]*m| +(?=\n)")  # colours, and the spaces that pad a line
+_names = itertools.count()
+T = TypeVar("T")
+
+
+def frame(rows: int, first: int = 0, ad_every: int = 4) -> pl.DataFrame:
+    """Events ``first .. first + rows`` of an endless seeded log, one a second: any cut gives the same rows."""
+    number = np.arange(first, first + rows)
+    bits = np.random.Generator(np.random.Philox(key=5)).random((first + rows, 4))[first:]
+    user, item = (bits[:, 0] * USERS).astype(int), (bits[:, 1] * ITEMS).astype(int)
+    price = bits[:, 2]
+    p = 1 / (1 + np.exp(-(0.08 * (user % 20) - 0.1 * (item % 15) + price - 0.5)))
+    return pl.DataFrame(
+        {
+            "domain": np.where(number % ad_every == 0, "ad", "natural"),
+            "event_id": number,
+            "ts": START_MS + 1000 * number,
+            "user_id": [f"u{u}" for u in user],
+            "item_id": item,
+            "label": (bits[:, 3] < p).astype(int),
+            "price": price,
+        }
+    )
+
+
+class Site:
+    """Two topics, one state folder, and the workers that a test starts on it."""
+
+    def __init__(self, folder: Path, address: str, *overrides: str, copy_of: Site | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = copy_of.name if copy_of else f"s{next(_names)}"
+        self.log_path = folder / "worker.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        base = load_settings(
+            None,
+            [
+                f'kafka.brokers=["{address}"]',
+                f"topics.natural={self.name}-natural",
+                f"topics.ad={self.name}-ad",
+                "topics.partitions=2",
+                f'state.folder="{folder / "state"}"',
+                "state.checkpoint_every_s=1000",
+                "state.checkpoint_every_steps=20",
+                f"worker.group={self.name}",
+                "worker.session_timeout_s=2",
+                "worker.max_idle_s=0.5",
+                "worker.max_wait_s=0.5",
+                "monitor.port=0",
+                "model.dim=4",
+                "model.hidden=[8]",
+                "model.history=none",
+                "model.threads=1",
+                "model.natural_batch=64",
+                "model.ad_batch=16",
+                "tpm.dim=4",
+                "schedule.first_release_after=10m",
+                "schedule.release_every=20m",
+                *overrides,
+            ],
+            environ={},
+        ).settings
+        self.settings: Settings = factory.use_features(base, SPECS, configured=False)
+        self.config = folder / "ecdctr.toml"
+        self.config.write_text(dump_toml(self.settings), encoding="utf-8")
+        self.folders = factory.Folders(self.settings.state.folder)
+        self._journal = JournalReader(self.folders.journal)
+        if copy_of is None:
+            self.make_topics()
+
+    # -- what is done to it
+
+    def make_topics(self) -> None:
+        ensure_topics(self.settings.kafka, self.settings.topics)
+
+    def produce(self, rows: int | pl.DataFrame, first: int = 0) -> None:
+        """Rows ``first .. first + rows`` of the log, or a frame."""
+        rows = frame(rows, first) if isinstance(rows, int) else rows
+        produce([rows], self.settings.kafka, self.settings.topics)
+
+    def send(self, topic: str, values: list[bytes]) -> None:
+        """Messages as they are, one partition after the other."""
+        producer = KafkaProducer(**self.settings.kafka.kafka_python())
+        try:
+            for i, value in enumerate(values):
+                producer.send(topic, value, partition=i % self.settings.topics.partitions).get(
+                    timeout=PATIENCE_S
+                )
+        finally:
+            producer.close()
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """A worker; its words go to the end of the log."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
+        with self.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ecdctr", "worker", "--config", str(self.config), *options],
+                stdout=log, stderr=log, env={**environment, "COLUMNS": "2000"},
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def wait(
+        self,
+        done: Callable[[], T],
+        what: str,
+        worker: subprocess.Popen[bytes] | None = None,
+    ) -> T:
+        """Wait until the answer is true, and return it. A worker that ends before it is an error."""
+
+        return wait_for(done, what, alive=self._alive(worker), detail=self.log)
+
+    def wait_until_equal(
+        self, read: Callable[[], T], expected: T, what: str, worker: subprocess.Popen[bytes]
+    ) -> None:
+        """Read until the value is ``expected``; a worker that ends before it is an error."""
+        wait_until_equal(read, expected, what, alive=self._alive(worker))
+
+    @staticmethod
+    def _alive(worker: subprocess.Popen[bytes] | None) -> Callable[[], str | None]:
+        def alive() -> str | None:
+            if worker is None or worker.poll() is None:
+                return None
+            return f"the worker ended with {worker.returncode}"
+
+        return alive
+
+    def train(self, rows: int, worker: subprocess.Popen[bytes]) -> None:
+        """Wait until so many offsets are learned, and the step that learned the last one has ended."""
+        self.wait(lambda: self.learned() >= rows, f"learn {rows} rows", worker)
+
+    def terminate(self, worker: subprocess.Popen[bytes]) -> tuple[int, float]:
+        """SIGTERM; gives the exit code and the seconds it took."""
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        return worker.wait(timeout=PATIENCE_S), time.monotonic() - began
+
+    @contextmanager
+    def paused(self, worker: subprocess.Popen[bytes]) -> Iterator[None]:
+        """The worker stands still; a signal that is sent meanwhile reaches it afterwards."""
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            worker.send_signal(signal.SIGCONT)
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """kill -9."""
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+
+    def copy(self, folder: Path, *overrides: str) -> Site:
+        """The same topics with a copy of the state folder, hard links resolved: damage stays in the copy."""
+        shutil.copytree(self.folders.root, folder / "state")
+        address = str(self.settings.kafka.addresses[0])
+        return Site(folder, address, *overrides, copy_of=self)
+
+    def end(self) -> None:
+        """No worker outlives its test."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    # -- what is to be seen
+
+    def log(self) -> str:
+        """What all workers have said."""
+        return _STYLE.sub("", self.log_path.read_text(errors="replace")) if self.log_path.exists() else ""
+
+    def says(self, text: str) -> Callable[[], bool]:
+        """Whether the log has this text, as a function for :meth:`wait`."""
+        return lambda: text in self.log()
+
+    def entries(self) -> list[JournalEntry]:
+        return (
+            list(Journal(self.folders.journal, read_only=True).entries())
+            if self.folders.journal.is_dir()
+            else []
+        )
+
+    def learned(self) -> int:
+        """Offsets that the journal has planned, both topics."""
+        return self._journal.update().learned
+
+    def checkpoints(self) -> list[str]:
+        """Names, oldest first."""
+        return [info.name for info in CheckpointStore(self.folders.checkpoints).list()]
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
+            return log.end(log.partitions())
+
+    def books(self) -> tuple[int, int]:
+        """Offsets lost and doubled."""
+        return audit(iter(self.entries()), self.ends())
+
+    def rebuild(self, settings: Settings | None = None) -> Rebuilt:
+        """The newest checkpoint against the journal redone from the log with a fresh model."""
+        return rebuild(Console(quiet=True), settings or self.settings)
+
+    def read(self, topic: str) -> list:
+        """All records of a topic; none where there is no such topic."""
+        return read_topic(self.settings.kafka, topic)
+
+    def snapshots(self, months: dict[str, int]) -> None:
+        """TPM snapshots in RocksDB: ``{month: event second that its last row precedes}``."""
+        decoded = factory.decoder(self.settings).from_frame(frame(4000)).batch
+        users, items = np.unique(decoded.user), np.unique(decoded.item)
+        rng = np.random.default_rng(1)
+        for month, second in months.items():
+            write_snapshot(
+                self.folders.snapshots, month, 4, START_MS + 1000 * second - 1,
+                (users, rng.normal(size=(len(users), 4)).astype(np.float32)),
+                (items, rng.normal(size=(len(items), 4)).astype(np.float32)),
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def killed(broker, tmp_path_factory) -> Iterator[Site]:
+    """A worker was killed with signal 9: several checkpoints, and steps in the journal past the newest one.
+
+    It reads TPM snapshots from RocksDB, one of which came into use midway, and it has made CPM releases.
+    """
+    made = Site(tmp_path_factory.mktemp("killed"), broker.address, "model.history=attention")
+    made.snapshots({"month-1": 0, "month-2": 1500})
+    made.produce(4000)
+    worker = made.start()
+    made.train(4000, worker)
+    made.kill(worker)
+    assert {e.kind for e in made.entries()} == {"natural", "ad", "month", "release"}
+    assert len(made.checkpoints()) >= 3
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def site(broker, tmp_path) -> Iterator[Site]:
+    """A site on the shared broker."""
+    made = Site(tmp_path / "site", broker.address)
+    yield made
+    made.end()
