@@ -142,6 +142,6 @@ def _tell(out: Console, result: dict[str, Any]) -> None:
             else "CTR"
         )
         table.add_row(
-            name, t["domain"], f"{t['effect']:.2f}", str(t["days_moved"]), t["first_moved"], t["said"]
+            name, t["domain"], f"{t['effect']:.2f}", str(t["days_moved"]), t["first_moved"], t["description"]
         )
     out.print(table)

@@ -112,19 +112,19 @@ def _arm_value(metric: str, figures: ArmFigures) -> float | None:
 def _drift(rule: RuleSpec, what: str, table: Sequence[Row], marks: Sequence[Mark]) -> list[Measurement]:
     """Rows of the drift table whose change counts; a row that is not named here is within bounds."""
     out = []
-    strongest = table[0] if table else None
+    largest = table[0] if table else None
     for row in table:
         f = row.finding
         if not row.moved or f.what != what or rule.domain not in ("any", row.domain, f.domain):
             continue
         cause = _CAUSES[f.what]
         if (
-            strongest is not None
-            and strongest is not row
-            and (strongest.finding.what, strongest.finding.name) != (f.what, f.name)
+            largest is not None
+            and largest is not row
+            and (largest.finding.what, largest.finding.name) != (f.what, f.name)
         ):
-            s = strongest.finding
-            cause += f"; {s.what} {s.name} changed more (in {_NAMES[strongest.domain]})"
+            s = largest.finding
+            cause += f"; {s.what} {s.name} changed more (in {_NAMES[largest.domain]})"
         before = [m["text"] for m in marks if row.since_ms and 0 <= row.since_ms - m["ts"] <= DAY_MS]
         if before:
             cause += f"; shortly after {before[-1]}"

@@ -133,7 +133,7 @@ def _things(things: Things) -> Iterator[str]:
         "PSI",
         "JS",
         "q",
-        "By how much (strongest day)",
+        "Change (on the day of the largest effect)",
     ]
     yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
     for t in things:
