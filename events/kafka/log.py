@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.offsets import partition_offsets, true_ends
+from ecdctr.events.kafka.partition_reader import PartitionReader
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
@@ -67,7 +67,7 @@ class KafkaLog:
         self.topics = dict(topics)
         self.timeout_s = timeout_s
         self.dead_rows = 0
-        self._readers: dict[Key, _PartitionReader] = {}
+        self._readers: dict[Key, PartitionReader] = {}
         self._consumer = self._client()
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ class KafkaLog:
         reader.wanted = part.end
         return out
 
-    def _wait_for(self, reader: _PartitionReader, at: int, end: int | None, deadline: float) -> list[Any]:
+    def _wait_for(self, reader: PartitionReader, at: int, end: int | None, deadline: float) -> list[Any]:
         while (records := reader.records(end, timeout_ms=500)) is None:
             if time.monotonic() > deadline:
                 raise OffsetsLostError(
@@ -223,10 +223,10 @@ class KafkaLog:
                 )
         return records
 
-    def _reader(self, key: Key, offset: int) -> _PartitionReader:
+    def _reader(self, key: Key, offset: int) -> PartitionReader:
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = _PartitionReader(self._client(), TopicPartition(*key))
+            reader = self._readers[key] = PartitionReader(self._client(), TopicPartition(*key))
         reader.go_to(offset)
         return reader
 
@@ -237,54 +237,3 @@ class KafkaLog:
         chunk, rejects = decode_records(self.decoder, *key, first, records, self.topics[key[0]])
         self.dead_rows += len(rejects)
         return chunk
-
-
-class _PartitionReader:
-    """One partition, read forward.
-
-    Attributes
-    ----------
-    wanted
-        Offset that is to be read next.
-    rest
-        Decoded rows of which some were not returned yet.
-    """
-
-    def __init__(self, consumer: Any, tp: Any) -> None:
-        self._consumer = consumer
-        self.tp = tp
-        self.wanted = -1
-        self.rest: Chunk | None = None
-        consumer.assign([tp])
-
-    def go_to(self, offset: int) -> None:
-        """Continue at ``offset``; free if that is the current position."""
-        if offset == self.wanted:
-            return
-        self.rest = None
-        self.wanted = offset
-        self._consumer.seek(self.tp, offset)
-
-    def records(self, end: int | None, timeout_ms: int) -> list[Any] | None:
-        """The next records before ``end``; None: nothing came. Empty: the log has only gaps up to ``end``."""
-        try:
-            found = self._consumer.poll(timeout_ms=timeout_ms).get(self.tp)
-            if found:
-                self.wanted = found[-1].offset + 1
-                return [r for r in found if end is None or r.offset < end]
-            if end is not None and self._consumer.position(self.tp) >= end:
-                self.wanted = end
-                return []
-        except OffsetOutOfRangeError as error:
-            raise OffsetsLostError(
-                f'topic "{self.tp.topic}" partition {self.tp.partition} does not hold offset {self.wanted}: {error}'
-            ) from error
-        except KafkaError as error:
-            where = f"{self.tp.topic}[{self.tp.partition}]"
-            raise (
-                codec_error(error, where) or BrokerUnavailableError(f"reading {where} failed: {error}")
-            ) from error
-        return None
-
-    def close(self) -> None:
-        self._consumer.close()
