@@ -1,7 +1,7 @@
 """Event-time alignment: rows of many partitions become one ordered sequence of steps.
 
-Catching up on a backlog, the sparse ad topic would otherwise run days ahead of the natural one, and the
-future would teach the past. Live and replay use this one class, so both cut the same log into the same steps.
+Without it, the sparse ad topic would be read days ahead of the natural one on a backlog, and models would learn from the future.
+Live training and replay use the same class, so both cut the same log into the same steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Decoded rows of one partition: offsets ``first <= o < end`` were read, ``offset[i]`` gave row ``i``.
+    """Decoded rows of one partition: offsets ``first <= o < end`` were read, row ``i`` comes from ``offset[i]``.
 
-    Several rows may share an offset (a packed message); an offset may have given none (a dead letter).
+    Several rows may share an offset (packed message); an offset may have no row (dead letter).
     """
 
     topic: str
@@ -40,9 +40,9 @@ class Chunk:
 
 @dataclass(slots=True)
 class _Segment:
-    """A chunk in a partition's buffer, with its merge times, from the row that comes next.
+    """A chunk in a partition's buffer, with the merge times of its rows; ``start`` is the first row that was not cut yet.
 
-    ``opens[i]`` is False where row ``i`` belongs to the same moment as the row before it.
+    ``opens[i]`` is False where row ``i`` belongs to the same moment as the row before it, and must not be separated from it.
     """
 
     chunk: Chunk
@@ -61,7 +61,7 @@ class _Lane:
     domain: int
     next_in: int
     next_out: int
-    touched: float
+    added_at: float
     segments: deque[_Segment] = field(default_factory=deque)
     rows: int = 0
     last_time: int = -(2**62)
@@ -69,7 +69,8 @@ class _Lane:
     end: int | None = None
     closed: bool = False
 
-    def units(self) -> NDArray[np.int64]:
+    def times(self) -> NDArray[np.int64]:
+        """Merge times of the buffered rows."""
         return (
             np.concatenate([s.time[s.start :] for s in self.segments])
             if self.segments
@@ -80,20 +81,18 @@ class _Lane:
 class Aligner:
     """Merges partitions by event time and cuts the merged sequence into steps.
 
-    The rule, a function of the merged sequence alone (never of when rows arrived):
+    The steps depend on the merged sequence alone, never on the arrival of rows:
 
-    1. Rows are ordered by (merge time, topic, partition, offset). A row's merge time is the running maximum of
-       ``ts`` over its partition; the rows of one packed message share the message's largest. Neighbours of one
-       partition with the same ``ts`` (an impression list, say) and rows of one message are never parted: their
-       labels became known together.
-    2. Natural rows collect until there are ``natural_batch``; then first the ad rows that stand before the last
-       of them become ad steps, then the natural rows become one step. So no ad row ever meets natural
-       rows younger than itself.
-    3. Ad rows that reach ``ad_batch`` become a step at once.
+    1. Rows are ordered by (merge time, topic, partition, offset). The merge time of a row is the running maximum of ``ts`` over
+       its partition; all rows of a packed message have the largest of the message. Adjacent rows of one partition with the same
+       ``ts`` (for example an impression list) and rows of one message are never separated: their labels became known together.
+    2. When ``natural_batch`` natural rows are there, the ad rows before the last of them become ad steps, and then the natural
+       rows become one step. So no ad row is predicted by a model that learned from later natural rows.
+    3. ``ad_batch`` ad rows become a step at once.
 
-    A row may be cut once no partition can still deliver an older one. An empty partition is waited for while the
-    log is known to hold more of it (``max_behind_s`` at most), and ``max_idle_s`` beyond that; then the others go on
-    (rows that come late are counted, and still trained). Rows older than ``max_wait_s`` do not wait for a full batch.
+    A row can be cut when no partition can deliver an earlier one any more. An empty partition is waited for: up to
+    ``max_behind_s`` while the log is known to hold more of it, otherwise up to ``max_idle_s``. Then the other partitions continue; its
+    later rows are counted as late, and are still learned. Rows that waited for ``max_wait_s`` do not wait for a full batch.
 
     Parameters
     ----------
@@ -102,16 +101,16 @@ class Aligner:
     positions
         Next offset of each partition; 0 where absent.
     natural_batch, ad_batch
-        Rows of a step.
+        Rows of a full step.
     max_idle_s, max_wait_s
-        Wall seconds; ``inf`` (offline) waits for ever.
+        Wall seconds; ``inf`` (offline): no limit.
     max_behind_s
-        How long a partition that should hold more may deliver nothing (a leader is elected, another member of the
-        group has it, the log ends in transaction markers) before the others go on without it.
+        How long a partition of which the log holds more may deliver nothing (leader election, assigned to another member of the
+        group, transaction markers at the end of the log) before the other partitions continue.
     buffer_rows
-        Rows at which the caller stops fetching a partition: a full one is not one that delivers nothing.
+        Rows at which the caller stops fetching a partition. A full partition does not count as idle.
     now
-        Reading of the caller's monotonic clock, seconds; the class reads no clock itself.
+        The caller's monotonic clock, in seconds; the class reads no clock itself.
 
     Examples
     --------
@@ -151,27 +150,33 @@ class Aligner:
         for (topic, partition), domain in sorted(lanes.items()):
             self.open_lane(topic, partition, domain, (positions or {}).get((topic, partition), 0), now)
 
-    # -- what comes in
+    # -- input
 
     def open_lane(self, topic: str, partition: int, domain: int, position: int, now: float = 0.0) -> None:
-        """Begin to merge one more partition, from ``position`` on."""
+        """Add a partition, which is merged from ``position`` on."""
         self._lanes[(topic, partition)] = _Lane(topic, partition, domain, position, position, now)
         self._lanes = dict(sorted(self._lanes.items()))
 
     def add(self, chunk: Chunk, now: float = 0.0) -> None:
-        """Buffer decoded rows. A chunk must begin where the previous one of its partition ended."""
+        """Buffer decoded rows.
+
+        Raises
+        ------
+        ValueError
+            The chunk does not begin where the previous one of its partition ended.
+        """
         lane = self._lanes[(chunk.topic, chunk.partition)]
         if chunk.first != lane.next_in:
             raise ValueError(
-                f"{chunk.topic}[{chunk.partition}]: rows from offset {chunk.first} handed in, {lane.next_in} expected"
+                f"{chunk.topic}[{chunk.partition}]: rows from offset {chunk.first} were added, {lane.next_in} expected"
             )
         lane.next_in = chunk.end
-        lane.touched = now
+        lane.added_at = now
         ts = chunk.batch.ts
         if len(ts):
             self.late_rows += int((ts < self.clock).sum())
             time = np.maximum(np.maximum.accumulate(ts), lane.last_time)
-            # Rows of one message travel together: all take the message's last (largest) merge time.
+            # Rows of one message stay together: all have the last, largest merge time of the message.
             last_of_offset = np.searchsorted(chunk.offset, chunk.offset, side="right") - 1
             time = time[last_of_offset]
             opens = self._opens(lane, chunk, time)
@@ -194,22 +199,22 @@ class Aligner:
         return np.asarray(~together)
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """The log is known to hold offsets up to ``end`` of this partition."""
+        """Record that the log holds offsets up to ``end`` of this partition."""
         self._lanes[(topic, partition)].end = end
 
     def advance(self, time: int) -> None:
-        """No partition will deliver a row with ``ts < time`` any more (sources that are globally ordered)."""
+        """Declare that no partition will deliver a row with ``ts < time`` (sources that are globally ordered)."""
         for lane in self._lanes.values():
             lane.last_time = max(lane.last_time, time)
 
     def close(self, topic: str, partition: int) -> None:
-        """This partition delivers nothing more: nobody waits for it."""
+        """Declare that this partition delivers no more rows: it is not waited for."""
         self._lanes[(topic, partition)].closed = True
 
-    # -- what is known
+    # -- state
 
     def position(self, topic: str, partition: int) -> int | None:
-        """Next offset to be handed in, or None for a partition that is not merged here."""
+        """Next offset to add; None for a partition that was not opened."""
         lane = self._lanes.get((topic, partition))
         return None if lane is None else lane.next_in
 
@@ -218,7 +223,7 @@ class Aligner:
         return self._lanes[(topic, partition)].rows
 
     def lag(self, topic: str, learned: Mapping[Key, int]) -> int:
-        """Offsets between what was learned and the known ends of a topic's partitions."""
+        """Offsets between the ``learned`` positions and the known ends of a topic's partitions."""
         return sum(
             max(0, max(lane.end or 0, lane.next_in) - learned.get(key, 0))
             for key, lane in self._lanes.items()
@@ -230,21 +235,21 @@ class Aligner:
         """Rows in all buffers."""
         return sum(lane.rows for lane in self._lanes.values())
 
-    # -- what goes out
+    # -- output
 
     def cut(self, now: float = 0.0, *, final: bool = False) -> list[Step]:
-        """Every step that may be cut by now, in order; ``final`` empties the buffers."""
+        """Return every step that can be cut at ``now``, in order; ``final`` empties the buffers."""
         watermark = math.inf if final else self._watermark(now)
         lanes = list(self._lanes.values())
         times, counts = [], []
         for lane in lanes:
-            t = lane.units()
+            t = lane.times()
             safe = len(t) if watermark == math.inf else int(np.searchsorted(t, watermark, side="left"))
             times.append(t[:safe])
             counts.append(safe)
         natural = sum(c for c, lane in zip(counts, lanes, strict=True) if lane.domain == NATURAL)
         full = natural >= self.batch_rows[NATURAL] or sum(counts) - natural >= self.batch_rows[AD]
-        # On a backlog rows are old before their turn comes: only where no batch is full does waiting matter.
+        # On a backlog rows wait long in any case: the waiting time matters only where no batch is full.
         overdue = final or (not full and self._overdue(now, counts))
         if not overdue and not full:
             return []
@@ -258,9 +263,9 @@ class Aligner:
         bound = math.inf
         for lane in self._lanes.values():
             behind = lane.end is not None and lane.next_in < lane.end
-            patience = self.max_behind_s if behind else self.max_idle_s
-            silent = lane.rows < self.buffer_rows and now - lane.touched > patience
-            if lane.closed or silent:
+            timeout = self.max_behind_s if behind else self.max_idle_s
+            idle = lane.rows < self.buffer_rows and now - lane.added_at > timeout
+            if lane.closed or idle:
                 continue
             bound = min(bound, lane.last_time)
         return bound
@@ -295,16 +300,16 @@ class Aligner:
             steps.append(step)
             return taken
 
-        def emit_ads(until: int, *, rest: bool) -> None:
+        def emit_ads(until: int, *, partial: bool) -> None:
             nonlocal ads_done
-            while ads_done < until and (rest or until - ads_done >= ad_rows):
+            while ads_done < until and (partial or until - ads_done >= ad_rows):
                 ads_done += emit(ad_at[ads_done : min(ads_done + ad_rows, until)])
 
         while natural_done + natural_rows <= len(natural_at):
             last = natural_at[natural_done + natural_rows - 1]
-            emit_ads(int(np.searchsorted(ad_at, last)), rest=True)
+            emit_ads(int(np.searchsorted(ad_at, last)), partial=True)
             natural_done += emit(natural_at[natural_done : natural_done + natural_rows])
-        emit_ads(len(ad_at), rest=flush)
+        emit_ads(len(ad_at), partial=flush)
         if flush and natural_done < len(natural_at):
             emit(natural_at[natural_done:])
         if len(time):
@@ -316,10 +321,10 @@ class Aligner:
         return steps
 
     def _take(self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64]) -> tuple[Step, int]:
-        """Cut the next rows of each lane, as many as ``lane_of`` names it; whole moments only.
+        """Cut the next rows of each lane, as many as its number occurs in ``lane_of``; whole moments only.
 
-        Returns the step and how many of the merged rows it took: rows that share a moment with the batch's last
-        one are taken too, and they stand next in the merged order (equal times, one lane).
+        Returns the step and its number of rows. It includes rows of the same moment as the last row, which are the next ones in
+        merged order (equal times, one lane).
         """
         slices: list[Batch] = []
         parts: list[Part] = []
@@ -336,7 +341,7 @@ class Aligner:
         return Step.from_batch(batch), total
 
     def _empty_ranges(self, lanes: Iterable[_Lane]) -> list[Step]:
-        """Offsets that gave no row (dead letters only) still have to be counted: a step without rows."""
+        """Steps without rows, which cover offsets that have none (only dead letters)."""
         steps = []
         for lane in lanes:
             if lane.rows or not lane.segments:
@@ -351,15 +356,15 @@ class Aligner:
 
 
 def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
-    """Move ``wanted`` rows (more where a moment goes on) from the lane's buffer to ``out``."""
+    """Move ``wanted`` rows, and further ones of the same moment, from the lane's buffer to ``out``; return their number."""
     taken = 0
     while lane.segments:
         segment = lane.segments[0]
         chunk, start, n = segment.chunk, segment.start, len(segment.chunk.batch)
         stop = min(n, start + max(0, wanted - taken))
-        # Where enough is taken, only rows that do not open a moment of their own still go along.
-        rest = segment.opens[stop:]
-        stop = n if not rest.any() else stop + int(rest.argmax())
+        # When ``wanted`` rows are taken, only rows that do not begin another moment are added.
+        following = segment.opens[stop:]
+        stop = n if not following.any() else stop + int(following.argmax())
         if n and stop == start:
             break
         if stop > start:
@@ -369,7 +374,7 @@ def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
             segment.start = stop
             lane.next_out = int(chunk.offset[stop - 1]) + 1
             break
-        if not n and taken >= wanted and not _moment_goes_on(lane):
+        if not n and taken >= wanted and not _moment_continues(lane):
             break
         lane.segments.popleft()
         lane.next_out = chunk.end
@@ -377,7 +382,7 @@ def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
     return taken
 
 
-def _moment_goes_on(lane: _Lane) -> bool:
-    """Whether the lane's next row, behind chunks without any, belongs to the moment of the last one taken."""
+def _moment_continues(lane: _Lane) -> bool:
+    """Whether the lane's next row, after chunks without rows, belongs to the moment of the last row taken."""
     following = next((s for s in lane.segments if len(s.opens)), None)
     return following is not None and not following.opens[following.start]

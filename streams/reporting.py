@@ -214,8 +214,8 @@ class Reporter:
                 if not isinstance(item, _CompletedStep):
                     self._safely(item)
             if steps:
-                self._safely(lambda: self._count(steps))
                 self._safely(lambda: self.monitor.observe(self._observed(steps)))
+                self._safely(lambda: self._count(steps))
             if self._checkpoints_done != self._checkpoints_saved and self._now() >= self._save_due:
                 self._checkpoints_saved = self._checkpoints_done
                 self._save()

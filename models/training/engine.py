@@ -1,4 +1,4 @@
-"""The engine: one trainer, its journal and its checkpoints, so that each row is counted exactly once."""
+"""``Engine``: one trainer with its journal and checkpoints, so that each row is learned exactly once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Progress:
     releases: int = 0
     released: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
-    """Event clocks (ms) of the releases that came to serve, and of those that the gate refused."""
+    """Event clocks (ms) of the releases that were accepted, and of those that the gate refused."""
     checkpoints: int = 0
     checkpoint_failures: int = 0
     last_error: str | None = None
@@ -66,28 +66,28 @@ class Progress:
 
 
 class Engine:
-    """Runs steps under the journal and takes checkpoints beside them.
+    """Runs steps that are journaled first, and writes checkpoints in the background.
 
-    Not thread-safe: one thread owns it. Saving happens in a thread of its own, on a captured copy.
+    Not thread-safe: one thread owns it. Checkpoints are written by another thread, from a captured copy.
 
     Parameters
     ----------
     trainer, journal, checkpoints, scores, ad_window
-        What learns and what is kept.
+        The trainer and the stores of its state.
     settings
-        How often to checkpoint, what to keep.
+        Intervals of checkpoints, and retention.
     fingerprint
-        Names the features and networks; a checkpoint of another fingerprint is refused.
+        Identifies the features and networks; a checkpoint with another fingerprint is refused.
     live_tpm
-        Whether the tiny model is to learn from the natural rows that come; what it does meanwhile, the journal says.
+        Whether the tiny model (TPM) learns from the natural rows of the stream. Each change is a journal entry.
     on_checkpoint
-        Called with the checkpoint's positions once it is durable, from the saving thread.
+        Called in the saving thread with the positions of a checkpoint that is durable.
     on_skipped
-        Called with a batch whose step was rolled back, and the reason; while redoing too, since a crash may have
-        come between the step and what was made of it.
+        Called with the batch of a step that was rolled back, and the reason. Also called while steps are redone, since the
+        process may have died between the step and this call.
     score_skipped
-        A step that was rolled back goes to the score log without scores (NaN): engines that run the same steps then
-        have the same rows there, one by one.
+        Rows of a step that was rolled back are written to the score log without scores (NaN), so that engines which run the same
+        steps have the same rows in their logs.
     note
         Computes notes that depend on the models when a row is scored, for the score log; those of the batch
         (:attr:`Batch.notes`) go there in any case, as far as it has columns for them.
@@ -128,43 +128,54 @@ class Engine:
         self.releases: list[ReleaseReport] = []
         self.first_difference: int | None = None
         self._digest: str | None = None
-        self._no_waiting = False
-        trainer.until_room = lambda write: self._until_room("ad window", write)
+        self._wait_for_space = True
+        trainer.until_room = lambda write: self._write_or_wait("ad window", write)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
-        self._owed: list[Rows] = []  # of captures that did not reach the store; the saving thread's
+        self._unsaved: list[
+            Rows
+        ] = []  # rows of captures that did not reach the store; for the saving thread only
         self._saved_step = -1
         self._saved_at = time.monotonic()
 
     def bind_thread(self) -> None:
-        """Call in the thread that is to run the steps: torch keeps its number of threads for each thread apart."""
+        """Call in the thread that will run the steps: torch has a number of threads per calling thread."""
         if self.trainer.model.threads:
             torch.set_num_threads(self.trainer.model.threads)
 
     # -- protocol 3: recovery
 
     def recover(self) -> Iterator[JournalEntry]:
-        """Return to the newest whole checkpoint and give the journal entries that must be redone.
+        """Restore the newest whole checkpoint and return the journal entries that must be redone.
 
-        1. Load the newest checkpoint whose checksums hold; damaged ones are named and skipped.
-        2. Cut the score log and the ad window back to the sizes that it names.
-        3. Yield the journal's entries past it, in order; the caller fetches their rows and calls :meth:`redo`.
-        4. When they are exhausted the state equals that before the crash: go live from :attr:`positions`.
+        1. Load the newest checkpoint whose checksums are correct; damaged ones are reported and skipped.
+        2. Truncate the score log and the ad window to the sizes that are recorded in it.
+        3. Yield the later entries of the journal, in order; the caller fetches their rows and calls :meth:`redo`.
+        4. After the last one the state equals that before the crash: live training continues at :attr:`positions`.
+
+        Raises
+        ------
+        StateError
+            No checkpoint is whole and the journal does not begin at step 0, or the checkpoint has another fingerprint.
         """
         loaded = self.checkpoints.newest()
         for name, reason in self.checkpoints.damaged:
-            log.error("checkpoint %s is damaged (%s): skipped and kept; an older one is used", name, reason)
+            log.error(
+                "checkpoint %s is damaged (%s): it is skipped and retained; an older one is used",
+                name,
+                reason,
+            )
         if loaded is None:
             first = self.journal.first_step()
             if first not in (None, 0):
                 raise StateError(
                     f"no whole checkpoint in {self.settings.folder}, and the journal begins at step {first}, not 0: "
-                    "restore a checkpoint folder, or move the state folder aside to begin anew"
+                    "restore a checkpoint folder, or move the state folder aside to start from nothing"
                 )
             self.scores.truncate({})
             self.ad_window.truncate({})
         else:
-            self._become(loaded)
+            self._load(loaded)
             self.scores.truncate({int(k): v for k, v in loaded.meta["scores"].items()})
             self.ad_window.truncate({int(k): v for k, v in loaded.meta["ad_window"].items()})
             self._check_journal()
@@ -172,11 +183,11 @@ class Engine:
         return self.journal.entries(after_step=self.step)
 
     def begin_at(self, loaded: Loaded, ad_window: Path) -> None:
-        """An untouched engine in memory becomes a checkpoint of another one, whose ad window is in that folder."""
-        self._become(loaded)
+        """Load a checkpoint of another engine, whose ad window is in the folder ``ad_window``, into this new engine in memory."""
+        self._load(loaded)
         self.ad_window.adopt(ad_window, {int(k): v for k, v in loaded.meta["ad_window"].items()})
 
-    def _become(self, loaded: Loaded) -> None:
+    def _load(self, loaded: Loaded) -> None:
         meta = loaded.meta
         if meta["fingerprint"] != self.fingerprint:
             raise StateError(
@@ -191,37 +202,47 @@ class Engine:
         self._saved_step = self.step
 
     def _check_journal(self) -> None:
-        """A journal that ends before the checkpoint lost its last lines (power loss): it begins anew behind it."""
+        """Empty a journal that ends before the checkpoint, since its last lines were lost (power loss); it restarts after it."""
         last = self.journal.last_step()
         if last is not None and last < self.step:
             log.error(
-                "the journal ends at step %d, the checkpoint is at step %d: the audit has a gap",
+                "the journal ends at step %d and the checkpoint is at step %d: the audit has a gap",
                 last,
                 self.step,
             )
             self.journal.truncate_after(-1)
 
     def redo(self, entry: JournalEntry, batch: Batch | None) -> StepResult | None:
-        """Do a journaled step again, with the same rows.
+        """Repeat a journaled step with the same rows; returns the result of a step that learns.
 
-        Each entry carries a digest of what the step before it predicted. Where it is not met, the machine did not
-        compute the same: :attr:`first_difference` keeps the first such step.
+        Each entry has a digest of the predictions of the step before it. If that step now has another digest, this machine computes
+        differently: :attr:`first_difference` is the first such step.
+
+        Raises
+        ------
+        JournalDamagedError
+            The entry does not follow the previous step.
         """
         if entry.step != self.step + 1:
             raise JournalDamagedError(
                 f"journal: step {entry.step} follows step {self.step}; steps between them are missing"
             )
-        told = entry.extra.get("before")
-        if None not in (told, self._digest) and told != self._digest and self.first_difference is None:
+        recorded = entry.extra.get("before")
+        if (
+            None not in (recorded, self._digest)
+            and recorded != self._digest
+            and self.first_difference is None
+        ):
             self.first_difference = self.step
             log.error(
-                "step %d, done again, predicts otherwise than it did: see docs/guarantees.md", self.step
+                "step %d predicts differently than before when it is redone: see docs/guarantees.md",
+                self.step,
             )
         step = None if batch is None else Step(StepKind(entry.kind), batch, entry.clock)
         return self._apply(entry, step)
 
     def reset_positions(self, positions: Positions, choice: str) -> None:
-        """Give up the journal's tail past the checkpoint and go on elsewhere in the log; the journal says so."""
+        """Discard the journal after the checkpoint and continue at other positions of the log, recorded by a journal entry."""
         self.journal.truncate_after(self.step)
         entry = self._entry(EntryKind.RESET, (), self.clock, choice=choice, positions=positions.to_json())
         self._append(entry)
@@ -230,14 +251,14 @@ class Engine:
     # -- protocol 1: a step
 
     def run(self, step: Step) -> StepResult:
-        """One live step.
+        """Run one live step.
 
-        1. Journal: the plan is on disk before anything learns.
-        2. Predict. 3. Score: the predictions go to the score log. 4. Learn.
+        1. Journal: the plan is on disk before anything is learned.
+        2. Predict. 3. Score: the predictions are written to the score log. 4. Learn.
         5. Advance the offsets in memory.
 
-        Then whatever event time made due (new snapshots, a CPM release) and, if due, a checkpoint. Before the first
-        step: whether the tiny model learns from here on.
+        A change of TPM snapshots, a CPM release and a checkpoint follow if they are due. Before the first step, a journal entry
+        records whether the tiny model learns from then on.
         """
         self._switch_tpm()
         entry = self._entry(EntryKind(step.kind), step.parts, step.clock)
@@ -274,36 +295,36 @@ class Engine:
         return JournalEntry(self.step + 1, kind, parts, clock, extra)
 
     def _append(self, entry: JournalEntry) -> None:
-        self._until_room(f"journal: step {entry.step}", lambda: self.journal.append(entry))
+        self._write_or_wait(f"journal: step {entry.step}", lambda: self.journal.append(entry))
 
-    def _until_room(self, what: str, write: Callable[[], None]) -> None:
-        """Write something without which no row may be learned or forgotten; a full disk is waited for.
+    def _write_or_wait(self, what: str, write: Callable[[], None]) -> None:
+        """Write state without which training must not continue; wait while the disk is full.
 
-        ``write`` does all or nothing. Only :meth:`stop_waiting` ends the wait, with the error.
+        ``write`` is atomic. Only :meth:`stop_waiting` ends the wait, and then the error is raised.
         """
-        wait, waited = 0.1, False
+        delay, waited = 0.1, False
         while True:
             try:
                 write()
                 if waited:
                     self.progress.last_error = None
-                    log.info("%s written: training goes on", what)
+                    log.info("%s written: training continues", what)
                 return
             except (OSError, StateError) as error:
                 waited = True
                 self.progress.last_error = f"{what}: {error}"
-                log.error("%s cannot be written (%s): waiting for room", what, error)
-                if self._no_waiting:
+                log.error("%s cannot be written (%s): waiting for space", what, error)
+                if not self._wait_for_space:
                     raise
-                time.sleep(wait)
-                wait = min(2 * wait, 2.0)
+                time.sleep(delay)
+                delay = min(2 * delay, 2.0)
 
     def stop_waiting(self) -> None:
-        """A write that waits for room on the disk fails, as does every later one that would wait.
+        """Let a write that waits for disk space fail, and every later one that would wait.
 
-        May be called from any thread and from a signal handler.
+        May be called in any thread and in a signal handler.
         """
-        self._no_waiting = True
+        self._wait_for_space = False
 
     def _apply(self, entry: JournalEntry, step: Step | None) -> StepResult | None:
         result: StepResult | None = None
@@ -316,14 +337,16 @@ class Engine:
             else:
                 self.progress.refused.append(report.clock_ms)
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
-            trim_memory()  # the ad window's rows and the copies that the gate wanted
+            trim_memory()  # of the ad window's rows and of the gate's copies
         elif entry.kind == EntryKind.RESET:
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == EntryKind.MONTH:
             self.trainer.use_months(tuple(entry.extra["months"]))
         elif entry.kind == EntryKind.TPM:
             if self.trainer.tiny is None:
-                raise StateError("the journal lets the tiny model learn, and this engine has none")
+                raise StateError(
+                    "the journal changes the training of the tiny model (TPM), but this engine has none: set tpm.live"
+                )
             self.trainer.tiny.switch(bool(entry.extra["learns"]), entry.extra.get("from"))
         elif step is None:
             raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
@@ -359,10 +382,10 @@ class Engine:
             ),
             **({} if self.note is None else self.note(rows)),
         }
-        self._until_room("score log", lambda: self.scores.append(columns))
+        self._write_or_wait("score log", lambda: self.scores.append(columns))
 
     def idle(self) -> None:
-        """Called while no step waits: what was learned last still becomes durable in time."""
+        """Call while no step is queued: the last steps become durable in time even if no further step arrives."""
         if self._checkpoint_due():
             self.checkpoint()
 
@@ -375,16 +398,15 @@ class Engine:
         )
 
     def checkpoint(self, *, wait: bool = False) -> None:
-        """Capture the state between two steps, and write it beside training.
+        """Capture the state between two steps, and write it in the background.
 
-        1. The previous save has ended (if not, this one is put off; with ``wait`` it is waited for).
-        2. Capture: rows touched since the last capture and dense tensors are copied. This is the whole stall.
-        3. In the saving thread: the snapshots of TPM months closed before, score log and ad window to disk, then the
-           store's own protocol (write aside, fsync, rename, fsync the folder).
-        4. Publish the offsets; begin a new journal file; drop what no kept checkpoint needs.
+        1. If the previous save is still running, postpone this one (with ``wait``: wait for it).
+        2. Capture: copy the dense tensors and the rows that changed since the last capture. Training pauses only for this.
+        3. In the saving thread: write the snapshots of TPM months that closed before, the score log and the ad window, then follow
+           the store's own protocol (write aside, fsync, rename, fsync the folder).
+        4. Publish the offsets; begin a new journal file; remove what no retained checkpoint needs.
 
-        A save that fails (a full disk) is reported and tried again at the next turn; its rows are not lost, the
-        store keeps them.
+        A failed save (full disk) is reported and repeated at the next checkpoint, whose rows include those of this one.
         """
         if self._saving is not None and not self._saving.done() and not wait:
             return
@@ -411,14 +433,14 @@ class Engine:
             self._finish_save()
 
     def _save(self, capture: Capture, positions: Positions) -> CheckpointInfo:
-        capture.rows = merge_rows([*self._owed, capture.rows])
-        self._owed = [capture.rows]
+        capture.rows = merge_rows([*self._unsaved, capture.rows])
+        self._unsaved = [capture.rows]
         if self.trainer.tiny is not None:
             self.trainer.tiny.settle()
         self.journal.sync()  # before the checkpoint that builds on it: a journal must never be behind
         self.scores.flush(fsync=True)
         self.ad_window.flush(fsync=True)
-        self._owed = []  # the store keeps them, if it fails itself
+        self._unsaved = []  # the store retains them if it fails itself
         info = self.checkpoints.save(capture)
         if self.on_checkpoint is not None:
             self.on_checkpoint(positions)
@@ -434,30 +456,34 @@ class Engine:
         except (StateError, OSError) as error:
             self.progress.checkpoint_failures += 1
             self.progress.last_error = f"checkpoint: {error}"
-            log.error("checkpoint not written (%s): training goes on, the next one includes its rows", error)
+            log.error(
+                "checkpoint not written (%s): training continues, the next one includes its rows", error
+            )
             return
         self.progress.checkpoints += 1
         if self.progress.last_error and self.progress.last_error.startswith("checkpoint"):
             self.progress.last_error = None
         try:
             self._drop_old()
-        except (StateError, OSError) as error:  # what is left is dropped at a later checkpoint
-            log.error("old state was not removed (%s): training goes on", error)
+        except (StateError, OSError) as error:  # a later checkpoint removes it
+            log.error("old state was not removed (%s): training continues", error)
 
     def _drop_old(self) -> None:
-        kept = self.checkpoints.list()
-        if not kept:
+        retained = self.checkpoints.list()
+        if not retained:
             return
-        oldest = min(info.step for info in kept)
+        oldest = min(info.step for info in retained)
         keep_from = self.clock - int(self.settings.journal_keep_days * DAY_MS)
         self.journal.drop_before(oldest, keep_from)
-        # A kept checkpoint may name days that newer ones no longer do: drop only behind the oldest one's clock.
-        day = min(int(info.meta["clock"]) for info in kept) // DAY_MS
+        # An old checkpoint may need days that newer ones do not: nothing after the oldest one's clock is removed.
+        day = min(int(info.meta["clock"]) for info in retained) // DAY_MS
         self.scores.drop_before(day - self.settings.score_days)
-        self.ad_window.drop_unused({int(d): n for d, n in info.meta["ad_window"].items()} for info in kept)
+        self.ad_window.drop_unused(
+            {int(d): n for d, n in info.meta["ad_window"].items()} for info in retained
+        )
 
     def close(self, *, checkpoint: bool = True) -> None:
-        """Write a last checkpoint (unless told not to) and let go of all files."""
+        """Write a last checkpoint (unless ``checkpoint`` is False) and close all files."""
         try:
             if checkpoint:
                 self.checkpoint(wait=True)
@@ -472,7 +498,7 @@ class Engine:
 
 
 def _digest(result: StepResult) -> str:
-    """Eight hex digits of everything that a step predicted and lost, to the last bit."""
+    """Eight hex digits of a step's predictions and losses, to the last bit."""
     crc = 0
     for name in sorted(result.loss):
         crc = crc32c(struct.pack("<d", result.loss[name]), crc)
@@ -482,14 +508,14 @@ def _digest(result: StepResult) -> str:
 
 
 def audit(entries: Iterator[JournalEntry], ends: dict[tuple[str, int], int]) -> tuple[int, int]:
-    """Offsets that the journal's steps left out, and offsets that they counted twice.
+    """Count the offsets that no step of the journal covers, and those that several steps cover.
 
     Parameters
     ----------
     entries
         The whole journal, from step 0.
     ends
-        True end offset of every partition; partitions are taken to begin at 0.
+        True end offset of every partition; all partitions begin at 0.
 
     Returns
     -------

@@ -77,12 +77,12 @@ def test_no_room_for_the_journal_stops_training_until_there_is_room(small_site, 
     site.train(1000, worker)
     with full(small_disk):
         site.produce(1000, first=1000)
-        site.wait(site.says("waiting for room"), "say that the disk is full", worker)
+        site.wait(site.says("waiting for space"), "say that the disk is full", worker)
     site.train(2000, worker)
     with full(small_disk):
         site.produce(1000, first=2000)
-        said = site.log().count("waiting for room")
-        site.wait(lambda: site.log().count("waiting for room") > said, "say it again", worker)
+        said = site.log().count("waiting for space")
+        site.wait(lambda: site.log().count("waiting for space") > said, "say it again", worker)
         code, seconds = site.terminate(worker)
         assert code == 4, "what is in memory could not be made durable: that is no clean end"
         assert seconds < allowance(10)

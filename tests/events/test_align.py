@@ -226,5 +226,5 @@ def test_an_impression_list_is_never_parted_even_over_two_polls():
 def test_a_chunk_that_does_not_continue_its_partition_is_refused():
     aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
     aligner.add(make_chunk(("natural-clicks", 0), [1]))
-    with pytest.raises(ValueError, match=r"natural-clicks\[0\]: rows from offset 3 handed in, 1 expected"):
+    with pytest.raises(ValueError, match=r"natural-clicks\[0\]: rows from offset 3 were added, 1 expected"):
         aligner.add(make_chunk(("natural-clicks", 0), [1], first=3))
