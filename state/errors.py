@@ -13,7 +13,8 @@
     │   ├── SnapshotExistsError                the month already has a snapshot with other content
     │   └── JournalDamagedError                a damaged line before the last one, or missing steps
     └── StreamError              exit code 5   the broker, a topic, an offset
-        ├── BrokerUnavailableError             no answer in time
+        ├── BrokerUnavailableError             no broker can be reached now; waiting may help
+        ├── BrokerRefusedError                 a broker answers and refuses; waiting does not help
         └── OffsetsLostError                   the log no longer holds offsets that are needed
 
 Each message names the object, the value and the way out; the command line prints it as one line and exits with the code
@@ -23,6 +24,7 @@ above, which subclasses inherit.
 from __future__ import annotations
 
 __all__ = [
+    "BrokerRefusedError",
     "BrokerUnavailableError",
     "CheckpointDamagedError",
     "ConfigError",
@@ -95,6 +97,10 @@ class StreamError(EcdctrError):
 
 class BrokerUnavailableError(StreamError):
     """No broker answered in time."""
+
+
+class BrokerRefusedError(StreamError):
+    """A broker refuses the configured connection: its certificates, its user or a right."""
 
 
 class OffsetsLostError(StreamError):

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
-from ecdctr.events.kafka import partition_offsets, true_ends
+from ecdctr.events.kafka import partition_offsets, stating_the_reason, true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 from ecdctr.streams.settings import TopicSettings
@@ -113,7 +113,7 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
         for name, count in partition_counts(connection, names).items()
         for p in range(count)
     ]
-    with _unavailable(connection):
+    with stating_the_reason(connection, probe_first=False):
         consumer = KafkaConsumer(
             **connection.kafka_python(),
             group_id=group,  # to ask what it committed; nothing is subscribed, so the group is not joined
@@ -169,19 +169,8 @@ def _wait_for_leaders(admin: Any, names: list[str]) -> None:
 
 
 @contextmanager
-def _unavailable(connection: KafkaSettings) -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise BrokerUnavailableError(
-            f"no broker answers at {', '.join(connection.addresses)} ({type(error).__name__}: {error}): "
-            "start one (`ecdctr broker`), or set kafka.brokers"
-        ) from error
-
-
-@contextmanager
 def _admin(connection: KafkaSettings) -> Iterator[Any]:
-    with _unavailable(connection):
+    with stating_the_reason(connection):
         admin = KafkaAdminClient(**connection.kafka_python(), bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             yield admin

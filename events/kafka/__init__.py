@@ -3,5 +3,16 @@
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.events.kafka.offsets import partition_offsets, true_ends
+from ecdctr.events.kafka.probe import probe_brokers, stating_the_reason
+from ecdctr.events.kafka.problems import BrokerProblem, Cause
 
-__all__ = ["KafkaLog", "codec_error", "partition_offsets", "true_ends"]
+__all__ = [
+    "BrokerProblem",
+    "Cause",
+    "KafkaLog",
+    "codec_error",
+    "partition_offsets",
+    "probe_brokers",
+    "stating_the_reason",
+    "true_ends",
+]

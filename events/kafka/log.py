@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka.offsets import partition_offsets, true_ends
 from ecdctr.events.kafka.partition_reader import PartitionReader
+from ecdctr.events.kafka.probe import stating_the_reason
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
@@ -68,7 +68,9 @@ class KafkaLog:
         self.timeout_s = timeout_s
         self.dead_rows = 0
         self._readers: dict[Key, PartitionReader] = {}
+        self._connected = False
         self._consumer = self._client()
+        self._connected = True
 
     def close(self) -> None:
         """Disconnect."""
@@ -84,7 +86,7 @@ class KafkaLog:
         self.close()
 
     def _client(self) -> Any:
-        try:
+        with stating_the_reason(self.connection, list(self.topics), probe_first=not self._connected):
             # assign(), never subscribe(): no group is joined, and nothing is committed.
             return KafkaConsumer(
                 **self.connection.kafka_python(),
@@ -95,11 +97,6 @@ class KafkaLog:
                 fetch_max_wait_ms=50,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
             )
-        except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"no broker answers at {', '.join(self.connection.addresses)} ({type(error).__name__}): "
-                "start one (`ecdctr broker`), or set kafka.brokers"
-            ) from error
 
     # -- contents of the log
 

@@ -88,6 +88,8 @@ class Listener:
         PEM file of the authority that client certificates have to come from; None: no client certificate is needed.
     mechanisms
         SASL mechanisms that are enabled.
+    advertised
+        ``host:port`` that clients are sent on to; default: where it listens.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Listener:
     certificate: Certificate | None = None
     client_authority: Path | None = None
     mechanisms: tuple[str, ...] = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    advertised: str | None = None
 
     def properties(self, plain_users: Mapping[str, str]) -> dict[str, str]:
         """The lines of ``server.properties`` that configure it."""
@@ -341,6 +344,10 @@ class ApacheKafka:
         replicas = len(self.nodes)
         bound = {listener.name: node.ports[listener.name] for listener in self.listeners}
         listen = [f"{name}://127.0.0.1:{port}" for name, port in bound.items()]
+        advertised = [
+            f"{listener.name}://{listener.advertised or f'127.0.0.1:{bound[listener.name]}'}"
+            for listener in self.listeners
+        ]
         protocols = {listener.name: listener.security for listener in self.listeners}
         out = {
             "process.roles": "broker,controller",
@@ -349,7 +356,7 @@ class ApacheKafka:
                 f"{n.number}@127.0.0.1:{n.ports['CONTROLLER']}" for n in self.nodes
             ),
             "listeners": ",".join([*listen, f"CONTROLLER://127.0.0.1:{node.ports['CONTROLLER']}"]),
-            "advertised.listeners": ",".join(listen),
+            "advertised.listeners": ",".join(advertised),
             "listener.security.protocol.map": ",".join(
                 f"{name}:{protocol}" for name, protocol in {**protocols, "CONTROLLER": "PLAINTEXT"}.items()
             ),
