@@ -1,9 +1,9 @@
-"""The bare side of ``stream_efficiency.py``: the same network learns the same batches from memory, and nothing else.
+"""The baseline of ``stream_efficiency.py``: the same network trained on the same batches from memory, and nothing else.
 
     python benchmarks/_bare.py config.toml --rows rows.npz
 
-Batches are decoded, and their TPM vectors looked up, before the clock starts. What is timed is the loop that any trainer
-on arrays has: distinct rows of a batch, forward, backward, optimizer. Prints one JSON object.
+Batches are decoded, and their TPM vectors looked up, before the clock starts. The timed part is the training loop of any
+trainer on arrays: distinct rows of a batch, forward, backward, optimizer. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 

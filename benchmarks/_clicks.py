@@ -1,4 +1,4 @@
-"""What ``peers.py`` and its helpers share: seeded clicks with something to learn, sixteen fields of ids."""
+"""Data of ``peers.py`` and its helpers: seeded clicks that depend on the ids of sixteen fields."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _LATENT = 4
 
 
 def names() -> list[str]:
-    """Fields; the first two are those that every event carries."""
+    """Names of the fields; the first two are the ones that every event has."""
     return ["user_id", "item_id", *(f"c{i}" for i in range(2, FIELDS))]
 
 
 def per_field(ids: int) -> int:
-    """Distinct ids of one field."""
+    """Number of distinct ids per field."""
     return max(2, ids // FIELDS)
 
 
 def clicks(rows: int, ids: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Ids 0 .. ``ids / 16`` of each field, int64 ``(rows, 16)``, and labels, float32 ``(rows,)``.
 
-    The k-th id of a field is drawn with weight 1 / k (Zipf's law with exponent 1). The true logit is a sum of one
-    effect an id, and of the product of user and item vectors and of two further pairs of fields, so that both an
-    interaction layer and the embeddings have something to learn; a click has a base rate near 20 %.
+    The k-th id of a field is drawn with weight 1 / k (Zipf's law with exponent 1). The true logit is the sum of one
+    effect per id, of the product of user and item vectors, and of the products of two further pairs of fields, so that
+    both the interaction layer and the embeddings matter; the base rate of clicks is near 20 %.
     """
     size = per_field(ids)
     rng = np.random.default_rng([seed, ids])

@@ -1,8 +1,8 @@
-"""Evidently's side of benchmarks/drift.py; runs in an environment that has evidently and nothing of ours.
+"""The Evidently part of ``drift.py``; runs in an environment with evidently and without this package.
 
     python _drift_evidently.py STREAM.parquet REFERENCE_DAYS
 
-Each day behind the reference is compared with it, natural rows and ads apart, by DataDriftPreset with its defaults.
+Each day after the reference is compared with it by DataDriftPreset with its defaults, separately for natural rows and ads.
 """
 
 import json
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def drifted(result: dict) -> list[str]:
-    """Columns whose own test says drift: a distance above its threshold, or a p-value below it."""
+    """Columns for which Evidently's test reports drift: a distance above its threshold, or a p-value below it."""
     found = []
     for metric in result["metrics"]:
         config = metric.get("config", {})

@@ -1,4 +1,4 @@
-"""An environment of its own for a library that is only compared with."""
+"""A separate virtual environment for a library that is used for comparison only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["environment"]
 
 
 def environment(place: Path, wanted: Sequence[str]) -> Path:
-    """Python of the environment in folder ``place``, made with exactly these packages if it is not there.
+    """Python of the environment in folder ``place``; it is created with exactly these packages if it does not exist.
 
     Raises
     ------
     RuntimeError
-        What pip said.
+        With the message of pip.
     """
     python, done = place / "bin" / "python", place / ".installed"
     if not done.exists() or done.read_text() != " ".join(wanted):

@@ -1,4 +1,4 @@
-"""The clicks of ``_clicks.py`` as event frames, for the processes that have this package."""
+"""The clicks of ``_clicks.py`` as event frames, for the processes in which this package is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks._clicks import START_MS, names
 
 
 def frame(x: np.ndarray, y: np.ndarray) -> pl.DataFrame:
-    """One event a row, a millisecond apart."""
+    """One event per row, a millisecond apart."""
     columns = {name: x[:, f] for f, name in enumerate(names())}
     ts = START_MS + np.arange(len(x), dtype=np.int64)
     return pl.DataFrame(

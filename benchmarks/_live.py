@@ -1,9 +1,10 @@
-"""Our side of ``peers.py`` and ``stream_efficiency.py``, a process of its own: a real worker on a topic that is full.
+"""This project's part of ``peers.py`` and ``stream_efficiency.py``, as a separate process: a real worker on a filled topic.
 
     python benchmarks/_live.py config.toml --rows 300000 --tail tail.npz --scores scores.npy
 
-Prints one JSON object: rows a second between the begin of the first step and the end of the last whole one. The rest of the
-log, less than a batch, waits for more rows to come, as it should on a stream that goes on; the bare loops leave it out.
+Prints one JSON object: rows per second between the start of the first step and the end of the last complete one. The
+remaining rows, fewer than a batch, wait for more rows, as they should on a continuous stream; the bare loops leave them
+out, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -30,11 +31,11 @@ from ecdctr.models.training import Engine
 from ecdctr.settings import load_settings
 
 WARM_ROWS = 5 * 4096
-"""The first steps make threads and memory; the peers have a batch of warm-up, too."""
+"""The first steps create threads and allocate memory; the other libraries have a warm-up batch, too."""
 
 
 class Clock:
-    """Notes when whole steps begin and end, and stops the worker after the last row."""
+    """Records when complete steps begin and end, and stops the worker after the last row."""
 
     def __init__(self, engine: Engine, rows: int, batch: int) -> None:
         self.engine, self.rows, self.batch = engine, rows, batch
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--tail", type=Path, help="rows to score at the end")
-    parser.add_argument("--scores", type=Path, help="where their scores go")
+    parser.add_argument("--scores", type=Path, help="file for their scores")
     options = parser.parse_args()
     settings = load_settings(options.config, environ={}).settings
     clocks: list[Clock] = []

@@ -1,10 +1,10 @@
-"""The other side of ``peers.py``: one library, run in an environment of its own, on arrays in memory.
+"""The other part of ``peers.py``: one library, run in its own environment, on arrays in memory.
 
     <environment>/bin/python benchmarks/_peer.py fuxictr rows.npz --sizes 6250 --train 300000 --scores scores.npy
 
-``rows.npz`` holds ``x`` (ids of 16 fields) and ``y``; the first ``--train`` rows are learned once, the rest is scored.
-The first batch is not timed. Each library has its own optimiser, rates and handling of sparse gradients; the deep ones
-get batches of tensors that are ready (DeepCTR-Torch's ``fit`` makes its own). Prints one JSON object.
+``rows.npz`` contains ``x`` (ids of 16 fields) and ``y``; the first ``--train`` rows are learned once, the others are scored.
+The first batch is not timed. Each library uses its own optimiser, learning rates and handling of sparse gradients; the
+deep-learning libraries get prepared batches of tensors (DeepCTR-Torch's ``fit`` makes its own). Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = tuple[Callable[[int, int], None], Callable[[np.ndarray], np.ndarray]]
 
 
 def fuxictr(x: np.ndarray, y: np.ndarray, size: int) -> Result:
-    """Layers and training loop of FuxiCTR, put together as its DCNv2 (parallel form)."""
+    """Layers and training loop of FuxiCTR, composed like its DCNv2 (parallel form)."""
     import torch
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbedding, MLP_Block
@@ -126,7 +126,7 @@ def deepctr_torch(x: np.ndarray, y: np.ndarray, size: int) -> Result:
 
 
 def river(x: np.ndarray, y: np.ndarray, size: int) -> Result:
-    """Logistic regression, a row at a time; one weight an id."""
+    """Logistic regression, one row at a time, with one weight per id."""
     from river.linear_model import LogisticRegression
 
     model = LogisticRegression()
@@ -144,7 +144,7 @@ def river(x: np.ndarray, y: np.ndarray, size: int) -> Result:
 
 
 def vowpalwabbit(x: np.ndarray, y: np.ndarray, size: int) -> Result:
-    """Logistic regression over text lines that lie in memory."""
+    """Logistic regression over text lines in memory."""
     from vowpalwabbit import Workspace
 
     bits = int(np.ceil(np.log2(2 * size * x.shape[1])))
@@ -176,7 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("library", choices=list(LIBRARIES))
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--size", type=int, required=True, help="ids of a field")
+    parser.add_argument("--size", type=int, required=True, help="ids per field")
     parser.add_argument("--train", type=int, required=True, help="rows to learn")
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)

@@ -1,10 +1,10 @@
-"""The measured side of ``ingest.py``: a process of one core that reads a topic, and says how many rows a second.
+"""The measured part of ``ingest.py``: a process on one core that reads a topic and prints its rate in rows per second.
 
     python benchmarks/_reader.py ours 127.0.0.1:9092 TOPIC --rows 300000 --core 1
     python benchmarks/_reader.py faust 127.0.0.1:9092 TOPIC --rows 40000 --core 1
 
-``ours`` is the worker's Faust app, from the consumer to ``Batch``; ``faust`` an agent of Faust's own that takes lists
-of typed records, and does nothing with them. The clock runs from the first list to the last. Prints one JSON object.
+``ours`` is the worker's Faust app, from the consumer to ``Batch``; ``faust`` is a Faust agent that takes lists of typed
+records and discards them. The clock runs from the first list to the last. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -29,7 +29,7 @@ TAKE = 1000
 
 
 class Clock:
-    """Counts rows; the first list starts it and is not counted."""
+    """Counts rows; the first list starts the clock and is not counted."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.done, self.first = rows, 0, 0
@@ -56,7 +56,7 @@ async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
     from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
     class Intake:
-        """Counts rows and forgets them."""
+        """Counts rows and discards them."""
 
         def __init__(self, clock: Clock) -> None:
             self.clock = clock

@@ -1,9 +1,9 @@
-"""LMDB's side of ``store.py``; runs in an environment that has lmdb and numpy, and nothing of ours.
+"""The LMDB part of ``store.py``; runs in an environment with lmdb and numpy and without this package.
 
     <environment>/bin/python benchmarks/_store_lmdb.py FOLDER
 
-``FOLDER`` holds ``ids.npy`` (ascending uint64), ``vectors.npy`` and ``batches.npy``. Builds the database, says
-``{"built_s": ...}``, then answers each line ``FIRST END`` with the milliseconds of those batches as one JSON list.
+``FOLDER`` contains ``ids.npy`` (ascending uint64), ``vectors.npy`` and ``batches.npy``. The process builds the database, prints
+``{"built_s": ...}``, and then answers each line ``FIRST END`` with the milliseconds of those batches as one JSON list.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def look_up(read: lmdb.Transaction, batch: np.ndarray, dim: int) -> np.ndarray:
-    """Vectors of a batch's ids; distinct ids in key order, all of them in one call."""
+    """Vectors of a batch's ids; distinct ids in key order, all in one call."""
     unique, inverse = np.unique(batch, return_inverse=True)
     keys = unique.astype(">u8").tobytes()
     found = read.cursor().getmulti([keys[at : at + 8] for at in range(0, len(keys), 8)])

@@ -1,4 +1,4 @@
-"""A worker made from settings, as the command line makes it, whose steps can be watched."""
+"""A worker built from settings, as by the command line, with a callback after each step."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""Checkpoints: the stall and the bytes follow the rows touched, not the size of the tables.
+"""Checkpoints: stall and bytes depend on the number of changed rows, not on the size of the tables.
 
     python benchmarks/checkpoint.py [--short] [--rows 100000 1000000 10000000] [--touched 20000] [--checkpoints 40]
 
-One engine for each table size, all in the same process and on the same disk, take turns: steps that touch the same
+One engine per table size, all in the same process and on the same disk, run alternately: steps that change the same
 number of rows, then a checkpoint, which is written in the background while the next steps run, as in a worker.
 
 ========  ============================================================================================
-stall     how long the trainer's thread stood still: wait for room, capture, hand-over
+stall     time for which the trainer thread is blocked: wait for room, capture, hand-over
 save      from the capture to the last fsync, in the background
 time      stall + save
 ========  ============================================================================================
 
 The last line is one JSON object: ``stall_ms_p99`` over all checkpoints of all sizes, and ``ratio``, the median time at
-the largest size by that at the smallest.
+the largest size divided by that at the smallest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# This folder has a replay.py, too: the package must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -54,7 +54,7 @@ START_MS = 1_700_000_000_000
 
 
 class Store(CheckpointStore):
-    """Remembers what each save cost."""
+    """Records the cost of each save."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -66,7 +66,7 @@ class Store(CheckpointStore):
 
 
 class Subject:
-    """An engine whose table has ``rows`` rows, of which ``touched`` are met again and again."""
+    """An engine whose table has ``rows`` rows, of which ``touched`` are used in every round."""
 
     def __init__(self, folder: Path, rows: int, touched: int) -> None:
         self.rows = rows
@@ -93,7 +93,7 @@ class Subject:
         self.stalls: list[float] = []
 
     def _batches(self) -> Iterator[Batch]:
-        """Natural and ad steps in turn; together each domain touches each of the rows once, spread over the table."""
+        """Natural and ad steps alternately; in each domain they use each of the rows once, spread over the table."""
         spread = self.rows // self.touched
         ids = np.random.default_rng(0).permutation(self.touched) * spread + 1
         for first in range(0, len(ids), BATCH):
@@ -111,7 +111,7 @@ class Subject:
                 )
 
     def turn(self) -> None:
-        """Touch every row once, then checkpoint; the save goes on while others have their turn."""
+        """Change every row once, then checkpoint; the save continues while the other engines run."""
         for batch in self.batches:
             part = Part("clicks", 0, self.next_offset, self.next_offset + len(batch))
             self.next_offset = part.end
@@ -121,7 +121,7 @@ class Subject:
         self.stalls.append(time.perf_counter() - began)
 
     def results(self) -> dict[str, float]:
-        """Medians, of all checkpoints but the first two (they write what is new to the disk)."""
+        """Medians over all checkpoints except the first two (whose data is new on the disk)."""
         stall = np.array(self.stalls[2:])
         save = np.array([info.seconds for info in self.store.infos[2:]])
         return {
@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--touched", type=int, default=20_000)
     parser.add_argument("--checkpoints", type=int, default=40)
-    parser.add_argument("--short", action="store_true", help="12 checkpoints of each size")
+    parser.add_argument("--short", action="store_true", help="12 checkpoints per size")
     options = parser.parse_args()
     rounds = 12 if options.short else options.checkpoints
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +154,7 @@ def main() -> int:
         found = [subject.results() for subject in subjects]
         stalls = np.concatenate([subject.stalls[2:] for subject in subjects])
     print(
-        f"{options.touched:,} rows touched between two checkpoints in each of two tables, {rounds} checkpoints"
+        f"{options.touched:,} rows changed between two checkpoints in each of two tables, {rounds} checkpoints"
     )
     print("   table rows   stall ms (p99)    save ms    time ms   MiB written")
     for f in found:

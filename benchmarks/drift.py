@@ -1,23 +1,24 @@
-"""Drift: planted changes and none, found by the monitor, by Evidently's daily reports, and by plain river detectors.
+"""Drift: simulated changes, and streams without any, as detected by the monitor, by Evidently's daily reports, and by river.
 
     python benchmarks/drift.py [--short | --seeds 20] [--evidently-python PYTHON | --no-evidently]
 
-Streams are the simulator's, 2,000 users, 500 items, 4,000 natural and 2,000 ad rows a day. Seven days are the reference. Predictions are
-the true probabilities before any change, blurred (log-odds, sd 0.3): a good model that does not know of the change. On day 9
+Streams come from the simulator: 2,000 users, 500 items, 4,000 natural and 2,000 ad rows a day. Seven days are the reference. Predictions
+are the true probabilities before any change with noise (log-odds, sd 0.3): a good model that is unaware of the change. On day 9
 
-- ``feature``  one feature's distribution shifts: x by half a standard deviation, or a third of slots or of categories
-  become one value (by seed in turn);
+- ``feature``  the distribution of one feature shifts: x by half a standard deviation, or a third of slots or of categories
+  become one value (depending on the seed);
 - ``prior``    clicks on ads double;
-- ``segment``  in the largest category, clicks and non-clicks change places;
-- ``nothing``  nothing, for 30 days behind the reference.
+- ``segment``  in the largest category, clicks and non-clicks are swapped;
+- ``nothing``  no change, for 30 days after the reference.
 
-Found: an alert (a flagged column, a detector's change) on the right thing within five days of the change. Delays are from the change to the
-alert in event time. A false alarm is any alert on a stream in which nothing changes; alerts before the change count, too. After
-a change of clicks, other alerts than the right one are no false alarms (everything follows), but only the strongest counts as found.
+A change is found if there is an alert (a flagged column, a detector's change) for the right feature or signal within five days. Delays are
+from the change to the alert in event time. Any alert on a stream without a change, and any alert before the change, is a false alarm. After
+a change of clicks, alerts for other signals are not false alarms (every signal is affected), but only the strongest alert counts as found.
 
-Evidently compares each day with the reference (DataDriftPreset, its defaults) and lives in a virtual environment of its own; ids are
-spared it. Ours is compared with it in cost twice: the drift code alone, run once a day like it (``ratio_cost``), and the whole
-monitor with its windows, detectors and eight comparisons a day (``ratio_cost_whole``). river: one ADWIN (default) each on x, label and log loss of each domain, row by row. Costs are seconds over the same rows.
+Evidently compares each day with the reference (DataDriftPreset, its defaults) and runs in a separate virtual environment; ids are left out
+for it. Cost is compared in two ways: the drift code alone, run once a day like Evidently (``ratio_cost``), and the complete monitor with its
+windows, detectors and eight comparisons a day (``ratio_cost_whole``). river: one ADWIN (default) each on x, label and log loss of each
+domain, row by row. Costs are seconds over the same rows.
 The last line is one JSON object.
 """
 
@@ -36,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Scripts of this folder bear names of packages: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -61,7 +62,7 @@ WORKER = Path(__file__).with_name("_drift_evidently.py")
 
 
 def planted(case: str, seed: int, frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """A day's rows with the change in them."""
+    """A day's rows with the simulated change."""
     n = frame.height
     if case == "feature":
         name = SHIFTED[seed % 3]
@@ -107,7 +108,7 @@ def stream(case: str, seed: int) -> Iterator[tuple[int, pl.DataFrame]]:
 
 
 def right(case: str, seed: int) -> tuple[str, str]:
-    """What kind of thing moved, and its name."""
+    """Kind and name of the feature or signal that changed."""
     return {
         "feature": ("feature", SHIFTED[seed % 3]),
         "prior": ("label", "label"),
@@ -118,7 +119,7 @@ def right(case: str, seed: int) -> tuple[str, str]:
 
 @dataclass
 class Tool:
-    """What one tool made of all streams."""
+    """Results of one tool on all streams."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -138,7 +139,7 @@ class Tool:
                 f"{self.false[case]} false alarms in {runs} x {CALM} days, at most {self.worst_calm} in one"
             )
         took = f"{statistics.median(d):5.1f} h, at most {max(d):5.1f} h" if d else "    -"
-        return f"{len(d)} of {runs} found after {took}; {self.false[case]} alarms before"
+        return f"{len(d)} of {runs} found after {took}; {self.false[case]} alarms before the change"
 
 
 def by_monitor(tool: Tool, case: str, seed: int) -> None:
@@ -189,7 +190,7 @@ def book(tool: Tool, case: str, found: float | None, alarms: int) -> None:
 
 
 def by_day(tool: Tool, case: str, seed: int) -> None:
-    """Our drift code alone, once a day, as Evidently is run: for the comparison of costs."""
+    """The drift code alone, run once a day like Evidently, for the comparison of costs."""
     specs = Simulator(seed, days=1, live_from=0, users=2_000, items=500).feature_specs()
     decoder, schema = EventDecoder(specs), FeatureSchema(specs, 8)
     settings = DriftSettings(reference_length=f"{REFERENCE}d", every="1d", compare_rows=1, natural_every=1)
@@ -237,7 +238,7 @@ def by_river(tool: Tool, case: str, seed: int) -> None:
                 alarms += 1
             elif found is None and s == signal:
                 found = (at - changed_at) / 3_600_000
-    # A shift of slots or categories is no number: river's detectors cannot see it.
+    # A shift of slots or categories is not numeric, so river's detectors cannot detect it.
     book(tool, case, found, alarms)
 
 
@@ -268,7 +269,7 @@ def by_evidently(tool: Tool, case: str, seed: int, python: str, folder: Path) ->
 def evidently_python(given: str | None, folder: Path) -> str:
     if given:
         return given
-    print("making a virtual environment for Evidently ...", file=sys.stderr)
+    print("creating a virtual environment for Evidently ...", file=sys.stderr)
     venv.create(folder / "venv", with_pip=True)
     python = str(folder / "venv" / "bin" / "python")
     subprocess.run(
@@ -282,7 +283,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--short", action="store_true", help="one seed instead of 20")
     parser.add_argument(
-        "--evidently-python", help="interpreter that has evidently (default: one is made and thrown away)"
+        "--evidently-python", help="interpreter with evidently (default: a temporary environment is created)"
     )
     parser.add_argument("--no-evidently", action="store_true")
     args = parser.parse_args()
@@ -305,7 +306,7 @@ def main() -> None:
                     print(f"{case:8} {tool:10} {t.line(case)}", flush=True)
     for tool, t in {**tools, "drift only": daily}.items():
         if t.rows:
-            print(f"cost     {tool:10} {1e6 * t.seconds / t.rows:8.2f} us a row ({t.rows:,} rows)")
+            print(f"cost     {tool:10} {1e6 * t.seconds / t.rows:8.2f} us per row ({t.rows:,} rows)")
     ours, theirs = tools["monitor"], tools["evidently"]
     each = ours.seconds / ours.rows
     print(

@@ -1,9 +1,9 @@
-"""The study of all arms: simulator seeds, and EB-NeRD where ECDCTR_DATA is set.
+"""The comparison of all arms: simulator seeds, and EB-NeRD if ECDCTR_DATA is set.
 
     python benchmarks/evidence.py [--short] [--seeds 11-15] [--jobs 1] [--keep FOLDER]
 
 Runs ``ecdctr evidence`` and prints its page. The last line is one JSON object: ``share_closed`` (of the GAUC gap between
-ads-only and the oracle), lower ends of the 95 % intervals of GAUC differences, and PCOC; null where a study was not run.
+ads-only and the oracle), lower ends of the 95 % intervals of GAUC differences, and PCOC; null if a study was not run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# This folder has a replay.py, too: the package must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from rich.console import Console
@@ -27,8 +27,10 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--seeds", default=None)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--model-seeds", type=int, default=3, help="models of EB-NeRD, each mapping")
-    parser.add_argument("--keep", type=Path, default=None, help="folder of runs that are not run again")
+    parser.add_argument("--model-seeds", type=int, default=3, help="models per mapping of EB-NeRD")
+    parser.add_argument(
+        "--keep", type=Path, default=None, help="folder of stored runs, which are not repeated"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "evidence.md"

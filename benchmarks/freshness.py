@@ -1,19 +1,19 @@
-"""How long until an event that was produced is counted in the weights of the serving A-CTR, at half of full load.
+"""Time from sending an event until the weights of the served A-CTR include it, at half of full load.
 
     python benchmarks/freshness.py [--short] [--seconds 60]
 
-1. A backlog of JSON messages (16 fields, one event a message, one in ten an ad, three days of event time) is in Kafka;
-   a worker as configured by default learns it as fast as it can: that is full load. A-CTR gets its first CPM
-   release on the way.
-2. Events are then sent at half that rate. This process notes the monotonic clock before each ``send``; the worker's
-   process notes the same clock (one machine, one clock) behind each ad step, when A-CTR's optimiser has run. An event
-   is known by its partition and offset on both sides: neither its own ``ts`` nor the worker's own figure is used.
-   Events of the first two seconds are not counted, and sending goes on for ten seconds behind the last one that is.
+1. A backlog of JSON messages (16 fields, one event per message, one in ten an ad, three days of event time) is in Kafka;
+   a worker with the default configuration processes it as fast as it can: that rate is full load. A-CTR gets its first
+   CPM release during this phase.
+2. Events are then sent at half that rate. This process records the monotonic clock before each ``send``; the worker
+   process records the same clock (one machine, one clock) after each ad step, when A-CTR's optimiser has run. An event
+   is identified by its partition and offset in both processes: neither its own ``ts`` nor the worker's own measurement is
+   used. Events of the first two seconds are not counted, and sending continues for ten seconds after the last counted one.
 
-The producer's own linger (20 ms, as `ecdctr produce`), the broker, fetching, decoding, alignment by event time, the wait for a full batch and the
-step are all in it. Sender, broker and worker share the machine.
+The time includes the producer's linger (20 ms, as in `ecdctr produce`), the broker, fetching, decoding, alignment by event time, the
+wait for a full batch, and the step. Sender, broker and worker share the machine.
 
-The last line is one JSON object: ``p50_s`` and ``p99_s`` of ads, and ``load``, the rate sent by the full rate.
+The last line is one JSON object: ``p50_s`` and ``p99_s`` of ads, and ``load``, the sent rate divided by the full rate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -55,10 +55,10 @@ from ecdctr.streams.topics import ensure_topics
 IDS = 100_000
 WARM_S, TAIL_S, TICK_S = 2.0, 10.0, 0.005
 LINGER_MS = 20
-"""As ``ecdctr produce``. With 5 ms and eight partitions a batch holds six events, and the embedded broker falls behind."""
+"""As ``ecdctr produce``. With 5 ms and eight partitions a batch contains six events, and the embedded broker cannot keep up."""
 
 POOL = 50_000
-"""Distinct events that are sent again and again, so that making them costs nothing while it is measured."""
+"""Distinct events that are sent repeatedly, so that no time is spent on creating them during the measurement."""
 
 Key = tuple[str, int]
 
@@ -80,7 +80,7 @@ def configure(folder: Path, address: str) -> Settings:
 
 
 def events(rows: int, *, seed: int) -> pl.DataFrame:
-    """Clicks of which one in ten is an ad."""
+    """Clicks, one in ten of which is on an ad."""
     ad = np.arange(rows) % 10 == 9
     made = frame(*clicks(rows, IDS, seed=seed))
     return made.with_columns(domain=pl.when(pl.Series(ad)).then(pl.lit("ad")).otherwise(pl.lit("natural")))
@@ -97,7 +97,7 @@ def backlog(rows: int) -> pl.DataFrame:
 
 
 def work(config: Path, backlog_rows: int, out: Path) -> int:
-    """Learn until SIGTERM; say the rate of the backlog's second half, then note when each range of offsets is learned."""
+    """Train until SIGTERM; print the rate of the backlog's second half, then record when each range of offsets is learned."""
     settings = load_settings(config, environ={}).settings
     learned: list[tuple[int, str, int, int, int]] = []
     done, half = 0, (0.0, 0)
@@ -123,7 +123,7 @@ def work(config: Path, backlog_rows: int, out: Path) -> int:
 
 
 class Sender:
-    """Sends events at a steady rate and keeps when each was handed to the producer, by partition in order."""
+    """Sends events at a steady rate and records when each was passed to the producer, by partition in order."""
 
     def __init__(self, settings: Settings) -> None:
         rows = events(POOL, seed=1)
@@ -147,7 +147,7 @@ class Sender:
         )  # fmt: skip
 
     def run(self, rows_per_s: float, seconds: float) -> float:
-        """Send for so long; returns rows a second."""
+        """Send for this time; returns rows per second."""
         pool = self._pool()
         began, done = time.monotonic(), 0
         while (passed := time.monotonic() - began) < seconds:
@@ -174,7 +174,7 @@ def ages(
     topic: str,
     seconds: float,
 ) -> np.ndarray:
-    """Seconds from sending to learning of the events that count; infinite where one was never learned."""
+    """Seconds from sending to learning of the counted events; infinite for an event that was never learned."""
     began = min(times[0] for times in sent.values() if times)
     out = []
     for (name, partition), times in sent.items():
@@ -197,8 +197,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of half load that are counted")
-    parser.add_argument("--backlog", type=int, default=200_000, help="rows that full load is measured on")
+    parser.add_argument("--seconds", type=float, default=60.0, help="counted seconds at half load")
+    parser.add_argument("--backlog", type=int, default=200_000, help="rows for the measurement of full load")
     parser.add_argument("--short", action="store_true", help="20 seconds, a backlog of 100,000 rows")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

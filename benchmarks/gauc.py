@@ -1,10 +1,10 @@
-"""GAUC: equal to scikit-learn user by user, and how much faster.
+"""GAUC: equality with scikit-learn per user, and the speed-up.
 
     python benchmarks/gauc.py [--rows 10000000] [--users 200000] [--runs 3]
 
-Scores are rounded so that ties are common. The loop over users with ``sklearn.metrics.roc_auc_score`` is timed on a part
-of 200,000 rows (whole users, drawn at random) and scaled by rows; so its figure for the whole is an estimate. The last line is one
-JSON object.
+Scores are rounded so that ties are common. The loop over users with ``sklearn.metrics.roc_auc_score`` is timed on a subset
+of 200,000 rows (complete users, drawn at random) and scaled by rows, so its time for all rows is an estimate. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py, too: the package must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -33,7 +33,7 @@ PART_ROWS = 200_000
 
 
 def make(rows: int, users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and users: activity with a long tail, scores of three digits, a third of the users one-class."""
+    """Labels, scores and users: activity with a long tail, scores of three digits, a third of the users with one class."""
     rng = np.random.default_rng(seed)
     user = (users * rng.random(rows) ** 2).astype(np.int64)
     user[:users] = np.arange(users)  # everybody is there
@@ -43,7 +43,7 @@ def make(rows: int, users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
 
 
 def by_sklearn(y: np.ndarray, p: np.ndarray, user: np.ndarray) -> float:
-    """The loop that everybody writes first: AUC of each user with both classes, weighted by impressions."""
+    """The straightforward loop: AUC of each user with both classes, weighted by impressions."""
     order = np.argsort(user, kind="stable")
     y, p, user = y[order], p[order], user[order]
     edges = np.concatenate([[0], np.flatnonzero(np.diff(user)) + 1, [len(user)]])
@@ -78,7 +78,7 @@ def by_polars(frame: pl.DataFrame) -> float:
 
 
 def timed(works: dict[str, Callable[[], Any]], runs: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Results, and seconds of each run; taken in turns, so that a busy moment meets all alike."""
+    """Results, and seconds of each run; the functions alternate, so that other load affects all of them alike."""
     results: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(runs):
@@ -103,7 +103,7 @@ def main() -> None:
     ours = gauc(y, p, user)
     peak = peak_mib()
 
-    # Whole users, drawn at random: as many rows a user as in the whole, for the loop's cost follows both.
+    # Complete users, drawn at random, with as many rows per user as in all rows: the cost of the loop depends on both.
     drawn = np.random.default_rng(1).permutation(args.users)
     counts = np.bincount(user, minlength=args.users)[drawn].cumsum()
     part = np.isin(user, drawn[: np.searchsorted(counts, PART_ROWS) + 1])
@@ -132,7 +132,7 @@ def main() -> None:
     print(
         f"difference to scikit-learn on the part: {difference:.1e}; to polars on the whole: {abs(ours.value - pl_value):.1e}"
     )
-    print(f"memory: {before:,.0f} MiB with the data, {peak:,.0f} MiB at most while replay.gauc ran")
+    print(f"memory: {before:,.0f} MiB with the data, {peak:,.0f} MiB peak while gauc ran")
     assert difference <= 1e-12, f"GAUC differs from scikit-learn by {difference}"
     summary = {
         "benchmark": "gauc",

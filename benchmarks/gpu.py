@@ -1,14 +1,14 @@
-"""The step on a CUDA device, against the time that its bytes need at the measured bandwidth.
+"""A training step on a CUDA device, compared with the time to move its bytes at the measured bandwidth.
 
     python benchmarks/gpu.py [--short] [--ids 10000000] [--steps 200]
 
 16 fields x 16, DCN-V2 with two cross layers, MLP 256-128-64, batches of 4 k to 64 k rows. Measured by CUDA events, after
-a warm-up: the step on batches that lie on the device (``step``); the same with each batch copied from pinned memory on a
-stream of its own while the one before trains (``fed``); and how many rows a second the host can encode (``host``).
-The limit is a model: bytes that the step has to move (rows and accumulators of distinct ids read and written, the
-activations of each layer written and read once in each direction) over the bandwidth of a copy on the device.
+a warm-up: the step on batches in device memory (``step``); the same with each batch copied from pinned memory on a separate
+stream while the previous one trains (``fed``); and the rows per second that the host can encode (``host``).
+The limit is a model: the bytes that the step has to move (rows and accumulators of distinct ids read and written, the
+activations of each layer written and read once in each direction) divided by the bandwidth of a copy on the device.
 
-The last line is JSON: ``rows_per_s``, the best ``step`` rate. Without a CUDA device it says so and ends.
+The last line is JSON: ``rows_per_s``, the best ``step`` rate. Without a CUDA device the script prints that and ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -90,7 +90,7 @@ def _learn(arm: Arm, encoded: Encoded, batch: Batch) -> None:
 
 
 def _fed(arm: Arm, pinned: list[Encoded], batches: list[Batch], device: torch.device, steps: int) -> float:
-    """Seconds a step, the next batch being copied on its own stream meanwhile."""
+    """Seconds per step while the next batch is copied on its own stream."""
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)
     ahead: list[tuple[Encoded, torch.cuda.Event]] = []
@@ -133,7 +133,7 @@ def _timed(step: Callable[[int], None], steps: int) -> float:
 
 
 def _bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy on the device reads and writes."""
+    """Bytes per second that a copy on the device reads and writes."""
     source = torch.empty(1 << 28, device=device)  # 1 GiB
     target = torch.empty_like(source)
     seconds = _timed(lambda _: target.copy_(source), 25)  # type: ignore[arg-type,return-value]
@@ -141,7 +141,7 @@ def _bandwidth(device: torch.device) -> float:
 
 
 def _bytes(n: int, distinct: float) -> float:
-    """Least traffic of a step, bytes: see the head of this file."""
+    """Minimum traffic of a step in bytes: see the module's docstring."""
     width = FIELDS * DIM
     rows = distinct * (DIM + 1) * 4 * 2  # values and accumulator, read and written
     places = n * FIELDS * (8 * 2 + DIM * 4 * 2)  # positions; gathered vectors there and back
@@ -164,7 +164,7 @@ def _batch(n: int, size: int, seed: int) -> Batch:
 
 
 def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same object with every tensor in it changed."""
+    """The same object with a function applied to every tensor in it."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, tuple):

@@ -1,17 +1,17 @@
-"""Kafka records -> ``Batch`` on one core, against Faust's own way to typed records.
+"""Kafka records -> ``Batch`` on one core, compared with Faust's own typed records.
 
     python benchmarks/ingest.py [--short] [--runs 3] [--rows 300000]
 
-Events of 12 categorical fields (six strings, six integers, the ids of user and item among them) and 4 numbers, keyed by
-user over two partitions of an embedded broker.
+Events have 12 categorical fields (six strings, six integers, including the ids of user and item) and 4 numbers, and are keyed
+by user over two partitions of an embedded broker.
 
-ours, json     one JSON object a message; the worker's Faust app: consumer, decoding, checks, hashing, ``Batch``
-ours, arrow    the same rows packed, up to 512 of them an Arrow IPC message
-Faust          the JSON topic, an agent on ``Record`` with ``stream.take``: lists of typed objects. Nothing is checked,
-               hashed or laid out in columns, which would be the next thing to do: this flatters it
+ours, json     one JSON object per message; the worker's Faust app: consumer, decoding, checks, hashing, ``Batch``
+ours, arrow    the same rows packed, up to 512 of them per Arrow IPC message
+Faust          the JSON topic, an agent on ``Record`` with ``stream.take``: lists of typed objects. Nothing is validated,
+               hashed or converted to columns, which would be the next step, so the comparison favours Faust
 
-Each measured process has one core to itself, the broker another. Sides take turns; medians.
-The last line is JSON: ``ratio_json`` and ``ratio_arrow``, our rows/s by Faust's.
+Each measured process has one core to itself, the broker another. The candidates alternate; medians.
+The last line is JSON: ``ratio_json`` and ``ratio_arrow``, our rows/s divided by Faust's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -68,7 +68,7 @@ def events(rows: int) -> pl.DataFrame:
 
 
 def measure(side: str, broker: str, topic: str, rows: int, core: int) -> dict[str, float]:
-    """One run of one side in a process of its own."""
+    """One run of one candidate in a separate process."""
     command = [
         sys.executable,
         HERE / "_reader.py",

@@ -1,13 +1,13 @@
-"""What TPM from the running stream costs: a step, and the end of a month.
+"""The cost of training TPM from the running stream: per step, and at the end of a month.
 
     python benchmarks/live_tpm.py [--short] [--steps 400] [--ids 1000000]
 
-Two engines on state folders of their own (journal, checkpoints, score log) learn the same steps of the simulator in turn, one
-with `tpm.live`, one without. Then a month of ``--ids`` users closes: the copy stalls the step, the write runs beside
-steps of the other engine, which are timed with and without it.
+Two engines with separate state folders (journal, checkpoints, score log) run the same steps of the simulator alternately, one
+with `tpm.live`, one without. Then a month of ``--ids`` users closes: the copy stalls the step, and the write runs in the
+background of steps of the other engine, which are timed with and without it.
 
-The last line is JSON: ``ratio``, a natural step with live TPM by one without (means); ``share``, what all steps, ads
-included, take more; ``stall_ms`` and ``write_s`` of the month; ``beside``, a step while it is written by one without.
+The last line is JSON: ``ratio``, a natural step with live TPM divided by one without (means); ``share``, the additional time of
+all steps, ads included; ``stall_ms`` and ``write_s`` of the month; ``beside``, a step during the write divided by one without.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -66,7 +66,7 @@ def run(engine: Engine, step: Step) -> float:
 
 
 def month_end(folder: Path, ids: int, dim: int) -> tuple[float, SnapshotWriter]:
-    """Copy out the vectors of so many users, as the step that closes a month does; their write runs beside."""
+    """Copy the vectors of this many users, as the step that closes a month does; write them in the background."""
     rng = np.random.default_rng(0)
     users = rng.permutation(10 * ids)[:ids].astype(np.uint64)
     table = rng.normal(size=(ids, dim)).astype(np.float32)
@@ -81,7 +81,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--ids", type=int, default=1_000_000, help="users of the month that closes")
+    parser.add_argument("--ids", type=int, default=1_000_000, help="users of the closing month")
     parser.add_argument("--short", action="store_true", help="300 steps, 200,000 ids")
     options = parser.parse_args()
     steps, ids = (300, 200_000) if options.short else (options.steps, options.ids)
@@ -92,14 +92,14 @@ def main() -> int:
         with_tpm, _ = prepare(root / "with", True, 1)
         seconds: dict[str, list[tuple[str, float]]] = {"without": [], "with": []}
         for i, step in enumerate(plan):
-            # By turns, and in turns which comes first.
+            # Alternately, and each goes first in turn.
             both = [("without", without), ("with", with_tpm)]
             for name, engine in both if i % 2 else reversed(both):
                 took = run(engine, step)
                 if i >= warm:
                     seconds[name].append((step.kind, took))
         total = {name: sum(t for _, t in parts) for name, parts in seconds.items()}
-        # A chunk of TPM takes two steps of rows: means of natural steps, not medians, see all of it.
+        # A chunk of TPM contains the rows of two steps: the mean of natural steps includes its whole cost, the median does not.
         natural = {n: float(np.mean([t for k, t in parts if k == "natural"])) for n, parts in seconds.items()}
         stall, writer = month_end(root / "month", ids, 16)
         began = time.perf_counter()
@@ -118,8 +118,8 @@ def main() -> int:
         f"natural step, mean   without {1e3 * natural['without']:.2f} ms   with {1e3 * natural['with']:.2f} ms"
     )
     print(f"all steps            without {total['without']:.2f} s   with {total['with']:.2f} s")
-    print(f"month's end          stall {1e3 * stall:.1f} ms, written beside in {write:.2f} s")
-    print(f"a step meanwhile     {1e3 * np.mean(beside):.2f} ms, alone {1e3 * np.mean(alone):.2f} ms (means)")
+    print(f"month's end          stall {1e3 * stall:.1f} ms, written in the background in {write:.2f} s")
+    print(f"a step during it     {1e3 * np.mean(beside):.2f} ms, alone {1e3 * np.mean(alone):.2f} ms (means)")
     result = {
         "benchmark": "live_tpm",
         "ratio": round(natural["with"] / natural["without"], 3),

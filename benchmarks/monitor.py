@@ -1,14 +1,14 @@
-"""What monitoring costs: rows a second through a worker's engine with and without all that watches it.
+"""The cost of monitoring: rows per second through a worker's engine with and without the monitor.
 
     python benchmarks/monitor.py [--short] [--rounds 4] [--rows 400000] [--threads 1]
 
-Two engines, each as a worker has it (state folder on disk, TPM vectors of three months of nine in ten users and items, 512
-natural or up to 128 ad rows a step, one core for torch), learn the same steps, a simulated day in turn. One of them is watched
-exactly as in a worker: the reporter after each step, gauges, snapshot and alerts once a second from another thread, the page's
-document every two seconds and a scrape of /metrics every five. A checkpoint is taken every day, that is more often than a worker's
-2,000 steps; all eight probe slices of both domains are full (6 hours each instead of a week). Seconds are summed over all days:
-costs that come seldom count in full. The last line is JSON: ``ratio`` = rows/s with over rows/s without; ``ratio_cpu`` =
-processor seconds (of all threads) without over those with, which neighbours on the machine change less.
+Two engines, each set up as in a worker (state folder on disk, TPM vectors of three months for nine in ten users and items, 512
+natural or up to 128 ad rows per step, one core for torch), run the same steps, one simulated day at a time, alternately. One of them
+is monitored exactly as in a worker: the reporter after each step, gauges, snapshot and alerts once a second from another thread, the
+page's document every two seconds and a scrape of /metrics every five. A checkpoint is taken every day, more often than a worker's
+2,000 steps; all eight probe slices of both domains are full (6 hours each instead of a week). Seconds are summed over all days, so
+that rare costs count in full. The last line is JSON: ``ratio`` = rows/s with monitoring divided by rows/s without; ``ratio_cpu`` =
+processor seconds (of all threads) without monitoring divided by those with it, which other load on the machine affects less.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-# This folder has a monitor.py, too: the package must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -48,7 +48,7 @@ MONTHS, WARM_UP_DAYS = 3, 2
 
 
 class Beside:
-    """What a worker's event loop and its visitors do meanwhile, in a thread."""
+    """The work of a worker's event loop and of the dashboard's visitors, in a thread."""
 
     def __init__(self, reporter: Reporter, engine: Engine, port: int) -> None:
         aligner = Aligner({}, natural_batch=512, ad_batch=128)
@@ -59,7 +59,7 @@ class Beside:
         self._thread.start()
 
     def go_on(self, on: bool) -> None:
-        """Only while the watched engine runs."""
+        """Resume; only while the monitored engine runs."""
         (self._awake.set if on else self._awake.clear)()
 
     def _run(self) -> None:
@@ -96,7 +96,7 @@ def settings_of(folder: Path, sim: Simulator) -> Settings:
 
 
 def give_vectors(settings: Settings, sim: Simulator) -> None:
-    """Snapshots of three months for ids that the stream has; what stands in them does not matter here."""
+    """Snapshots of three months for ids of the stream; the values of the vectors do not matter here."""
     first = factory.decoder(settings).from_frame(sim.day(0)).batch
     rng = np.random.default_rng(0)
     store = factory.snapshot_store(settings)
@@ -125,7 +125,7 @@ def days_of(steps: Iterator[Step]) -> Iterator[list[Step]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=4, help="measured days")
-    parser.add_argument("--rows", type=int, default=400_000, help="rows of a day")
+    parser.add_argument("--rows", type=int, default=400_000, help="rows per day")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="2 days of 150,000 rows")
     args = parser.parse_args()

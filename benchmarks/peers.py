@@ -1,22 +1,22 @@
-"""Training from Kafka against the libraries that train from memory: rows a second, and what was learned.
+"""Training from Kafka compared with libraries that train from memory: rows per second, and AUC.
 
     python benchmarks/peers.py [--short] [--venvs FOLDER] [--form arrow|json] [--rows 1000000]
 
-The same seeded clicks for all: 16 fields, dimension 16, DCN-V2 with two cross layers, MLP 256-128-64 with batch norm,
-batches of 4,096, every row once, in order; the tail is scored at the end.
+All use the same seeded clicks: 16 fields, dimension 16, DCN-V2 with two cross layers, MLP 256-128-64 with batch norm,
+batches of 4,096, every row once, in order; the last rows are scored at the end.
 
 Ours     a worker as in production (consumer, decoding, alignment, journal, checkpoints, scores of 10 % of the users,
-         monitor) on an embedded broker's topic of two partitions that is full; packed Arrow messages or JSON.
-Peers    FuxiCTR, torch-rechub, DeepCTR-Torch, each in an environment of its own, on arrays in memory, with all cores
-         for torch, with their own optimisers, rates and dense or sparse gradients. FuxiCTR and torch-rechub are given
-         batches that are ready, which is quicker than their loaders; DeepCTR-Torch's ``fit`` makes its own.
-Scale    River (a row at a time) and Vowpal Wabbit (text lines in memory): linear models.
+         monitor) on a filled topic of two partitions of an embedded broker; packed Arrow messages or JSON.
+Peers    FuxiCTR, torch-rechub, DeepCTR-Torch, each in its own environment, on arrays in memory, with all cores for torch
+         and their own optimisers, learning rates and dense or sparse gradients. FuxiCTR and torch-rechub get prepared
+         batches, which is faster than their loaders; DeepCTR-Torch's ``fit`` makes its own.
+Scale    River (one row at a time) and Vowpal Wabbit (text lines in memory): linear models.
 
-At 10 M ids the peers learn a bounded number of rows: their steps cost what the table costs.
+At 10 M ids the peers learn a limited number of rows, because the cost of their steps depends on the size of the table.
 
-The last line is JSON: ``ratio_100k`` and ``ratio_10m``, our rows/s by the best deep peer's; ``auc_100k_difference``,
-our AUC less the best deep peer's, on the tail, with a 95 % interval (bootstrap over rows). ``--products float32 bfloat16``
-runs ours twice; ``ratio_100k_bfloat16`` then is the second one's.
+The last line is JSON: ``ratio_100k`` and ``ratio_10m``, our rows/s divided by those of the fastest deep-learning peer;
+``auc_100k_difference``, our AUC minus that of the best deep-learning peer, on the last rows, with a 95 % interval (bootstrap
+over rows). ``--products float32 bfloat16`` runs ours twice; ``ratio_100k_bfloat16`` is then the ratio of the second run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -58,7 +58,7 @@ SCALES = {"100k": 100_000, "10m": 10_000_000}
 
 
 def environment(folder: Path, library: str) -> Path:
-    """Python of the library's own environment, made if it is not there; RuntimeError says what pip said."""
+    """Python of the library's environment, created if it does not exist; RuntimeError with the message of pip."""
     place = folder / library
     python, done = place / "bin" / "python", place / ".installed"
     wanted = {**DEEP, **LINEAR}[library]
@@ -76,7 +76,7 @@ def environment(folder: Path, library: str) -> Path:
 def peer(
     library: str, python: Path, rows: Path, scale: str, train: int, threads: int, limit_s: float
 ) -> dict[str, Any]:
-    """Rows/s, and scores of the tail, of one library in a process of its own."""
+    """Rows/s and scores of the last rows, of one library in a separate process."""
     scores = rows.with_name(f"{library}-{scale}.npy")
     got = subprocess.run(
         [
@@ -93,10 +93,10 @@ def peer(
 def ours(
     x: np.ndarray, y: np.ndarray, rows: Path, scale: str, train: int, form: str, threads: int, products: str
 ) -> dict[str, Any]:
-    """The same of a worker on a topic that holds the same rows."""
+    """The same for a worker on a topic with the same rows."""
     size = per_field(SCALES[scale])
     with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
-        # Twice as many buckets as ids: an id of ours may share its row with another one, a peer's does not.
+        # Twice as many buckets as ids: some of our ids share a row; those of the other libraries do not.
         features = [FeatureSpec(name=name, buckets=2 * size) for name in names()]
         overrides = [
             'model.history="none"',
@@ -137,7 +137,7 @@ def ours(
 
 
 def difference(label: np.ndarray, one: np.ndarray, other: np.ndarray, draws: int = 200) -> list[float]:
-    """AUC of one less AUC of the other, and its 95 % interval."""
+    """AUC of one minus AUC of the other, and its 95 % interval."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(draws):
@@ -153,16 +153,24 @@ def main() -> int:
     )
     cache = Path(tempfile.gettempdir()) / "ecdctr-peers"
     parser.add_argument("--venvs", type=Path, default=cache, help=f"environments of the peers ({cache})")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows that are learned")
-    parser.add_argument("--rows-10m", type=int, default=102_400, help="those of the deep peers at 10 M ids")
-    parser.add_argument("--tail", type=int, default=100_000, help="rows that are scored")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on either side")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to learn")
     parser.add_argument(
-        "--products", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="of our products"
+        "--rows-10m", type=int, default=102_400, help="rows of the deep-learning peers at 10 M ids"
     )
-    parser.add_argument("--form", choices=["arrow", "json"], default="arrow", help="our messages")
+    parser.add_argument("--tail", type=int, default=100_000, help="rows to score")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="torch threads, for all candidates"
+    )
+    parser.add_argument(
+        "--products",
+        nargs="+",
+        choices=["float32", "bfloat16"],
+        default=["float32"],
+        help="precision of our matrix products",
+    )
+    parser.add_argument("--form", choices=["arrow", "json"], default="arrow", help="format of our messages")
     parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
-    parser.add_argument("--skip-peers", action="store_true", help="ours alone")
+    parser.add_argument("--skip-peers", action="store_true", help="run ours only")
     parser.add_argument("--short", action="store_true", help="300,000 rows; 16,384 of the peers at 10 M ids")
     options = parser.parse_args()
     rows = 300_000 if options.short else options.rows
@@ -171,7 +179,7 @@ def main() -> int:
     print(
         f"{FIELDS} fields, {rows:,} rows; peers at 10 M ids: {bounded:,} rows; ours from Kafka ({options.form})"
     )
-    print("ids    system          learned rows     rows/s    AUC      CPU us a row")
+    print("ids    system          learned rows     rows/s    AUC      CPU us per row")
     with tempfile.TemporaryDirectory() as folder:
         for scale in options.scales:
             x, y = clicks(rows + options.tail, SCALES[scale])

@@ -1,12 +1,12 @@
-"""Replay: what reading, aligning, scoring and keeping books cost beside bare training; memory by rows.
+"""Replay: the cost of reading, aligning, scoring and logging compared with bare training; memory by number of rows.
 
     python benchmarks/replay.py [--short] [--rows 300000] [--runs 5] [--memory-rows 1000000 10000000]
 
-Speed: ``ecdctr replay`` on a Parquet log against a loop over the same steps of the same model, decoded and cut beforehand
-and held in memory. Both make the same CPM releases. They run in turns in one process.
+Speed: ``ecdctr replay`` on a Parquet log compared with a loop over the same steps of the same model, decoded and cut beforehand
+and held in memory. Both make the same CPM releases. They alternate in one process.
 
-Memory: ``ecdctr replay`` with a small model on a short and on a long log, each in a process of its own: most that was held
-while playing, and with the report at the end.
+Memory: ``ecdctr replay`` with a small model on a short and on a long log, each in a separate process: peak memory of the
+replay itself, and including the report at the end.
 
 The last line is one JSON object.
 """
@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py, too: the package must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import polars as pl
@@ -56,7 +56,7 @@ SMALL = (
 
 
 def write_log(path: Path, rows: int) -> None:
-    """A simulated log, a tenth of it ads, written day by day."""
+    """A simulated log, one tenth of it ads, written day by day."""
     days = max(1, rows // ROWS_A_DAY)
     simulator = _simulator(days)
     path.mkdir()
@@ -85,7 +85,7 @@ def _simulator(days: int) -> Simulator:
 
 
 def configured(overrides: tuple[str, ...]) -> Loaded:
-    """Settings with the simulator's features; event files carry none."""
+    """Settings with the simulator's features; event files do not define any."""
     loaded = load_settings(None, overrides, environ={})
     settings = loaded.settings.model_copy(update={"features": _simulator(1).feature_specs()})
     return Loaded(settings, {**loaded.origin, "features": "benchmark"})
@@ -115,14 +115,14 @@ def bare(steps: list[Step], loaded: Loaded) -> tuple[float, float]:
 
 
 def replayed(log: Path, loaded: Loaded, out: Path) -> dict[str, Any]:
-    """The report's facts of one ``ecdctr replay``."""
+    """The report's metadata of one ``ecdctr replay``."""
     nobody = Console(file=io.StringIO())
     done = replay_source(nobody, nobody, loaded, str(log), out, ReplayOptions(quiet=True))
     return dict(done["meta"])
 
 
 def memory_of(log: Path, out: Path) -> dict[str, float]:
-    """Peak memory of a process that replays the log: while playing, and with the report."""
+    """Peak memory of a process that replays the log: during the replay, and including the report."""
     command = [sys.executable, __file__, "--child", str(log), str(out)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(found.stdout.splitlines()[-1]))
@@ -180,16 +180,16 @@ def speed(folder: Path, rows: int, runs: int) -> dict[str, Any]:
         loops.append(n / wall)
         replays.append(n / meta["seconds"])
         ratios_cpu.append(cpu / meta["cpu_seconds"])
-    print(f"{n:,} rows, {runs} runs in turns")
+    print(f"{n:,} rows, {runs} alternating runs")
     print(f"{'':32}{'rows/s (median)':>16}   runs")
     for name, found in (("bare loop, rows in memory", loops), ("ecdctr replay, Parquet log", replays)):
         print(f"{name:32}{statistics.median(found):16,.0f}   {' '.join(f'{x:,.0f}' for x in found)}")
-    # Of neighbours in time: what else the machine does meets both.
+    # Ratios of consecutive runs: other load on the machine affects both.
     ratios = [replay / loop for replay, loop in zip(replays, loops, strict=True)]
     ratio = statistics.median(ratios)
     print(f"ratio, median of the pairs: {ratio:.3f}   ({' '.join(f'{r:.3f}' for r in ratios)})")
     ratio_cpu = statistics.median(ratios_cpu)
-    print(f"the same by CPU seconds:    {ratio_cpu:.3f}   ({' '.join(f'{r:.3f}' for r in ratios_cpu)})")
+    print(f"by CPU seconds:             {ratio_cpu:.3f}   ({' '.join(f'{r:.3f}' for r in ratios_cpu)})")
     return {
         "rows": n,
         "rows_per_s": round(statistics.median(replays)),
@@ -205,7 +205,7 @@ def memory(folder: Path, rows: tuple[int, int]) -> dict[str, Any]:
         log = folder / f"log-{n}"
         write_log(log, n)
         found.append(memory_of(log, folder / f"out-{n}"))
-    print(f"{'rows':>12}{'MiB at most, playing':>24}{'with the report':>18}{'rows/s':>12}")
+    print(f"{'rows':>12}{'peak MiB, replay':>24}{'with the report':>18}{'rows/s':>12}")
     for f in found:
         print(f"{f['rows']:12,.0f}{f['playing']:24,.0f}{f['whole']:18,.0f}{f['rows_per_s']:12,.0f}")
     short, long = found

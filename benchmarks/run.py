@@ -1,10 +1,10 @@
-"""``make bench``: every benchmark of this folder in its short form, and one table of what their last lines say.
+"""``make bench``: runs every benchmark of this folder in its short form and writes one table of their results.
 
     python benchmarks/run.py [--write] [--full] [NAME ...]
 
-Each script measures both sides in the same run and ends with one JSON object. These figures are ratios on a
-noisy machine: the table names it, and nothing in the tests depends on them. With names, only these are run; ``--write``
-then replaces their lines in the table and keeps the others.
+Each script measures all candidates in the same run and ends with one JSON object. The figures are ratios on a noisy
+machine; the table names the machine, and no test depends on them. With names, only these scripts are run; ``--write``
+then replaces their lines in the table and leaves the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> int:
     unknown = set(options.names) - {p.stem for p in scripts}
     if unknown:
         parser.error(
-            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(p.stem for p in scripts)}"
+            f"there is no benchmark {', '.join(sorted(unknown))}; the benchmarks are {', '.join(p.stem for p in scripts)}"
         )
     form = "full" if options.full else "short"
     today = time.strftime("%Y-%m-%d", time.gmtime())
@@ -59,14 +59,14 @@ def main() -> int:
 
 
 def _write(rows: dict[str, str], known: set[str]) -> None:
-    """Put these lines into the table; those of other scripts that still exist stay."""
+    """Write these lines to the table; lines of other scripts that still exist are left unchanged."""
     there = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
     old = {line.split("`")[1]: line for line in there if line.startswith("| `") and line.count("|") >= 5}
     kept = {name: line for name, line in old.items() if name in known and name not in rows}
     head = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (`python benchmarks/run.py --write`); each script's own `--help` says what its figures are.",
+        "Written by `make bench` (`python benchmarks/run.py --write`); the `--help` of each script explains its figures.",
         "",
         f"{_machine()}.",
         "",
@@ -78,9 +78,9 @@ def _write(rows: dict[str, str], known: set[str]) -> None:
 
 
 def _run(script: Path, *, short: bool) -> tuple[float, dict[str, Any] | None]:
-    """Run one script with its output shown; give its seconds and its last line."""
+    """Run one script and show its output; returns its seconds and its last line."""
     print(f"\n== {script.name}", flush=True)
-    knows_short = (
+    has_short = (
         "--short"
         in subprocess.run(
             [sys.executable, script, "--help"], capture_output=True, text=True, check=False
@@ -89,7 +89,7 @@ def _run(script: Path, *, short: bool) -> tuple[float, dict[str, Any] | None]:
     began = time.monotonic()
     last = ""
     with subprocess.Popen(
-        [sys.executable, script, *(["--short"] if short and knows_short else [])],
+        [sys.executable, script, *(["--short"] if short and has_short else [])],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -1,15 +1,16 @@
-"""Several decoding processes beside the one that trains: rows a second of decode and of training, with 1 and 2 workers.
+"""Several decoding processes next to the trainer: rows per second of decoding and of training, with 1 and 2 processes.
 
     python benchmarks/scaling.py [--short] [--rows 600000]
 
 decode
-    JSON messages (16 fields, one event each) in memory, 5,000 at a time, through ``DecodePool`` with 1 and 2 processes, two
-    requests under way as in the worker; sending the bytes there and the rows back is included, the broker is not.
+    JSON messages (16 fields, one event each) in memory, 5,000 at a time, through ``DecodePool`` with 1 and 2 processes, with
+    two requests in flight as in the worker; sending the bytes and receiving the rows is included, the broker is not.
 training
-    A real worker on a topic that is full, with ``worker.decoders`` 0, 1 and 2, everything else as by default: rows/s
-    from the first step's end to the last one's. Broker, worker and decoders share the machine.
+    A real worker on a filled topic, with ``worker.decoders`` 0, 1 and 2 and defaults otherwise: rows/s from the end of the
+    first step to the end of the last one. Broker, worker and decoders share the machine.
 
-All sides take turns, three runs each; medians. The last line is one JSON object: ``ratio``, decode with 2 by that with 1.
+The candidates alternate, three runs each; medians. The last line is one JSON object: ``ratio``, the decoding rate with 2
+processes divided by that with 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -100,7 +101,7 @@ def decode_rate(decoder: EventDecoder, values: list[bytes], workers: int) -> flo
 
 
 def work(config: Path, rows: int) -> int:
-    """Learn so many rows, say the rate, end."""
+    """Train on this many rows, print the rate, end."""
     began, warm, done, over = 0.0, 0, 0, False
 
     def watch(_engine: Engine, _kind: str, batch: Batch) -> None:
@@ -137,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=200_000, help="rows of a run")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows per run")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="100,000 rows, training once")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)

@@ -1,16 +1,16 @@
-"""A worker that runs for long: resident memory, rows a second, file handles and disk must not grow with what it has learned.
+"""A worker that runs for a long time: resident memory, rows per second, file handles and disk must not grow with the rows learned.
 
     python benchmarks/soak.py [--short] [--rows 20000000]
 
 A real worker learns packed events (16 fields, 100 k ids, one in twenty an ad) from the embedded broker; they are sent while
-it runs, at most half a million rows ahead of it. The log spans twenty days of event time. The ad window, the scores and
-the journal are kept for two days and CPM is released every day, so that everything that is kept has its full size after
-half of the rows (checkpoints, which come by wall time, too): that is the warm-up. The monitor runs, without its port. All events come from one pool, so that no new id
-makes a table's page resident later on.
+it runs, at most half a million rows ahead of it. The log covers twenty days of event time. The ad window, the scores and
+the journal are retained for two days and CPM is released every day, so that all of them reach their full size after half of
+the rows (including checkpoints, which depend on wall time): that is the warm-up. The monitor runs, without its port. All
+events come from one pool, so that no new id makes another page of a table resident later.
 
-Rates are compared over whole event days, of a minute of wall time at least: each has one release and the same share of
-checkpoints. The last line is one JSON object: ``memory_growth``, median resident memory of the last tenth by that
-of the first tenth behind the warm-up, less 1; ``rate_ratio``, rows/s of the last minute by the first one's.
+Rates are compared over complete event days, of at least one minute of wall time: each contains one release and the same share
+of checkpoints. The last line is one JSON object: ``memory_growth``, the median resident memory of the last tenth divided by
+that of the first tenth after the warm-up, minus 1; ``rate_ratio``, rows/s of the last minute divided by those of the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import threading
 import time
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -77,7 +77,7 @@ def configure(folder: Path, address: str) -> Settings:
 
 
 def work(config: Path) -> int:
-    """Learn until SIGTERM, and say every second how many rows and which event time."""
+    """Train until SIGTERM, and print the number of rows and the event time every second."""
     settings = load_settings(config, environ={}).settings
     rows, told = 0, 0.0
 
@@ -93,7 +93,7 @@ def work(config: Path) -> int:
 
 
 class Supply(threading.Thread):
-    """Sends the log, some way ahead of what is learned."""
+    """Sends the log, a bounded number of rows ahead of the worker."""
 
     def __init__(self, settings: Settings, rows: int) -> None:
         super().__init__(daemon=True)
@@ -139,7 +139,7 @@ def measure(pid: int, folder: Path) -> Sample:
 
 
 def run(folder: Path, rows: int) -> list[Sample]:
-    """What was measured each second."""
+    """The measurements of each second."""
     samples: list[Sample] = []
     with EmbeddedBroker() as broker:
         settings = configure(folder, broker.address)
@@ -177,7 +177,7 @@ def run(folder: Path, rows: int) -> list[Sample]:
 
 
 def tell(samples: list[Sample]) -> None:
-    """A line of the table."""
+    """One line of the table."""
     now, before = samples[-1], samples[max(0, len(samples) - 31)]
     rate = (now["rows"] - before["rows"]) / max(1e-9, now["at"] - before["at"])
     print(
@@ -188,7 +188,7 @@ def tell(samples: list[Sample]) -> None:
 
 
 def minute_rates(samples: list[Sample]) -> tuple[float, float]:
-    """Rows/s over the first whole days behind the warm-up, and over the last ones, a minute or more each if there is that much."""
+    """Rows/s over the first complete days after the warm-up, and over the last ones, at least a minute each if available."""
     warm = [s for s in samples if s["day"] >= WARM * DAYS]
     begins = [
         next(s for s in warm if s["day"] >= day)
@@ -209,7 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=20_000_000, help="rows that are learned")
+    parser.add_argument("--rows", type=int, default=20_000_000, help="rows to learn")
     parser.add_argument("--short", action="store_true", help="2,000,000 rows")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""A step costs what its batch costs, whatever the size of the table.
+"""The cost of a step depends on its batch, not on the size of the table.
 
     python benchmarks/step_cost.py [--short] [--rows 100000 1000000 10000000] [--steps 120]
 
-One trainer for each table size, in one process, learns the same batches in turn: 16 fields x 16, DCN-V2 with two cross
-layers, MLP 256-128-64, 4,096 rows. The same batches means the same number of distinct ids, spread over the whole table.
-Memory is what a step allocates: the bytes of all tensors that it asks for, whatever it frees meanwhile, and the peak of
-its numpy arrays.
+One trainer per table size, in one process, learns the same batches alternately: 16 fields x 16, DCN-V2 with two cross
+layers, MLP 256-128-64, 4,096 rows. The same batches have the same number of distinct ids, spread over the whole table.
+Memory is the amount that a step allocates: the bytes of all tensors that it requests, including those freed meanwhile, and
+the peak of its numpy arrays.
 
-The last line is JSON: ``ratio``, the median step at the largest table by that at the smallest; ``memory_ratio``.
+The last line is JSON: ``ratio``, the median step at the largest table divided by that at the smallest; ``memory_ratio``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
@@ -62,7 +62,7 @@ class Subject:
         self.seconds.append(time.perf_counter() - began)
 
     def memory(self) -> float:
-        """MiB that a step asks for: every tensor, whatever it frees meanwhile, and the peak of its arrays."""
+        """MiB that a step allocates: every tensor, including those freed meanwhile, and the peak of its arrays."""
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -91,22 +91,22 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--steps", type=int, default=120, help="of each size")
+    parser.add_argument("--steps", type=int, default=120, help="steps per size")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--short", action="store_true", help="36 steps of each size")
+    parser.add_argument("--short", action="store_true", help="36 steps per size")
     options = parser.parse_args()
     steps = 36 if options.short else options.steps
     rng = np.random.default_rng(0)
     size = min(options.rows) // FIELDS
-    # Ids by Zipf's law, the same for all sizes: what differs is how far apart they lie.
+    # Ids by Zipf's law, the same for all sizes: only their distance in the table differs.
     ids = ((size + 1.0) ** rng.random((KINDS, BATCH, FIELDS))).astype(np.int64).clip(1, size) - 1
     labels = (rng.random((KINDS, BATCH)) < 0.2).astype(np.float32)
     subjects = [Subject(rows, ids, labels, options.threads) for rows in options.rows]
     for i in range(KINDS + steps):
         for subject in subjects:
             subject.step(i)
-    print(f"{BATCH:,} rows a step, {steps} steps of each size, {options.threads} thread(s)")
-    print("   table rows    step ms   rows/s    MiB allocated a step")
+    print(f"{BATCH:,} rows per step, {steps} steps per size, {options.threads} thread(s)")
+    print("   table rows    step ms   rows/s    MiB allocated per step")
     medians, memory = [], []
     for subject in subjects:
         medians.append(float(np.median(subject.seconds[KINDS:])))

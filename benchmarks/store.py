@@ -1,20 +1,20 @@
-"""TPM look-ups: our store (RocksDB with a cache of rows) against LMDB and a plain numpy memmap.
+"""TPM look-ups: the snapshot store (RocksDB with a cache of rows) compared with LMDB and a plain numpy memmap.
 
     python benchmarks/store.py [--short] [--ids 5000000] [--venvs FOLDER]
 
-The same ids (hashed, uint64) with the same vectors of 64 numbers lie in each store. A look-up is one batch of 4,096 ids,
-the k-th id drawn with weight 1 / k (Zipf's law), so that some repeat; it gives the vectors in the batch's order. All
-sides look up distinct ids in key order. After a warm-up they take turns, twenty batches each; every file is in the page
-cache. LMDB runs in an environment of its own, which is made on the first run.
+Each store contains the same ids (hashed, uint64) with the same vectors of 64 numbers. A look-up is one batch of 4,096 ids,
+the k-th id drawn with weight 1 / k (Zipf's law), so that some repeat; it returns the vectors in the batch's order. All
+candidates look up distinct ids in key order. After a warm-up they alternate, twenty batches each; every file is in the page
+cache. LMDB runs in its own environment, which is created on the first run.
 
 ===========  =======================================================================================
-ours         ``RocksEmbeddingStore`` as configured by default (``state.cache_rows``)
+ours         ``RocksEmbeddingStore`` with its defaults (``state.cache_rows``)
 no cache     the same with a cache of one row
 LMDB         one ``getmulti`` of the distinct keys
 memmap       ids and vectors as ``.npy`` files, memory-mapped; binary search among the ids
 ===========  =======================================================================================
 
-The last line is one JSON object: ``ratio``, ours by LMDB (p50), ``ratio_p99``, and milliseconds.
+The last line is one JSON object: ``ratio``, ours divided by LMDB (p50), ``ratio_p99``, and milliseconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -52,7 +52,7 @@ LookUp = Callable[[np.ndarray], np.ndarray]
 
 
 class Lmdb:
-    """The other process: it takes its turn when it is asked to."""
+    """The LMDB process; it measures when it is sent a range of batches."""
 
     def __init__(self, python: Path, folder: Path) -> None:
         self._process = subprocess.Popen(
@@ -81,7 +81,7 @@ class Lmdb:
 
 
 def tables(folder: Path, ids: int, batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids ascending, their vectors, and batches of ids, ``(batches, BATCH)``; written to the folder, too."""
+    """Ids ascending, their vectors, and batches of ids, ``(batches, BATCH)``; also written to the folder."""
     rng = np.random.default_rng(0)
     by_rank = mix64(np.arange(1, ids + 1, dtype=np.uint64))  # one to one: as many distinct ids
     order = np.sort(by_rank)
@@ -120,8 +120,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cache = Path(tempfile.gettempdir()) / "ecdctr-peers"
-    parser.add_argument("--venvs", type=Path, default=cache, help=f"where LMDB's environment is ({cache})")
-    parser.add_argument("--ids", type=int, default=5_000_000, help="ids that the stores hold")
+    parser.add_argument("--venvs", type=Path, default=cache, help=f"folder of LMDB's environment ({cache})")
+    parser.add_argument("--ids", type=int, default=5_000_000, help="ids in each store")
     parser.add_argument("--short", action="store_true", help="1,000,000 ids")
     options = parser.parse_args()
     ids = 1_000_000 if options.short else options.ids

@@ -1,19 +1,19 @@
-"""Training from Kafka against the bare loop over arrays in memory: what share of its speed is left.
+"""Training from Kafka compared with the bare training loop over arrays in memory: the share of its speed.
 
     python benchmarks/stream_efficiency.py [--short] [--runs 3] [--rows 1000000]
 
-Bare     the network learns batches that lie in memory, their TPM vectors looked up before: distinct rows, forward, backward,
+Bare     the network learns batches in memory, whose TPM vectors were looked up before: distinct rows, forward, backward,
          optimizer.
-Stream   a worker as in production, on a topic of two partitions that is full: consumer, decoding and checks, alignment,
-         TPM look-ups in three months' snapshots, journal, progressive validation (10 % of the users are scored before they
-         are learned), checkpoints (every 10 s here), score log, monitor with its port open.
+Stream   a worker as in production, on a filled topic of two partitions: consumer, decoding and checks, alignment, TPM
+         look-ups in the snapshots of three months, journal, progressive validation (10 % of the users are scored before
+         they are learned), checkpoints (every 10 s here), score log, monitor with its port open.
 
 The same network (16 fields x 16, three months of TPM vectors of user and item, DCN-V2 with two cross layers, MLP 256-128-64
-with batch norm), the same rows, batches of 4,096, all cores for torch on either side. Each run is a process of its own;
-sides take turns; medians. CPU time a row stands beside them: on a machine that others use, too, it says more. With several
-threads it counts their waiting for each other.
+with batch norm), the same rows, batches of 4,096, all cores for torch in both. Each run is a separate process; the two
+alternate; medians. The CPU time per row is printed, too: on a shared machine it is more reliable. With several threads it
+includes the time for which they wait for each other.
 
-The last line is JSON: ``ratio_json`` and ``ratio_arrow``, rows/s of the stream by the bare loop's.
+The last line is JSON: ``ratio_json`` and ``ratio_arrow``, rows/s of the stream divided by those of the bare loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# This folder has a replay.py and a monitor.py, too: the packages must win.
+# Not from this folder: its modules have names that other packages use, too.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent))
@@ -54,7 +54,7 @@ FORMS = ("json", "arrow")
 
 
 def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
-    """A worker's configuration, but for sizes a plain one."""
+    """A worker's configuration with defaults except for sizes."""
     overrides = [
         f"model.natural_batch={BATCH}",
         'model.transfer="reload"',  # the network alone: no arm beside it learns natural rows
@@ -84,7 +84,7 @@ def _free_port() -> int:
 
 
 def write_snapshots(folder: Path, batch: Batch, dim: int) -> None:
-    """Three months of vectors of four users in five and four items in five."""
+    """Three months of vectors for four users in five and four items in five."""
     rng = np.random.default_rng(1)
     store = RocksEmbeddingStore(factory.Folders(folder).snapshots)
     for k, month in enumerate(("2023-08", "2023-09", "2023-10")):
@@ -116,7 +116,9 @@ def main() -> int:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on either side")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="torch threads, for all candidates"
+    )
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--short", action="store_true", help="300,000 rows, two runs")
     options = parser.parse_args()
@@ -158,7 +160,7 @@ def main() -> int:
     middle = {name: statistics.median(values) for name, values in found.items()}
     used = {name: statistics.median(values) for name, values in cpu.items()}
     print(f"\n{rows:,} rows, {options.threads} torch thread(s)")
-    print("side        rows/s   step ms   share of bare   CPU us a row")
+    print("side        rows/s   step ms   share of bare   CPU us per row")
     for name, value in middle.items():
         share = value / middle["bare"]
         print(
