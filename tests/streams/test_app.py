@@ -15,6 +15,7 @@ from ecdctr.streams.app import StreamApp
 from ecdctr.streams.consumer import RecordList
 from ecdctr.streams.dead_letters import DeadLetters, MemoryDeadLetters
 from ecdctr.streams.embedded import EmbeddedBroker
+from tests.support.intakes import MemoryIntake, Streams, event, frame, running
 
 pytestmark = pytest.mark.broker
 
@@ -42,20 +43,20 @@ def broken(rng: random.Random, event, i: int) -> tuple[str, bytes]:
     )
 
 
-def test_broken_messages_end_in_the_dead_letter_topic_and_good_ones_arrive(streams, kit):
+def test_broken_messages_end_in_the_dead_letter_topic_and_good_ones_arrive(streams):
     rng = random.Random(20)
     sent: dict[str, list[tuple[str | None, bytes]]] = {topic: [] for topic in streams.topics.domains}
     for topic, messages in sent.items():
-        messages += [broken(rng, kit.event, i) for i in range(500)]
-        messages += [(None, kit.event(i)) for i in range(700)]
+        messages += [broken(rng, event, i) for i in range(500)]
+        messages += [(None, event(i)) for i in range(700)]
         rng.shuffle(messages)
         streams.send(topic, [value for _, value in messages])
-    intake = kit.MemoryIntake()
+    intake = MemoryIntake()
     letters = DeadLetters(streams.connection, streams.topics)
 
     async def main():
         await letters.start({})
-        async with kit.running(streams.app(intake, letters)) as until:
+        async with running(streams.app(intake, letters)) as until:
             await until(lambda: sum(intake.positions.values()) == 2400)
         await letters.stop()
 
@@ -80,13 +81,13 @@ def with_headers(record) -> SimpleNamespace:
     return SimpleNamespace(value=record.value, headers_text={k: v.decode() for k, v in record.headers})
 
 
-def test_reading_goes_on_from_the_intakes_positions_whatever_the_group_committed(streams, kit):
+def test_reading_goes_on_from_the_intakes_positions_whatever_the_group_committed(streams):
     topic = streams.topics.natural
-    streams.send(topic, [kit.event(i) for i in range(600)])
-    first = kit.MemoryIntake({(topic, 0): 100, (topic, 1): 0})
+    streams.send(topic, [event(i) for i in range(600)])
+    first = MemoryIntake({(topic, 0): 100, (topic, 1): 0})
 
     async def run(intake, publish):
-        async with kit.running(app := streams.app(intake)) as until:
+        async with running(app := streams.app(intake)) as until:
             await until(lambda: all(intake.positions[(topic, p)] == 300 for p in range(2)))
             if publish:
                 assert await app.publish(intake.positions)
@@ -94,33 +95,35 @@ def test_reading_goes_on_from_the_intakes_positions_whatever_the_group_committed
     asyncio.run(run(first, publish=True))
     assert first.offsets(topic) == {0: list(range(100, 300)), 1: list(range(300))}
     # The group has committed 300 and 300; a checkpoint from before still gets everything after it.
-    second = kit.MemoryIntake({(topic, 0): 250, (topic, 1): 299})
+    second = MemoryIntake({(topic, 0): 250, (topic, 1): 299})
     asyncio.run(run(second, publish=False))
     assert second.offsets(topic) == {0: list(range(250, 300)), 1: [299]}
 
 
-def test_a_foreign_member_joins_and_leaves_without_gap_or_double(streams, kit):
+def test_a_foreign_member_joins_and_leaves_without_gap_or_double(streams):
+    # Long: a member that is thrown out of the group would move partitions while the test looks at them.
+    streams.worker = streams.worker.model_copy(update={"session_timeout_s": 10.0})
     topics = list(streams.topics.domains)
-    intake = kit.MemoryIntake()
+    intake = MemoryIntake()
     sent = 0
 
     def send(n):
         nonlocal sent
         for topic in topics:
-            streams.send(topic, [kit.event(i) for i in range(sent, sent + n)])
+            streams.send(topic, [event(i) for i in range(sent, sent + n)])
         sent += n
 
     async def main():
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, send, 400)
-        async with kit.running(streams.app(intake)) as until:
+        async with running(streams.app(intake)) as until:
             await until(lambda: sum(intake.positions.values()) == 2 * sent)
             foreign = AIOKafkaConsumer(
                 *topics,
                 **streams.connection.aiokafka(),
                 group_id=streams.worker.group,
                 partition_assignment_strategy=[RoundRobinPartitionAssignor],
-                session_timeout_ms=1000,
+                session_timeout_ms=10_000,  # it leaves by itself; nobody waits for the end of its session
                 heartbeat_interval_ms=200,
                 enable_auto_commit=False,
             )
@@ -142,21 +145,21 @@ def test_a_foreign_member_joins_and_leaves_without_gap_or_double(streams, kit):
         assert intake.offsets(topic) == {0: list(range(sent // 2)), 1: list(range(sent // 2))}
 
 
-def test_a_full_partition_is_not_fetched_until_there_is_room(streams, kit):
+def test_a_full_partition_is_not_fetched_until_there_is_room(streams):
     topic = streams.topics.natural
-    streams.send(topic, [kit.event(i) for i in range(4000)])
-    intake = kit.MemoryIntake()
+    streams.send(topic, [event(i) for i in range(4000)])
+    intake = MemoryIntake()
     limit = 300
     intake.full = lambda t, p: p == 1 and sum(len(c.batch) for c in intake.chunks[(t, p)]) >= limit
 
     async def main():
         nonlocal limit
-        async with kit.running(streams.app(intake)) as until:
+        async with running(streams.app(intake)) as until:
             await until(lambda: intake.positions[(topic, 0)] == 2000)
             await until(lambda: intake.positions[(topic, 1)] >= 300)
             # what arrives elsewhere meanwhile shows that the consumer has polled on
             await asyncio.get_running_loop().run_in_executor(
-                None, lambda: streams.send(topic, [kit.event(i) for i in range(100)], partition=0)
+                None, lambda: streams.send(topic, [event(i) for i in range(100)], partition=0)
             )
             await until(lambda: intake.positions[(topic, 0)] == 2100)
             assert intake.positions[(topic, 1)] < 300 + streams.worker.poll_records
@@ -168,24 +171,24 @@ def test_a_full_partition_is_not_fetched_until_there_is_room(streams, kit):
     assert intake.offsets(topic) == {0: list(range(2100)), 1: list(range(2000))}
 
 
-def test_json_and_packed_messages_mix_on_one_topic(streams, kit):
+def test_json_and_packed_messages_mix_on_one_topic(streams):
     topic = streams.topics.ad
-    rows = kit.frame(60, ad_every=1)
+    rows = frame(60, ad_every=1)
     packed = [(CONTENT_TYPE_HEADER, ARROW_CONTENT_TYPE)]
-    streams.send(topic, [kit.event(0), kit.event(1)], partition=0)
+    streams.send(topic, [event(0), event(1)], partition=0)
     streams.send(topic, [to_arrow_message(rows[:40])], partition=0, headers=packed)
-    streams.send(topic, [kit.event(2)], partition=0)
+    streams.send(topic, [event(2)], partition=0)
     streams.send(
         topic,
         [b"no arrow", to_arrow_message(rows[40:].with_columns(label=rows["label"][40:] * 3))],
         0,
         packed,
     )
-    streams.send(topic, [kit.event(3)], partition=0)
-    intake, dead = kit.MemoryIntake(), MemoryDeadLetters()
+    streams.send(topic, [event(3)], partition=0)
+    intake, dead = MemoryIntake(), MemoryDeadLetters()
 
     async def main():
-        async with kit.running(streams.app(intake, dead)) as until:
+        async with running(streams.app(intake, dead)) as until:
             await until(lambda: intake.positions[(topic, 0)] == 7)
 
     asyncio.run(main())
@@ -198,24 +201,24 @@ def test_json_and_packed_messages_mix_on_one_topic(streams, kit):
     assert dead.counts == {"arrow": 1, "label": len(some.rows)}
 
 
-def test_dead_letters_are_not_doubled_by_a_restart(streams, kit):
+def test_dead_letters_are_not_doubled_by_a_restart(streams):
     topic = streams.topics.natural
     rng = random.Random(5)
-    streams.send(topic, [broken(rng, kit.event, i)[1] if i % 3 else kit.event(i) for i in range(90)])
+    streams.send(topic, [broken(rng, event, i)[1] if i % 3 else event(i) for i in range(90)])
 
     async def run(intake, count):
         letters = DeadLetters(streams.connection, streams.topics)
         await letters.start(intake.positions)
-        async with kit.running(streams.app(intake, letters)) as until:
+        async with running(streams.app(intake, letters)) as until:
             await until(lambda: sum(intake.positions.values()) == count)
         await letters.stop()
         return letters
 
-    first = asyncio.run(run(kit.MemoryIntake(), 90))
+    first = asyncio.run(run(MemoryIntake(), 90))
     assert sum(first.counts.values()) == 60
     # It died before anything was counted: all comes again, and 30 more messages after it.
-    streams.send(topic, [broken(rng, kit.event, i)[1] for i in range(30)])
-    second = asyncio.run(run(kit.MemoryIntake(), 120))
+    streams.send(topic, [broken(rng, event, i)[1] for i in range(30)])
+    second = asyncio.run(run(MemoryIntake(), 120))
     assert (second.already_there, sum(second.counts.values())) == (60, 30)
     dead = [with_headers(r).headers_text for r in streams.read(streams.topics.dead_letter(topic))]
     origins = Counter((h["ecdctr-partition"], h["ecdctr-offset"]) for h in dead)
@@ -239,15 +242,15 @@ class LossyApp(StreamApp):
 
 
 @pytest.mark.parametrize("messages", [2000, 800], ids=["more after it", "the last one"])
-def test_a_list_lost_on_the_way_is_fetched_again(streams, kit, messages):
+def test_a_list_lost_on_the_way_is_fetched_again(streams, messages):
     topic = streams.topics.natural
     for partition in range(2):
-        streams.send(topic, [kit.event(i) for i in range(messages // 2)], partition)
-    intake = kit.MemoryIntake()
+        streams.send(topic, [event(i) for i in range(messages // 2)], partition)
+    intake = MemoryIntake()
     app = streams.app(intake, kind=LossyApp)
 
     async def main():
-        async with kit.running(app) as until:
+        async with running(app) as until:
             await until(lambda: sum(intake.positions.values()) == messages)
 
     asyncio.run(main())
@@ -255,52 +258,52 @@ def test_a_list_lost_on_the_way_is_fetched_again(streams, kit, messages):
     assert intake.offsets(topic) == {0: list(range(messages // 2)), 1: list(range(messages // 2))}
 
 
-def test_an_agents_failure_ends_the_app_with_its_own_error(streams, kit):
-    class FullDisk(kit.MemoryIntake):
+def test_an_agents_failure_ends_the_app_with_its_own_error(streams):
+    class FullDisk(MemoryIntake):
         async def put(self, chunk):
             raise OSError("no space left")
 
-    streams.send(streams.topics.natural, [kit.event(0)])
+    streams.send(streams.topics.natural, [event(0)])
 
     async def main():
-        async with kit.running(streams.app(FullDisk())) as until:
+        async with running(streams.app(FullDisk())) as until:
             await until(lambda: False)
 
     with pytest.raises(OSError, match="no space left"):
         asyncio.run(main())
 
 
-def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing(kit):
+def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing():
     with EmbeddedBroker() as own:
-        streams = kit.Streams(own.address)
+        streams = Streams(own.address)
+        streams.worker = streams.worker.model_copy(update={"session_timeout_s": 1.0})
         topic = streams.topics.natural
-        streams.send(topic, [kit.event(i) for i in range(1000)])
-        intake = kit.MemoryIntake()
+        streams.send(topic, [event(i) for i in range(1000)])
+        intake = MemoryIntake()
 
         async def main():
             loop = asyncio.get_running_loop()
-            async with kit.running(streams.app(intake)) as until:
+            async with running(streams.app(intake)) as until:
                 await until(lambda: intake.rows > 0)
                 os.kill(own.pid, signal.SIGSTOP)
                 try:
-                    await asyncio.sleep(2.5)  # beyond the session timeout: that is the fault under test
+                    # The fault is a pause beyond the session timeout.
+                    await asyncio.sleep(1.5 * streams.worker.session_timeout_s)
                 finally:
                     os.kill(own.pid, signal.SIGCONT)
-                await loop.run_in_executor(
-                    None, lambda: streams.send(topic, [kit.event(i) for i in range(1000)])
-                )
+                await loop.run_in_executor(None, lambda: streams.send(topic, [event(i) for i in range(1000)]))
                 await until(lambda: sum(intake.positions.values()) == 2000)
 
         asyncio.run(main())
         assert intake.offsets(topic) == {0: list(range(1000)), 1: list(range(1000))}
 
 
-def test_no_broker_at_start_is_said_so(kit, monkeypatch):
+def test_no_broker_at_start_is_said_so(monkeypatch):
     with EmbeddedBroker() as own:
-        streams = kit.Streams(own.address)
+        streams = Streams(own.address)
 
     async def main():
-        async with kit.running(streams.app(kit.MemoryIntake())) as until:
+        async with running(streams.app(MemoryIntake())) as until:
             await until(lambda: False)
 
     with pytest.raises(BrokerUnavailableError, match=own.address):
@@ -318,39 +321,39 @@ class StandIn:
         return {tp: self.beginning}
 
 
-def take(streams, kit, *, position, asked, offsets, beginning=0):
+def take(streams, *, position, asked, offsets, beginning=0):
     tp = SimpleNamespace(topic=streams.topics.natural, partition=0)
 
     class Tp(tuple):
         topic, partition = tp.topic, tp.partition
 
     key = Tp((tp.topic, tp.partition))
-    intake = kit.MemoryIntake({(tp.topic, 0): position})
+    intake = MemoryIntake({(tp.topic, 0): position})
     app = streams.app(intake)
     app.faust.consumer = StandIn(beginning)
-    records = [SimpleNamespace(offset=o, value=kit.event(o), key=None, headers=()) for o in offsets]
+    records = [SimpleNamespace(offset=o, value=event(o), key=None, headers=()) for o in offsets]
 
     asyncio.run(app._take([RecordList(key, asked, records)], 0))
     return intake
 
 
-def test_a_gap_the_broker_leaves_is_lawful(streams, kit):
-    intake = take(streams, kit, position=10, asked=10, offsets=[13, 14, 20])
+def test_a_gap_the_broker_leaves_is_lawful(streams):
+    intake = take(streams, position=10, asked=10, offsets=[13, 14, 20])
     assert intake.offsets(streams.topics.natural) == {0: [13, 14, 20]}
     (chunk,) = intake.chunks[(streams.topics.natural, 0)]
     assert (chunk.first, chunk.end) == (10, 21)  # the gap is counted
 
 
-def test_records_deleted_unread_are_an_error(streams, kit):
+def test_records_deleted_unread_are_an_error(streams):
     with pytest.raises(OffsetsLostError, match=r"begins at offset 13, training needs 10: 3 offsets"):
-        take(streams, kit, position=10, asked=10, offsets=[13, 14], beginning=13)
+        take(streams, position=10, asked=10, offsets=[13, 14], beginning=13)
 
 
-def test_a_log_made_anew_is_an_error(streams, kit):
+def test_a_log_made_anew_is_an_error(streams):
     with pytest.raises(OffsetsLostError, match="asked for 10"):
-        take(streams, kit, position=10, asked=10, offsets=[0, 1])
+        take(streams, position=10, asked=10, offsets=[0, 1])
 
 
-def test_a_redelivered_head_is_skipped(streams, kit):
-    intake = take(streams, kit, position=10, asked=5, offsets=list(range(5, 15)))
+def test_a_redelivered_head_is_skipped(streams):
+    intake = take(streams, position=10, asked=5, offsets=list(range(5, 15)))
     assert intake.offsets(streams.topics.natural) == {0: [10, 11, 12, 13, 14]}

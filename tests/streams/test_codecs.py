@@ -11,6 +11,7 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.state.errors import DataError
 from ecdctr.state.positions import Part
+from tests.support.intakes import MemoryIntake, Streams, event, running
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 BROKERS = [
@@ -22,12 +23,12 @@ PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
 
 
 @pytest.fixture
-def site(request, kit):
+def site(request):
     """Two topics of one partition each, on the broker that the test names."""
 
     def make(kind: str, **config: str):
         found = request.getfixturevalue(kind)
-        made = kit.Streams(found.address, partitions=1, create=not config)
+        made = Streams(found.address, partitions=1, create=not config)
         for topic in made.topics.domains if config else ():
             found.create_topic(topic, **config)
         if kind == "apache_broker":  # refuses sessions under 6 s
@@ -37,8 +38,8 @@ def site(request, kit):
     return make
 
 
-def values(kit, rows: int = ROWS) -> list[bytes]:
-    return [kit.event(i, price=i / 7) for i in range(rows)]
+def values(rows: int = ROWS) -> list[bytes]:
+    return [event(i, price=i / 7) for i in range(rows)]
 
 
 def send_kafka_python(streams, topic: str, messages: list[bytes], **options) -> None:
@@ -62,21 +63,21 @@ def send_aiokafka(streams, topic: str, messages: list[bytes], **options) -> None
     asyncio.run(main())
 
 
-def read_by_worker(streams, kit, rows: int):
+def read_by_worker(streams, rows: int):
     """What the stream app hands in, of both topics."""
-    intake = kit.MemoryIntake()
+    intake = MemoryIntake()
 
     async def main():
-        async with kit.running(streams.app(intake)) as until:
+        async with running(streams.app(intake)) as until:
             await until(lambda: sum(intake.positions.values()) == 2 * rows)
 
     asyncio.run(main())
     return intake
 
 
-def check_both_ways(streams, kit, rows: int = ROWS) -> None:
+def check_both_ways(streams, rows: int = ROWS) -> None:
     """The worker's rows are those of the log read by offset, and none is missing."""
-    intake = read_by_worker(streams, kit, rows)
+    intake = read_by_worker(streams, rows)
     expected = (np.arange(rows) / 7).astype(np.float32)
     with KafkaLog(streams.connection, streams.decoder, streams.topics.domains, timeout_s=20) as log:
         for topic in streams.topics.domains:
@@ -90,30 +91,30 @@ def check_both_ways(streams, kit, rows: int = ROWS) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("kind", BROKERS)
-def test_compressed_by_the_producer(kind, codec, site, kit):
+def test_compressed_by_the_producer(kind, codec, site):
     streams = site(kind)
-    send_kafka_python(streams, streams.topics.natural, values(kit), compression_type=codec)
-    send_aiokafka(streams, streams.topics.ad, values(kit), compression_type=codec)
-    check_both_ways(streams, kit)
+    send_kafka_python(streams, streams.topics.natural, values(), compression_type=codec)
+    send_aiokafka(streams, streams.topics.ad, values(), compression_type=codec)
+    check_both_ways(streams)
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("apache_kafka")
 @pytest.mark.parametrize("codec", CODECS)
-def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, site, kit):
+def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, site):
     """The JVM writes frames without their content size, which a decoder with a fixed buffer does not read."""
     streams = site("apache_broker", compression_type=codec, max_message_bytes="8388608")
-    padded = [kit.event(i, price=i / 7, padding="x" * 1_000) for i in range(3_000)]
+    padded = [event(i, price=i / 7, padding="x" * 1_000) for i in range(3_000)]
     large = {"max_request_size": 8 << 20, "linger_ms": 1_000}  # all records go into one batch
     send_kafka_python(streams, streams.topics.natural, padded, batch_size=4 << 20, **large)
     send_aiokafka(streams, streams.topics.ad, padded, max_batch_size=4 << 20, **large)
-    check_both_ways(streams, kit, 3_000)
+    check_both_ways(streams, 3_000)
 
 
 @pytest.mark.broker
 @pytest.mark.parametrize("codec", CODECS[1:])
-def test_a_codec_without_its_package_is_named(codec, streams, kit, monkeypatch):
-    send_kafka_python(streams, streams.topics.natural, values(kit, 20), compression_type=codec)
+def test_a_codec_without_its_package_is_named(codec, streams, monkeypatch):
+    send_kafka_python(streams, streams.topics.natural, values(20), compression_type=codec)
     monkeypatch.setattr(f"kafka.codec.has_{codec}", lambda: False)
     with (
         KafkaLog(streams.connection, streams.decoder, streams.topics.domains, timeout_s=20) as log,
@@ -123,4 +124,4 @@ def test_a_codec_without_its_package_is_named(codec, streams, kit, monkeypatch):
 
     monkeypatch.setattr(f"aiokafka.codec.has_{codec}", lambda: False)
     with pytest.raises(DataError, match=rf"compressed with {codec}, .*pip install cramjam$"):
-        read_by_worker(streams, kit, 20)
+        read_by_worker(streams, 20)

@@ -11,6 +11,7 @@ from ecdctr.events.kafka import KafkaLog
 from ecdctr.replay.sources import EventFiles, KafkaSource, RowFilter, SourceLog, steps_of
 from ecdctr.state.errors import DataError
 from ecdctr.streams.producer import produce
+from tests.support.intakes import event, frame
 
 pytestmark = pytest.mark.broker
 
@@ -26,9 +27,9 @@ def log(streams):
         yield log
 
 
-def events(kit, rows=1_500):
+def events(rows=1_500):
     """A minute between two events: distinct moments, so that event order leaves no choice."""
-    return kit.frame(rows).with_columns(ts=START + 60_000 * pl.int_range(rows, dtype=pl.Int64))
+    return frame(rows).with_columns(ts=START + 60_000 * pl.int_range(rows, dtype=pl.Int64))
 
 
 def send(streams, frame):
@@ -54,8 +55,8 @@ def assert_same_steps(a, b):
     [RowFilter(), RowFilter(START + 3_000_000, START + 60_000_000), RowFilter(users=0.5)],
     ids=["all", "time range", "half of the users"],
 )
-def test_kafka_equals_parquet_of_the_same_events(streams, log, kit, tmp_path, rows):
-    frame = events(kit)
+def test_kafka_equals_parquet_of_the_same_events(streams, log, tmp_path, rows):
+    frame = events()
     send(streams, frame)
     kafka = KafkaSource(log, window="1h")
     files = file_log(streams, frame, tmp_path / "e.parquet")
@@ -67,8 +68,8 @@ def test_kafka_equals_parquet_of_the_same_events(streams, log, kit, tmp_path, ro
     assert kafka.newest() == files.newest() == frame["ts"].max()
 
 
-def test_out_of_order_within_the_window_is_the_same_as_sorted(streams, log, kit, tmp_path):
-    frame = events(kit, 600)
+def test_out_of_order_within_the_window_is_the_same_as_sorted(streams, log, tmp_path):
+    frame = events(600)
     # Blocks of ten minutes, each turned round: no row is ten minutes behind.
     shuffled = frame.sort(pl.int_range(600) // 10, -pl.int_range(600))
     assert shuffled["ts"].to_list() != frame["ts"].to_list()
@@ -82,7 +83,7 @@ def test_out_of_order_within_the_window_is_the_same_as_sorted(streams, log, kit,
     assert_same_steps(steps_of(turned.batches(), **SIZES), steps_of(files.batches(), **SIZES))
 
 
-def test_rows_beyond_the_window_are_counted_and_still_given(streams, log, kit):
+def test_rows_beyond_the_window_are_counted_and_still_given(streams, log):
     topic = streams.topics.natural
     ts = [START + 60_000 * i for i in range(70_000)]
     late = 69_990
@@ -98,8 +99,8 @@ def test_rows_beyond_the_window_are_counted_and_still_given(streams, log, kit):
     assert sorted(given.tolist()) == sorted(ts)
 
 
-def test_offset_ranges_are_clamped_and_said(streams, log, kit):
-    frame = events(kit, 100)
+def test_offset_ranges_are_clamped_and_said(streams, log):
+    frame = events(100)
     natural = streams.topics.natural
     values = [v for _, v in to_json_messages(frame.with_columns(domain=pl.lit("natural")))]
     streams.send(natural, values, partition=0)
@@ -116,8 +117,8 @@ def test_offset_ranges_are_clamped_and_said(streams, log, kit):
         KafkaSource(log, offsets="nonsense")
 
 
-def test_what_does_not_decode_is_counted_each_time_anew(streams, log, kit):
-    streams.send(streams.topics.natural, [kit.event(0), b"{", kit.event(1)], partition=0)
+def test_what_does_not_decode_is_counted_each_time_anew(streams, log):
+    streams.send(streams.topics.natural, [event(0), b"{", event(1)], partition=0)
     kafka = KafkaSource(log)
     assert kafka.newest() == START + 1
     for _ in range(2):

@@ -12,13 +12,15 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
 from ecdctr.streams.producer import partition_of, produce
 from ecdctr.streams.settings import TopicSettings
+from tests.support.intakes import SPECS, frame
+from tests.support.waiting import PATIENCE_S, allowance
 
 pytestmark = pytest.mark.broker
 
 
-def rows_of(streams, kit) -> dict[str, dict[int, list[tuple[int, int]]]]:
+def rows_of(streams) -> dict[str, dict[int, list[tuple[int, int]]]]:
     """``(ts, user hash)`` of every row, by topic and partition, in log order."""
-    decoder = EventDecoder(kit.specs)
+    decoder = EventDecoder(SPECS)
     found: dict[str, dict[int, list[tuple[int, int]]]] = {}
     for topic, domain in streams.topics.domains.items():
         by_partition = defaultdict(list)
@@ -34,25 +36,25 @@ def rows_of(streams, kit) -> dict[str, dict[int, list[tuple[int, int]]]]:
 
 
 @pytest.mark.parametrize("packed", [0, 7, 500])
-def test_rows_arrive_once_by_user_and_in_event_order(streams, kit, packed):
-    frame = kit.frame(2000)
+def test_rows_arrive_once_by_user_and_in_event_order(streams, packed):
+    events = frame(2000)
     seen = []
     sent = produce(
-        [frame[:900], frame[900:]],
+        [events[:900], events[900:]],
         streams.connection,
         streams.topics,
         packed=packed,
         progress=lambda n, ts: seen.append((n, ts)),
     )
-    counts = frame["domain"].value_counts()
+    counts = events["domain"].value_counts()
     assert sent == {
         topic: counts.filter(pl.col("domain") == DOMAIN_NAMES[d])["count"][0]
         for topic, d in streams.topics.domains.items()
     }
-    assert seen[-1] == (2000, frame["ts"][-1])
-    decoder = EventDecoder(kit.specs)
-    whole = decoder.from_frame(frame).batch
-    for topic, partitions in rows_of(streams, kit).items():
+    assert seen[-1] == (2000, events["ts"][-1])
+    decoder = EventDecoder(SPECS)
+    whole = decoder.from_frame(events).batch
+    for topic, partitions in rows_of(streams).items():
         domain = streams.topics.domains[topic]
         expected = whole.take(whole.domain == domain)
         pairs = sorted(pair for rows in partitions.values() for pair in rows)
@@ -63,38 +65,38 @@ def test_rows_arrive_once_by_user_and_in_event_order(streams, kit, packed):
             assert [ts for ts, _ in rows] == sorted(ts for ts, _ in rows)
 
 
-def test_the_key_chooses_the_partition_that_a_stock_client_would_choose(streams, kit):
+def test_the_key_chooses_the_partition_that_a_stock_client_would_choose(streams):
     topic = streams.topics.natural
     producer = KafkaProducer(**streams.connection.kafka_python())
     for i in range(50):
         key = f"user-{i}".encode()
-        assert producer.send(topic, key=key, value=b"x").get(timeout=10).partition == partition_of(
+        assert producer.send(topic, key=key, value=b"x").get(timeout=PATIENCE_S).partition == partition_of(
             key, streams.partitions
         )
     producer.close()
 
 
-def test_a_rate_is_kept(streams, kit):
+def test_a_rate_is_kept(streams):
     began = time.monotonic()
-    produce([kit.frame(600)], streams.connection, streams.topics, rows_per_s=1000)
-    assert 0.5 < time.monotonic() - began < 5
+    produce([frame(600)], streams.connection, streams.topics, rows_per_s=1000)
+    assert 0.5 < time.monotonic() - began < allowance(5)
 
 
-def test_event_time_can_be_played_at_a_multiple(streams, kit):
-    frame = kit.frame(600).with_columns(ts=pl.col("ts") + pl.int_range(600) * 1000)
+def test_event_time_can_be_played_at_a_multiple(streams):
+    events = frame(600).with_columns(ts=pl.col("ts") + pl.int_range(600) * 1000)
     began = time.monotonic()
-    produce([frame], streams.connection, streams.topics, speedup=1000)  # 600 s of events, cut every 256 rows
-    assert 0.5 < time.monotonic() - began < 5
+    produce([events], streams.connection, streams.topics, speedup=1000)  # 600 s of events, cut every 256 rows
+    assert 0.5 < time.monotonic() - began < allowance(5)
 
 
-def test_faults_are_named(streams, kit):
+def test_faults_are_named(streams):
     with pytest.raises(DataError, match="adverts"):
-        produce([kit.frame(3).with_columns(domain=pl.lit("adverts"))], streams.connection, streams.topics)
+        produce([frame(3).with_columns(domain=pl.lit("adverts"))], streams.connection, streams.topics)
     with pytest.raises(StreamError, match="no-such-topic"):
         produce([], streams.connection, TopicSettings(natural="no-such-topic"))
 
 
-def test_no_broker_is_said_so(kit, monkeypatch):
+def test_no_broker_is_said_so(monkeypatch):
     monkeypatch.setattr("ecdctr.streams.topics.BOOTSTRAP_MS", 200)
     with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
-        produce([kit.frame(3)], KafkaSettings(brokers="127.0.0.1:1"), TopicSettings())
+        produce([frame(3)], KafkaSettings(brokers="127.0.0.1:1"), TopicSettings())

@@ -9,6 +9,7 @@ from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams import topics as topics_module
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import describe_topics, ensure_topic, ensure_topics, partition_counts
+from tests.support.intakes import event
 
 pytestmark = pytest.mark.broker
 
@@ -22,9 +23,9 @@ def test_topics_are_made_once_and_kept(streams, caplog):
     assert f'"{topics.natural}" exists with 2 partitions' in caplog.text
 
 
-def test_ends_and_lag_are_the_true_ones(streams, kit):
+def test_ends_and_lag_are_the_true_ones(streams):
     topic = streams.topics.ad
-    streams.send(topic, [kit.event(i) for i in range(70)], partition=0)
+    streams.send(topic, [event(i) for i in range(70)], partition=0)
     consumer = KafkaConsumer(**streams.connection.kafka_python(), group_id=streams.worker.group)
     consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(40, "", -1)})
     consumer.close()
@@ -76,9 +77,9 @@ def test_a_new_topic_without_leaders_is_an_error_that_names_it(streams, monkeypa
         ensure_topic(streams.connection, "leaderless", 1)
 
 
-def test_a_log_with_one_empty_topic_answers_again_and_again(streams, kit):
+def test_a_log_with_one_empty_topic_answers_again_and_again(streams):
     """After its true ends were read, a client's metadata holds the topics with records only."""
-    streams.send(streams.topics.natural, [kit.event(i) for i in range(4)])
+    streams.send(streams.topics.natural, [event(i) for i in range(4)])
     with KafkaLog(streams.connection, streams.decoder, streams.topics.domains) as log:
         keys = log.partitions()
         for _ in range(20):
