@@ -49,7 +49,7 @@ def main() -> int:
     seconds, used = [], []
     for batch, read in zip(batches, history, strict=True):
         began, cpu = time.perf_counter(), time.process_time()
-        arm.learn([Prepared(encoder.encode(batch), read)])
+        arm.learn_chunks([Prepared(encoder.encode(batch), read)])
         seconds.append(time.perf_counter() - began)
         used.append(time.process_time() - cpu)
     timed = seconds[WARM:]

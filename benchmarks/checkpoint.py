@@ -34,7 +34,7 @@ from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.step import Step
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import select_arms
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training import (
     Engine,
@@ -83,7 +83,7 @@ class Subject:
             trainer,
             journal=Journal(folder / "journal"),
             checkpoints=self.store,
-            scores=ScoreLog(folder / "scores", lineup(model).scored),
+            scores=ScoreLog(folder / "scores", select_arms(model).scored),
             ad_window=window,
             settings=settings,
             fingerprint="benchmark",

@@ -31,7 +31,7 @@ import torch
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.arms import Arm, ArmSpec
+from ecdctr.models.arms import ArmSpec, NetworkArm
 from ecdctr.models.nets import (
     Encoded,
     InputEncoder,
@@ -66,7 +66,7 @@ def main() -> int:
     found = {}
     for n in (4096, 8192, 16_384, 32_768, 65_536):
         spec = ArmSpec("cpm", (0,), "none", 1e-3, 0.1, n)
-        arm = Arm(spec, encoder, 0, model, DIM, device)
+        arm = NetworkArm(spec, encoder, 0, model, DIM, device)
         batches = [_batch(n, ids // FIELDS, seed) for seed in range(KINDS)]
         began = time.perf_counter()
         host = [on_host.encode(batch) for batch in batches]
@@ -85,11 +85,13 @@ def main() -> int:
     return 0
 
 
-def _learn(arm: Arm, encoded: Encoded, batch: Batch) -> None:
-    arm.learn([arm.prepare(encoded, batch)])
+def _learn(arm: NetworkArm, encoded: Encoded, batch: Batch) -> None:
+    arm.learn_chunks([arm.prepare(encoded, batch)])
 
 
-def _fed(arm: Arm, pinned: list[Encoded], batches: list[Batch], device: torch.device, steps: int) -> float:
+def _fed(
+    arm: NetworkArm, pinned: list[Encoded], batches: list[Batch], device: torch.device, steps: int
+) -> float:
     """Seconds per step while the next batch is copied on its own stream."""
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)

@@ -15,7 +15,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import arms_fingerprint, select_arms
 from ecdctr.models.settings import ModelSettings
 from ecdctr.models.tpm import LiveSink, LiveTpm, SnapshotSink, TpmTrainer, tpm_shape
 from ecdctr.models.training import Engine, Trainer
@@ -73,7 +73,7 @@ class Folders:
 
 def arms(settings: Settings) -> tuple[str, ...]:
     """Arms that this configuration scores: columns ``p_<arm>`` of the score log."""
-    return lineup(settings.model).scored
+    return select_arms(settings.model).scored
 
 
 def use_features(settings: Settings, specs: Sequence[FeatureSpec], *, configured: bool) -> Settings:
@@ -155,11 +155,7 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
     shape = settings.model.model_dump(
         include={"dim", "interaction", "cross_layers", "hidden", "history", "seed", "embedding_init"}
     )
-    run = lineup(settings.model)
-    if run != lineup(ModelSettings(transfer="reload")):
-        shape["arms"] = [sorted(run.networks), run.scored, run.stack, settings.model.backbone]
-    if run.bayes:
-        shape["bayes_fm"] = settings.model.bayes_fm.dim
+    shape |= arms_fingerprint(settings.model)
     text = json.dumps(
         [schema.fingerprint(), shape, settings.tpm.dim, settings.tpm.k], sort_keys=True, default=str
     )

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ecdctr.models.registry import extra_arms, serving_arms, stack_members
 from ecdctr.state.settings import Section
 
 __all__ = [
     "BayesFmSettings",
-    "BeliefSettings",
     "ExtraArm",
+    "FactorPriorSettings",
     "ModelSettings",
     "ScheduleSettings",
+    "ServingArm",
     "StackMember",
     "TpmSettings",
 ]
 
 
-ExtraArm = Literal[
-    "reload",
-    "linked",
-    "stack",
-    "bayes_fm",
-    "ads_bayes_fm",
-    "ads_tpm",
-    "mixed",
-    "mixed_tpm",
-    "cpm_only",
-    "item_ctr",
-]
-StackMember = Literal[
-    "reload", "linked", "bayes_fm", "ads_bayes_fm", "ads_tpm", "mixed", "mixed_tpm", "cpm", "ads_only"
-]
+if TYPE_CHECKING:
+    ExtraArm = str
+    StackMember = str
+    ServingArm = str
+else:
+    # The accepted values come from the table of arms: a new arm needs no change here.
+    ExtraArm = Literal[extra_arms()]
+    StackMember = Literal[stack_members()]
+    ServingArm = Literal[serving_arms()]
 
 
-class BeliefSettings(Section):
+class FactorPriorSettings(Section):
     """What is believed of ids of one kind before any row has said anything: variances, and how long rows count."""
 
     bias: float = Field(default=0.2, gt=0, description="Prior variance of a bias.")
@@ -57,9 +53,9 @@ class BayesFmSettings(Section):
     )
     batch: int = Field(default=512, ge=1, description="Rows of a step, at most.")
     init: float = Field(default=0.1, gt=0, description="Standard deviation of first factors.")
-    user: BeliefSettings = BeliefSettings(ad_bias=0.005, ad_factor=0.1)
-    item: BeliefSettings = BeliefSettings(ad_bias=0.4, bias_memory=0.6, factor_memory=0.97)
-    other: BeliefSettings = BeliefSettings(bias=0.05, ad_bias=0.005)
+    user: FactorPriorSettings = FactorPriorSettings(ad_bias=0.005, ad_factor=0.1)
+    item: FactorPriorSettings = FactorPriorSettings(ad_bias=0.4, bias_memory=0.6, factor_memory=0.97)
+    other: FactorPriorSettings = FactorPriorSettings(bias=0.05, ad_bias=0.005)
 
 
 class ModelSettings(Section):
@@ -96,7 +92,7 @@ class ModelSettings(Section):
         description="What rows are normalised by while learning: their chunk's statistics (the paper), or the running "
         "ones, for streams whose neighbouring rows are alike (impression lists, news); then a small momentum, as 0.005.",
     )
-    transfer: Literal["reload", "linked", "bayes_fm", "stack"] = Field(
+    transfer: ServingArm = Field(
         default="stack",
         description="How natural clicks reach the ads model: stack, an online combination of arms (docs/evidence.md); "
         "reload of CPM at releases (the paper); linked, differences on a live backbone; bayes_fm, natural clicks as the "

@@ -1,4 +1,4 @@
-"""``LinkedArm``: ad-specific parts on a backbone that goes on learning."""
+"""``LinkedArm``: parameters specific to ads, added to those of a backbone that continues to learn."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ecdctr.events.batch import Batch
-from ecdctr.models.arms.network_arm import Arm, ArmSpec, Prepared
+from ecdctr.events.batch import AD, Batch
+from ecdctr.models.arms.network_arm import ArmSpec, NetworkArm, Prepared
+from ecdctr.models.arms.registry import ArmContext
 from ecdctr.models.nets import BatchNorm, CtrNet, Encoded, InputEncoder
 from ecdctr.models.settings import ModelSettings
 from ecdctr.models.tpm import HistoryReader
 
-__all__ = ["LinkedArm"]
+__all__ = ["LinkedArm", "linked"]
 
 
-class LinkedArm(Arm):
-    """The backbone's parameters, through which no gradient flows, plus differences that ad rows alone teach.
+class LinkedArm(NetworkArm):
+    """The backbone's parameters, which receive no gradient from here, plus differences that only ad rows train.
 
-    With ``theta`` the backbone's parameters of the moment, a row is predicted by ``f(theta + delta)``, where every
-    ``delta`` (embedding rows, interaction, MLP, head) begins at 0. What the backbone learns is there at the next
-    prediction, nothing is copied and nothing that ads taught is thrown away. Batch norm's running statistics are this
-    arm's own; they begin as the backbone's. An ad row must be learned here *before* the backbone learns it: else
-    the difference would be fitted to a backbone that has seen the answer.
+    With ``theta`` the backbone's current parameters, a row is predicted by ``f(theta + delta)``, where every ``delta``
+    (embedding rows, interaction, MLP, head) is initially 0. What the backbone learns is effective at the next
+    prediction; nothing is copied, and nothing learned from ads is discarded. The running statistics of batch norm are
+    this arm's own and are initialised from the backbone's. An ad row must be learned here *before* the backbone learns
+    it: otherwise the difference would be fitted to a backbone that has already seen the label.
 
     Parameters
     ----------
     spec
-        What it is; history and domain flag are taken from the backbone.
+        Name, learning rates, chunk size; history and domain flag are taken from the backbone.
     backbone
-        A live arm.
+        An arm that learns from the stream.
     encoder, n_dense, model, history_dim, device
-        As for :class:`Arm`.
+        As for :class:`NetworkArm`.
     """
 
     def __init__(
         self,
         spec: ArmSpec,
-        backbone: Arm,
+        backbone: NetworkArm,
         encoder: InputEncoder,
         n_dense: int,
         model: ModelSettings,
@@ -58,6 +59,11 @@ class LinkedArm(Arm):
         for module in self.net.modules():
             if isinstance(module, BatchNorm):
                 module.momentum = model.linked_momentum
+        self._remember_initial()
+
+    @property
+    def based_on(self) -> tuple[str, ...]:
+        return (self.backbone.name,)
 
     @property
     def history_reader(self) -> HistoryReader | None:
@@ -69,20 +75,30 @@ class LinkedArm(Arm):
     def begin(self, chunks: int) -> None:
         super().begin(chunks)
         if not any(int(count) for count in self.counts()):
-            self._begin_as_backbone()
+            self._copy_batch_norm()
 
-    def _begin_as_backbone(self) -> None:
-        """Before the first row is learned, the running statistics are those that the backbone has of ads."""
+    def _copy_batch_norm(self) -> None:
+        """Initialise the running statistics with the backbone's statistics of ads; before the first row is learned."""
         theirs = dict(self.backbone.net.named_modules())
         for name, ours in self.net.named_modules():
             if isinstance(ours, BatchNorm):
                 norm = theirs[name]
                 assert isinstance(norm, BatchNorm)
                 prefix = "ad" if norm.apart else "running"
-                for name_of in (f"{prefix}_mean", f"{prefix}_var"):
-                    ours.get_buffer(name_of).copy_(norm.get_buffer(name_of))
+                for statistic in ("mean", "var"):
+                    value = norm.get_buffer(f"{prefix}_{statistic}")
+                    ours.get_buffer(f"{prefix}_{statistic}").copy_(value)
 
     def _effective(self, encoded: Encoded, own: list[Tensor]) -> list[Tensor]:
         torch.add(self.backbone.flat.values.data, self.flat.values.data, out=self._sum)
         theirs = self.backbone._own(encoded)
         return [a + b for a, b in zip(theirs, own, strict=True)]
+
+
+def linked(context: ArmContext) -> LinkedArm:
+    """The arm ``linked``, on the backbone that ``model.backbone`` names."""
+    model, backbone = context.model, context.arm(context.model.backbone)
+    assert isinstance(backbone, NetworkArm)
+    spec = ArmSpec("linked", (AD,), "none", model.linked_lr, model.linked_embedding_lr, model.linked_batch)
+    n_dense = context.schema.n_dense
+    return LinkedArm(spec, backbone, context.encoder, n_dense, model, context.tpm_dim, context.device)

@@ -1,10 +1,12 @@
-"""``Arm``: a network with its tables and optimisers, learning from a stream in steps that can be taken back."""
+"""``NetworkArm``: a network with its tables and optimisers; learns from a stream in steps that can be undone."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ecdctr.events.batch import Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.models.arms.interface import ArmInput, ArmState
 from ecdctr.models.nets import (
     MAX_LOSS,
     CtrNet,
@@ -32,35 +35,37 @@ from ecdctr.models.settings import ModelSettings
 from ecdctr.models.tpm import HistoryReader
 from ecdctr.state.checkpoints import Rows
 
-__all__ = ["PREDICT_ROWS", "Arm", "ArmSpec", "History", "Prepared"]
+__all__ = ["PREDICT_ROWS", "ArmSpec", "History", "NetworkArm", "Prepared"]
 
 PREDICT_ROWS = 8192
-"""Rows of one forward pass without gradient: bounds the memory of a very large batch."""
+"""Rows of one forward pass without gradients; bounds the memory that a very large batch needs."""
 
 History = Literal["none", "learned", "merged"]
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """What makes one arm differ from another.
+    """The properties by which network arms differ.
 
     Attributes
     ----------
     name
-        Its name in scores, reports and checkpoints.
+        Name in losses and checkpoints.
     domains
-        Domains whose rows teach it (0 natural, 1 ad).
+        Domains whose rows the arm learns (0 natural, 1 ad).
     history
-        How it reads the TPM snapshots: not at all; through an attention that learns; merged through a frozen one.
+        How the arm reads the TPM snapshots: not at all, through an attention that learns, or merged through a frozen
+        attention.
     lr, embedding_lr
-        Of Adam and of the rows' Adagrad.
+        Learning rates of Adam (dense parameters) and of the embedding rows' Adagrad.
     batch
-        Rows of a step, at most. A step of fewer rows weighs by its share of this number, so that a row teaches the
-        same whether the stream came in full batches or in drops.
+        Maximum number of rows of a chunk. The gradient of a smaller chunk is weighted by its share of this number, so that
+        a row has the same weight whether the stream arrives in full or in partial batches.
     domain_flag
-        Whether the network is told a row's domain.
+        Whether a row's domain is an input of the network.
     ad_batch
-        Ad rows of a step, where an arm learns both domains; None: ``batch``. A row weighs the same in either domain.
+        Maximum number of ad rows of a chunk, for an arm that learns both domains; None: ``batch``. A row has the same
+        weight in either domain.
     """
 
     name: str
@@ -73,13 +78,13 @@ class ArmSpec:
     ad_batch: int | None = None
 
     def size(self, ad: bool) -> int:
-        """Rows of a step of one domain, at most."""
+        """Maximum number of rows of a chunk of one domain."""
         return self.ad_batch if ad and self.ad_batch is not None else self.batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A batch made ready for one arm: shared tensors, and the history that this arm reads."""
+    """The inputs of one arm for a chunk of rows: the shared tensors, and the TPM history that this arm reads."""
 
     encoded: Encoded
     history: tuple[HistoryInput, HistoryInput] | None
@@ -101,29 +106,30 @@ class _Pending:
     squares: list[Tensor]
 
 
-class Arm:
-    """One model that learns from the stream.
+class NetworkArm:
+    """A network with its embedding tables and optimisers. Implements :class:`StagedArm`.
 
-    A step is ``begin``, then for each chunk ``compute`` and ``apply``, then ``commit`` (or ``rollback``, which leaves
-    parameters, optimiser state and batch norm as they were at ``begin``, bit for bit). Arms that learn from the same
-    rows compute first and apply when all of them can, so that a step happens in all of them or in none.
+    :meth:`stage` computes all chunks of a step. A step of one chunk is applied by :meth:`commit`; of several chunks each
+    is applied before the next is computed. :meth:`rollback` restores parameters, optimiser state and batch norm in either
+    case, bit for bit.
 
     Parameters
     ----------
     spec
-        What it is.
+        Name, domains, history, learning rates, chunk sizes.
     encoder
-        Gives the tables' layout.
+        Defines the layout of the tables.
     n_dense
-        Numeric columns.
+        Number of numeric columns.
     model
-        Sizes, initial values.
+        Layer sizes and initial values.
     history_dim
-        Size of a TPM vector.
+        Length of a TPM vector.
     device
-        Where it lives.
+        Where the tensors live.
     like
-        An untouched arm whose tables start equal: saves drawing them again.
+        An arm in its initial state whose tables have the same initial values; copying them is faster than drawing them
+        again.
     """
 
     def __init__(
@@ -134,17 +140,15 @@ class Arm:
         model: ModelSettings,
         history_dim: int,
         device: torch.device,
-        like: Arm | None = None,
+        like: NetworkArm | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
-        self.embedding_lr = spec.embedding_lr
         self.reader: HistoryReader | None = None
         self.net = CtrNet(
             encoder.layouts, n_dense, model, None if spec.history == "none" else history_dim, spec.domain_flag
         )
         initialise(self.net, model.seed)
-        self._seed = model.seed
         self.flat = FlatModule(self.net, device, spec.lr, last=is_batch_norm)
         self.tables: list[EmbeddingTable] = [
             EmbeddingTable(
@@ -161,50 +165,119 @@ class Arm:
         ]
         self._undo: _Undo | None = None
         self._pending: _Pending | None = None
+        self._remember_initial()
+
+    def _remember_initial(self) -> None:
+        """Copy the dense initial state, for :meth:`reset`; the tables can compute theirs."""
+        self._initial = self.flat.values.data.clone(), self.flat.buffers.clone()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def domains(self) -> tuple[int, ...]:
+        return self.spec.domains
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def based_on(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def reads_history(self) -> bool:
+        """Whether TPM vectors are an input of the network."""
         return self.net.reads_history
 
     @property
     def history_reader(self) -> HistoryReader | None:
-        """Where its history comes from; None: it reads none."""
+        """Reader of the TPM history; None: the network has no such input."""
         return self.reader if self.reads_history else None
 
     # -- predict
 
     def prepare(self, encoded: Encoded, batch: Batch) -> Prepared:
-        """Look up what this arm reads beside the features."""
+        """Add the TPM history of the rows, where this arm reads it."""
         if not self.reads_history:
             return Prepared(encoded, None)
-        assert self.reader is not None, f"arm {self.spec.name} reads history but has no reader"
+        assert self.reader is not None, f"arm {self.name} reads history but has no reader"
         return Prepared(encoded, self.reader.read(batch))
 
-    def logits(self, prepared: Prepared) -> Tensor:
-        """Logits with the running statistics of batch norm, ``(n,)``."""
-        with torch.no_grad():
-            rows = self._effective(prepared.encoded, self._own(prepared.encoded))
-            return self.net(rows, prepared.encoded, prepared.history, training=False)  # type: ignore[no-any-return]
+    def _chunks(self, rows: ArmInput) -> list[Prepared]:
+        """The rows in chunks of this arm's size; arms with the same reader share what it read."""
+        learned = rows.learned and (AD if rows.ad else NATURAL) in self.domains
+        size = min(self.spec.size(rows.ad) if learned else PREDICT_ROWS, len(rows))
+        return [
+            rows.derive((id(self.history_reader), size, i), partial(self.prepare, encoded, batch))
+            for i, (batch, encoded) in enumerate(rows.chunks(size))
+        ]
 
-    def _own(self, encoded: Encoded) -> list[Tensor]:
-        """Copies of this arm's own rows for a batch."""
-        return [t.gather(r.at) for t, r in zip(self.tables, encoded.tables, strict=True)]
+    def predict(self, rows: ArmInput) -> NDArray[np.float32]:
+        """Click probabilities ``(n,)``, with the running statistics of batch norm."""
+        parts = [self.predict_chunk(part) for part in self._chunks(rows)]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
-    def _effective(self, encoded: Encoded, own: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """Rows that the network reads; asked for before each forward pass."""
-        return own
-
-    def predict(self, prepared: Prepared) -> NDArray[np.float32]:
-        """Click probabilities, float32 ``(n,)``."""
+    def predict_chunk(self, prepared: Prepared) -> NDArray[np.float32]:
+        """Click probabilities of a chunk, ``(n,)``."""
         if prepared.encoded.n == 0:
             return np.empty(0, np.float32)
         out: NDArray[np.float32] = torch.sigmoid(self.logits(prepared)).cpu().numpy()
         return out
 
+    def logits(self, prepared: Prepared) -> Tensor:
+        """Logits of a chunk with the running statistics of batch norm, ``(n,)``."""
+        with torch.no_grad():
+            rows = self._effective(prepared.encoded, self._own(prepared.encoded))
+            return self.net(rows, prepared.encoded, prepared.history, training=False)  # type: ignore[no-any-return]
+
+    def _own(self, encoded: Encoded) -> list[Tensor]:
+        """Copies of this arm's own embedding rows for a chunk."""
+        return [t.gather(r.at) for t, r in zip(self.tables, encoded.tables, strict=True)]
+
+    def _effective(self, encoded: Encoded, own: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Embedding rows that the network reads; called before each forward pass."""
+        return own
+
     # -- learn
 
+    def learn(self, rows: ArmInput) -> None:
+        self.learn_chunks(self._chunks(rows))
+
+    def stage(self, rows: ArmInput) -> float:
+        return self._stage(self._chunks(rows))
+
+    def learn_chunks(self, chunks: Sequence[Prepared]) -> float:
+        """Learn chunks in their order, all of them or none.
+
+        Returns
+        -------
+        float
+            Mean loss of all rows; NaN: rolled back.
+        """
+        loss = self._stage(chunks)
+        if math.isnan(loss):
+            self.rollback()
+        else:
+            self.commit()
+        return loss
+
+    def _stage(self, chunks: Sequence[Prepared]) -> float:
+        total, rows = 0.0, 0
+        self.begin(len(chunks))
+        for chunk in chunks:
+            loss = self.compute(chunk)
+            if math.isnan(loss):
+                return math.nan
+            if len(chunks) > 1:
+                self.apply()
+            total, rows = total + loss * chunk.encoded.n, rows + chunk.encoded.n
+        return total / rows if rows else 0.0
+
     def begin(self, chunks: int) -> None:
-        """Remember what ``rollback`` needs; a step of one chunk changes nothing but batch norm before ``apply``."""
+        """Copy what ``rollback`` needs; of a single chunk nothing but batch norm changes before ``apply``."""
         counts = [b.clone() for b in self.counts()]
         self._undo = _Undo(self.flat.buffers.clone(), counts, self.flat.undo() if chunks > 1 else None, [])
 
@@ -241,7 +314,7 @@ class Arm:
         return bool(torch.isfinite(total))
 
     def apply(self) -> None:
-        """Take the step that the last ``compute`` prepared."""
+        """Apply the gradients that the last ``compute`` left."""
         pending, self._pending = self._pending, None
         undo = self._undo
         assert pending is not None and undo is not None, "apply follows begin and a compute that succeeded"
@@ -253,14 +326,14 @@ class Arm:
             if undo.flat is not None:
                 undo.rows.append((table, table.undo(rows.at)))
             table.mark(rows.index)
-            table.update(rows.at, values, gradient_of(leaf), square, self.embedding_lr)
+            table.update(rows.at, values, gradient_of(leaf), square, self.spec.embedding_lr)
 
     def commit(self) -> None:
-        """The step stands."""
+        if self._pending is not None:
+            self.apply()
         self._undo = None
 
     def rollback(self) -> None:
-        """Back to ``begin``."""
         undo, self._undo, self._pending = self._undo, None, None
         assert undo is not None, "rollback follows begin"
         self.flat.buffers.copy_(undo.buffers)
@@ -271,62 +344,50 @@ class Arm:
             for table, rows in reversed(undo.rows):
                 table.revert(rows)
 
-    def learn(self, chunks: Sequence[Prepared]) -> float:
-        """Learn chunks in order, all or nothing.
-
-        Returns
-        -------
-        float
-            Mean loss over all rows; NaN: rolled back.
-        """
-        total, rows = 0.0, 0
-        self.begin(len(chunks))
-        for chunk in chunks:
-            loss = self.compute(chunk)
-            if math.isnan(loss):
-                self.rollback()
-                return math.nan
-            self.apply()
-            total += loss * chunk.encoded.n
-            rows += chunk.encoded.n
-        self.commit()
-        return total / rows if rows else 0.0
-
     def counts(self) -> list[Tensor]:
         """Batch norm's counters of batches."""
         return [b for n, b in self.net.named_buffers() if n.endswith("num_batches_tracked")]
 
-    # -- keep
-
-    def set_rates(self, lr: float, embedding_lr: float) -> None:
-        """Change the learning rates."""
-        self.flat.set_lr(lr)
-        self.embedding_lr = embedding_lr
+    # -- state
 
     def dense_state(self) -> dict[str, NDArray[Any]]:
         """Copies of every dense tensor, by name."""
-        return {f"{self.spec.name}/{name}": value for name, value in self.flat.state().items()}
+        return {f"{self.name}/{name}": value for name, value in self.flat.state().items()}
 
     def table_names(self) -> list[str]:
-        return [f"{self.spec.name}/rows{table.dim}" for table in self.tables]
+        """Names of the embedding tables in checkpoints."""
+        return [f"{self.name}/rows{table.dim}" for table in self.tables]
 
-    def take_rows(self) -> Rows:
-        """Rows changed since the last call, with their payload (values, then accumulator)."""
-        out: Rows = {}
+    def capture(self) -> ArmState:
+        rows: Rows = {}
         for name, table in zip(self.table_names(), self.tables, strict=True):
             index = table.unsaved.take()
-            out[name] = (index, table.payload(index))
-        return out
+            rows[name] = (index, table.payload(index))
+        return ArmState(self.dense_state(), rows)
 
-    def load(self, dense: Mapping[str, NDArray[Any]], rows: Rows) -> None:
-        """Set an untouched arm to a captured state: dense tensors, and every row ever captured."""
-        prefix = f"{self.spec.name}/"
-        self.flat.load_state({n.removeprefix(prefix): v for n, v in dense.items() if n.startswith(prefix)})
+    def load(self, state: ArmState) -> None:
+        prefix = f"{self.name}/"
+        dense = {n.removeprefix(prefix): v for n, v in state.dense.items() if n.startswith(prefix)}
+        self.flat.load_state(dense)
         for name, table in zip(self.table_names(), self.tables, strict=True):
-            if name in rows:
-                table.load(*rows[name])
+            if name in state.rows:
+                table.load(*state.rows[name])
 
     def reset(self) -> None:
-        """Back to the initial tables (the dense state is set by ``load``)."""
         for table in self.tables:
             table.reset()
+        values, buffers = self._initial
+        self.flat.values.data.copy_(values)
+        self.flat.buffers.copy_(buffers)
+        self.flat.reset_adam()
+        for count in self.counts():
+            count.zero_()
+
+    def digest(self, into: hashlib.blake2b) -> None:
+        for key, value in sorted(self.dense_state().items()):
+            into.update(f"{key}{value.shape}".encode())
+            into.update(np.ascontiguousarray(value).tobytes())
+        for table in self.tables:
+            into.update(f"{self.name}{table.dim}".encode())
+            into.update(table.weight.cpu().numpy().data)
+            into.update(table.accumulator.cpu().numpy().data)

@@ -1,72 +1,140 @@
-"""Which arms a configuration runs, and under which names their predictions are kept."""
+"""Which arms a configuration runs, and how they are built from the table of arms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
-from ecdctr.models.settings import ExtraArm, ModelSettings
+import torch
 
-__all__ = ["Lineup", "lineup"]
+from ecdctr.events.schema import FeatureSchema
+from ecdctr.models.arms.interface import Arm
+from ecdctr.models.nets import InputEncoder
+from ecdctr.models.registry import ARMS, SERVING, entry_of
+from ecdctr.models.settings import ModelSettings
 
-_ALWAYS = ("actr", "ads_only", "cpm")
-_NETWORKS = ("reload", "linked", "ads_tpm", "mixed", "mixed_tpm")
-_BAYES = ("bayes_fm", "ads_bayes_fm")
-_EXTRA: tuple[str, ...] = get_args(ExtraArm)
+__all__ = ["ArmContext", "ArmSelection", "arms_fingerprint", "build_arms", "select_arms"]
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """What runs.
+class ArmSelection:
+    """The arms of a configuration.
 
     Attributes
     ----------
-    networks
-        Of ``reload, linked, ads_tpm, mixed, mixed_tpm``, those that learn, whether asked for or needed by another.
-    bayes
-        Of ``bayes_fm, ads_bayes_fm``, those asked for.
+    running
+        All arms that run, whether a setting names them or another arm needs them, in the table's order.
     extra
-        Arms that are scored beside ``actr`` (what serves), ``ads_only`` and ``cpm``.
+        Arms that are scored beside the serving arm, ``ads_only`` and ``cpm``.
     stack
-        Members of the stack; empty: there is none.
+        Members of the stack; empty: no stack runs.
     """
 
-    networks: frozenset[str]
-    bayes: tuple[str, ...]
+    running: tuple[str, ...]
     extra: tuple[str, ...]
     stack: tuple[str, ...]
 
     @property
     def scored(self) -> tuple[str, ...]:
         """Columns ``p_<arm>`` of the score log."""
-        return _ALWAYS + self.extra
+        return (SERVING, "ads_only", "cpm", *self.extra)
 
 
-def lineup(model: ModelSettings) -> Lineup:
-    """Arms of a configuration.
+def select_arms(model: ModelSettings) -> ArmSelection:
+    """The arms of a configuration: what it names, what those need, and what always runs.
 
     Examples
     --------
-    >>> lineup(ModelSettings()).scored
+    >>> select_arms(ModelSettings()).scored
     ('actr', 'ads_only', 'cpm', 'reload', 'bayes_fm')
-    >>> lineup(ModelSettings(transfer="reload")).scored
+    >>> select_arms(ModelSettings(transfer="reload")).scored
     ('actr', 'ads_only', 'cpm')
-    >>> lineup(ModelSettings(transfer="linked")).scored
+    >>> select_arms(ModelSettings(transfer="linked")).scored
     ('actr', 'ads_only', 'cpm', 'mixed_tpm')
-    >>> sorted(lineup(ModelSettings(transfer="linked", backbone="cpm")).networks)
-    ['linked']
+    >>> select_arms(ModelSettings(transfer="linked", backbone="cpm")).running
+    ('cpm', 'ads_only', 'linked')
     """
-    wanted: set[str] = {model.transfer, *model.arms}
+    named = {model.transfer, *model.arms}
+    wanted = named | _needed(named, model)
     stack = model.stack_of if "stack" in wanted else ()
-    wanted |= set(stack)
-    if "linked" in wanted:
-        wanted.add(model.backbone)
-    networks = frozenset(wanted & set(_NETWORKS))
-    # What serves stands under ``actr``; once more under its own name only if somebody asks for it.
+    running = tuple(entry.name for entry in ARMS if entry.always or entry.name in wanted)
+    # The serving arm is scored as ``actr``, and under its own name only where a setting asks for that.
     beside = (wanted - {model.transfer}) | set(model.arms) | set(stack)
-    return Lineup(
-        networks,
-        tuple(name for name in _BAYES if name in wanted),
-        tuple(name for name in _EXTRA if name in beside),
-        stack,
-    )
+    extra = tuple(entry.name for entry in ARMS if not entry.always and entry.name in beside)
+    return ArmSelection(running, extra, stack)
+
+
+def _needed(names: Iterable[str], model: ModelSettings) -> set[str]:
+    """All arms that some arms need, directly or through others."""
+    found: set[str] = set()
+    for name in names:
+        setting = entry_of(name).needs
+        if setting:
+            value = getattr(model, setting)
+            needed = {value} if isinstance(value, str) else set(value)
+            found |= needed | _needed(needed, model)
+    return found
+
+
+# Checkpoints carry a fingerprint of the arms. It keeps the form that it had when these were all the arms there were.
+_NETWORKS = frozenset({"reload", "linked", "ads_tpm", "mixed", "mixed_tpm"})
+_BAYES = frozenset({"bayes_fm", "ads_bayes_fm"})
+_OTHERS = frozenset({"cpm", "ads_only", "stack", "cpm_only", "item_ctr"})
+
+
+def arms_fingerprint(model: ModelSettings) -> dict[str, Any]:
+    """What two configurations must share of their arms for one to load the other's checkpoints; plain JSON."""
+    selection = select_arms(model)
+    out: dict[str, Any] = {}
+    if selection != select_arms(ModelSettings(transfer="reload")):
+        networks = sorted(_NETWORKS & set(selection.running))
+        out["arms"] = [networks, selection.scored, selection.stack, model.backbone]
+    if _BAYES & set(selection.running):
+        out["bayes_fm"] = model.bayes_fm.dim
+    further = sorted(set(selection.running) - _NETWORKS - _BAYES - _OTHERS)
+    return out | ({"further_arms": further} if further else {})
+
+
+@dataclass
+class ArmContext:
+    """What the factories of arms build from.
+
+    Attributes
+    ----------
+    schema
+        The features.
+    model
+        Sizes, learning rates, initial values.
+    tpm_dim
+        Length of a TPM vector.
+    encoder
+        Encoder of the features.
+    device
+        Where tensors live.
+    built
+        Arms built so far, by their name in the table.
+    """
+
+    schema: FeatureSchema
+    model: ModelSettings
+    tpm_dim: int
+    encoder: InputEncoder
+    device: torch.device
+    built: dict[str, Arm] = field(default_factory=dict)
+
+    def arm(self, name: str) -> Arm:
+        """An arm by its name in the table; built when it is first required."""
+        if name not in self.built:
+            module, function = entry_of(name).factory.split(":")
+            make: Callable[[ArmContext], Arm] = getattr(
+                import_module(f"ecdctr.models.arms.{module}"), function
+            )
+            self.built[name] = make(self)
+        return self.built[name]
+
+
+def build_arms(selection: ArmSelection, context: ArmContext) -> dict[str, Arm]:
+    """The arms that run, by their name in the table, in the table's order."""
+    return {name: context.arm(name) for name in selection.running}

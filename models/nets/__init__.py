@@ -2,7 +2,7 @@
 
 from ecdctr.models.nets.batch_norm import BatchNorm
 from ecdctr.models.nets.device import choose_device, use_threads
-from ecdctr.models.nets.dirty_rows import TouchedRows
+from ecdctr.models.nets.dirty_rows import DirtyRows
 from ecdctr.models.nets.embedding_table import EmbeddingTable, KeptRows, RowUndo, gradient_of
 from ecdctr.models.nets.flat_parameters import FlatModule, FlatUndo, initialise
 from ecdctr.models.nets.historical_attention import FrozenHistory, HistoricalAttention
@@ -14,6 +14,7 @@ __all__ = [
     "MAX_LOSS",
     "BatchNorm",
     "CtrNet",
+    "DirtyRows",
     "EmbeddingTable",
     "Encoded",
     "FlatModule",
@@ -26,7 +27,6 @@ __all__ = [
     "KeptRows",
     "RowUndo",
     "TableLayout",
-    "TouchedRows",
     "choose_device",
     "embed",
     "gradient_of",

@@ -1,17 +1,17 @@
-"""``TouchedRows``: which rows have changed, in memory bounded by the rows that there are."""
+"""``DirtyRows``: which rows have changed, in memory bounded by the rows that there are."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TouchedRows"]
+__all__ = ["DirtyRows"]
 
 
-class TouchedRows:
+class DirtyRows:
     """Set of row numbers; marking and taking cost what is marked and taken, never the table's size.
 
-    >>> touched = TouchedRows(10)
+    >>> touched = DirtyRows(10)
     >>> touched.mark(np.array([3, 1])), touched.mark(np.array([3, 7]))
     (array([3, 1]), array([7]))
     >>> touched.take(), touched.take()

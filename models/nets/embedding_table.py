@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecdctr.models.nets.dirty_rows import TouchedRows
+from ecdctr.models.nets.dirty_rows import DirtyRows
 
 __all__ = ["EmbeddingTable", "KeptRows", "RowUndo", "gradient_of", "initial_rows"]
 
@@ -133,8 +133,8 @@ class EmbeddingTable:
             initial_rows(seed, stream, 0, rows, dim, sd, out=host.numpy())
             self.weight = host.to(device)
         self.accumulator = torch.full((rows,), accumulator, device=device)
-        self.unsaved = TouchedRows(rows)
-        self.unreleased = TouchedRows(rows)
+        self.unsaved = DirtyRows(rows)
+        self.unreleased = DirtyRows(rows)
         self.kept: KeptRows | None = None
 
     @property
@@ -231,7 +231,7 @@ class KeptRows:
 
     def __init__(self, table: EmbeddingTable) -> None:
         self._table = table
-        self._seen = TouchedRows(table.rows)
+        self._seen = DirtyRows(table.rows)
         self._undo: list[RowUndo] = []
 
     def keep(self, index: NDArray[np.int64]) -> None:

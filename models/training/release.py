@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, Batch
-from ecdctr.models.arms import PREDICT_ROWS, Arm, Prepared
+from ecdctr.models.arms import PREDICT_ROWS, NetworkArm, Prepared
 from ecdctr.models.nets import BatchNorm, InputEncoder
 from ecdctr.models.probability import sigmoid
 from ecdctr.models.training.gate import Evidence, Verdict
@@ -114,8 +114,8 @@ class Transfer:
 
     def __init__(
         self,
-        source: Arm,
-        target: Arm,
+        source: NetworkArm,
+        target: NetworkArm,
         encoder: InputEncoder,
         window: AdWindow,
         *,
@@ -165,7 +165,7 @@ class Transfer:
                 after, skipped = self.fine_tune(evidence)
             elif evidence is not None:
                 for columns, prepared in self._read(PREDICT_ROWS, evidence.first_day):
-                    evidence.add(columns, self.target.predict(prepared))
+                    evidence.add(columns, self.target.predict_chunk(prepared))
         elif self._reset:
             # Nothing to estimate from, and a network whose batch norm stands at its default is worthless.
             self.target.flat.values.data.copy_(self.source.flat.values.data)
@@ -275,8 +275,8 @@ class Transfer:
         total, learned, skipped = 0.0, 0, 0
         for columns, prepared in self._read(self.target.spec.batch):
             if evidence is not None and evidence.wants(columns):
-                evidence.add(columns, self.target.predict(prepared))
-            loss = self.target.learn([prepared])
+                evidence.add(columns, self.target.predict_chunk(prepared))
+            loss = self.target.learn_chunks([prepared])
             if math.isnan(loss):
                 skipped += prepared.encoded.n
                 continue

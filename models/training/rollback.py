@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecdctr.models.arms import Arm
+from ecdctr.models.arms import NetworkArm
 from ecdctr.models.nets import KeptRows
 
 __all__ = ["KeptArm"]
@@ -20,7 +20,7 @@ class KeptArm:
         Whose state.
     """
 
-    def __init__(self, arm: Arm) -> None:
+    def __init__(self, arm: NetworkArm) -> None:
         self._arm = arm
         self._flat = arm.flat.undo()
         self._buffers = arm.flat.buffers.clone()

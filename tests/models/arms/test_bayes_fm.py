@@ -14,8 +14,9 @@ from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.arms.bayes_fm import BayesFm
-from ecdctr.models.settings import BayesFmSettings, BeliefSettings
-from ecdctr.state.checkpoints import Rows, merge_rows
+from ecdctr.models.arms.interface import ArmInput, ArmState
+from ecdctr.models.settings import BayesFmSettings, FactorPriorSettings
+from ecdctr.state.checkpoints import merge_rows
 
 HOUR = 3_600_000
 SCHEMA = FeatureSchema(
@@ -27,7 +28,7 @@ SCHEMA = FeatureSchema(
     ],
     dim=8,
 )
-STABLE = BeliefSettings(bias=1.0, factor=0.5, ad_bias=0.5, ad_factor=0.05)
+STABLE = FactorPriorSettings(bias=1.0, factor=0.5, ad_bias=0.5, ad_factor=0.05)
 
 
 def settings(**changes: object) -> BayesFmSettings:
@@ -62,6 +63,14 @@ def rows(
     )
 
 
+def learn(fm: BayesFm, batch: Batch) -> None:
+    fm.learn(ArmInput(batch))
+
+
+def predict(fm: BayesFm, batch: Batch) -> NDArray[np.float32]:
+    return fm.predict(ArmInput(batch))
+
+
 def digest(fm: BayesFm) -> str:
     out = hashlib.blake2b(digest_size=16)
     fm.digest(out)
@@ -86,10 +95,10 @@ def test_effects_agree_with_a_regularised_logistic_regression() -> None:
     zero = np.zeros(n, np.int64)
     batch = rows(zero, zero, y, x=x, slot=slot)
     batch = Batch(**{f: getattr(batch, f) for f in batch.__slots__} | {"features": batch.features[:, 2:]})
-    fm.learn(batch)
+    learn(fm, batch)
     design = np.concatenate([np.eye(8)[slot], x[:, None]], axis=1)
     theirs = LogisticRegression(C=1.0, max_iter=1000).fit(design, y).decision_function(design)
-    ours = logit(fm.predict(batch))
+    ours = logit(predict(fm, batch))
     assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.08  # one pass of 40 steps against the optimum
 
 
@@ -102,8 +111,8 @@ def test_one_pass_finds_products_that_no_sum_of_effects_can_know() -> None:
     y = rng.random(n) < 1 / (1 + np.exp(-z))
     fm = machine()
     half = n // 2
-    fm.learn(rows(user[:half], item[:half], y[:half]))
-    ours = fm.predict(rows(user[half:], item[half:], y[half:]))
+    learn(fm, rows(user[:half], item[:half], y[:half]))
+    ours = predict(fm, rows(user[half:], item[half:], y[half:]))
     best = roc_auc_score(y[half:], z[half:])
     effects = np.array([y[:half][user[:half] == u].mean() for u in range(users)])[user[half:]]
     assert roc_auc_score(y[half:], ours) > best - 0.02
@@ -116,15 +125,15 @@ def test_natural_clicks_are_the_prior_of_ads_until_ads_know_better() -> None:
     item = rng.integers(0, 2, n)
     user = rng.integers(0, 200, n)
     fm = machine()
-    fm.learn(rows(user, item, rng.random(n) < np.where(item == 0, 0.6, 0.2)))
+    learn(fm, rows(user, item, rng.random(n) < np.where(item == 0, 0.6, 0.2)))
     ask = rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_), domain=AD)
-    first = fm.predict(ask)
+    first = predict(fm, ask)
     assert first[0] > 2 * first[1]  # no ad was ever seen
     # In ads it is the other way round.
-    fm.learn(rows(user, item, rng.random(n) < np.where(item == 0, 0.05, 0.3), domain=AD))
-    after = fm.predict(ask)
+    learn(fm, rows(user, item, rng.random(n) < np.where(item == 0, 0.05, 0.3), domain=AD))
+    after = predict(fm, ask)
     assert after[0] < 0.12 and after[1] > 0.2
-    natural = fm.predict(rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_)))
+    natural = predict(fm, rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_)))
     assert natural[0] > natural[1]  # and natural rows are still what they were
 
 
@@ -132,18 +141,18 @@ def test_few_ads_move_a_well_known_id_less_than_an_unknown_one() -> None:
     rng = np.random.default_rng(4)
     n = 5000
     fm = machine()
-    fm.learn(rows(rng.integers(0, 100, n), np.zeros(n, np.int64), rng.random(n) < 0.3))
-    fm.learn(rows(rng.integers(0, 100, n), rng.integers(20, 60, n), rng.random(n) < 0.3, domain=AD))
+    learn(fm, rows(rng.integers(0, 100, n), np.zeros(n, np.int64), rng.random(n) < 0.3))
+    learn(fm, rows(rng.integers(0, 100, n), rng.integers(20, 60, n), rng.random(n) < 0.3, domain=AD))
 
     def ask() -> NDArray[np.float64]:
         return logit(
-            fm.predict(rows(np.array([500, 500]), np.array([0, 7]), np.zeros(2, np.bool_), domain=AD))
+            predict(fm, rows(np.array([500, 500]), np.array([0, 7]), np.zeros(2, np.bool_), domain=AD))
         )
 
     before = ask()
     one = np.arange(5) + 200
-    fm.learn(rows(one, np.zeros(5, np.int64), np.ones(5, np.bool_), domain=AD))
-    fm.learn(rows(one, np.full(5, 7), np.ones(5, np.bool_), domain=AD))
+    learn(fm, rows(one, np.zeros(5, np.int64), np.ones(5, np.bool_), domain=AD))
+    learn(fm, rows(one, np.full(5, 7), np.ones(5, np.bool_), domain=AD))
     moved = ask() - before
     assert 0 < moved[0] < moved[1]
 
@@ -154,9 +163,9 @@ def test_the_control_never_sees_a_natural_row() -> None:
     batch = rows(rng.integers(0, 9, n), rng.integers(0, 9, n), rng.random(n) < 0.5)
     fm = machine(natural=False)
     before = digest(fm)
-    fm.learn(batch)
+    learn(fm, batch)
     assert digest(fm) == before
-    fm.learn(rows(rng.integers(0, 9, n), rng.integers(0, 9, n), rng.random(n) < 0.5, domain=AD))
+    learn(fm, rows(rng.integers(0, 9, n), rng.integers(0, 9, n), rng.random(n) < 0.5, domain=AD))
     assert digest(fm) != before
 
 
@@ -167,37 +176,36 @@ def test_what_fades_is_learned_anew_sooner() -> None:
     item = np.zeros(n, np.int64)
     out = []
     for memory in (1.0, 0.5):
-        fading = BeliefSettings(bias=1.0, factor=0.01, bias_memory=memory)
+        fading = FactorPriorSettings(bias=1.0, factor=0.01, bias_memory=memory)
         # Only items have a bias worth moving.
-        still = BeliefSettings(bias=1e-6, factor=1e-6)
+        still = FactorPriorSettings(bias=1e-6, factor=1e-6)
         fm = machine(item=fading, user=still, other=still)
         other = np.arange(n) % 7 + 10  # takes the constant's place
-        fm.learn(rows(user, other, rng.random(n) < 0.3))
-        fm.learn(rows(user, item, np.random.default_rng(7).random(n) < 0.5))
-        fm.learn(rows(user[:200], item[:200], np.zeros(200, np.bool_), hour=24 * 10))
-        out.append(float(fm.predict(rows(user[:1], item[:1], np.zeros(1, np.bool_)))[0]))
+        learn(fm, rows(user, other, rng.random(n) < 0.3))
+        learn(fm, rows(user, item, np.random.default_rng(7).random(n) < 0.5))
+        learn(fm, rows(user[:200], item[:200], np.zeros(200, np.bool_), hour=24 * 10))
+        out.append(float(predict(fm, rows(user[:1], item[:1], np.zeros(1, np.bool_)))[0]))
     assert out[1] < out[0] - 0.05
 
 
 def test_captured_in_pieces_and_restored_it_goes_on_to_the_same_bits() -> None:
     rng = np.random.default_rng(8)
-    fm, captures, dense = machine(), [], {}
+    fm, captures = machine(), []
     for step in range(6):
         n = 300
         batch = rows(
             rng.integers(0, 50, n), rng.integers(0, 50, n), rng.random(n) < 0.4, domain=step % 2, x=rng.normal(size=n),
             hour=step * 7,
         )  # fmt: skip
-        fm.learn(batch)
+        learn(fm, batch)
         if step in (1, 3):
-            captures.append(fm.take_rows())
-            dense = fm.dense_state()
+            state = fm.capture()
+            captures.append(state.rows)
             other = machine()
-            merged: Rows = merge_rows(captures)
-            other.load(dense, merged)
+            other.load(ArmState(state.dense, merge_rows(captures)))
             assert digest(other) == digest(fm)
         elif step > 3:
-            other.learn(batch)
+            learn(other, batch)
             assert digest(other) == digest(fm)
 
 
@@ -207,11 +215,11 @@ def test_first_factors_depend_on_seed_and_id_alone() -> None:
     no = np.zeros(2, np.bool_)
     for fm, order in ((a, (one, two)), (b, (two, one)), (c, (one, two))):
         for ids in order:
-            fm._beliefs[1].place((ids + 1).astype(np.int32), 0)
+            fm._factors[1].place((ids + 1).astype(np.int32), 0)
     ask = rows(np.array([1, 3]), np.array([0, 0]), no)
 
     def factors(fm: BayesFm) -> NDArray[np.float64]:
-        return fm._beliefs[1].look_up(ask.features[:, 0], np.zeros(2))
+        return fm._factors[1].look_up(ask.features[:, 0], np.zeros(2))
 
     np.testing.assert_array_equal(factors(a), factors(b))
     assert (factors(a) != factors(c)).any()
@@ -224,18 +232,19 @@ def test_no_input_breaks_it(x: float) -> None:
     n = 2000
     for label in (0.0, 1.0, 0.5):  # all rows alike, then the opposite
         batch = rows(np.zeros(n, np.int64), np.zeros(n, np.int64), rng.random(n) < label, x=np.full(n, x))
-        fm.learn(batch)
-        p = fm.predict(batch)
+        learn(fm, batch)
+        p = predict(fm, batch)
         assert np.isfinite(p).all() and (p > 0).all() and (p < 1).all()
     one = rows(np.array([7]), np.array([7]), np.array([True]), x=np.array([x]), domain=AD)
-    fm.learn(one)
-    assert np.isfinite(fm.predict(one)).all()
-    fm.learn(one.take(slice(0, 0)))
+    learn(fm, one)
+    assert np.isfinite(predict(fm, one)).all()
+    learn(fm, one.take(slice(0, 0)))
 
 
 def test_an_older_checkpoint_without_it_is_an_empty_one() -> None:
     fm = machine()
     before = digest(fm)
-    fm.learn(rows(np.array([1]), np.array([1]), np.array([True])))
-    fm.load({}, {})
+    learn(fm, rows(np.array([1]), np.array([1]), np.array([True])))
+    fm.reset()
+    fm.load(ArmState())
     assert digest(fm) == before

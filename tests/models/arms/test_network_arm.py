@@ -9,21 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from ecdctr.models.arms.network_arm import Arm, ArmSpec, Prepared
+from ecdctr.models.arms.network_arm import ArmSpec, NetworkArm, Prepared
 from ecdctr.models.nets import InputEncoder
 
 
-def arm_of(world: Any, batch: int = 32, **changes: Any) -> tuple[Arm, InputEncoder]:
+def arm_of(world: Any, batch: int = 32, **changes: Any) -> tuple[NetworkArm, InputEncoder]:
     encoder = InputEncoder(world.schema, torch.device("cpu"))
     spec = ArmSpec("test", (0,), "none", lr=1e-2, embedding_lr=0.1, batch=batch)
-    return Arm(spec, encoder, world.schema.n_dense, world.model(**changes), 4, torch.device("cpu")), encoder
+    return NetworkArm(
+        spec, encoder, world.schema.n_dense, world.model(**changes), 4, torch.device("cpu")
+    ), encoder
 
 
-def prepare(arm: Arm, encoder: InputEncoder, batch: Any) -> Prepared:
+def prepare(arm: NetworkArm, encoder: InputEncoder, batch: Any) -> Prepared:
     return arm.prepare(encoder.encode(batch), batch)
 
 
-def state_of(arm: Arm) -> dict[str, np.ndarray]:
+def state_of(arm: NetworkArm) -> dict[str, np.ndarray]:
     state = dict(arm.dense_state())
     for name, table in zip(arm.table_names(), arm.tables, strict=True):
         state[name], state[name + "/a"] = table.weight.numpy().copy(), table.accumulator.numpy().copy()
@@ -39,8 +41,8 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 def test_several_chunks_are_the_same_as_one_after_the_other(world: Any) -> None:
     (a, encoder), (b, _) = arm_of(world), arm_of(world)
     batches = [world.batch(32, seed=i) for i in range(4)]
-    together = a.learn([prepare(a, encoder, x) for x in batches])
-    losses = [b.learn([prepare(b, encoder, x)]) for x in batches]
+    together = a.learn_chunks([prepare(a, encoder, x) for x in batches])
+    losses = [b.learn_chunks([prepare(b, encoder, x)]) for x in batches]
     assert together == pytest.approx(np.mean(losses))
     assert_same(state_of(a), state_of(b))
 
@@ -48,8 +50,8 @@ def test_several_chunks_are_the_same_as_one_after_the_other(world: Any) -> None:
 def test_loss_is_the_mean_cross_entropy_of_what_the_network_says(world: Any) -> None:
     arm, encoder = arm_of(world, batch=8)
     batch = world.batch(7)  # below the limit of batch norm: training and predicting then agree
-    p = arm.predict(prepare(arm, encoder, batch)).astype(np.float64)
-    loss = arm.learn([prepare(arm, encoder, batch)])
+    p = arm.predict_chunk(prepare(arm, encoder, batch)).astype(np.float64)
+    loss = arm.learn_chunks([prepare(arm, encoder, batch)])
     assert loss == pytest.approx(float(-np.mean(np.log(np.where(batch.label > 0, p, 1 - p)))), rel=1e-5)
 
 
@@ -65,7 +67,7 @@ def test_a_row_weighs_the_same_in_a_small_step(world: Any) -> None:
         assert gradient is not None
         gradients.append(float(gradient))
         arm.rollback()
-    p = arm.predict(prepare(arm, encoder, rows))
+    p = arm.predict_chunk(prepare(arm, encoder, rows))
     expected = (p - rows.label) / 64
     assert gradients[0] == pytest.approx(float(expected[:4].sum()), rel=1e-4)
     assert gradients[1] == pytest.approx(float(expected.sum()), rel=1e-4)
@@ -76,7 +78,7 @@ def test_a_row_weighs_the_same_in_a_small_step(world: Any) -> None:
 def test_a_bad_step_leaves_nothing_behind(world: Any, chunks: int, poison: str) -> None:
     arm, encoder = arm_of(world)
     for i in range(5):
-        arm.learn([prepare(arm, encoder, world.batch(32, seed=i))])
+        arm.learn_chunks([prepare(arm, encoder, world.batch(32, seed=i))])
     good = [world.batch(20, seed=10 + i) for i in range(chunks)]
     bias = arm.net.out.bias.detach().clone()
     if poison == "explosion":
@@ -84,25 +86,25 @@ def test_a_bad_step_leaves_nothing_behind(world: Any, chunks: int, poison: str) 
     else:
         good[-1].dense[3, 0] = float(poison)
     before = state_of(arm)
-    assert math.isnan(arm.learn([prepare(arm, encoder, x) for x in good]))
+    assert math.isnan(arm.learn_chunks([prepare(arm, encoder, x) for x in good]))
     assert_same(state_of(arm), before)
     arm.net.out.bias.data.copy_(bias)
     # And it goes on as if nothing had been.
     other, _ = arm_of(world)
     for i in range(5):
-        other.learn([prepare(other, encoder, world.batch(32, seed=i))])
+        other.learn_chunks([prepare(other, encoder, world.batch(32, seed=i))])
     for each in (arm, other):
-        each.learn([prepare(each, encoder, world.batch(32, seed=77))])
+        each.learn_chunks([prepare(each, encoder, world.batch(32, seed=77))])
     assert_same(state_of(arm), state_of(other))
 
 
 def test_an_infinite_gradient_behind_a_finite_loss_is_caught(world: Any) -> None:
     arm, encoder = arm_of(world)
-    arm.learn([prepare(arm, encoder, world.batch(32))])
+    arm.learn_chunks([prepare(arm, encoder, world.batch(32))])
     before = state_of(arm)
     prepared = prepare(arm, encoder, world.batch(32, seed=1))
     handle = arm.net.out.register_full_backward_hook(lambda *_: (torch.full((32, 6), torch.inf),))
-    assert math.isnan(arm.learn([prepared]))
+    assert math.isnan(arm.learn_chunks([prepared]))
     handle.remove()
     assert_same(state_of(arm), before)
 
@@ -110,12 +112,12 @@ def test_an_infinite_gradient_behind_a_finite_loss_is_caught(world: Any) -> None
 def test_predictions_do_not_depend_on_the_other_rows(world: Any) -> None:
     arm, encoder = arm_of(world)
     for i in range(5):
-        arm.learn([prepare(arm, encoder, world.batch(32, seed=i))])
+        arm.learn_chunks([prepare(arm, encoder, world.batch(32, seed=i))])
     batch = world.batch(50, seed=9)
-    together = arm.predict(prepare(arm, encoder, batch))
+    together = arm.predict_chunk(prepare(arm, encoder, batch))
     alone = np.concatenate(
-        [arm.predict(prepare(arm, encoder, batch.take(slice(i, i + 1)))) for i in range(50)]
+        [arm.predict_chunk(prepare(arm, encoder, batch.take(slice(i, i + 1)))) for i in range(50)]
     )
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     assert together.dtype == np.float32
-    assert len(arm.predict(prepare(arm, encoder, batch.take(slice(0, 0))))) == 0
+    assert len(arm.predict_chunk(prepare(arm, encoder, batch.take(slice(0, 0))))) == 0

@@ -1,15 +1,13 @@
-"""``Stack``, ``OnlineShift`` and ``ItemCtr`` against what they estimate."""
+"""``Stack`` against a batch fit of the same weights."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-import pytest
 from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
-from ecdctr.models.arms.baselines import ItemCtr, OnlineShift
 from ecdctr.models.arms.stack import Stack, logit
 
 DAY = 86_400_000
@@ -77,41 +75,3 @@ def test_a_row_is_predicted_alike_in_any_company() -> None:
     whole = stack.predict(scores)
     for i in (0, 7, 199):
         assert stack.predict({k: v[i : i + 1] for k, v in scores.items()})[0] == whole[i]
-
-
-def test_a_running_shift_takes_out_another_click_rate() -> None:
-    rng = np.random.default_rng(3)
-    z = rng.normal(size=20_000)
-    p = (1 / (1 + np.exp(-z))).astype(np.float32)
-    y = (rng.random(20_000) < 1 / (1 + np.exp(1.7 - z))).astype(np.float32)
-    shift = OnlineShift()
-    for i in range(0, 20_000, 25):
-        shift.observe(p[i : i + 25], y[i : i + 25])
-    assert shift.shift == pytest.approx(-1.7, abs=0.15)
-    again = OnlineShift()
-    again.load(json.loads(json.dumps(shift.to_json())))
-    np.testing.assert_array_equal(again.predict(p), shift.predict(p))
-
-
-def test_item_ctr_counts_as_a_table_would() -> None:
-    rng = np.random.default_rng(0)
-    ctr, item, y = (
-        ItemCtr(strength=5.0),
-        rng.integers(1, 3000, 9000).astype(np.uint64),
-        rng.random(9000) < 0.3,
-    )
-    label = y.astype(np.float32)
-    captured = []
-    for i in range(0, 9000, 500):
-        ctr.observe(item[i : i + 500], label[i : i + 500])
-        captured.append(ctr.take_rows())
-    rate = (y.sum() + 1) / 9002
-    for one in (1, 2, 77, 5000):
-        here = item == one
-        want = (y[here].sum() + 5 * rate) / (here.sum() + 5)
-        assert ctr.predict(np.array([one], np.uint64))[0] == pytest.approx(want, rel=1e-6)
-    from ecdctr.state.checkpoints import merge_rows
-
-    other = ItemCtr(strength=5.0)
-    other.load(merge_rows(captured))
-    assert other.state() == ctr.state()

@@ -1,4 +1,4 @@
-"""``TouchedRows``: a set, and what is kept for the next checkpoint is bounded by what there is, not by the log."""
+"""``DirtyRows``: a set, and what is kept for the next checkpoint is bounded by what there is, not by the log."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import default_features
 from ecdctr.models.arms import BayesFm, ItemCtr
-from ecdctr.models.nets.dirty_rows import TouchedRows
+from ecdctr.models.nets.dirty_rows import DirtyRows
 from ecdctr.models.settings import BayesFmSettings
 
 
 @given(st.lists(st.lists(st.integers(0, 19), unique=True), max_size=8))
 @settings(deadline=None, derandomize=True)
 def test_touched_rows_are_a_set(marks: list[list[int]]) -> None:
-    touched = TouchedRows(20)
+    touched = DirtyRows(20)
     for mark in marks:
         touched.mark(np.array(mark, np.int64))
     expected = sorted({row for mark in marks for row in mark})

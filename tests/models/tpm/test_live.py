@@ -11,7 +11,7 @@ from ecdctr.events.batch import AD, DOMAIN_NAMES, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.step import Step, StepKind
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import select_arms
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.tpm.live import LiveSink, LiveTpm, tpm_shape
 from ecdctr.models.tpm.trainer import TpmTrainer
@@ -33,7 +33,7 @@ SPECS = (
 )
 SCHEMA = FeatureSchema(SPECS, 4)
 MODEL = ModelSettings(dim=4, hidden=(8,), cross_layers=1, natural_batch=32, ad_batch=16, threads=1)
-ARMS = lineup(MODEL).scored
+ARMS = select_arms(MODEL).scored
 TPM = TpmSettings(dim=4, month="2d", batch=48)
 SCHEDULE = ScheduleSettings(release_every="12h", first_release_after="12h", ad_window_days=5)
 STEPS = 72  # six days, three months

@@ -10,7 +10,7 @@ import torch
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.step import Step
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import select_arms
 from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
 from ecdctr.state.row_logs import AdWindow
@@ -56,10 +56,10 @@ def test_every_arm_scores_every_ad_row(world: Any) -> None:
     trainer = world.trainer(store=world.store(), **EXTRA)
     for result in play(trainer, world.stream(40)):
         if result.kind == "ad" and result.n:
-            assert set(result.scores) == set(trainer.lineup.scored)
+            assert set(result.scores) == set(trainer.selection.scored)
             for p in result.scores.values():
                 assert p.dtype == np.float32 and ((p > 0) & (p < 1)).all()
-    assert trainer.schedule.warm() and trainer.stack.rows
+    assert trainer.schedule.warm() and trainer.arms["stack"].stack.rows
 
 
 @pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
@@ -114,8 +114,8 @@ def test_arms_that_nobody_needs_are_not_run(world: Any) -> None:
 
 
 @pytest.mark.parametrize("model", [{}, {"transfer": "stack"}, {"arms": EVERY}, {"transfer": "linked"}])
-def test_the_lineup_names_what_is_scored(world: Any, model: dict[str, Any]) -> None:
-    names = lineup(world.model(**model)).scored
+def test_the_selection_names_the_scored_arms(world: Any, model: dict[str, Any]) -> None:
+    names = select_arms(world.model(**model)).scored
     assert len(set(names)) == len(names)
     result = world.trainer(**model).step(Step.from_batch(world.batch(20, AD)))
     assert set(result.scores) <= set(names)

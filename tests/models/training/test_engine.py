@@ -11,7 +11,7 @@ from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.step import Step, StepKind
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import select_arms
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine, audit
 from ecdctr.models.training.trainer import Trainer
@@ -30,7 +30,7 @@ SPECS = (
 MODEL = ModelSettings(
     dim=4, hidden=(8,), cross_layers=1, natural_batch=32, ad_batch=16, threads=1, history="none"
 )
-ARMS = lineup(MODEL).scored
+ARMS = select_arms(MODEL).scored
 HOUR = 3_600_000
 TOPICS = ("natural-clicks", "ad-clicks")
 

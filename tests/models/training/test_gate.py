@@ -14,7 +14,7 @@ import torch
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.step import Step
-from ecdctr.models.arms import lineup
+from ecdctr.models.arms import select_arms
 from ecdctr.models.settings import ScheduleSettings, TpmSettings
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.gate import GateRows, Verdict
@@ -174,7 +174,7 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
     actr = twin.arms["actr"]
     for _, prepared in twin.transfer._read(32):
         predicted.append(torch.sigmoid(actr.logits(prepared)).numpy())
-        actr.learn([prepared])
+        actr.learn_chunks([prepared])
     np.testing.assert_array_equal(rows.candidate, np.concatenate(predicted)[-len(rows) :])
 
 
@@ -240,7 +240,7 @@ def engine(folder: Path, flips: Any) -> Engine:
         Trainer(schema, MODEL, schedule, TpmSettings(), None, window, gate=flips),
         journal=Journal(folder / "journal"),
         checkpoints=CheckpointStore(folder / "checkpoints", keep=3),
-        scores=ScoreLog(folder / "scores", lineup(MODEL).scored),
+        scores=ScoreLog(folder / "scores", select_arms(MODEL).scored),
         ad_window=window,
         settings=StateSettings(folder=folder, checkpoint_every_steps=7, checkpoint_every_s=1e9),
         fingerprint="test",

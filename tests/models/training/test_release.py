@@ -95,7 +95,7 @@ def test_without_resetting_batch_norm_all_of_cpm_is_handed_on(world: Any) -> Non
 def test_batch_norm_is_estimated_on_the_window(world: Any) -> None:
     trainer = trained(world)
     trainer.transfer.load()
-    trainer._set_actr_months(trainer.cpm_months)
+    trainer.months.set_actr(trainer.cpm_months, trainer.clock)
     trainer.transfer.estimate_batch_norm()
     actr = trainer.arms["actr"].net
     dense = np.concatenate([chunk["dense"] for chunk in trainer.ad_window.chunks(1000)])
@@ -109,7 +109,7 @@ def test_batch_norm_is_estimated_on_the_window(world: Any) -> None:
 def test_the_bias_makes_the_mean_prediction_the_click_rate(world: Any) -> None:
     trainer = trained(world)
     trainer.transfer.load()
-    trainer._set_actr_months(trainer.cpm_months)
+    trainer.months.set_actr(trainer.cpm_months, trainer.clock)
     trainer.transfer.estimate_batch_norm()
     shift, loss = trainer.transfer.calibrate()
     trainer.releases = 1
@@ -133,11 +133,11 @@ def test_shift_is_found_from_anywhere(rate: float, at: float) -> None:
 def test_the_window_is_learned_once_oldest_first_without_a_remainder(world: Any) -> None:
     trainer = trained(world)
     trainer.transfer.load()
-    trainer._set_actr_months(trainer.cpm_months)
+    trainer.months.set_actr(trainer.cpm_months, trainer.clock)
     seen: list[np.ndarray] = []
     actr = trainer.arms["actr"]
-    learn = actr.learn
-    actr.learn = lambda chunks: seen.append(chunks[0].encoded.label.numpy()) or learn(chunks)  # type: ignore[method-assign, func-returns-value]
+    learn = actr.learn_chunks
+    actr.learn_chunks = lambda chunks: seen.append(chunks[0].encoded.label.numpy()) or learn(chunks)  # type: ignore[method-assign, func-returns-value]
     loss, skipped = trainer.transfer.fine_tune()
     np.testing.assert_array_equal(
         np.concatenate(seen), np.concatenate([world.batch(50, AD, seed=i).label for i in range(6)])
@@ -156,14 +156,14 @@ def test_a_window_row_that_cannot_be_learned_is_left_out_and_counted(world: Any)
     poisoned = columns | {"features": columns["features"].copy()}
     trainer.ad_window.append(poisoned)
     actr, count = trainer.arms["actr"], 0
-    learn = actr.learn
+    learn = actr.learn_chunks
 
     def sometimes(chunks: Any) -> float:
         nonlocal count
         count += 1
         return math.nan if count == 2 else learn(chunks)
 
-    actr.learn = sometimes  # type: ignore[method-assign]
+    actr.learn_chunks = sometimes  # type: ignore[method-assign]
     assert trainer.release(trainer.clock).skipped_rows == trainer.model.ad_batch
 
 

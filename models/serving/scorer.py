@@ -1,0 +1,108 @@
+"""``Scorer``: the one rule of what each arm, and the serving model, predicts for a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecdctr.events.batch import Batch
+from ecdctr.models.arms import Arm, ArmInput, ArmSelection
+from ecdctr.models.nets import InputEncoder
+from ecdctr.models.registry import SERVING, Milestone, entry_of
+from ecdctr.state.hashing import mix64
+
+__all__ = ["Scorer"]
+
+_SAMPLE_SALT = np.uint64(0xA5C35C6E0F2B9D17)
+"""Makes the sample of scored users independent of the hash buckets of every feature."""
+
+
+class Scorer:
+    """Predicts with the arms as they are; learns nothing.
+
+    The rule:
+
+    1. ``actr`` names what serves: the arm that ``model.transfer`` names.
+    2. Each arm has a milestone from which it predicts (see :data:`ecdctr.models.registry.ARMS`). Before it, its
+       predictions are those of the control, ``ads_only``: ``reload`` waits for the first accepted release, ``linked``
+       and ``stack`` for the end of the warm-up, in which natural rows span the time before a first release. No mode can
+       therefore be worse than ads alone for lack of natural clicks.
+    3. From then on an arm predicts by itself. An arm that reads predictions of other arms (``stack``, ``cpm_only``)
+       gets them by this rule, too.
+
+    Training, prediction on request, replays of a checkpoint and serving all call this class, so that they cannot
+    disagree.
+
+    Parameters
+    ----------
+    arms
+        By their name in the table of arms.
+    selection
+        Which of them are scored.
+    serving
+        Name of the arm that serves.
+    encoder
+        Encodes rows for the networks.
+    reached
+        Whether a milestone has been reached.
+    natural_share
+        Share of natural users whose rows are scored while learning, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Arm],
+        selection: ArmSelection,
+        serving: str,
+        encoder: InputEncoder,
+        reached: Callable[[Milestone], bool],
+        natural_share: float,
+    ) -> None:
+        self._arms, self._serving, self._encoder = arms, serving, encoder
+        self._reached, self._natural_share = reached, natural_share
+        read = {name for arm in arms.values() for name in arm.reads}
+        # CPM's predictions of ads cost a forward pass: they are computed only where another arm reads them.
+        self._names = tuple(name for name in selection.scored if name != "cpm" or name in read)
+
+    def rows(self, batch: Batch, *, clock_ms: int = 0, learned: bool = False) -> ArmInput:
+        """The rows as input of the arms; ``learned`` says whether they are going to be learned after scoring."""
+        return ArmInput(batch, self._encoder, self._predict, clock_ms=clock_ms, learned=learned)
+
+    def predict(self, batch: Batch, name: str) -> NDArray[np.float32]:
+        """Click probabilities ``(n,)`` of any number of rows by one arm, or by what serves (``actr``)."""
+        return self.rows(batch).scores(name)
+
+    def score(self, rows: ArmInput) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
+        """The predictions that a step records before it learns.
+
+        Returns
+        -------
+        tuple
+            Positions of the scored rows, and their click probabilities by arm: of ads all rows by every scored arm, of
+            natural rows those of a fixed sample of users, by CPM.
+        """
+        if not len(rows):
+            return np.empty(0, np.intp), {}
+        if rows.ad:
+            return np.arange(len(rows)), {name: rows.scores(name) for name in self._names}
+        scored = self._sample(rows.batch.user)
+        if len(scored) == len(rows):
+            return scored, {"cpm": rows.scores("cpm")}
+        return scored, {"cpm": self.predict(rows.batch.take(scored), "cpm")}
+
+    def _sample(self, user: NDArray[np.uint64]) -> NDArray[np.intp]:
+        if self._natural_share >= 1.0:
+            return np.arange(len(user))
+        bound = np.uint64(int(self._natural_share * 2.0**64))
+        return np.flatnonzero(mix64(user ^ _SAMPLE_SALT) < bound)
+
+    def _predict(self, rows: ArmInput, name: str) -> NDArray[np.float32]:
+        if name == SERVING:
+            return rows.scores(self._serving)
+        if not self._reached(entry_of(name).predicts_from):
+            return rows.scores("ads_only")
+        if name not in self._arms:
+            raise KeyError(f"arm {name!r} does not run: set model.transfer or add it to model.arms")
+        return self._arms[name].predict(rows)
