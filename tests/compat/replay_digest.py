@@ -153,6 +153,7 @@ def _bits(engine: Engine) -> dict[str, Any]:
     rows = engine.scores.read()
     ads = rows["domain"] == AD
     figures = {}
+    stack = engine.trainer.arms.get("stack")
     for arm in engine.scores.arms:
         p = rows[f"p_{arm}"]
         known = ads & np.isfinite(p)
@@ -161,7 +162,7 @@ def _bits(engine: Engine) -> dict[str, Any]:
     return {
         "released": list(engine.progress.released),
         "refused": list(engine.progress.refused),
-        "stack": [repr(float(w)) for w in engine.trainer.stack.weights],
+        "stack": ["0.0"] if stack is None else [repr(float(w)) for w in stack.stack.weights],
         "scores": {name: _hash([values.tobytes()]) for name, values in rows.items()},
         "gauc": figures,
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ecdctr.events.batch import AD, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import default_features
-from ecdctr.models.arms import BayesFm, ItemCtr
+from ecdctr.models.arms import Arm, ArmInput, BayesFm, ItemCtr
 from ecdctr.models.nets.dirty_rows import DirtyRows
 from ecdctr.models.settings import BayesFmSettings
 
@@ -44,15 +44,12 @@ def test_rows_of_known_ids_take_no_memory_however_long_no_checkpoint_comes(kind:
     )
     batch.features[:, :2] = ids[:, None]
     if kind == "bayes_fm":
-        model = BayesFm(schema, BayesFmSettings(), name="bayes_fm")
-
-        def learn() -> None:
-            model.learn(batch)
+        arm: Arm = BayesFm(schema, BayesFmSettings(), name="bayes_fm")
     else:
-        items = ItemCtr()
+        arm = ItemCtr()
 
-        def learn() -> None:
-            items.observe(batch.item, batch.label)
+    def learn() -> None:
+        arm.learn(ArmInput(batch))
 
     learn()
     tracemalloc.start()

@@ -167,7 +167,7 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
     np.testing.assert_array_equal(rows.serving, np.concatenate([s["actr"] for _, s in kept]))
     np.testing.assert_array_equal(rows.control, np.concatenate([s["ads_only"] for _, s in kept]))
     twin.transfer.load()
-    twin._set_actr_months(twin.cpm_months)
+    twin.months.set_actr(twin.cpm_months, twin.clock)
     twin.transfer.estimate_batch_norm()
     twin.transfer.calibrate()
     predicted = []
