@@ -1,11 +1,11 @@
-"""Makes the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; about two minutes).
+"""Make the pictures of docs/monitoring.md and README.md: ``python docs/pictures.py`` (needs Chromium; takes about two minutes).
 
-A simulated marketplace is played through the trainer and watched as a worker watches it. On live day 14 two things break: half of
-the rows of both streams come with another ``category``, as after a producer's careless release, and half of the ad clicks are lost.
-The page is photographed before and after.
+A simulated marketplace is replayed through the trainer and monitored as in a worker. On live day 14 two faults start: half of the
+rows of both streams have another ``category``, as after a faulty release of a producer, and half of the ad clicks are lost.
+Screenshots of the page are taken before and after.
 
-What a model does wrong, and what a stream does, is told to the page by hand: predictions that get worse on the twelfth day, and ten
-minutes of a worker of which one partition stops on the sixth.
+The pictures of a bad model and of a bad stream use data made by this script: predictions that get worse from the twelfth day on, and
+ten minutes of a worker in which one partition stops after the sixth minute.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MODEL = {"transfer": "#transfer", "forgetting": "#forgetting"}
 
 
 class Broken:
-    """The simulator, with something wrong from a day on."""
+    """The simulator, with a fault from a given day on."""
 
     def __init__(self, source, day: int, breaks) -> None:
         self.source, self.day, self.name, self._breaks = source, day, source.name, breaks
@@ -74,7 +74,7 @@ def is_ad(frame: pl.DataFrame) -> pl.Series:
 
 
 def producer(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Half of the rows with another category, half of the ad clicks lost."""
+    """Half of the rows get another category, and half of the ad clicks are removed."""
     hit, lost = pl.Series(rng.random(frame.height) < 0.5), pl.Series(rng.random(frame.height) < 0.5) & is_ad(frame)
     category, label = frame["category"], frame["label"]
     return frame.with_columns(
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], before: str = "") -> None:
-    """Play all live days; the page before something breaks, then parts of it at the end."""
+    """Replay all live days; take the page before the fault, then parts of it at the end."""
     log = SourceLog(Broken(source, BREAKS, breaks), factory.decoder(settings))
     engine = factory.memory_engine(settings)
     quiet = MonitorSettings(alerts_topic="", port=0, watch=settings.monitor.watch)
@@ -126,8 +126,8 @@ def run(source, settings, first_ms: int, breaks, pictures: dict[str, str], befor
 
 
 def model() -> None:
-    """Twenty days of predictions told by hand. From the twelfth day on A-CTR knows less than the control, and CPM less and less of
-    rows that are older than a week."""
+    """Twenty days of simulated predictions. From the twelfth day on A-CTR is worse than the control, and CPM gets worse on rows
+    that are older than a week."""
     days, bad = 20, 12
     sim = Simulator(seed=3, days=days, live_from=0, users=1500, items=400, natural_per_day=4000, ads_per_day=3000)
     decoder = EventDecoder(sim.feature_specs())
@@ -162,8 +162,8 @@ def model() -> None:
 
 
 def stream() -> None:
-    """Ten minutes of a worker, told by hand: 900 rows a second; after the sixth minute half of the ads come no more, and a
-    producer sends events that cannot be read."""
+    """Ten minutes of a simulated worker: 900 rows per second; after the sixth minute half of the ads stop, and a producer sends
+    events that cannot be decoded."""
     rng = np.random.default_rng(0)
     now = [time.time() - 600]
     dashboard = Dashboard(version="", now=lambda: now[0], wall=lambda: now[0], refresh_s=2.0)
@@ -176,7 +176,7 @@ def stream() -> None:
         for kind, rows in (("natural", 850), ("ad", 50)):
             age = rng.gamma(4.0, 0.6, rows)
             if kind == "ad" and bad:
-                age[: rows // 4] += bad  # what is still taken of that partition grows older
+                age[: rows // 4] += bad  # the rows that are still read from that partition get older
             dashboard.stepped(kind, ((now[0] - age) * 1000).astype(np.int64), rows=rows // 2 if bad and kind == "ad" else rows)
         lag = 40 * rng.random() if not bad else lag + 20 + 10 * rng.random()
         dead += int(rng.random() < 0.01) if not bad else int(rng.integers(0, 4))
@@ -191,7 +191,7 @@ def stream() -> None:
 
 
 def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> None:
-    """Steps up to an event time, reported to the dashboard as by a worker."""
+    """Report steps up to an event time to the dashboard, as a worker does."""
     told, day = 0.0, engine.clock // DAY_MS
     for step in steps:
         began = time.monotonic()
@@ -214,12 +214,12 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
             report.dashboard.deliver()
         if engine.clock >= until_ms:
             break
-    report.drain()  # the page must show all of it
+    report.drain()  # the page must show every step
     report.dashboard.snapshot(fresh=True)
 
 
 async def photograph(port: int, pictures: dict[str, str | None]) -> None:
-    """Pictures of parts of the page (a CSS selector), or of its beginning (None)."""
+    """Pictures of parts of the page (a CSS selector), or of its top (None)."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         sys.exit("Chromium is needed: apt-get install chromium")
