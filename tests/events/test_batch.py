@@ -17,7 +17,7 @@ def batch_of(n, notes=None):
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), np.array([1, 2]), np.array([False, True, True, False])])
-def test_taken_rows_take_their_notes_along(rows):
+def test_take_applies_to_notes(rows):
     batch = batch_of(4, {"code": np.array([5, 6, 7, 8]), "text": np.array(["a", None, "b", "c"], object)})
     taken = batch.take(rows)
     assert taken.notes["code"].tolist() == [6, 7]
@@ -25,7 +25,7 @@ def test_taken_rows_take_their_notes_along(rows):
     assert taken.with_parts(()).notes is taken.notes
 
 
-def test_concatenated_rows_keep_their_notes_in_order():
+def test_concat_joins_notes_in_order():
     both = Batch.concat([batch_of(2, {"code": np.array([1, 2])}), batch_of(1, {"code": np.array([3])})])
     assert both.notes["code"].tolist() == [1, 2, 3]
 

@@ -94,7 +94,7 @@ def frames(draw):
 
 @given(frames(), st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
-def test_every_way_in_gives_the_same_bits(frame, rows_a_message):
+def test_all_input_forms_give_the_same_bits(frame, rows_a_message):
     whole = DECODER.from_frame(frame)
     assert whole.rejects == []
     assert len(whole.batch) == len(frame)
@@ -116,7 +116,7 @@ def test_every_way_in_gives_the_same_bits(frame, rows_a_message):
             same(Batch.concat(single), expected)
 
 
-def test_values_are_what_the_event_says():
+def test_values_equal_those_of_the_event():
     ts = 1_700_000_000_000
     batch = DECODER.from_json([message(site=None, tags=None), message(tags=["a", "b", "c", "d"])], AD).batch
     when = datetime.datetime.fromtimestamp(ts / 1000, datetime.UTC)
@@ -135,7 +135,7 @@ def test_values_are_what_the_event_says():
     assert np.isnan(batch.oracle).all()
 
 
-def test_a_bag_and_a_category_of_the_same_feature_hash_alike_wherever_they_stand():
+def test_a_bag_and_a_category_of_the_same_feature_hash_alike_in_any_position():
     one = DECODER.from_json([message(tags=["x"])], 0).batch
     other = DECODER.from_json([message(tags=["y", "x"])], 0).batch
     columns = DECODER.schema.group("tags").columns
@@ -305,7 +305,7 @@ def test_rows_a_message_may_claim_are_bounded(monkeypatch):
     assert "3" in decoded.rejects[0].detail
 
 
-def test_json_cannot_say_nan():
+def test_nan_cannot_be_written_as_json():
     with pytest.raises(DataError, match="price"):
         to_json_messages(pl.DataFrame({"user_id": ["u"], "price": [float("nan")]}))
 
@@ -316,7 +316,7 @@ def test_a_frame_without_domain_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("specs", "said"),
+    ("specs", "message"),
     [
         ([FeatureSpec(name="a", field="list_id")], "never a feature"),
         ([FeatureSpec(name="a", field="ts", kind="numeric")], "never a feature"),
@@ -324,8 +324,8 @@ def test_a_frame_without_domain_is_refused():
         ([FeatureSpec(name="a", field="user_id", kind="numeric")], "choose one"),
     ],
 )
-def test_fields_that_contradict_each_other_are_refused(specs, said):
-    with pytest.raises(ConfigError, match=said):
+def test_fields_that_contradict_each_other_are_refused(specs, message):
+    with pytest.raises(ConfigError, match=message):
         EventDecoder(specs)
 
 

@@ -11,7 +11,7 @@ from ecdctr.events.settings import FeatureSpec, default_features
 from ecdctr.state.errors import ConfigError
 
 
-def test_columns_stand_in_the_order_given():
+def test_columns_are_in_the_given_order():
     schema = FeatureSchema(
         [
             FeatureSpec(name="a"),
@@ -72,7 +72,7 @@ def test_fingerprint_is_the_same_in_another_process():
     assert FeatureSchema(default_features(), dim=16).fingerprint() == other
 
 
-def test_fingerprint_knows_what_matters():
+def test_fingerprint_depends_on_the_columns_only():
     base = {"name": "f", "buckets": 10}
     plain = FeatureSchema([FeatureSpec(**base)], dim=16).fingerprint()
     for change in (
@@ -89,7 +89,7 @@ def test_fingerprint_knows_what_matters():
 
 
 @pytest.mark.parametrize(
-    ("specs", "said"),
+    ("specs", "message"),
     [
         ([], "empty"),
         ([FeatureSpec(name="a"), FeatureSpec(name="a")], '"a"'),
@@ -98,8 +98,8 @@ def test_fingerprint_knows_what_matters():
         ([FeatureSpec(name="a", field="@hour", kind="numeric")], "@hour"),
     ],
 )
-def test_a_bad_list_is_refused_by_name(specs, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_bad_list_is_refused_by_name(specs, message):
+    with pytest.raises(ConfigError, match=message):
         FeatureSchema(specs, dim=4)
 
 

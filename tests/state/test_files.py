@@ -55,7 +55,7 @@ def test_json_comes_back(content: Any, tmp_path_factory: pytest.TempPathFactory)
     assert files.read_json(path) == content
 
 
-def test_any_flipped_bit_of_a_json_file_is_seen_or_means_nothing(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_a_json_file_is_detected_or_without_effect(tmp_path: Path) -> None:
     path, content = tmp_path / "x.json", {"step": 12, "loss": 0.25, "names": ["a", "b"], "none": None}
     files.write_json(path, content)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""One process owns a state folder; a standby takes over when the owner dies, however it dies."""
+"""One process owns a state folder; a standby takes over when the owner process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_second_is_told_who_holds_it(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_the_error_names_the_owner(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(StateLockedError, match=re.escape(socket.gethostname())) as caught:
         FolderLock(tmp_path).acquire()
     assert f"process {holder.pid} " in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_standby_takes_over_from_a_killed_owner(tmp_path: Path, holder: subpro
     lock.release()
 
 
-def test_waiting_can_be_given_up(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_waiting_can_be_stopped(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(StateLockedError):
         FolderLock(tmp_path).acquire(wait=True, poll_s=0.01, should_stop=lambda: True)
 
@@ -84,7 +84,7 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path: Path) -> None:
     assert not second.held
 
 
-def test_a_file_left_by_a_dead_process_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_file_left_by_a_dead_process_locks_nothing(tmp_path: Path) -> None:
     (tmp_path / "LOCK").write_text('{"host":"elsewhere","pid":1,"since":"2020-01-01"} torn')
     with FolderLock(tmp_path) as lock:
         assert lock.owner()["host"] == socket.gethostname()

@@ -11,7 +11,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(_malloc_trim is None, reason="another C library")
-def test_free_pages_between_blocks_in_use_go_back():
+def test_free_pages_between_blocks_in_use_are_returned():
     blocks = [bytes(2000 + i % 7) for i in range(100_000)]
     kept = blocks[::50]
     del blocks

@@ -297,7 +297,7 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
     assert table(loaded) == dict.fromkeys(range(2_000), 1.0) | {1: 2.0}
 
 
-def test_one_more_is_kept_that_shares_no_base(tmp_path: Path) -> None:
+def test_one_more_checkpoint_is_retained_that_shares_no_base(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     seen = 0
     for step in range(40):

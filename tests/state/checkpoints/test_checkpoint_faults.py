@@ -1,4 +1,4 @@
-"""What breaks checkpoints: flipped bits, cut and missing files, half-made folders, full disks, kill -9."""
+"""Damage of checkpoints: flipped bits, truncated and missing files, incomplete folders, full disks, kill -9."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_passed_over_and_kept(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_named_skipped_and_left_on_disk(tmp_path: Path, damage: str) -> None:
     store = CheckpointStore(tmp_path, compact_ratio=100)
     save(store, 1)
     save(store, 2, first=20)
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_kept(tmp_path: Path, dama
     with pytest.raises(CheckpointDamagedError, match=bad.name):
         store.load(bad.name)
 
-    for step in range(3, 12):  # the redone steps and what follows: on the older one's shoulders
+    for step in range(3, 12):  # the redone and later steps, based on the older checkpoint
         save(store, step, first=50)
     assert sorted(p.name for p in bad.iterdir()) == before, "kept for whoever wants to look at it"
     assert values(store.newest()) == dict.fromkeys(range(20), 1.0) | dict.fromkeys(
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_kept(tmp_path: Path, dama
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(at=st.integers(0, 10**6), bit=st.integers(0, 7), which=st.integers(0, 3))
-def test_no_flipped_bit_goes_unseen(
+def test_every_flipped_bit_is_detected(
     at: int, bit: int, which: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = CheckpointStore(tmp_path_factory.mktemp("flip"), compact_ratio=100)
@@ -112,7 +112,7 @@ def test_no_flipped_bit_goes_unseen(
         assert found == expected
 
 
-def test_a_shared_segment_takes_all_that_share_it_but_not_the_one_apart(tmp_path: Path) -> None:
+def test_a_damaged_segment_invalidates_all_checkpoints_that_share_it_and_no_other(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     step = 0
     while len(store.list()) < 3:
@@ -135,7 +135,7 @@ def test_all_damaged_is_not_the_same_as_empty(tmp_path: Path) -> None:
     assert len(store.damaged) == 1
 
 
-def test_half_made_folders_are_ignored_and_cleared_away(tmp_path: Path) -> None:
+def test_incomplete_folders_are_ignored_and_removed(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     whole = save(store, 1)
     half = tmp_path / ".partial-00000002-step-2"
@@ -157,14 +157,14 @@ def test_a_folder_renamed_before_its_files_reached_the_disk(tmp_path: Path) -> N
     store = CheckpointStore(tmp_path)
     save(store, 1)
     bad = save(store, 2)
-    for path in bad.iterdir():  # what a power loss leaves of files that were never synced
+    for path in bad.iterdir():  # after power loss: files that were never synced
         os.truncate(path, 0) if path.stat().st_nlink == 1 else None
     loaded = CheckpointStore(tmp_path).newest()
     assert loaded is not None
     assert loaded.meta["step"] == 1
 
 
-def test_merging_does_not_launder_damage(tmp_path: Path) -> None:
+def test_merging_rejects_damaged_segments(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, compact_ratio=3.0)
     first = save(store, 1)
     flip(own_segment(first), 400)
@@ -194,7 +194,7 @@ def check_after_failure(store: CheckpointStore, folder: Path) -> None:
     reader = CheckpointStore(folder)
     assert values(reader.newest()) == dict.fromkeys(range(40), 1.0)
     assert reader.damaged == []
-    save(store, 3, first=50)  # rows touched since the failed attempt only
+    save(store, 3, first=50)  # rows changed since the failed attempt only
     assert values(CheckpointStore(folder).newest()) == dict.fromkeys(range(20), 1.0) | dict.fromkeys(
         range(20, 50), 2.0
     ) | dict.fromkeys(range(50, 90), 3.0)
@@ -216,7 +216,7 @@ def test_no_room_while_merging(tmp_path: Path) -> None:
     with files_up_to(1_500), pytest.raises(StateError, match="could not be written"):
         save(store, 3, first=40)  # merging 80 rows needs 1,920 bytes and a header
     with files_up_to(2_500):
-        save(store, 4, count=1)  # 41 rows for themselves have room
+        save(store, 4, count=1)  # 41 rows alone have room
     assert values(CheckpointStore(tmp_path).newest()) == {0: 4.0} | dict.fromkeys(
         range(1, 40), 2.0
     ) | dict.fromkeys(range(40, 80), 3.0)

@@ -43,7 +43,7 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JournalL
     made.close()
 
 
-# --- the contract, real and double -----------------------------------------------------------------------
+# --- contract, on disk and in memory -----------------------------------------------------------------------
 
 
 def test_entries_come_back_as_written(journal: JournalLike) -> None:
@@ -59,7 +59,7 @@ def test_an_empty_journal_has_no_steps(journal: JournalLike) -> None:
     assert steps(journal) == []
     assert journal.first_step() is None
     assert journal.last_step() is None
-    journal.append(entry(41))  # the first step may be any: a checkpoint can be older than the journal
+    journal.append(entry(41))  # the first step is arbitrary: a checkpoint can be older than the journal
     assert journal.first_step() == 41
 
 
@@ -91,7 +91,7 @@ def test_drop_before_removes_whole_old_files_only(journal: JournalLike) -> None:
             journal.rotate()
     journal.drop_before(9)
     assert steps(journal) == list(range(5, 20))
-    journal.drop_before(15, clock=6_000)  # steps 5..9 end at clock 9,000: kept for audit
+    journal.drop_before(15, clock=6_000)  # steps 5..9 end at clock 9,000: retained for audit
     assert journal.first_step() == 5
     journal.drop_before(15, clock=10_000)
     assert journal.first_step() == 10
@@ -101,7 +101,7 @@ def test_drop_before_removes_whole_old_files_only(journal: JournalLike) -> None:
     assert journal.last_step() == 20
 
 
-def test_truncate_after_gives_up_history(journal: JournalLike) -> None:
+def test_truncate_after_removes_later_entries(journal: JournalLike) -> None:
     for step in range(12):
         journal.append(entry(step))
         if step in (3, 7):
@@ -140,7 +140,7 @@ def test_files_and_memory_agree(
         elif action == "reopen":
             real.close()
             real = Journal(folder)
-            double._open = bool(double._files)  # a folder that is opened goes on in its newest file
+            double._open = bool(double._files)  # an opened folder continues in its newest file
         assert list(real.entries()) == list(double.entries())
         assert (real.first_step(), real.last_step()) == (double.first_step(), double.last_step())
     real.close()
@@ -188,7 +188,7 @@ def test_zeros_after_power_loss_are_cut(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_an_empty_file_of_a_crash_is_no_obstacle(tmp_path: Path) -> None:
+def test_an_empty_file_left_by_a_crash_is_removed(tmp_path: Path) -> None:
     fill(tmp_path, 3, rotate_at=(2,))
     (tmp_path / "journal-000000000003.log").touch()
     journal = Journal(tmp_path)
@@ -236,7 +236,7 @@ def test_a_missing_file_is_named_by_its_steps(tmp_path: Path) -> None:
         list(Journal(tmp_path, read_only=True).entries())
 
 
-def test_a_reopened_journal_goes_on_in_the_newest_file(tmp_path: Path) -> None:
+def test_a_reopened_journal_continues_in_the_newest_file(tmp_path: Path) -> None:
     fill(tmp_path, 4, rotate_at=(1,))
     journal = Journal(tmp_path)
     journal.append(entry(4))

@@ -100,7 +100,7 @@ def test_against_a_plain_list(
         window.close()
 
 
-def test_truncate_returns_to_any_kept_checkpoint(make: Make) -> None:
+def test_truncate_returns_to_any_retained_checkpoint(make: Make) -> None:
     window = make(days=3)
     recorded, contents = [], []
     for i, batch in enumerate([[1, 1], [2, 3], [3, 4], [6], [6, 5, 7]]):
@@ -123,7 +123,7 @@ def test_truncate_to_nothing(make: Make) -> None:
     assert items(window) == [0]
 
 
-def test_days_are_dropped_for_good_only_when_no_checkpoint_needs_them(make: Make) -> None:
+def test_days_are_dropped_only_when_no_checkpoint_needs_them(make: Make) -> None:
     window = make(days=2)
     window.append(ads(0, [1, 2]))
     old = window.sizes()
@@ -154,7 +154,7 @@ def test_a_window_without_days_is_refused() -> None:
         AdWindow(None, 1, 1, 0)
 
 
-def test_a_reopened_window_goes_on(tmp_path: Path) -> None:
+def test_a_reopened_window_continues(tmp_path: Path) -> None:
     first = AdWindow(tmp_path, 4, 2, 2)
     first.append(ads(0, [3, 4, 5]))
     first.flush(fsync=True)

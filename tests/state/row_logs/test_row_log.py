@@ -53,7 +53,7 @@ def test_rows_come_back_by_day_in_the_order_appended(log: RowLogLike) -> None:
     assert len(log.read(first_day=9)) == 0
 
 
-def test_nothing_appended_is_nothing_kept(log: RowLogLike) -> None:
+def test_an_empty_append_stores_nothing(log: RowLogLike) -> None:
     log.append(rows(0, 0), days())
     assert log.sizes() == {}
     assert log.read().dtype == DTYPE
@@ -84,7 +84,7 @@ def test_truncate_returns_to_a_checkpoint(log: RowLogLike) -> None:
 
 
 @pytest.mark.parametrize("named", [{1: 3}, {1: 2, 9: 1}])
-def test_fewer_rows_than_the_checkpoint_knows_is_an_error(log: RowLogLike, named: dict[int, int]) -> None:
+def test_fewer_rows_than_the_checkpoint_records_is_an_error(log: RowLogLike, named: dict[int, int]) -> None:
     log.append(rows(0, 3), days(1, 1, 2))
     with pytest.raises(StateError, match="the checkpoint records"):
         log.truncate(named)
@@ -184,7 +184,7 @@ def test_more_days_than_open_files(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_full_disk_takes_all_rows_back(tmp_path: Path) -> None:
+def test_a_full_disk_rolls_back_the_whole_append(tmp_path: Path) -> None:
     log = RowLog(tmp_path, DTYPE)
     log.append(rows(0, 30), np.repeat(days(1, 2), 15))
     before = log.read().tobytes()
@@ -222,7 +222,7 @@ def test_what_append_returned_survives_kill_9(tmp_path: Path) -> None:
     assert log.sizes() == dict.fromkeys(range(20), 5) | {20: 100}
 
 
-def test_flushing_in_another_thread_while_days_come_and_go(tmp_path: Path) -> None:
+def test_flushing_in_another_thread_while_days_are_added_and_removed(tmp_path: Path) -> None:
     log = RowLog(tmp_path, DTYPE)
     done = threading.Event()
     failures: list[BaseException] = []

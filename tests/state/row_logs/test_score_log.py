@@ -1,4 +1,4 @@
-"""The score log: columns in, columns out; optional columns; a reader that learns the arms from the folder."""
+"""The score log: columns in, columns out; optional columns; a reader that takes the arms from the folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_wrong_columns_are_named(log: ScoreLog) -> None:
         log.append(without_user)
 
 
-def test_a_reader_learns_the_arms_from_the_folder(tmp_path: Path) -> None:
+def test_a_reader_takes_the_arms_from_the_folder(tmp_path: Path) -> None:
     writer = ScoreLog(tmp_path, ARMS)
     reader = ScoreLog(tmp_path, read_only=True)
     assert reader.arms == ARMS

@@ -41,7 +41,7 @@ def vectors(ids: Ids, seed: int, dim: int = 4) -> Vectors:
 
 @pytest.fixture(params=["rocksdb", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddingStore]:
-    # A cache of 16 slots: most look-ups fight for them.
+    # A cache of 16 slots: most look-ups evict each other.
     made: EmbeddingStore = (
         RocksEmbeddingStore(tmp_path / "snapshots", cache_rows=16)
         if request.param == "rocksdb"
@@ -51,7 +51,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddingS
     made.close()
 
 
-# --- the contract, real and double ------------------------------------------------------------------------
+# --- contract, on disk and in memory ------------------------------------------------------------------------
 
 
 def test_vectors_come_back_bit_for_bit(store: EmbeddingStore) -> None:

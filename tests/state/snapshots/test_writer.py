@@ -1,4 +1,4 @@
-"""Snapshots written beside training: nobody waits for them but who must, and a failed write is still owed."""
+"""Snapshots written in the background: only callers that depend on them wait, and a failed write remains pending."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def vectors(seed: int, n: int = 20) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Held(MemoryEmbeddingStore):
-    """A store whose writes wait for leave, and fail the first ``failures`` times."""
+    """A store whose writes wait for an event, and fail the first ``failures`` times."""
 
     def __init__(self, failures: int = 0) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class Held(MemoryEmbeddingStore):
         return super().write(*args, **more)
 
 
-def test_whoever_hands_a_month_in_does_not_wait_for_it() -> None:
+def test_write_returns_before_the_month_is_on_disk() -> None:
     store = Held()
     writer = SnapshotWriter(store)
     assert writer.write("m1", 4, 10, vectors(1), vectors(2)) is None
     assert store.months() == []
-    writer.settle(["m2"])  # nothing of the kind is owed
+    writer.settle(["m2"])  # not pending: returns at once
     assert store.months() == []
     store.leave.set()
     writer.settle()
@@ -52,7 +52,7 @@ def test_whoever_hands_a_month_in_does_not_wait_for_it() -> None:
     writer.close()
 
 
-def test_a_write_that_fails_is_owed_until_it_succeeds() -> None:
+def test_a_failed_write_is_pending_until_it_succeeds() -> None:
     store = Held(failures=2)
     store.leave.set()
     writer = SnapshotWriter(store)
@@ -64,7 +64,7 @@ def test_a_write_that_fails_is_owed_until_it_succeeds() -> None:
     writer.close()
 
 
-def test_a_month_that_is_there_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_existing_month_is_not_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = RocksEmbeddingStore(tmp_path)
     first = store.write("m1", 4, 10, vectors(1), vectors(2))
     with pytest.raises(SnapshotExistsError):
@@ -78,7 +78,7 @@ def test_a_month_that_is_there_stays_as_it_is(tmp_path: Path, caplog: pytest.Log
     store.close()
 
 
-def test_a_month_without_finite_vectors_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_month_without_finite_vectors_does_not_block_later_months(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryEmbeddingStore()
     writer = SnapshotWriter(store)
     ids, rows = vectors(1)
@@ -89,7 +89,7 @@ def test_a_month_without_finite_vectors_holds_nothing_up(caplog: pytest.LogCaptu
     writer.close()
 
 
-def test_a_month_made_again_is_compared() -> None:
+def test_a_month_trained_again_is_compared() -> None:
     store = MemoryEmbeddingStore()
     store.write("m1", 4, 10, vectors(1), vectors(2))
     check = SnapshotCheck(store)
