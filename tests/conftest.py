@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support import groups  # noqa: E402
 from tests.support.apache_kafka import apache_broker  # noqa: E402, F401
 from tests.support.brokers import broker, own_broker  # noqa: E402, F401
+from tests.support.browser import browse, chromium  # noqa: E402, F401
 from tests.support.disks import small_disk  # noqa: E402, F401
 
 LONG_S = 4.0

@@ -58,7 +58,7 @@ LONGEST_FIRST = (
 """What starts first, so that no long group is the last one running; the rest follows in its own order."""
 
 BROKER_FIXTURES = {"broker", "own_broker", "apache_broker"}
-BROWSER_FIXTURES = {"browse", "page", "chromium", "driver"}
+BROWSER_FIXTURES = {"chromium"}
 
 
 def group_of(nodeid: str) -> str:

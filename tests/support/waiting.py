@@ -83,6 +83,7 @@ async def until(
     what: str = "",
     *,
     within_s: float = PATIENCE_S,
+    detail: Callable[[], str] = lambda: "",
     every_s: float = 0.02,
 ) -> T:
     """:func:`wait_for` for a coroutine function."""
@@ -90,7 +91,7 @@ async def until(
     while not (found := await condition()):
         if time.monotonic() > deadline:
             raise AssertionError(
-                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}"
+                f"{what or condition}: not within {within_s:.0f} s, the last answer was {found!r}\n{detail()}"
             )
         await asyncio.sleep(every_s)
     return found

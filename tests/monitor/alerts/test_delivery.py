@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from ecdctr.monitor.alerts.delivery import AlertDelivery, webhook
+from tests.support.waiting import PATIENCE_S, wait_for
 
 ALERT = {"key": "drift category", "status": "raised", "what": "category has moved", "value": 0.41}
 
@@ -58,19 +59,19 @@ def deliver(channels, alerts, **options) -> list[tuple[str, str]]:
     delivery = AlertDelivery(channels, outcome=lambda c, what: outcomes.append((c, what)), **options)
     for alert in alerts:
         delivery.send(alert)
-    delivery.close(30)
+    delivery.close(PATIENCE_S)
     return outcomes
 
 
 def test_a_webhook_gets_each_alert_in_order(hook):
     alerts = [ALERT | {"key": str(i)} for i in range(5)]
-    assert deliver({"webhook": webhook(hook.url, 5)}, alerts) == [("webhook", "sent")] * 5
+    assert deliver({"webhook": webhook(hook.url, 30)}, alerts) == [("webhook", "sent")] * 5
     assert hook.got == alerts
 
 
 def test_a_failing_webhook_is_retried_and_then_abandoned(hook, caplog):
     hook.answers = [500, 503]
-    send = webhook(hook.url, 5)
+    send = webhook(hook.url, 30)
     assert deliver({"webhook": send}, [ALERT], waits_s=(0.01, 0.01)) == [("webhook", "sent")]
     assert hook.got == [ALERT]
     hook.answers = [500] * 3
@@ -98,19 +99,20 @@ def test_a_channel_that_hangs_does_not_delay_the_others():
     let_go, got = threading.Event(), []
     outcomes: list[tuple[str, str]] = []
     both = {
-        "slow": lambda key, value: let_go.wait(30),
+        "slow": lambda key, value: let_go.wait(PATIENCE_S),
         "quick": lambda key, value: got.append(json.loads(value)),
     }
     delivery = AlertDelivery(both, outcome=lambda c, what: outcomes.append((c, what)), queue_length=3)
     quick = delivery._channels[1]
     for i in range(8):
         delivery.send(ALERT | {"key": str(i)})  # returns at once although one channel takes nothing
-        while len(got) <= i and quick.thread.is_alive():
-            pass
+        wait_for(
+            lambda i=i: len(got) > i, alive=lambda: None if quick.thread.is_alive() else "its thread ended"
+        )
     assert [a["key"] for a in got] == [str(i) for i in range(8)]
     assert outcomes.count(("slow", "dropped")) >= 4
     let_go.set()
-    delivery.close(30)
+    delivery.close(PATIENCE_S)
     assert outcomes.count(("slow", "sent")) + outcomes.count(("slow", "dropped")) == 8
 
 

@@ -1,8 +1,8 @@
 """The dashboard in a real browser: live updates, accessibility, and no requests to other hosts."""
 
-import asyncio
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +17,14 @@ CHARTS = ("gauc", "ne", "pcoc", "ctr")
 
 
 @pytest.fixture
-def site(make_site, fake_monitor):
-    site = make_site(fake_monitor, refresh_s=0.05)
+def clock():
+    """The wall clock of the dashboard, moved by the test."""
+    return SimpleNamespace(s=time.time())
+
+
+@pytest.fixture
+def site(make_site, fake_monitor, clock):
+    site = make_site(fake_monitor, refresh_s=0.05, wall=lambda: clock.s)
     site.dashboard.health.enter("live")
     return site
 
@@ -27,7 +33,7 @@ def work(dashboard, fake_monitor, steps: int = 3) -> None:
     """Report some steps, then call the functions that a worker calls once a second."""
     for kind, rows in (("natural", 500), ("ad", 50)):
         for _ in range(steps):
-            dashboard.stepped(kind, np.full(rows, (time.time() - 2) * 1000, np.int64), rows=rows)
+            dashboard.stepped(kind, np.full(rows, (dashboard._wall() - 2) * 1000, np.int64), rows=rows)
     dashboard.tick(
         event_clock_ms=fake_monitor.snapshot()["clock"],
         lag={"natural-clicks": 70, "ad-clicks": 7},
@@ -47,7 +53,9 @@ def pixels(figure: str) -> str:
     )
 
 
-def test_charts_update_alerts_appear_and_disappear_and_no_other_host_is_contacted(site, fake_monitor, browse):
+def test_charts_update_alerts_appear_and_disappear_and_no_other_host_is_contacted(
+    site, fake_monitor, browse, clock
+):
     async def look(page):
         work(site.dashboard, fake_monitor)
         await page.screen(1300, HEIGHT)
@@ -56,12 +64,12 @@ def test_charts_update_alerts_appear_and_disappear_and_no_other_host_is_contacte
         figures += ["chart-transfer", "chart-forgetting", "chart-staleness", "chart-rows", "chart-lag"]
         figures += ["chart-dead-letters", "chart-freshness"]
         before = {f: await page.until(pixels(f)) for f in figures}
-        assert await page.js("document.querySelector('#status').textContent.trim()") == "live"
-        assert "A-CTR" in await page.js("document.querySelector('#chart-gauc-ad .legend').textContent")
+        await page.until("document.querySelector('#status').textContent.trim() === 'live'")
+        await page.text("#chart-gauc-ad .legend", "A-CTR")
 
         fake_monitor.hours += 40
         fake_monitor.gain = {"value": -0.03, "low": -0.05, "high": -0.01}
-        await asyncio.sleep(0.06)  # the recent past keeps one sample each refresh
+        clock.s += 1  # the recent past keeps one sample each refresh, by this clock
         work(site.dashboard, fake_monitor, steps=9)
         for figure in figures:
             if figure != "chart-staleness":
@@ -74,7 +82,7 @@ def test_charts_update_alerts_appear_and_disappear_and_no_other_host_is_contacte
         shown = await page.js("document.querySelector('#alerts-active li').textContent")
         for words in (alert.what, "1.62", "limit 1.5", "2026-09-22 05:00", alert.cause, "critical"):
             assert words in shown  # markup in a name is text, not markup
-        assert await page.js("document.title") == "(1) ecdctr monitor"
+        await page.until("document.title === '(1) ecdctr monitor'")
         fake_monitor.resolve(alert)
         site.dashboard.deliver()
         await page.until("document.querySelectorAll('#alerts-active li').length === 0")
@@ -104,14 +112,13 @@ def test_tables_have_the_values_of_the_charts_and_windows_can_be_selected(site, 
         for row, k in zip(rows, reversed(range(len(rows))), strict=True):
             assert row[1:] == ["–" if column[k] is None else f"{column[k]:.3f}" for column in gauc]
 
-        drift = await page.js("document.querySelector('#drift-table tbody').textContent")
-        assert "category" in drift and "0.410" in drift and "share of bin 7: 12 % → 31 %" in drift
-        marks = await page.js("document.querySelector('#marks table').textContent")
-        assert "CPM release" in marks and "2026-08" in marks
+        # Sections arrive one event after the other.
+        await page.text("#drift-table tbody", "category", "0.410", "share of bin 7: 12 % → 31 %")
+        await page.text("#marks table", "CPM release", "2026-08")
 
         await page.js("document.querySelector('#window input[value=\"5m\"]').click()")
         await page.until("document.querySelector('#chart-gauc-ad .empty').hidden === false")
-        assert "window=5m" in await page.js("location.search")
+        await page.until("location.search.includes('window=5m')")
         assert page.problems == []
 
     browse(look)
@@ -130,11 +137,13 @@ def test_it_can_be_used_with_keyboard_and_screen_reader(site, fake_monitor, brow
         assert await page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         await page.press("End")
         await page.press("ArrowLeft")
-        announced = await page.until("document.querySelector('#chart-gauc-ad [role=status]').textContent")
         k = len(fake_monitor.snapshot()["series"]["1h"]["t"]) - 2
         expected = fake_monitor.snapshot()["series"]["1h"]["ad"]["arms"]["actr"]["gauc"][k]
-        assert f"A-CTR {expected:.3f}" in announced
+        await page.text("#chart-gauc-ad [role=status]", f"A-CTR {expected:.3f}")  # of the second key
 
+        await page.text(
+            "#drift-table tbody", "category"
+        )  # the last of the tables that the tree below must hold
         nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
         named = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]}
         roles = {role for role, _ in named}
@@ -193,10 +202,10 @@ def test_a_lost_connection_is_shown_and_restored(make_site, fake_monitor, browse
         await page.until("document.querySelector('#status').textContent.includes('live')")
         first.dashboard.close()
         await page.until("document.querySelector('#status').textContent.includes('connection lost')")
-        assert "may be old" in await page.js("document.querySelector('#reason').textContent")
+        await page.text("#reason", "may be old")
         first.dashboard.serve("127.0.0.1", first.port)
         await page.until("document.querySelector('#status').textContent.includes('live')")
-        assert await page.js("document.querySelector('#reason').textContent") == ""
+        await page.until("document.querySelector('#reason').textContent === ''")
 
     browse(look)
 
@@ -228,9 +237,8 @@ def test_the_real_monitor_fills_the_page(make_site, browse):
         for figure in (f"chart-{m}-{d}" for d in ("natural", "ad") for m in CHARTS):
             await page.until(pixels(figure))
         await page.until(pixels("chart-transfer"))
-        drift = await page.until("document.querySelector('#drift-table tbody').textContent")
-        assert "category" in drift and "slot" in drift
-        assert "TPM 2026-01" in await page.js("document.querySelector('#marks table').textContent")
+        await page.text("#drift-table tbody", "category", "slot")
+        await page.text("#marks table", "TPM 2026-01")
         assert page.problems == []
 
     browse(look)

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -14,6 +13,9 @@ import numpy as np
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from ecdctr.streams.embedded import free_port
+from tests.support.waiting import PATIENCE_S, wait_for
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -32,10 +34,10 @@ def lively(make_site, fake_monitor):
     dashboard.health.enter("live")
     now = time.time() * 1000
     for kind in ("natural", "ad"):
-        dashboard.stepped(kind, np.full(10, now - 3000), rows=10)
+        dashboard.stepped(kind, np.full(10, now - 3000), rows=10, wall=now / 1000)
         dashboard.metrics.steps.labels(kind).inc()
         dashboard.metrics.step_seconds.labels(kind).observe(0.02)
-    dashboard.stepped("ad", np.full(4, now), rows=0)
+    dashboard.stepped("ad", np.full(4, now), rows=0, wall=now / 1000)
     fake_monitor.alert()
     dashboard.tick(event_clock_ms=1_000, lag={"ad-clicks": 3}, dead_letters={"json": 2})
     dashboard.metrics.alert_deliveries.labels("topic", "sent").inc()
@@ -45,7 +47,7 @@ def lively(make_site, fake_monitor):
 def test_promtool_accepts_the_metric_names(make_site, fake_monitor):
     text = lively(make_site, fake_monitor).get("/metrics")[2]
     done = subprocess.run(
-        [program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=60
+        [program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == b""
@@ -55,7 +57,7 @@ def test_promtool_accepts_configuration_and_rules():
     tool = program("promtool")
     for what, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
         done = subprocess.run(
-            [tool, "check", what, str(DEPLOY / file)], capture_output=True, text=True, timeout=60
+            [tool, "check", what, str(DEPLOY / file)], capture_output=True, text=True, timeout=PATIENCE_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -107,13 +109,7 @@ def test_gauges_and_counters_have_the_right_values(make_site, fake_monitor):
     assert values["ecdctr_healthy",] == 1 == values["ecdctr_ready",]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_prometheus_scrapes_and_evaluates(make_site, fake_monitor, tmp_path, until):
+def test_prometheus_scrapes_and_evaluates(make_site, fake_monitor, tmp_path):
     binary = program("prometheus")
     site, port = lively(make_site, fake_monitor), free_port()
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
@@ -136,16 +132,21 @@ def test_prometheus_scrapes_and_evaluates(make_site, fake_monitor, tmp_path, unt
         except OSError:
             return None
 
+    def result(query: str) -> list:
+        return wait_for(lambda: (ask("query", query=query) or {}).get("result"), query)
+
     try:
-        found = until(lambda: (ask("query", query="ecdctr_rows_trained_total") or {}).get("result"))
+        found = result("ecdctr_rows_trained_total")
         assert {r["metric"]["domain"]: r["value"][1] for r in found} == {"natural": "10", "ad": "10"}
-        assert ask("query", query="up")["result"][0]["value"][1] == "1"
-        assert ask("query", query='ecdctr_window_pcoc_ratio{window="1h", arm="actr"}')["result"]
+        assert result("up")[0]["value"][1] == "1"
+        assert result('ecdctr_window_pcoc_ratio{window="1h", arm="actr"}')
         fresh = 'histogram_quantile(0.5, ecdctr_freshness_seconds_bucket{domain="ad"})'
-        assert 2.5 < float(ask("query", query=fresh)["result"][0]["value"][1]) <= 5
+        assert 2.5 < float(result(fresh)[0]["value"][1]) <= 5
         # The worker's own alert is Prometheus' alert too; nothing else is.
-        raised = until(lambda: [a for a in (ask("alerts") or {}).get("alerts", ()) if a["state"] == "firing"])
+        raised = wait_for(
+            lambda: [a for a in (ask("alerts") or {}).get("alerts", ()) if a["state"] == "firing"]
+        )
         assert {a["labels"]["alertname"] for a in raised} == {"EcdctrRaised"}
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(PATIENCE_S)

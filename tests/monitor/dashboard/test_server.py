@@ -8,6 +8,7 @@ import pytest
 
 from ecdctr.monitor.dashboard.dashboard import Dashboard
 from ecdctr.state.errors import ConfigError
+from tests.support.waiting import PATIENCE_S, wait_for
 
 
 def test_the_page_and_its_parts_are_served_and_may_load_nothing_else(make_site):
@@ -90,7 +91,7 @@ class Events:
     """An open event stream."""
 
     def __init__(self, site) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE_S)
         self._connection.request("GET", "/api/events")
         self.answer = self._connection.getresponse()
 
@@ -136,7 +137,7 @@ def test_events_send_all_sections_once_and_then_the_changed_ones(quick, fake_mon
 
 
 def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(
-    make_site, fake_monitor, until, monkeypatch
+    make_site, fake_monitor, monkeypatch
 ):
     monkeypatch.setattr("ecdctr.monitor.dashboard.server.MAX_STREAMS", 2)
     site = make_site(fake_monitor, refresh_s=0.05)
@@ -152,7 +153,7 @@ def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(
         events.close()
         return events.answer.status == 200
 
-    until(free)
+    wait_for(free)
     assert site.get("/healthz")[0] == 200
 
 
@@ -165,11 +166,16 @@ def test_closing_ends_open_streams(quick, fake_monitor):
         pass  # ends
 
 
-def test_a_failing_monitor_does_not_affect_the_rest(quick, fake_monitor, caplog, until):
+def test_a_failing_monitor_does_not_affect_the_rest(quick, fake_monitor, caplog):
     site = quick
     before = json.loads(site.get("/api/snapshot")[2])
     fake_monitor.failure = RuntimeError("broken")
-    until(lambda: site.get("/api/snapshot") and caplog.records)
+
+    def reported() -> bool:
+        site.get("/api/snapshot")
+        return any("no snapshot" in r.getMessage() for r in caplog.records)
+
+    wait_for(reported)
     after = json.loads(site.get("/api/snapshot")[2])
     assert after["drift"] == before["drift"]
     assert b"ecdctr_healthy" in site.get("/metrics")[2]
