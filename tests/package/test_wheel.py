@@ -10,23 +10,22 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import time
 import urllib.request
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ecdctr.state.journals import Journal
-from ecdctr.state.positions import Positions
+from tests.support.journals import JournalReader
+from tests.support.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("streams", "monitor", "replay", "models", "events", "state")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
-WAIT_S = 90.0
 
 SOURCE = "sim:days=8,live_from=6,users=200,items=50,natural_per_day=600,ads_per_day=100"
 ROWS = 1400
@@ -162,7 +161,7 @@ def run(command: list[str | Path], folder: Path) -> str:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=WAIT_S,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -223,12 +222,19 @@ def test_broker_producer_worker_and_decoders(python, folder, ports):
                 subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=lines, stderr=lines)
             )
 
+    def ended() -> str | None:
+        return next((f"{p.args} ended with {p.returncode}" for p in processes if p.poll() is not None), None)
+
+    def wait(condition: Callable[[], bool], what: str) -> None:
+        wait_for(condition, what, alive=ended, detail=lambda: log.read_text(errors="replace"))
+
     try:
         start(command, "broker", "--port", str(ports["broker"]))
-        wait(lambda: answers(ports["broker"]), processes, log)
+        wait(lambda: answers(ports["broker"]), "the broker listens")
         run([command, "produce", SOURCE], folder)
         start(python, "-m", "ecdctr", "worker")
-        wait(lambda: planned(folder / "state-dir" / "journal") >= ROWS, processes, log)
+        journal = JournalReader(folder / "state-dir" / "journal")
+        wait(lambda: journal.update().learned >= ROWS, "the worker trains on every row")
         with urllib.request.urlopen(f"http://127.0.0.1:{ports['page']}/", timeout=10) as answer:
             assert b"<html" in answer.read()
         for process in reversed(processes):
@@ -246,21 +252,3 @@ def answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def planned(journal: Path) -> int:
-    """Offsets in the steps of a worker's journal."""
-    positions = Positions()
-    if journal.is_dir():
-        for entry in Journal(journal, read_only=True).entries():
-            positions.advance(entry.parts)
-    return sum(positions.values())
-
-
-def wait(done, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not done():
-        text = log.read_text(errors="replace")
-        assert all(p.poll() is None for p in processes), f"a process ended early:\n{text}"
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s:\n{text}"
-        time.sleep(0.1)
