@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.models.conftest import START_MS, World
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.models.arms import Arm, ArmContext, ArmInput, ArmState, StagedArm
@@ -21,6 +20,7 @@ from ecdctr.models.registry import ARMS, extra_arms, serving_arms, stack_members
 from ecdctr.models.settings import ModelSettings
 from ecdctr.models.training.months import MonthReaders
 from ecdctr.state.checkpoints import merge_rows
+from tests.support.worlds import START_MS, World
 
 CPU = torch.device("cpu")
 Make = Callable[[], "Harness"]
