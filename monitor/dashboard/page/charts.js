@@ -215,7 +215,8 @@ function last(values) {
 
 function spanned(u, low, high) {
   if (low === null) return [0, 1];
-  return low === high ? [low - 60, high + 60] : [low, high];
+  // uPlot widens the range of a single point to years before it calls this.
+  return low === high || u.data[0].length === 1 ? [low - 60, low + 60] : [low, high];
 }
 
 // Draws points where a line alone would hide that there are few windows or gaps between them.

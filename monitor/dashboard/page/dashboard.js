@@ -35,7 +35,7 @@ const transfer = new Chart($("charts-transfer"), {
 let staleDays = [];
 function daysText(i) {
   const [low, high] = staleDays[i] ?? [];
-  return low === undefined ? "" : high === null || high === undefined ? `${low} d or more` : `${low}\u2013${high} d`;
+  return low === undefined ? "" : high === null || high === undefined ? `\u2265 ${low} d` : `${low}\u2013${high} d`;
 }
 const forgetting = new Chart($("charts-forgetting"), {
   title: "Change on earlier periods, GAUC", id: "chart-forgetting", hint: "Relative to the GAUC when the period was last learned. A falling line means forgetting.",
