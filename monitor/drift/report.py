@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,9 @@ def write_drift_report(
 def _page(
     source: str, reference: Reference, result: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[str]:
-    style = files("ecdctr.replay.report").joinpath("report.css").read_text(encoding="utf-8")
+    from ecdctr.replay.report import style_sheet  # imports matplotlib, which a worker does not need
+
+    style = style_sheet()
     title = f"Drift of {source}"
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

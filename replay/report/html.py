@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ecdctr.replay.figures import ORACLE, ReplayResult, evaluate
 from ecdctr.replay.metrics import ROW_METRICS
+from ecdctr.replay.report.style import style_sheet
 from ecdctr.state.errors import DataError
 
 __all__ = ["evaluate", "write_report"]
@@ -69,7 +69,7 @@ def write_report(
 
 
 def _page(title: str, result: ReplayResult, meta: dict[str, Any]) -> Iterator[str]:
-    style = files("ecdctr.replay.report").joinpath("report.css").read_text(encoding="utf-8")
+    style = style_sheet()
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     # Nothing may be loaded, whatever a name in the data holds.
