@@ -1,1 +1,1 @@
-"""What comes in from Kafka: the Faust app and its agents, the worker, dead letters, producers."""
+"""The Kafka side: the Faust app and its agents, the worker, dead letters, producers, the embedded broker."""

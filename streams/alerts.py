@@ -1,4 +1,4 @@
-"""Alerts to a topic: a producer that connects when there is something to say."""
+"""``TopicChannel``: delivers alerts to a topic, with a producer that connects at the first alert."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ANSWER_S = 20.0
 
 
 class TopicChannel:
-    """Sends alerts as JSON, keyed by what they are about, so that a compacted topic keeps the last word on each.
+    """Sends alerts as JSON. The key identifies rule and subject, so that a compacted topic retains the last state of each.
 
     A channel of :class:`ecdctr.monitor.alerts.delivery.AlertDelivery`: called from its thread alone.
 
     Parameters
     ----------
     connection, topic
-        Where to; the topic is made if absent.
+        Brokers and topic; the topic is created if it does not exist.
     replication
-        Replicas of a topic that has to be made.
+        Replicas of a topic that is created here.
     """
 
     def __init__(self, connection: KafkaSettings, topic: str, replication: int) -> None:
@@ -37,7 +37,7 @@ class TopicChannel:
         self._lock = threading.Lock()
 
     def send(self, key: bytes, value: bytes) -> None:
-        """Return when the brokers have it; raise when they do not take it."""
+        """Return when the brokers have acknowledged the alert; raise if they refuse it."""
         with self._lock:
             try:
                 if self._producer is None:
@@ -50,7 +50,7 @@ class TopicChannel:
                     )
                 self._producer.send(self._topic, key=key, value=value).get(timeout=ANSWER_S)
             except KafkaError:
-                self._close()  # the next try connects anew
+                self._close()  # the next attempt connects again
                 raise
 
     def close(self) -> None:

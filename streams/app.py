@@ -1,4 +1,4 @@
-"""The Faust app: one agent a stream, from record lists to chunks of rows."""
+"""The Faust app: one agent per topic, which turns lists of records into chunks of rows."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = ["Intake", "StreamApp", "run_app"]
 log = logging.getLogger("ecdctr.streams")
 
 _LEAVE_S = 4.0
-"""A clean end is promised within ten seconds, with or without a broker."""
+"""Time to leave the group. A clean end takes ten seconds at most, with or without a broker."""
 
 
 class Intake(PositionKeeper, Protocol):
-    """Where rows are handed in. Its positions decide what is read."""
+    """Receives decoded rows. Its positions determine what is read."""
 
     async def put(self, chunk: Chunk) -> None:
-        """Rows of one partition, from its position on; moves the position to ``chunk.end``."""
+        """Take rows of one partition, which begin at its position; the position moves to ``chunk.end``."""
         ...
 
 
 class _App(faust.App):  # type: ignore[misc]
-    """Faust's app without what we do not use: data folder, web server."""
+    """Faust's app without its data folder, which is not used here."""
 
     keeper: PositionKeeper
-    ours: frozenset[str]
+    own_topics: frozenset[str]
 
     def _create_directories(self) -> None:
         pass
@@ -53,40 +53,40 @@ class _App(faust.App):  # type: ignore[misc]
 class StreamApp:
     """Reads the click topics into an intake.
 
-    Each record list goes this way:
+    Each list of records is processed as follows:
 
-    1. What lies before the intake's position was counted already: skipped (``redelivered``).
-    2. A list that was asked for from beyond the position means that one in between was lost on the
-       way, in a rebalance: seek back (``jumps``). A gap behind an offset that *was* asked for is the
-       broker's own (compaction, transaction markers) and lawful, unless its log begins only there.
-    3. Decode, all lists of a topic that came together at once. Rejects go to the dead-letter topic and are
-       acknowledged there.
-    4. Only then are the good rows handed in, and the position moves.
+    1. Records before the intake's position were counted already: they are skipped (``redelivered``).
+    2. If the list was fetched from an offset after the position, a list in between was lost in a rebalance: seek back (``jumps``).
+       A gap after the fetched offset belongs to the log (compaction, transaction markers) and is valid, unless the log begins
+       only there.
+    3. Decode all lists of a topic that arrived together in one call. Send rejected records to the dead-letter topic and wait for
+       the acknowledgement.
+    4. Only then deliver the valid rows, which moves the position.
 
-    A partition that the group takes away is not read any more; one that comes back is read on from the
-    intake's position. What the group has committed never matters.
+    A partition that a rebalance takes away is not read any more; reading of one that returns continues at the intake's position.
+    Offsets that the group has committed are never used.
 
     Parameters
     ----------
     connection, topics, worker
         Configuration.
     decoder
-        Knows the features.
+        Decodes the messages.
     intake
-        Where rows go.
+        Receives the rows.
     dead_letters
-        Where the rest goes; started by the caller.
+        Receives rejected records; started by the caller.
     pool
-        Processes that decode, started by the caller; None: decoding happens in this process.
+        Decoding processes, started by the caller; None: this process decodes.
 
     Attributes
     ----------
     records, rows
-        Records read and rows handed in.
+        Number of records read and of rows delivered.
     redelivered
-        Records skipped because they were counted already.
+        Records that were skipped because they were counted already.
     jumps
-        Times that reading went back because a list was lost on the way.
+        Number of seeks back because a list was lost.
     """
 
     def __init__(
@@ -123,21 +123,21 @@ class StreamApp:
             consumer_max_fetch_size=worker.fetch_bytes,
             consumer_auto_offset_reset="earliest",
             store="memory://",
-            datadir=Path.cwd(),  # never written to, see _App
+            datadir=Path.cwd(),  # nothing is written there, see _App
             autodiscover=False,
             topic_disable_leader=True,
             topic_allow_declare=False,
             web_enabled=False,
             stream_wait_empty=False,
             stream_recovery_delay=0,
-            table_standby_replicas=0,  # no tables: a standard assignor, which any client can join
+            table_standby_replicas=0,  # without tables the assignor is a standard one, which any client can join
         )
         app.keeper = self.intake
-        app.ours = frozenset(self.topics.domains)
+        app.own_topics = frozenset(self.topics.domains)
         app.transport.Consumer = LogConsumer
         for name, domain in self.topics.domains.items():
             topic = app.topic(name, value_serializer="raw")
-            topic.acks = False  # nothing is tracked or committed message by message
+            topic.acks = False  # no tracking or commits per message
             app.agent(topic, name=f"{name}-agent")(self._agent(domain))
         return app
 
@@ -155,7 +155,7 @@ class StreamApp:
         return consumer
 
     async def publish(self, positions: Mapping[tuple[str, int], int]) -> bool:
-        """Show the group's lag tools where the last checkpoint stands."""
+        """Commit the positions of the last checkpoint to the group, for lag tools only."""
         return bool(await self.consumer.publish(positions))
 
     def idle_s(self) -> float:
@@ -164,7 +164,7 @@ class StreamApp:
 
     async def _handle(self, together: Sequence[RecordList], domain: int) -> None:
         for records in together:
-            records.begun = True
+            records.started = True
         try:
             await self._take(together, domain)
         except asyncio.CancelledError:
@@ -196,22 +196,22 @@ class StreamApp:
             self.rows += len(chunk.batch)
 
     async def _fresh(self, records: RecordList) -> Fetched | None:
-        """What of a list is to be decoded; None: nothing, or reading goes back first."""
+        """The part of a list that must be decoded; None: nothing, or reading continues at an earlier offset first."""
         topic, partition = records.tp
         position = self.intake.position(topic, partition)
         if position is None:
             return None
         self._progress = time.monotonic()
-        if records.asked > position:  # 2
+        if records.fetched_from > position:  # 2
             self.jumps += 1
-            log.info("%s[%d]: reading goes back from %d to %d", topic, partition, records.asked, position)
+            log.info("%s[%d]: seeking back from %d to %d", topic, partition, records.fetched_from, position)
             await self.consumer.seek_back({records.tp: position})
             return None
         found = records.records
-        if found[-1].offset < records.asked:
+        if found[-1].offset < records.fetched_from:
             raise OffsetsLostError(
-                f"{topic}[{partition}] answered with offset {found[-1].offset} when asked for {records.asked}: the log was "
-                "cut or made anew; start with --reset-offsets, which says what that loses"
+                f"{topic}[{partition}] returned offset {found[-1].offset} for a fetch from {records.fetched_from}: the log was "
+                "truncated or created again; start with --reset-offsets, which reports what that loses"
             )
         start = bisect_left(found, position, key=lambda record: record.offset)  # 1
         self.redelivered += start
@@ -223,19 +223,19 @@ class StreamApp:
         return Fetched(topic, partition, position, fresh)
 
     async def _check_gap(self, tp: Any, position: int) -> None:
-        """A gap is lawful when the log reaches back to our position; else records were deleted unread."""
+        """Raise unless the log still holds the position: otherwise records were deleted before they were read."""
         beginning = (await self.consumer.earliest_offsets(tp))[tp]
         if beginning > position:
             raise OffsetsLostError(
                 f"{tp.topic}[{tp.partition}] begins at offset {beginning}, training needs {position}: "
-                f"{beginning - position} offsets were deleted unread; start with --reset-offsets, which says what that loses"
+                f"{beginning - position} offsets were deleted unread; start with --reset-offsets, which reports what that loses"
             )
 
 
 async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     """Run the app in this loop until ``stop`` is set; then leave the group and return.
 
-    Signals are the caller's: nothing is installed here.
+    No signal handlers are installed: that is left to the caller.
 
     Raises
     ------
@@ -244,7 +244,7 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     DataError
         Records are compressed with a codec whose package is not installed.
     StreamError
-        Whatever else ended the app, the error of an agent included.
+        The app ended for another reason, for example an error in an agent.
     """
     app.failed = asyncio.get_running_loop().create_future()
     service = app.faust
@@ -279,8 +279,8 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
         await asyncio.gather(starting, *ends, return_exceptions=True)
         try:
             await asyncio.wait_for(service.stop(), _LEAVE_S)
-        except TimeoutError:  # no broker to say goodbye to; the group notices by the session timeout
-            log.warning("the group was not left in %.0f s: no broker answers", _LEAVE_S)
+        except TimeoutError:  # the group removes this member after the session timeout
+            log.warning("the group was not left within %.0f s: no broker answers", _LEAVE_S)
 
 
 def _credentials(connection: KafkaSettings) -> Any:

@@ -1,4 +1,4 @@
-"""``BrokerWatch``: says when no broker answers, and when one answers that no longer holds what was learned."""
+"""``BrokerWatch``: reports that no broker answers, or that the log ends before the positions of training."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ Key = tuple[str, int]
 
 EVERY_S = 2.0
 SILENT_S = 4.0
-"""An answer that takes longer is reported; it is then reported again after twice the time, and so on."""
+"""A longer time without an answer is reported, and reported again after twice the time, and so on."""
 LONGEST_S = 60.0
 
 
 class BrokerWatch:
-    """Asks the brokers every other second where the click topics end.
+    """Requests the end offsets of the click topics every :data:`EVERY_S` seconds.
 
-    The consumer's own client waits for lost brokers for ever and without a word, and one that came back with an
-    empty log would not be told from one that has nothing new.
+    The consumer's own client waits for lost brokers without a limit or a message, and cannot distinguish a broker that came back with
+    an empty log from one without new records.
 
-    Asking is done in a thread that nobody waits for: it may hang for as long as a broker does.
+    The requests are made in a daemon thread, since they may hang for as long as a broker does.
 
     Parameters
     ----------
     connection
-        Where the brokers are.
+        Addresses and security of the brokers.
     make_log
         Connects to the click topics.
     positions
-        Gives the next offset of every partition.
+        Returns the next offset of every partition.
     on_lost
-        Called once, from the watching thread, when two looks in a row found that the log ends before a position.
-        One look is not enough: a broker that has just come back may not report all of its topics yet.
+        Called once, in the thread of this class, when two checks in a row found that the log ends before a position. One check is
+        not enough: a broker that has just come back may not report all of its topics yet.
     """
 
     def __init__(
@@ -58,59 +58,59 @@ class BrokerWatch:
         self._ended = threading.Event()
         self._answered_at = time.monotonic()
         self._report_after = SILENT_S
-        self._asking = False
+        self._waiting = False
         self._reported = False
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="broker-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask no more; a question under way is left to itself."""
+        """Make no further requests; one that is running is not waited for."""
         self._ended.set()
 
     async def report(self) -> None:
-        """Say aloud that a silence lasts; never returns."""
+        """Log that no broker has answered for some time; never returns."""
         while True:
             await asyncio.sleep(1.0)
             silent = time.monotonic() - self._answered_at
-            if self._asking and silent > self._report_after:
+            if self._waiting and silent > self._report_after:
                 self._report_after += min(self._report_after, LONGEST_S)
                 self._reported = True
                 log.warning(
-                    "no broker has answered for %.0f s: waiting; training goes on when one does", silent
+                    "no broker has answered for %.0f s: waiting; training continues when one does", silent
                 )
 
     def _run(self) -> None:
-        short = False  # the look before this one found that the log ends before a position
+        short = False  # whether the previous check found that the log ends before a position
         while not self._ended.wait(EVERY_S):
-            if not self._asking:
-                self._asking, self._answered_at = True, time.monotonic()
+            if not self._waiting:
+                self._waiting, self._answered_at = True, time.monotonic()
             try:
-                self._ask()
+                self._check()
             except BrokerUnavailableError:
                 short = False
-                continue  # still asking
+                continue  # still waiting
             except OffsetsLostError as error:
                 if short:
                     if not self._ended.is_set():
                         self._on_lost(error)
                     return
                 short = True
-                log.debug("first look, the next one in %.0f s decides: %s", EVERY_S, error)
+                log.debug("first check, the next one in %.0f s decides: %s", EVERY_S, error)
                 continue
-            except Exception as error:  # a broker that is just coming up says many things
-                log.debug("asking the broker failed: %r", error)
+            except Exception as error:  # a broker that is starting may answer with any error
+                log.debug("the end offsets could not be read: %r", error)
                 short = False
                 continue
             if self._reported:
                 log.info("a broker answers again, after %.0f s", time.monotonic() - self._answered_at)
-            self._asking, self._reported, self._report_after = False, False, SILENT_S
+            self._waiting, self._reported, self._report_after = False, False, SILENT_S
             short = False
 
-    def _ask(self) -> None:
+    def _check(self) -> None:
         known = {key: at for key, at in dict(self._positions()).items() if at}
-        self._knock()
+        self._connect()
         with self._make_log() as kafka:
             try:
                 keys = kafka.partitions()
@@ -125,12 +125,12 @@ class BrokerWatch:
                 f"{t}[{p}] ends at {ends.get((t, p), 0)}, learned up to {known[(t, p)]}" for t, p in short
             )
             raise OffsetsLostError(
-                f"the log is no longer the one that was learned from, as two looks found: {where}. "
-                "Start again: that says what --reset-offsets earliest, latest or checkpoint would lose or double"
+                f"the log is no longer the one that was learned from, as two checks found: {where}. "
+                "Start again: the worker then reports what --reset-offsets earliest, latest or checkpoint would lose or double"
             )
 
-    def _knock(self) -> None:
-        """A broker that is down is told at once; a Kafka client would try again, at ever longer intervals."""
+    def _connect(self) -> None:
+        """Raise at once if no broker listens; a Kafka client would try again, at ever longer intervals."""
         for address in self._connection.addresses:
             host, _, port = address.rpartition(":")
             with (

@@ -1,8 +1,8 @@
-"""``DecodePool``: processes that decode messages, beside the one that reads and trains.
+"""``DecodePool``: decodes messages in processes of their own.
 
-Decoding needs Python's lock, and so does every operation of the trainer's thread: in one process each slows the
-other. Only bytes go out and encoded rows come back. The one consumer keeps the offsets: which process decodes what has
-no say in which rows are learned, nor in their order, so that a process may die at any time.
+Decoding holds Python's global lock, and so does the trainer's thread: in one process, each slows the other. Messages are sent to
+a process as bytes, and encoded rows are returned. The consumer of the worker keeps the offsets, so the distribution of messages over
+processes affects neither which rows are learned nor their order, and a process may die at any time.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = ["DecodePool"]
 log = logging.getLogger("ecdctr.streams")
 
 LEAST = 256
-"""Messages below which one process decodes them all: sending them costs more than it gives."""
+"""Least number of messages per process: splitting fewer of them costs more than it saves."""
 
 TRIES = 3
-"""Processes that may die over the same messages."""
+"""Number of processes that may die while they decode the same messages."""
 
 _LENGTH = struct.Struct("<Q")
 
 
 class _Setup(msgspec.Struct):
-    """What a decoder is made of."""
+    """Arguments of the decoder of a process."""
 
     specs: list[dict[str, Any]]
     max_string: int
@@ -53,7 +53,7 @@ class _Setup(msgspec.Struct):
     oracle_field: str | None
 
 
-class _Ask(msgspec.Struct, array_like=True):
+class _Request(msgspec.Struct, array_like=True):
     domain: int
     packed: bytes
     values: list[bytes | None]
@@ -66,8 +66,8 @@ class _Answer(msgspec.Struct, array_like=True):
     rejects: list[tuple[int, str, str, int]]
 
 
-_ask, _answer, _setup = (
-    msgspec.msgpack.Decoder(_Ask),
+_request, _answer, _setup = (
+    msgspec.msgpack.Decoder(_Request),
     msgspec.msgpack.Decoder(_Answer),
     msgspec.msgpack.Decoder(_Setup),
 )
@@ -75,22 +75,22 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class DecodePool:
-    """Decodes messages in processes of its own.
+    """Decodes messages in child processes.
 
-    A process that dies is replaced and asked again; one that was asked for nothing dies unnoticed. They end with the
-    process that started them, however that ends.
+    A process that dies is replaced at the next request, which is then repeated. The processes end with the process that started
+    them, however that ends.
 
     Parameters
     ----------
     decoder
-        Each process has one like it.
+        Each process has a decoder of the same configuration.
     processes
-        How many.
+        Number of processes.
 
     Attributes
     ----------
     pids
-        Of the processes that run.
+        Process ids.
     """
 
     def __init__(self, decoder: EventDecoder, processes: int) -> None:
@@ -99,36 +99,42 @@ class DecodePool:
             [spec.model_dump(mode="json") for spec in decoder.schema.specs],
             limits.max_string, limits.ts_min_ms, limits.ts_max_ms, decoder.list_field, decoder.oracle_field,
         )  # fmt: skip
-        self._helpers = [_Helper(_encode(setup)) for _ in range(processes)]
+        self._children = [_Child(_encode(setup)) for _ in range(processes)]
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
         self._turn = 0
 
     @property
     def pids(self) -> list[int]:
-        return [helper.pid for helper in self._helpers]
+        return [child.pid for child in self._children]
 
     async def decode(self, values: Sequence[bytes | None], packed: Sequence[bool], domain: int) -> Decoded:
-        """As :func:`ecdctr.events.records.decode_values`, to the last bit."""
-        count = max(1, min(len(self._helpers), len(values) // LEAST))
+        """Decode with the same result as :func:`ecdctr.events.records.decode_values`, to the last bit.
+
+        Raises
+        ------
+        StreamError
+            :data:`TRIES` processes died over the same messages.
+        """
+        count = max(1, min(len(self._children), len(values) // LEAST))
         bounds = [len(values) * i // count for i in range(count + 1)]
         loop = asyncio.get_running_loop()
-        asked = []
+        parts = []
         for start, end in itertools.pairwise(bounds):
-            ask = _encode(_Ask(domain, bytes(packed[start:end]), list(values[start:end])))
-            helper = self._helpers[self._turn % len(self._helpers)]
+            request = _encode(_Request(domain, bytes(packed[start:end]), list(values[start:end])))
+            child = self._children[self._turn % len(self._children)]
             self._turn += 1
-            asked.append(loop.run_in_executor(self._threads, helper.decode, ask))
-        return join(list(zip(bounds[:-1], await asyncio.gather(*asked), strict=True)))
+            parts.append(loop.run_in_executor(self._threads, child.decode, request))
+        return join(list(zip(bounds[:-1], await asyncio.gather(*parts), strict=True)))
 
     def close(self) -> None:
         """End the processes."""
         self._threads.shutdown(wait=True)
-        for helper in self._helpers:
-            helper.close()
+        for child in self._children:
+            child.close()
 
 
-class _Helper:
-    """One process, from this side; a request at a time."""
+class _Child:
+    """The parent's side of one process; it handles one request at a time."""
 
     def __init__(self, setup: bytes) -> None:
         self._setup = setup
@@ -139,28 +145,28 @@ class _Helper:
     def pid(self) -> int:
         return self._process.pid
 
-    def decode(self, ask: bytes) -> Decoded:
-        with self._lock:  # a caller that was cancelled may have left a request under way
+    def decode(self, request: bytes) -> Decoded:
+        with self._lock:  # a cancelled caller may have left a request that is still running
             for _ in range(TRIES):
                 try:
-                    _send(self._process.stdin, ask)
+                    _send(self._process.stdin, request)
                     return _unpacked(_answer.decode(_receive(self._process.stdout)))
                 except (EOFError, OSError):
                     code = self.close()
-                    log.warning("a decoding process ended with code %s: another one takes its place", code)
+                    log.warning("a decoding process ended with code %s: it is replaced", code)
                     self._process = self._start()
         raise StreamError(
-            f"{TRIES} decoding processes ended over the same messages: see what they said above; "
+            f"{TRIES} decoding processes ended while they decoded the same messages: see their output above; "
             "worker.decoders = 0 decodes in the worker itself"
         )
 
     def close(self) -> int:
-        """Give its exit code."""
+        """End the process and return its exit code."""
         for pipe in (self._process.stdin, self._process.stdout):
             try:
                 if pipe is not None:
                     pipe.close()
-            except OSError:  # what was still to be sent finds no reader
+            except OSError:  # the process is dead, and buffered data cannot be sent
                 continue
         try:
             return self._process.wait(timeout=2.0)
@@ -169,21 +175,21 @@ class _Helper:
             return self._process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        alone = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        one_thread = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ecdctr.streams.decoders"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | alone,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | one_thread,
         )  # fmt: skip
         try:
             _send(process.stdin, self._setup)
-        except OSError:  # it is dead already: whoever asks it next will see
-            log.warning("a decoding process ended at once")
+        except OSError:  # it is dead already: the next request replaces it
+            log.warning("a decoding process ended at its start")
         return process
 
 
 def serve() -> None:
-    """The process: decode what is asked until the other side closes the pipe."""
-    # A signal to the whole group is the worker's to answer: it ends this process when it is through.
+    """Main function of the process: answer requests until the parent closes the pipe."""
+    # A signal to the process group is handled by the worker, which ends this process when it no longer needs it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
@@ -198,9 +204,9 @@ def serve() -> None:
             oracle_field=setup.oracle_field,
         )
         while True:
-            ask = _ask.decode(_receive(stdin))
-            packed = [bool(flag) for flag in ask.packed]
-            _send(stdout, _encode(_packed(decode_values(decoder, ask.values, packed, ask.domain))))
+            request = _request.decode(_receive(stdin))
+            packed = [bool(flag) for flag in request.packed]
+            _send(stdout, _encode(_packed(decode_values(decoder, request.values, packed, request.domain))))
     except (EOFError, BrokenPipeError):
         return
 
@@ -219,7 +225,7 @@ def _packed(decoded: Decoded) -> _Answer:
 
 def _unpacked(answer: _Answer) -> Decoded:
     columns = {
-        name: np.frombuffer(data, dtype).reshape(shape).copy()  # what comes from bytes cannot be written to
+        name: np.frombuffer(data, dtype).reshape(shape).copy()  # an array over bytes is read-only
         for name, (dtype, shape, data) in answer.columns.items()
     }
     index = columns.pop("index")

@@ -1,4 +1,4 @@
-"""Which users have TPM vectors: asked of the snapshots once, remembered by hash."""
+"""``KnownUsers``: whether users have TPM vectors, with a cache in front of the snapshot store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Users = NDArray[np.uint64]
 
 
 class KnownUsers:
-    """A direct-mapped memory in front of the snapshot store: the store is read, and held, for users not met lately.
+    """Looks up whether users have vectors; only users that are not in a direct-mapped cache are read from the snapshot store.
 
     Parameters
     ----------
-    ask
-        ``ask(users)``: which of some distinct users have vectors, shape ``(n,)``.
+    look_up
+        ``look_up(users)`` returns whether each of some distinct users has vectors, shape ``(n,)``.
     slots
-        Users remembered, rounded up to a power of two.
+        Size of the cache in users, rounded up to a power of two.
 
     Examples
     --------
@@ -31,16 +31,16 @@ class KnownUsers:
     [True, False, True]
     """
 
-    def __init__(self, ask: Callable[[Users], NDArray[np.bool_]], slots: int = 1 << 16) -> None:
-        self._ask = ask
+    def __init__(self, look_up: Callable[[Users], NDArray[np.bool_]], slots: int = 1 << 16) -> None:
+        self._look_up = look_up
         self._cache = VectorCache(slots, dim=0)
 
     def __call__(self, users: Users) -> NDArray[np.bool_]:
-        """Which of the users have vectors, in any order and repeated as they are, shape ``(n,)``."""
+        """Whether each user has vectors, shape ``(n,)``. Users may repeat, in any order."""
         _, present, missing = self._cache.get(users)
         if len(missing):
             distinct, row = np.unique(users[missing], return_inverse=True)
-            found = self._ask(distinct)
+            found = self._look_up(distinct)
             present[missing] = found[row]
             self._cache.put(distinct, np.empty((len(distinct), 0), np.float32), found)
         return present

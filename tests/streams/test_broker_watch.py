@@ -38,7 +38,7 @@ class Log:
 def watch(answers, monkeypatch) -> list:
     """The losses that a watch reports over these looks, each of which has learned 400 offsets."""
     monkeypatch.setattr(broker_watch, "EVERY_S", 0.001)
-    monkeypatch.setattr(BrokerWatch, "_knock", lambda self: None)
+    monkeypatch.setattr(BrokerWatch, "_connect", lambda self: None)
     lost, through, left = [], threading.Event(), list(answers)
 
     def make_log():
@@ -63,7 +63,7 @@ def test_a_log_that_two_looks_find_shorter_is_lost(answer, monkeypatch):
     [(error, left)] = watch([WHOLE, answer, answer, WHOLE], monkeypatch)
     assert left == 1, "the second look decided"
     assert "natural[0] ends at 0, learned up to 400" in str(error)
-    assert "as two looks found" in str(error)
+    assert "as two checks found" in str(error)
 
 
 @pytest.mark.parametrize("between", [WHOLE, AWAY, ValueError("coming up")])
