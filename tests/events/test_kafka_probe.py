@@ -19,7 +19,6 @@ PASSWORDS = {"alice": "alice-secret", "bob": "bob-secret"}
 
 needs_kafka = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("apache_kafka"),
     pytest.mark.timeout(400),
 ]
 

@@ -16,7 +16,7 @@ from tests.support.intakes import MemoryIntake, Streams, event, running
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 BROKERS = [
     pytest.param("broker", marks=pytest.mark.broker),
-    pytest.param("apache_broker", marks=[pytest.mark.slow, pytest.mark.xdist_group("apache_kafka")]),
+    pytest.param("apache_broker", marks=[pytest.mark.slow, pytest.mark.broker]),
 ]
 ROWS = 1_500
 PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
@@ -99,7 +99,6 @@ def test_compressed_by_the_producer(kind, codec, site):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("apache_kafka")
 @pytest.mark.parametrize("codec", CODECS)
 def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, site):
     """The JVM writes frames without their content size, which a decoder with a fixed buffer does not read."""

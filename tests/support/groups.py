@@ -25,12 +25,16 @@ SPLIT = {
 """Files of long tests that share no module fixture: each test is a group."""
 
 TOGETHER = {
+    "tests/e2e/test_apache_kafka.py": "apache_kafka",
+    "tests/events/test_kafka_probe.py": "apache_kafka",
+    "tests/streams/test_codecs.py": "apache_kafka",
     "tests/e2e/test_audit.py": "killed",
     "tests/e2e/test_damaged_checkpoint.py": "killed",
     "tests/monitor/dashboard/test_page.py": "browser",
     "tests/replay/report/test_report_in_browser.py": "browser",
 }
-"""Files that share a session fixture that is worth sharing, and the name of their group."""
+"""Files that share a session fixture that is worth sharing, and the name of their group. Those that start Apache Kafka
+are one group, so that a run of several processes has it once."""
 
 LONGEST_FIRST = (
     "tests/chaos/test_chaos.py",
