@@ -76,6 +76,7 @@ def test_a_shifted_number_is_named_in_its_domain_with_its_size():
     assert abs(row["since"] - begin) <= DAY_MS
     before, after = (float(v) for v in row["description"].removeprefix("median ").split(",")[0].split(" -> "))
     assert after - before == pytest.approx(0.4, abs=0.1)
+    assert row["said"] == row["description"]  # the old name, for one version
     assert watch.to_json()["reference"]["ready"]
 
 
