@@ -1,4 +1,4 @@
-"""``produce``: event frames -> the click topics, keyed by user, in event order."""
+"""``produce``: sends event frames to the click topics, keyed by user, in event order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ecdctr.streams.topics import partition_counts
 __all__ = ["partition_of", "produce"]
 
 _SLICE_ROWS = 8_192
-_SLICES_UNDER_WAY = 4  # bounds the memory of a producer that is faster than the broker
+_SLICES_IN_FLIGHT = 4  # bounds the memory where events are read faster than the broker accepts them
 _PACED_SLICES_PER_S = 20
 _HEADERS = [(CONTENT_TYPE_HEADER, ARROW_CONTENT_TYPE)]
 
@@ -41,23 +41,23 @@ def produce(
 ) -> dict[str, int]:
     """Send events to the two click topics and return when the brokers have acknowledged all of them.
 
-    The user decides the partition, as Kafka's own partitioner would have it: one user's rows keep their
-    order. Within a partition rows stand in the order of the frames.
+    The user determines the partition, as with Kafka's default partitioner: the rows of a user keep their order. Within a partition,
+    rows have the order of the frames.
 
     Parameters
     ----------
     frames
         Event frames in event order, with a column ``domain`` ("natural" or "ad", or 0 and 1).
     connection, topics
-        Where to. The topics must exist.
+        Brokers and topics. The topics must exist.
     packed
-        Rows of one packed Arrow message; 0 sends one JSON object a message.
+        Rows per packed Arrow message; 0: one JSON object per message.
     rows_per_s
-        Rows a second at most.
+        Largest number of rows per second.
     speedup
-        Seconds of event time a second at most; 60 plays an hour in a minute.
+        Largest number of seconds of event time per second; 60 sends an hour in a minute.
     progress
-        Called with (rows sent so far, event time in ms).
+        Called with the rows sent so far and the event time in ms.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def produce(
     BrokerUnavailableError
         No broker answers, or it stopped answering.
     StreamError
-        A topic does not exist; a message is larger than the broker takes.
+        A topic does not exist, or a message is larger than the broker accepts.
     """
     names = dict(zip(DOMAIN_NAMES, (topics.natural, topics.ad), strict=True))
     counts = partition_counts(connection, list(names.values()))
@@ -94,8 +94,10 @@ def produce(
                     if progress is not None:
                         progress(sum(sent.values()), int(part["ts"][-1]))
     except MessageSizeTooLargeError as error:
-        way_out = "send fewer rows a message (--packed)" if packed else "raise the topic's max.message.bytes"
-        raise StreamError(f"a message is larger than the broker takes: {error}; {way_out}") from error
+        way_out = (
+            "send fewer rows per message (--packed)" if packed else "raise the topic's max.message.bytes"
+        )
+        raise StreamError(f"a message is larger than the broker accepts: {error}; {way_out}") from error
     except KafkaError as error:
         raise BrokerUnavailableError(
             f"sending to {', '.join(connection.addresses)} failed after {sum(sent.values()):,} rows: "
@@ -106,9 +108,9 @@ def produce(
 
 @lru_cache(maxsize=1 << 18)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, as Kafka's default partitioner has it (murmur2).
+    """The partition that Kafka's default partitioner (murmur2) chooses for a key.
 
-    Kafka's own test vector, murmur2("21") = -973932308:
+    Kafka's test vector is murmur2("21") = -973932308:
 
     >>> partition_of(b"21", 1000) == (-973932308 & 0x7FFFFFFF) % 1000
     True
@@ -117,7 +119,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 class _Sender:
-    """A kafka-python producer whose failures surface and whose memory is bounded."""
+    """A kafka-python producer that raises the errors of its sends, with bounded memory."""
 
     def __init__(self, connection: KafkaSettings) -> None:
         self._producer = KafkaProducer(
@@ -129,7 +131,7 @@ class _Sender:
             max_request_size=64 * 1024 * 1024,
             metrics_enabled=False,
         )
-        self._under_way: deque[list[Any]] = deque()
+        self._in_flight: deque[list[Any]] = deque()
         self._current: list[Any] = []
 
     def __enter__(self) -> _Sender:
@@ -139,10 +141,12 @@ class _Sender:
         try:
             if kind is None:
                 self.end_slice()
-                while self._under_way:
-                    self._settle()
+                while self._in_flight:
+                    self._wait_for_oldest()
         finally:
-            with suppress(KafkaError):  # all is settled, or the error under way says more
+            with suppress(
+                KafkaError
+            ):  # all sends are acknowledged, or the error that is being raised is more specific
                 self._producer.close(timeout=0)
 
     def send(
@@ -158,20 +162,20 @@ class _Sender:
         )
 
     def end_slice(self) -> None:
-        """Wait for an earlier slice when enough of them are under way."""
-        self._under_way.append(self._current)
+        """Wait for the oldest slice when enough of them are in flight."""
+        self._in_flight.append(self._current)
         self._current = []
-        if len(self._under_way) >= _SLICES_UNDER_WAY:
-            self._settle()
+        if len(self._in_flight) >= _SLICES_IN_FLIGHT:
+            self._wait_for_oldest()
 
-    def _settle(self) -> None:
-        for future in self._under_way.popleft():
+    def _wait_for_oldest(self) -> None:
+        for future in self._in_flight.popleft():
             if not future.is_done or future.failed():
                 future.get(timeout=180)
 
 
 class _Pace:
-    """Holds back so that no more than so many rows, or so much event time, pass in a second."""
+    """Limits the rows, or the event time, per second."""
 
     def __init__(self, rows_per_s: float | None, speedup: float | None) -> None:
         self.rows_per_s, self.speedup = rows_per_s, speedup
@@ -179,7 +183,7 @@ class _Pace:
         self._first_ts: int | None = None
 
     def wait(self, rows: int, ts: int) -> None:
-        """Return when ``rows`` rows may have been sent and the event clock may stand at ``ts``."""
+        """Return when as many as ``rows`` rows may have been sent and event time ``ts`` (ms) may be reached."""
         if self._first_ts is None:
             self._first_ts = ts
         due = 0.0

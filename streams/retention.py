@@ -1,4 +1,4 @@
-"""Whether the log still holds what training needs next, and what to do where it does not."""
+"""``settle_positions``: checks that the log still holds what training needs, and applies ``--reset-offsets`` if it does not."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ def settle_positions(
     ends: Mapping[Key, int],
     choice: str | None,
 ) -> Iterator[JournalEntry]:
-    """The journal's tail that is to be redone, having made sure that the log holds its rows and what follows.
+    """Return the journal entries that must be redone, after a check that the log holds their rows and those that follow.
 
-    1. Where every offset that is needed is there, ``choice`` is not looked at.
-    2. Without a choice: an error that names what is missing, and what each choice would lose or double.
-    3. With one: the journal's tail is given up, and a line in the journal says where reading goes on.
+    1. If the log holds every offset that is needed, ``choice`` is ignored.
+    2. If it does not and there is no choice, raise an error that reports what is missing, and what each choice would lose or double.
+    3. Otherwise discard these journal entries; a new entry records where reading continues.
 
     Parameters
     ----------
     engine
-        Just recovered: its positions are the checkpoint's.
+        Its checkpoint is restored: its positions are those of the checkpoint.
     entries
-        The journal past the checkpoint.
+        Entries of the journal after the checkpoint.
     beginning, ends
-        What the log holds of each partition.
+        First offset and end of each partition in the log.
     choice
         ``earliest``, ``latest``, ``checkpoint`` or None.
 
     Raises
     ------
     OffsetsLostError
-        Something is missing and there is no choice.
+        Offsets are missing and there is no choice.
+    ConfigError
+        The choice is not one of :data:`CHOICES`.
     """
     if choice is not None and choice not in CHOICES:
         raise ConfigError(f"--reset-offsets {choice!r}: choose one of {', '.join(CHOICES)}")
@@ -84,7 +86,9 @@ def _explain(
     for (topic, partition), first, reached in missing:
         key = (topic, partition)
         if key not in beginning:
-            lines.append(f'  topic "{topic}" has no partition {partition} any more (the checkpoint knows it)')
+            lines.append(
+                f'  topic "{topic}" has no partition {partition} any more (the checkpoint has a position in it)'
+            )
         else:
             lines.append(
                 f'  topic "{topic}" partition {partition}: needed from offset {first} (learned up to {reached}), '
@@ -99,7 +103,7 @@ def _explain(
 def _targets(
     at_checkpoint: Positions, beginning: Mapping[Key, int], ends: Mapping[Key, int]
 ) -> dict[str, Positions]:
-    """Where each choice goes on: what the log has, what is still to come, or as near to the checkpoint as it goes."""
+    """Where reading continues after each choice: the log's beginning, its end, or the nearest offset to the checkpoint."""
     nearest = {key: min(max(at_checkpoint[key], beginning[key]), ends[key]) for key in beginning}
     return dict(zip(CHOICES, (Positions(beginning), Positions(ends), Positions(nearest)), strict=True))
 

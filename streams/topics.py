@@ -1,4 +1,4 @@
-"""The click topics and their dead-letter topics: made if absent, and described."""
+"""Creates and describes the click topics and their dead-letter topics."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ log = logging.getLogger("ecdctr.topics")
 
 BOOTSTRAP_MS = 10_000
 LEADERS_MS = 10_000
-"""How long the brokers may take until every partition of a new topic has a leader."""
+"""Longest time until every partition of a new topic must have a leader."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """One partition as the broker has it.
+    """State of one partition at the broker.
 
     Attributes
     ----------
     beginning, end
-        First offset still there, and the next one to be written.
+        First offset of the log, and the next one that will be written.
     committed
-        Next offset of the worker's last checkpoint, None before the first.
+        Next offset of the worker's last checkpoint; None before the first.
     """
 
     topic: str
@@ -46,20 +46,20 @@ class PartitionState:
 
     @property
     def lag(self) -> int:
-        """Records that no checkpoint covers yet."""
+        """Records that are not part of a checkpoint yet."""
         return self.end - (self.beginning if self.committed is None else max(self.committed, self.beginning))
 
 
 def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str, int]:
-    """Create the click topics and their dead-letter topics where they are absent.
+    """Create those of the click topics and their dead-letter topics that do not exist.
 
-    Topics that exist are kept as they are, with however many partitions they have. A dead-letter topic
-    that is made here has one partition, so that its records have one order.
+    Existing topics are not changed, whatever their number of partitions. A dead-letter topic that is created here has one partition,
+    so that its records have one order.
 
     Returns
     -------
     dict
-        Partitions of each of the four topics.
+        Number of partitions of each of the four topics.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
 
 
 def ensure_topic(connection: KafkaSettings, name: str, replication: int) -> None:
-    """Create a topic of one partition, so that its records have one order, if it is absent."""
+    """Create a topic with one partition, so that its records have one order, unless it exists."""
     with _admin(connection) as admin:
         if not _counts(admin, [name]):
             _create(admin, name, 1, replication)
@@ -100,13 +100,13 @@ def ensure_topic(connection: KafkaSettings, name: str, replication: int) -> None
 
 
 def partition_counts(connection: KafkaSettings, names: list[str]) -> dict[str, int]:
-    """Partitions of those of the topics that exist."""
+    """Number of partitions of each of the topics that exists."""
     with _admin(connection) as admin:
         return _counts(admin, names)
 
 
 def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str) -> list[PartitionState]:
-    """Every partition of the click and dead-letter topics that exist, with the group's lag."""
+    """State of every partition of the existing click and dead-letter topics, with the offsets that the group has committed."""
     names = [*topics.domains, *(topics.dead_letter(name) for name in topics.domains)]
     tps = [
         TopicPartition(name, p)
@@ -116,7 +116,7 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
     with stating_the_reason(connection, probe_first=False):
         consumer = KafkaConsumer(
             **connection.kafka_python(),
-            group_id=group,  # to ask what it committed; nothing is subscribed, so the group is not joined
+            group_id=group,  # to read its commits; nothing is subscribed, so the group is not joined
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
@@ -149,7 +149,7 @@ def _create(admin: Any, name: str, partitions: int, replication: int) -> None:
     try:
         admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=replication)])
     except TopicAlreadyExistsError:
-        return  # another process was quicker
+        return  # created by another process meanwhile
     except KafkaError as error:
         raise StreamError(
             f'topic "{name}" ({partitions} partitions, {replication} replicas) cannot be created: {error}; '
@@ -159,7 +159,7 @@ def _create(admin: Any, name: str, partitions: int, replication: int) -> None:
 
 
 def _wait_for_leaders(admin: Any, names: list[str]) -> None:
-    """A created topic can be written and read only once each of its partitions has a leader."""
+    """Wait until each partition of a new topic has a leader: before, it can be neither written nor read."""
     try:
         admin.wait_for_topics(names, timeout_ms=LEADERS_MS)
     except KafkaTimeoutError as error:

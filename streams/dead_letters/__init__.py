@@ -1,4 +1,4 @@
-"""Dead letters: records that were refused, with their reason, origin and original bytes."""
+"""Dead letters: rejected records with their reason, origin and original bytes."""
 
 from ecdctr.streams.dead_letters.letter import DeadLetter, letters_of
 from ecdctr.streams.dead_letters.sender import DeadLetters, DeadLetterSink, MemoryDeadLetters

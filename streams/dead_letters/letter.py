@@ -1,15 +1,15 @@
-"""``DeadLetter``: a message that does not fit, as it stands in ``<topic>.dlq``.
+"""``DeadLetter``: a rejected message, as it is written to ``<topic>.dlq``.
 
-A dead letter's value and key are the original bytes; its headers are the original ones and these:
+Value and key of a dead letter are the original bytes; its headers are the original ones and these:
 
 ====================  ==================================================================
-``ecdctr-reason``     one word, a key of ``models.events.REASONS``
-``ecdctr-detail``     which field and why, for people
-``ecdctr-topic``      where it came from
+``ecdctr-reason``     one word, a key of ``ecdctr.events.decoder.REASONS``
+``ecdctr-detail``     field and explanation, for people
+``ecdctr-topic``      origin of the message
 ``ecdctr-partition``
 ``ecdctr-offset``
 ``ecdctr-crc32``      checksum of the original value
-``ecdctr-rows``       rows of a packed message that are meant, as ``3,17``; absent: all of it
+``ecdctr-rows``       rejected rows of a packed message, as ``3,17``; absent: the whole message
 ====================  ==================================================================
 """
 
@@ -28,7 +28,7 @@ _ROWS_NAMED = 200
 _PREFIX = "ecdctr-"
 
 Identity = tuple[str, int, int, str, int]
-"""Topic, partition, offset, reason, checksum: the same for the same letter after a restart."""
+"""Topic, partition, offset, reason, checksum: a letter has the same identity after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class DeadLetter:
     Attributes
     ----------
     rows
-        Rows of a packed message that are meant; empty: the whole message.
+        Rejected rows of a packed message; empty: the whole message.
     crc
-        CRC-32 of the original value where ``value`` is not it.
+        CRC-32 of the original value if ``value`` was removed.
     """
 
     topic: str
@@ -56,27 +56,27 @@ class DeadLetter:
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the original value, also when that was left out."""
+        """CRC-32 of the original value, also when it was removed."""
         return crc32(self.value or b"") if self.crc is None else self.crc
 
     @property
     def events(self) -> int:
-        """How many events it stands for."""
+        """Number of rejected events."""
         return max(1, len(self.rows))
 
     def identity(self) -> Identity:
-        """The same for the same letter after a restart."""
+        """See :data:`Identity`."""
         return (self.topic, self.partition, self.offset, self.reason, self.checksum)
 
     def without_value(self) -> DeadLetter:
-        """For a broker that takes no message so large; what is left out can be read at its origin."""
+        """The letter for a broker that accepts no message of this size; the value can be read at its origin."""
         if self.value is None:
             return self
         dropped = (_PREFIX + "dropped-bytes", str(len(self.value)).encode())
         return replace(self, value=None, key=None, crc=self.checksum, headers=(*self.headers, dropped))
 
     def all_headers(self) -> list[tuple[str, bytes]]:
-        """The original headers and those that say why and from where."""
+        """The original headers, and those of reason and origin."""
         own = {
             "reason": self.reason,
             "detail": self.detail,
@@ -92,7 +92,7 @@ class DeadLetter:
 
 
 def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> list[DeadLetter]:
-    """One letter a message and reason: rows of a packed message that share a reason share a letter."""
+    """One letter per message and reason: rejected rows of a packed message with the same reason share a letter."""
     found: dict[tuple[int, str], tuple[RecordReject, list[int]]] = {}
     for reject in rejects:
         _, rows = found.setdefault((reject.record.offset, reject.reason), (reject, []))
@@ -115,7 +115,7 @@ def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> l
 
 
 def identity_of(record: Any) -> Identity:
-    """Identity of a letter read back from a dead-letter topic; of a foreign record, one that no letter has."""
+    """Identity of a letter that was read from a dead-letter topic; for any other record, one that no letter has."""
     headers: dict[str, bytes] = {name: value for name, value in record.headers or () if value is not None}
 
     def text(name: str) -> str:

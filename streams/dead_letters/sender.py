@@ -1,4 +1,4 @@
-"""``DeadLetters``: what does not fit goes to ``<topic>.dlq``, once, before its good neighbours go on."""
+"""``DeadLetters``: sends rejected records to ``<topic>.dlq``, once each, before the valid rows around them are learned."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "
 
 log = logging.getLogger("ecdctr.dead_letters")
 
-TAIL = 100_000  # dead letters read at start, at most, to know which are there already
+TAIL = 100_000  # largest number of dead letters that are read at start, to find those that were sent already
 _RETRY_S = 1.0
-_ANSWER_S = 150.0  # beyond the producer's own delivery timeout: it answers first
+_ANSWER_S = 150.0  # longer than the producer's delivery timeout, so that its error comes first
 _TAIL_TIMEOUT_S = 120.0
 
 T = TypeVar("T")
@@ -37,17 +37,17 @@ Key = tuple[str, int]
 
 
 class DeadLetterSink(Protocol):
-    """Where dead letters go."""
+    """Receives dead letters."""
 
     counts: Counter[str]
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
-        """Return when every letter is kept for good; gives how many were new."""
+        """Return when every letter is durable; the result is the number of new ones."""
         ...
 
 
 class MemoryDeadLetters:
-    """Keeps dead letters in a list: for tests and for replay."""
+    """Stores dead letters in a list, for tests and for replay."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -55,7 +55,7 @@ class MemoryDeadLetters:
         self._there: set[Identity] = set()
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
-        """Keep those that are not there yet."""
+        """Append those that are not in the list yet."""
         new = [letter for letter in letters if letter.identity() not in self._there]
         for letter in new:
             self._there.add(letter.identity())
@@ -67,26 +67,26 @@ class MemoryDeadLetters:
 class DeadLetters:
     """Sends dead letters to Kafka.
 
-    The producer is kafka-python's, idempotent, driven from a thread: a batch that was written but whose
-    answer was lost is not written twice, and the event loop goes on while an agent awaits the answer.
+    The producer of kafka-python is idempotent and runs in a thread: a batch that was written but whose answer was lost is not written
+    twice, and the event loop is not blocked while an agent awaits the answer.
 
-    After a crash the messages behind the last counted offset come again, and their dead letters with
-    them: those that the topic already holds are not sent twice.
+    After a crash, messages after the last counted offset are read again and rejected again: letters that the topic already holds are
+    not sent a second time.
 
     Parameters
     ----------
     connection, topics
-        Where to.
+        Brokers and topics.
     tail
-        Dead letters read back at start, at most. More than that many, sent but not yet counted when the
-        worker died, would be there twice.
+        Largest number of dead letters that are read at start. If the worker died after sending more than these without counting
+        them, the surplus would be sent twice.
 
     Attributes
     ----------
     counts
         Events sent by this process, by reason.
     already_there
-        Letters that were not sent because an earlier run had.
+        Number of letters that were not sent because an earlier run had sent them.
     """
 
     def __init__(self, connection: KafkaSettings, topics: TopicSettings, *, tail: int = TAIL) -> None:
@@ -101,12 +101,12 @@ class DeadLetters:
         self._stop_now = threading.Event()
 
     async def start(self, positions: Mapping[Key, int]) -> None:
-        """Connect, and learn which letters of offsets that are not yet counted are there already.
+        """Connect, and read which letters of offsets that are not counted yet were sent already.
 
         Parameters
         ----------
         positions
-            Next offset of every partition, as the checkpoint and the journal have it.
+            Next offset of every partition that a checkpoint has counted.
         """
         self._there = await self._in_thread(
             lambda: read_identities(self.connection, self.topics, positions, self.tail)
@@ -114,7 +114,7 @@ class DeadLetters:
         self._producer = await self._in_thread(self._connect)
 
     async def stop(self) -> None:
-        """Disconnect. Letters still under way fail, and come again with their offsets after a restart."""
+        """Disconnect. Letters in flight fail; their offsets are read again after a restart."""
         self._stop_now.set()
         producer, self._producer = self._producer, None
         if producer is not None:
@@ -122,7 +122,7 @@ class DeadLetters:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
-        """Return when the brokers have acknowledged every letter; while they are away, wait and try again."""
+        """Return when the brokers have acknowledged every letter; while none is available, wait and try again."""
         new = []
         for letter in letters:
             if letter.identity() in self._there:
@@ -140,7 +140,7 @@ class DeadLetters:
         return len(new)
 
     def _try(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        """Send in order and wait; gives those that have to be sent again. Runs in a thread."""
+        """Send in order and wait; return the letters that must be sent again. Runs in a thread."""
         producer = self._producer
         if producer is None:
             raise StreamError("dead letters can be sent between start() and stop() only")
@@ -150,7 +150,7 @@ class DeadLetters:
         for letter, future in sent:
             try:
                 if future is None:
-                    raise KafkaError("the producer takes no more")
+                    raise KafkaError("the producer accepts no further message")
                 future.get(timeout=_ANSWER_S)
             except MessageSizeTooLargeError:
                 if letter.value is None:
@@ -165,7 +165,7 @@ class DeadLetters:
         return left
 
     def _reconnect(self, failed: KafkaProducer) -> None:
-        """A producer that has given up may be of no more use: take a new one, as soon as one connects."""
+        """Replace a producer that has failed, as soon as a new one can connect."""
         _close(failed)
         while not self._stop_now.wait(_RETRY_S):
             try:
@@ -215,7 +215,7 @@ class DeadLetters:
 def read_identities(
     connection: KafkaSettings, topics: TopicSettings, positions: Mapping[Key, int], tail: int
 ) -> set[Identity]:
-    """Letters in the dead-letter topics whose origin is not counted yet, from the last ``tail`` of each."""
+    """Identities of letters whose origin is not counted yet, among the last ``tail`` of each dead-letter topic."""
     names = [topics.dead_letter(name) for name in topics.domains]
     counts = partition_counts(connection, names)
     tps = [TopicPartition(name, p) for name, n in counts.items() for p in range(n)]
@@ -248,5 +248,5 @@ def read_identities(
 
 
 def _close(producer: KafkaProducer) -> None:
-    with suppress(KafkaError):  # what is under way fails; its senders are told
+    with suppress(KafkaError):  # letters in flight fail, and their senders get the error
         producer.close(timeout=0)

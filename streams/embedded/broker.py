@@ -1,7 +1,6 @@
 """``EmbeddedBroker``: a Kafka-protocol broker of one process, for development, tests and the demo.
 
-It keeps every record in memory and forgets them when it ends. Nothing depends on it: the same code runs on
-Apache Kafka by configuration alone.
+It holds all records in memory, until it ends. Nothing depends on it: with another address the same code uses Apache Kafka.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["EmbeddedBroker"]
 
 _POLL_S = 0.02
 _TRIES = 3
-"""Ports that are tried when the caller left the choice of the port open."""
+"""Number of ports that are tried if the caller did not choose one."""
 
 
 class _EndedError(BrokerUnavailableError):
@@ -30,18 +29,18 @@ class _EndedError(BrokerUnavailableError):
 
 
 class EmbeddedBroker:
-    """Runs the broker's process while the context lasts.
+    """Runs the broker's process within a ``with`` block, or from :meth:`start` to :meth:`stop`.
 
     Parameters
     ----------
     port
-        On loopback; 0 takes a free one.
+        Port on loopback; 0: a free one.
     log_file
-        Where its output goes; default: a temporary file, removed with the broker.
+        File for its output; default: a temporary file, which is removed with the broker.
     start_timeout_s
-        How long it may take until it answers.
+        Longest time until it must answer.
     old_clients
-        Put a relay in front that clients of librdkafka 2.0 (Debian's ``kcat``) need; it costs throughput.
+        Start a relay in front of it, which clients of librdkafka 2.0 (Debian's ``kcat``) need; it reduces throughput.
 
     Examples
     --------
@@ -141,7 +140,7 @@ class EmbeddedBroker:
             self._relay.start()
 
     def stop(self) -> None:
-        """End the process; every record is forgotten. Calling it twice is fine."""
+        """End the process; all records are lost. A second call does nothing."""
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.stop()

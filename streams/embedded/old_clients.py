@@ -1,8 +1,8 @@
-"""A relay in front of the embedded broker for clients that cannot read its answer to ``ApiVersions`` v3.
+"""``OldClientRelay``: a relay for clients that cannot read the embedded broker's answer to ``ApiVersions`` v3.
 
-librdkafka 2.0, which Debian's ``kcat`` is built with, gives up on the tagged fields in that answer. A broker that
-does not know v3 answers with error 35 and the versions that it knows (KIP-511), and every client then asks again with an
-older one: the relay does just that, and hands on everything else as it is. Real Kafka needs none of this.
+librdkafka 2.0, with which Debian's ``kcat`` is built, fails at the tagged fields of that answer. A broker without v3 answers with
+error 35 and the versions that it supports (KIP-511), and clients then repeat the request with an older version. The relay gives this
+answer, and forwards everything else unchanged. Apache Kafka needs no relay.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _API_VERSIONS, _NEWEST_SAFE, _UNSUPPORTED_VERSION = 18, 2, 35
 
 
 class OldClientRelay:
-    """Listens on one loopback port and relays to another, from a thread of its own.
+    """Listens on one loopback port and forwards to another, in its own thread.
 
     Parameters
     ----------
     port
-        Where clients connect.
+        Port for clients.
     target
-        The broker's port.
+        Port of the broker.
     """
 
     def __init__(self, port: int, target: int) -> None:
