@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from ecdctr.models.registry import ARMS
 from ecdctr.state.errors import EcdctrError
 
 __all__ = ["app", "main"]
@@ -37,6 +38,8 @@ app.add_typer(report_app, name="report")
 
 out = Console()
 err = Console(stderr=True)
+
+_ARM_NAMES = ", ".join(entry.name.replace("_", "-") for entry in ARMS)
 
 ConfigOption = Annotated[
     Path | None,
@@ -225,9 +228,8 @@ def replay(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Arms trained side by side on the same batches: full, ads-only, cpm, cpm-only, mixed, mixed-tpm, ads-tpm, "
-            "item-ctr, reload, linked, stack; and the configuration with one thing changed: no-tpm, tpm-mean, tpm-latest, "
-            "bn-kept, no-fine-tune, init-once, no-gate."
+            help=f"Arms trained side by side on the same batches: full, {_ARM_NAMES}; and the configuration with one "
+            "setting changed: no-tpm, tpm-mean, tpm-latest, bn-kept, no-fine-tune, init-once, no-gate."
         ),
     ] = None,
     arm: Annotated[

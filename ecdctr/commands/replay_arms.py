@@ -8,27 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecdctr import factory
+from ecdctr.models.registry import ARMS, SERVING
 from ecdctr.settings import Loaded, Settings, change
 from ecdctr.state.errors import ConfigError
 
 __all__ = ["COLUMNS", "KNOWN", "ArmsAsked", "asked_arms"]
 
-COLUMNS = {
-    "full": "actr",
-    "ads-only": "ads_only",
-    "cpm": "cpm",
-    "cpm-only": "cpm_only",
-    "mixed": "mixed",
-    "mixed-tpm": "mixed_tpm",
-    "ads-tpm": "ads_tpm",
-    "item-ctr": "item_ctr",
-    "reload": "reload",
-    "linked": "linked",
-    "bayes-fm": "bayes_fm",
-    "ads-bayes-fm": "ads_bayes_fm",
-    "stack": "stack",
+COLUMNS = {"full": SERVING, "ads-only": "ads_only"} | {
+    entry.name.replace("_", "-"): entry.name for entry in ARMS
 }
-"""Arms that one engine scores, and the columns they stand in."""
+"""Names of the arms that one engine scores, and their columns in the score log."""
 
 KNOWN: dict[str, tuple[str, ...]] = {
     "no-tpm": ("model.history=none",),
@@ -41,7 +30,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 """Arms that are the configuration with one thing changed: engines of their own."""
 
-_ALWAYS = frozenset({"actr", "ads_only", "cpm"})
+_ALWAYS = frozenset({SERVING, *(entry.name for entry in ARMS if entry.always)})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _SAME_ROWS = (
     "features",
