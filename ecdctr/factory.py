@@ -183,8 +183,8 @@ def _trainer(
     """The same everywhere: what a worker did, a replay and a redone journal do to the last bit."""
     model = model_settings(settings, threads)
     gate = PairedGate() if settings.schedule.gate else None
-    tiny = None if sink is None else _live_tpm(settings, sink, threads)
-    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate, tiny=tiny)
+    live = None if sink is None else _live_tpm(settings, sink, threads)
+    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate, live_tpm=live)
 
 
 def worker(settings: Settings, make_engine: Callable[..., Engine] | None = None) -> Worker:

@@ -146,8 +146,8 @@ def _compare(engine: Engine, loaded: Loaded, base: Loaded | None) -> str | None:
 
 def _other_snapshots(engine: Engine) -> list[str]:
     """TPM months that closed on the way with other vectors than their snapshots on disk have."""
-    tiny = engine.trainer.tiny
-    return tiny.sink.differences if tiny is not None and isinstance(tiny.sink, SnapshotCheck) else []
+    tpm = engine.trainer.live_tpm
+    return tpm.sink.differences if tpm is not None and isinstance(tpm.sink, SnapshotCheck) else []
 
 
 def first_difference(engine: Engine, loaded: Loaded, base: Loaded | None = None) -> str | None:

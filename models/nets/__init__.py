@@ -3,7 +3,7 @@
 from ecdctr.models.nets.batch_norm import BatchNorm
 from ecdctr.models.nets.device import choose_device, use_threads
 from ecdctr.models.nets.dirty_rows import DirtyRows
-from ecdctr.models.nets.embedding_table import EmbeddingTable, KeptRows, RowUndo, gradient_of
+from ecdctr.models.nets.embedding_table import EmbeddingTable, RowBackup, RowUndo, gradient_of
 from ecdctr.models.nets.flat_parameters import FlatModule, FlatUndo, initialise
 from ecdctr.models.nets.historical_attention import FrozenHistory, HistoricalAttention
 from ecdctr.models.nets.id_map import IdMap
@@ -24,7 +24,7 @@ __all__ = [
     "HistoryInput",
     "IdMap",
     "InputEncoder",
-    "KeptRows",
+    "RowBackup",
     "RowUndo",
     "TableLayout",
     "choose_device",

@@ -11,9 +11,8 @@ __all__ = ["MIN_ROWS", "BatchNorm"]
 MIN_ROWS = 8
 """Chunks below this are normalised with the running statistics.
 
-A live stream ends its buffers with whatever came in: with one row the batch variance is 0 and the row vanishes,
-with a handful it is mostly noise. The rule looks at the number of rows alone, so that the same chunk is always
-treated the same way.
+A live stream delivers partial batches: with one row the batch variance is 0 and the row vanishes, with a few rows it is
+mostly noise. The rule depends on the number of rows alone, so that the same chunk is always treated the same way.
 """
 
 
@@ -22,7 +21,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     Training with at least :data:`MIN_ROWS` rows normalises by the batch and moves the running statistics, as usual.
     With fewer, it normalises by the running statistics, and moves them by the share of a full chunk that the rows
-    are: a stream of nothing but tiny batches still gets its statistics.
+    are: the statistics follow even a stream of very small batches.
 
     Parameters
     ----------

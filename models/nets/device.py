@@ -1,4 +1,4 @@
-"""Where the models live, and what makes their kernels give the same bits each time."""
+"""The device of the models, and the settings that make their kernels reproducible bit for bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     else:
-        _keep_freed_memory()
+        _retain_freed_memory()
     return torch.device(name)
 
 
@@ -43,10 +43,10 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
 
 
-def _keep_freed_memory() -> None:
-    """Have the C library keep up to 256 MiB of freed memory instead of giving it back.
+def _retain_freed_memory() -> None:
+    """Let the C library retain up to 256 MiB of freed memory instead of returning it to the system.
 
-    Every step frees its activations and asks for as much again. Given back each time, they come as fresh pages: some
+    Every step frees its activations and allocates as much again. If the memory were returned each time, it would be new pages: some
     5,000 page faults a step at 4,096 rows, a tenth of its time.
     """
     if not sys.platform.startswith("linux"):

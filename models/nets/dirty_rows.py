@@ -1,4 +1,4 @@
-"""``DirtyRows``: which rows have changed, in memory bounded by the rows that there are."""
+"""``DirtyRows``: the rows of a table that have changed, in memory bounded by the size of the table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["DirtyRows"]
 
 
 class DirtyRows:
-    """Set of row numbers; marking and taking cost what is marked and taken, never the table's size.
+    """Set of row numbers; the time of marking and taking depends on the rows marked and taken, not on the table's size.
 
-    >>> touched = DirtyRows(10)
-    >>> touched.mark(np.array([3, 1])), touched.mark(np.array([3, 7]))
+    >>> dirty = DirtyRows(10)
+    >>> dirty.mark(np.array([3, 1])), dirty.mark(np.array([3, 7]))
     (array([3, 1]), array([7]))
-    >>> touched.take(), touched.take()
+    >>> dirty.take(), dirty.take()
     (array([1, 3, 7]), array([], dtype=int64))
     """
 
@@ -23,11 +23,11 @@ class DirtyRows:
         self._parts: list[NDArray[np.int64]] = []
 
     def grow(self, rows: int) -> None:
-        """Make room for row numbers below ``rows``."""
+        """Extend the range of row numbers to ``rows``."""
         self._flag = np.concatenate([self._flag, np.zeros(rows - len(self._flag), np.bool_)])
 
     def mark(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add rows; each at most once in ``index``. Gives those that were not marked yet."""
+        """Add distinct rows. Returns those that were not marked before."""
         new = index[~self._flag[index]]
         if len(new):
             self._flag[new] = True

@@ -1,4 +1,4 @@
-"""``EmbeddingTable``: rows with a row-wise Adagrad, where a step costs what the batch costs, whatever the table's size."""
+"""``EmbeddingTable``: rows with row-wise Adagrad; the cost of a step depends on the batch, not on the table's size."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 
 from ecdctr.models.nets.dirty_rows import DirtyRows
 
-__all__ = ["EmbeddingTable", "KeptRows", "RowUndo", "gradient_of", "initial_rows"]
+__all__ = ["EmbeddingTable", "RowBackup", "RowUndo", "gradient_of", "initial_rows"]
 
 _CHUNK = 4096
-"""Rows that share one counter block. Part of the definition of a row's first value: never change it."""
+"""Rows that share one counter block. Part of the definition of a row's initial value: never change it."""
 
 _EPS = 1e-30
-"""Keeps the square root away from 0 where a caller asks for an initial accumulator of almost nothing."""
+"""Lower bound under the square root, for initial accumulators close to 0."""
 
 
 def initial_rows(
     seed: int, stream: int, first: int, n: int, dim: int, sd: float, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Rows ``first .. first + n`` of an endless random table, uniform with mean 0 and standard deviation ``sd``.
+    """Rows ``first .. first + n`` of an unbounded random table, uniform with mean 0 and standard deviation ``sd``.
 
     A row's value depends on ``(seed, stream, row, dim, sd)`` alone: tables may grow, be cut or be filled in any
     order. The bits are Philox's raw counter output and the transform is one multiplication and one addition, so
-    that neither a new numpy nor a new torch changes a model's first state (distributions of both may change).
+    that neither a new numpy nor a new torch changes a model's initial state (the distributions of both may change).
 
     Parameters
     ----------
     seed, stream
-        Which table; each below 2^64.
+        Identify the table; each below 2^64.
     first, n, dim
         Row range and width.
     sd
@@ -80,7 +80,7 @@ class RowUndo:
 class EmbeddingTable:
     """``rows x dim`` parameters, each row with one Adagrad accumulator.
 
-    Row-wise Adagrad: ``a_r += mean_j g_rj^2``, ``w_r -= lr * g_r / sqrt(a_r)`` (one accumulator a row instead of
+    Row-wise Adagrad: ``a_r += mean_j g_rj^2``, ``w_r -= lr * g_r / sqrt(a_r)`` (one accumulator per row instead of
     one a number, as the large recommenders keep it). Only rows of the batch are read or written.
 
     Parameters
@@ -88,7 +88,7 @@ class EmbeddingTable:
     rows, dim
         Size.
     seed, stream
-        Name the initial values, see :func:`initial_rows`; tables with equal names start equal.
+        Identify the initial values, see :func:`initial_rows`; tables with equal seed and stream start equal.
     sd
         Standard deviation of the initial values.
     accumulator
@@ -96,7 +96,7 @@ class EmbeddingTable:
     device
         Where the tensors live; row numbers and marks stay on the host.
     like
-        Copy the initial values from this untouched table of the same name instead of drawing them again.
+        A table in its initial state with the same seed and stream, whose values are copied instead of drawn again.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class EmbeddingTable:
         Rows changed since the last capture.
     unreleased
         Rows changed since the last release.
-    kept
+    backup
         While set, every row is copied there before its first change.
     """
 
@@ -135,7 +135,7 @@ class EmbeddingTable:
         self.accumulator = torch.full((rows,), accumulator, device=device)
         self.unsaved = DirtyRows(rows)
         self.unreleased = DirtyRows(rows)
-        self.kept: KeptRows | None = None
+        self.backup: RowBackup | None = None
 
     @property
     def device(self) -> torch.device:
@@ -146,9 +146,9 @@ class EmbeddingTable:
         return self.weight.index_select(0, index)
 
     def mark(self, index: NDArray[np.int64]) -> None:
-        """Note that rows are about to change (each named once)."""
-        if self.kept is not None:
-            self.kept.keep(index)
+        """Record that distinct rows are about to change."""
+        if self.backup is not None:
+            self.backup.save(index)
         self.unsaved.mark(index)
         self.unreleased.mark(index)
 
@@ -162,9 +162,9 @@ class EmbeddingTable:
         rows
             Their present values, ``(m, dim)``.
         gradient
-            Of the loss by those rows, ``(m, dim)``.
+            Of the loss with respect to those rows, ``(m, dim)``.
         square
-            ``gradient.square().mean(1)``, which the caller has for its check for NaN.
+            ``gradient.square().mean(1)``, which the caller has computed for its check for NaN.
         lr
             Learning rate.
         """
@@ -174,11 +174,11 @@ class EmbeddingTable:
         self.weight.index_copy_(0, index, torch.addcmul(rows, gradient, step.unsqueeze(1)))
 
     def undo(self, index: Tensor) -> RowUndo:
-        """What :meth:`revert` needs to take back a coming change of rows."""
+        """Copies with which :meth:`revert` can undo a coming change of rows."""
         return RowUndo(index, self.gather(index), self.accumulator.index_select(0, index))
 
     def revert(self, undo: RowUndo) -> None:
-        """Set rows to what they were."""
+        """Restore rows."""
         self.weight.index_copy_(0, undo.index, undo.weight)
         self.accumulator.index_copy_(0, undo.index, undo.accumulator)
 
@@ -208,7 +208,7 @@ class EmbeddingTable:
         self.rows = rows
 
     def reset(self) -> None:
-        """Back to the initial values."""
+        """Return to the initial values."""
         seed, stream, sd = self._name
         host = torch.empty(self.rows, self.dim)
         initial_rows(seed, stream, 0, self.rows, self.dim, sd, out=host.numpy())
@@ -218,30 +218,30 @@ class EmbeddingTable:
         self.unreleased.take()
 
 
-class KeptRows:
-    """Rows of a table as they were before their first change, so that any number of changes can be taken back.
+class RowBackup:
+    """Rows of a table as they were before their first change, so that any number of changes can be undone.
 
-    Memory is bounded by the distinct rows that change, beside one flag a row of the table.
+    Memory is bounded by the distinct rows that change, plus one flag per row of the table.
 
     Parameters
     ----------
     table
-        Whose rows.
+        The table.
     """
 
     def __init__(self, table: EmbeddingTable) -> None:
         self._table = table
-        self._seen = DirtyRows(table.rows)
+        self._saved = DirtyRows(table.rows)
         self._undo: list[RowUndo] = []
 
-    def keep(self, index: NDArray[np.int64]) -> None:
-        """Before rows change (each named once): copy those that are not kept yet."""
-        new = self._seen.mark(index)
+    def save(self, index: NDArray[np.int64]) -> None:
+        """Copy those of the rows that are not saved yet; called before they change, with distinct rows."""
+        new = self._saved.mark(index)
         if len(new):
             self._undo.append(self._table.undo(torch.from_numpy(new).to(self._table.device)))
 
     def revert(self) -> None:
-        """Set every row to what it was, bit for bit."""
+        """Restore every row, bit for bit."""
         for undo in self._undo:
             self._table.revert(undo)
 

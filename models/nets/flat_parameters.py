@@ -16,10 +16,10 @@ __all__ = ["FlatModule", "FlatUndo", "initialise"]
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; biases begin at 0, other vectors as made.
+    """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; biases are set to 0, other vectors keep their values.
 
     From raw Philox bits keyed by the parameter's name, like :func:`ecdctr.models.nets.embedding_table.initial_rows` and for the same
-    reason. Square matrices named ``*.value`` begin as the identity (see ``HistoricalAttention``).
+    reason. Square matrices named ``*.value`` are initialised to the identity (see ``HistoricalAttention``).
     """
     for name, parameter in module.named_parameters():
         last = name.split(".")[-1]
@@ -39,7 +39,7 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FlatUndo:
-    """Everything dense that a step may change."""
+    """Copies of all dense values that a step may change."""
 
     values: Tensor
     mean: Tensor
@@ -50,8 +50,8 @@ class FlatUndo:
 class FlatModule:
     """Parameters, gradients, Adam moments and float buffers of a module, each as one vector.
 
-    One vector makes the things that happen at every step cheap whatever the number of layers: one fused Adam, one
-    check for NaN, one copy to take a step back, one copy to hand a model on.
+    With one vector, the operations of every step are cheap for any number of layers: one fused Adam, one check for NaN,
+    one copy to undo a step, one copy to transfer a model.
 
     Parameters
     ----------
@@ -62,14 +62,14 @@ class FlatModule:
     lr
         Learning rate of Adam.
     last
-        Says by name which parameters stand at the end of the vector.
+        Selects by name the parameters at the end of the vector.
 
     Attributes
     ----------
     values, gradient
         Float32 vectors of all parameters.
     n_first
-        How many numbers stand before those chosen by ``last``.
+        Number of values before those selected by ``last``.
     buffers
         Float32 vector of all floating-point buffers (batch norm's running statistics).
     """
@@ -112,11 +112,11 @@ class FlatModule:
         self.mean = torch.zeros_like(self.values.data)
         self.square = torch.zeros_like(self.values.data)
         self.steps = torch.zeros((), device=device)
-        # Given at once, not at the first step: a restored optimiser is then no special case.
+        # Set here and not at the first step, so that a restored optimiser is no special case.
         self.adam.state[self.values] = {"step": self.steps, "exp_avg": self.mean, "exp_avg_sq": self.square}
 
     def bind(self, twin: nn.Module, values: Tensor) -> None:
-        """Make another module of the same shape read ``values`` and share the rest.
+        """Make another module of the same shape read ``values`` and share everything else.
 
         Parameters
         ----------
@@ -138,29 +138,22 @@ class FlatModule:
         """Before a backward pass, which adds to the gradient."""
         self.gradient.zero_()
 
-    def gradient_is_finite(self) -> bool:
-        """Whether no gradient is NaN or infinite (their sum is not, if one is)."""
-        return bool(torch.isfinite(self.gradient.sum()))
-
     def step(self) -> None:
         """One Adam step (Kingma and Ba, 2015) with the present gradient."""
         self.adam.step()
 
-    def set_lr(self, lr: float) -> None:
-        self.adam.param_groups[0]["lr"] = lr
-
     def reset_adam(self) -> None:
-        """Forget the moments and the step count."""
+        """Reset the moments and the step count."""
         self.mean.zero_()
         self.square.zero_()
         self.steps.zero_()
 
     def undo(self) -> FlatUndo:
-        """Copies of what :meth:`step` changes."""
+        """Copies of all values that :meth:`step` changes."""
         return FlatUndo(self.values.data.clone(), self.mean.clone(), self.square.clone(), self.steps.clone())
 
     def revert(self, undo: FlatUndo) -> None:
-        """Set parameters and optimiser to what they were."""
+        """Restore parameters and optimiser."""
         self.values.data.copy_(undo.values)
         self.mean.copy_(undo.mean)
         self.square.copy_(undo.square)
@@ -180,7 +173,7 @@ class FlatModule:
         return out
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
-        """Inverse of :meth:`ecdctr.state`."""
+        """Inverse of :meth:`state`."""
         for kind, vector in self._vectors():
             for name, (where, shape) in self._places(kind):
                 value = state[f"{kind}/{name}"]

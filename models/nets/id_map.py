@@ -11,9 +11,9 @@ __all__ = ["IdMap"]
 
 
 class IdMap:
-    """Grows with the ids that it has met; open addressing with linear probing, in whole arrays.
+    """Grows with the ids that are added; open addressing with linear probing, in whole arrays.
 
-    Numbers are given from 0 in the order in which :meth:`add` meets the ids, so the same ids in the same order get
+    Numbers are assigned from 0 in the order in which :meth:`add` receives the ids, so the same ids in the same order get
     the same numbers.
 
     Examples
@@ -57,7 +57,7 @@ class IdMap:
         return out
 
     def add(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Numbers of distinct ids; those not met before get the next ones, in the order given."""
+        """Numbers of distinct ids; new ids get the next numbers, in the order given."""
         out = self.find(ids)
         new = np.flatnonzero(out < 0)
         if len(new):
@@ -90,6 +90,6 @@ class IdMap:
         while len(numbers):
             free = self._slots[slot] < 0
             self._slots[slot[free]] = numbers[free]
-            # Several may have met in one free slot: the last one written stays, the others go on.
+            # Several ids may have been written to one free slot: the last one stays, the others try the next slot.
             lost = self._slots[slot] != numbers
             numbers, slot = numbers[lost], (slot[lost] + 1) & (len(self._slots) - 1)

@@ -18,7 +18,7 @@ __all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableLayout:
-    """Which columns of ``Batch.features`` one fused table serves. All features of one width share a table.
+    """The columns of ``Batch.features`` whose embeddings are in one fused table: all features of one width share a table.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class TableLayout:
 
     @property
     def n_vectors(self) -> int:
-        """Vectors that a row of a batch gets from this table."""
+        """Number of vectors per row of a batch from this table."""
         return self.n_single + len(self.bags)
 
 
@@ -73,7 +73,7 @@ class TableRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A batch as the networks read it. Arms of one schema share it: only the parameters differ.
+    """A batch as input of the networks. Arms of one schema share it: only their parameters differ.
 
     Attributes
     ----------
@@ -125,10 +125,10 @@ def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
 
 
 class InputEncoder:
-    """Makes :class:`Encoded` from rows of a batch.
+    """Converts rows of a batch to :class:`Encoded`.
 
-    Distinct rows come from one sort of keys that carry their place along: four times faster than ``torch.unique``
-    and ``numpy.unique``, and the sorted places are what the backward pass needs.
+    Distinct rows are found by one sort of keys that contain their position: four times faster than ``torch.unique``
+    and ``numpy.unique``, and the backward pass needs the sorted positions.
 
     Parameters
     ----------

@@ -20,12 +20,12 @@ from ecdctr.models.settings import ModelSettings
 __all__ = ["MAX_LOSS", "CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
 
 MAX_LOSS = 50.0
-"""A mean loss above this is an explosion: the logits of a sane model stay far below 50."""
+"""A mean loss above this bound is an explosion: logits of a healthy model are far below 50."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HistoryInput:
-    """What a batch reads of one kind of id (user or item) in the TPM snapshots.
+    """The TPM history of one kind of id (user or item) for the rows of a batch.
 
     Either the months' vectors, for a network whose attention learns, or merged ones.
 
@@ -59,8 +59,8 @@ def is_history(name: str) -> bool:
 class CtrNet(nn.Module):
     """Embeddings, bags (mean), numbers, TPM history -> interaction and MLP with batch norm -> logit.
 
-    Of TPM it reads the vectors of user and item, whether they are present, and the product of the two, number by number:
-    that is what the tiny model itself made of them.
+    The inputs from TPM are the vectors of user and item, whether they are present, and their elementwise product, which TPM
+    itself uses.
 
     ``dcn``: DCN-V2 cross layers ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`` (Wang et al., WWW 2021) beside the MLP
     (its "parallel" form); the output reads both. ``dot``: products of all pairs of vectors go into the MLP beside
@@ -69,7 +69,7 @@ class CtrNet(nn.Module):
     Parameters
     ----------
     layouts
-        Tables that the vectors come from.
+        Layouts of the embedding tables.
     n_dense
         Numeric columns; they enter through a batch norm without affine part.
     model
@@ -77,8 +77,8 @@ class CtrNet(nn.Module):
     history_dim
         Size of a TPM vector; None: the network does not read TPM.
     domain_flag
-        Whether the network is told which domain a row is of (one that learns from both); it then keeps batch
-        norm's running statistics of the domains apart.
+        Whether a row's domain is an input (for a network that learns both domains); batch norm then has separate
+        running statistics for each domain.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class CtrNet(nn.Module):
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(model.cross_layers))
             self.out_cross = nn.Linear(width, 1, bias=False)
         widths = [mlp_width, *model.hidden]
-        # No bias before a batch norm: it would be taken away again.
+        # No bias before a batch norm, which would remove it.
         self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
         self.norm = nn.ModuleList(BatchNorm(b, **norm) for b in model.hidden)
         self.out = nn.Linear(widths[-1], 1)
@@ -151,7 +151,7 @@ class CtrNet(nn.Module):
         history
             User and item; required if and only if the network reads TPM.
         training
-            Batch norm by the batch instead of the running statistics.
+            Normalise by the batch instead of by the running statistics.
 
         Returns
         -------

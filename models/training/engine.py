@@ -271,10 +271,10 @@ class Engine:
         return result
 
     def _switch_tpm(self) -> None:
-        tiny = self.trainer.tiny
-        if tiny is None or tiny.learns == self.live_tpm:
+        tpm = self.trainer.live_tpm
+        if tpm is None or tpm.learns == self.live_tpm:
             return
-        entry = self._entry(EntryKind.TPM, (), self.clock, **(tiny.plan(self.live_tpm) or {}))
+        entry = self._entry(EntryKind.TPM, (), self.clock, **(tpm.plan(self.live_tpm) or {}))
         self._append(entry)
         self._apply(entry, None)
 
@@ -343,11 +343,11 @@ class Engine:
         elif entry.kind == EntryKind.MONTH:
             self.trainer.use_months(tuple(entry.extra["months"]))
         elif entry.kind == EntryKind.TPM:
-            if self.trainer.tiny is None:
+            if self.trainer.live_tpm is None:
                 raise StateError(
                     "the journal changes the training of the tiny model (TPM), but this engine has none: set tpm.live"
                 )
-            self.trainer.tiny.switch(bool(entry.extra["learns"]), entry.extra.get("from"))
+            self.trainer.live_tpm.switch(bool(entry.extra["learns"]), entry.extra.get("from"))
         elif step is None:
             raise ValueError(f"step {entry.step} ({entry.kind}) needs its rows")
         else:
@@ -435,8 +435,8 @@ class Engine:
     def _save(self, capture: Capture, positions: Positions) -> CheckpointInfo:
         capture.rows = merge_rows([*self._unsaved, capture.rows])
         self._unsaved = [capture.rows]
-        if self.trainer.tiny is not None:
-            self.trainer.tiny.settle()
+        if self.trainer.live_tpm is not None:
+            self.trainer.live_tpm.settle()
         self.journal.sync()  # before the checkpoint that builds on it: a journal must never be behind
         self.scores.flush(fsync=True)
         self.ad_window.flush(fsync=True)
@@ -490,8 +490,8 @@ class Engine:
             self._finish_save()
         finally:
             self._saver.shutdown(wait=True)
-            if self.trainer.tiny is not None:
-                self.trainer.tiny.sink.close()
+            if self.trainer.live_tpm is not None:
+                self.trainer.live_tpm.sink.close()
             self.journal.close()
             self.scores.close()
             self.ad_window.close()

@@ -18,7 +18,7 @@ from ecdctr.models.arms import PREDICT_ROWS, NetworkArm, Prepared
 from ecdctr.models.nets import BatchNorm, InputEncoder
 from ecdctr.models.probability import sigmoid
 from ecdctr.models.training.gate import Evidence, Verdict
-from ecdctr.models.training.rollback import KeptArm
+from ecdctr.models.training.rollback import ArmBackup
 from ecdctr.state.row_logs import AdWindow
 
 __all__ = ["ReleaseReport", "Transfer"]
@@ -125,25 +125,25 @@ class Transfer:
         self.source, self.target = source, target
         self._encoder, self._window = encoder, window
         self._reset, self._fine_tune = reset_batch_norm, fine_tune
-        self._kept: KeptArm | None = None
+        self._backup: ArmBackup | None = None
         self._copied: list[NDArray[np.int64]] = []
 
     def begin(self) -> None:
         """From here on :meth:`rollback` can take everything back; else :meth:`commit` ends it."""
-        self._kept = KeptArm(self.target)
+        self._backup = ArmBackup(self.target)
 
     def commit(self) -> None:
         """The release stands."""
-        assert self._kept is not None, "commit follows begin"
-        self._kept.forget()
-        self._kept = None
+        assert self._backup is not None, "commit follows begin"
+        self._backup.forget()
+        self._backup = None
 
     def rollback(self) -> None:
         """The target becomes what it was at :meth:`begin`, bit for bit; the rows that were copied are owed to the
         next release again."""
-        assert self._kept is not None, "rollback follows begin"
-        self._kept.revert()
-        self._kept = None
+        assert self._backup is not None, "rollback follows begin"
+        self._backup.revert()
+        self._backup = None
         for table, index in zip(self.target.tables, self._copied, strict=True):
             table.unreleased.take()  # what fine-tuning changed beyond them is as it was
             table.unreleased.mark(index)
@@ -198,8 +198,8 @@ class Transfer:
         for ours, theirs in zip(source.tables, target.tables, strict=True):
             index = np.union1d(ours.unreleased.take(), theirs.unreleased.take())
             at = torch.from_numpy(index).to(target.device)
-            if theirs.kept is not None:
-                theirs.kept.keep(index)
+            if theirs.backup is not None:
+                theirs.backup.save(index)
             theirs.weight.index_copy_(0, at, ours.weight.index_select(0, at))
             theirs.accumulator.index_fill_(0, at, theirs.initial_accumulator)
             theirs.unsaved.mark(index)

@@ -1,23 +1,23 @@
-"""``KeptArm``: an arm as it was before a release, so that the gate can refuse what was made of it in place."""
+"""``ArmBackup``: the state of an arm before a release, so that a refused release can be undone."""
 
 from __future__ import annotations
 
 from ecdctr.models.arms import NetworkArm
-from ecdctr.models.nets import KeptRows
+from ecdctr.models.nets import RowBackup
 
-__all__ = ["KeptArm"]
+__all__ = ["ArmBackup"]
 
 
-class KeptArm:
-    """From its making on, whatever changes in an arm can be taken back, bit for bit.
+class ArmBackup:
+    """All changes of an arm after the construction of its backup can be undone, bit for bit.
 
-    Dense parameters, Adam's moments, batch norm's statistics and counters are copied at once; of the tables each row
-    before its first change. So it costs what the release touches, never a second set of tables.
+    Dense parameters, Adam's moments, and batch norm's statistics and counters are copied at once; of the tables each row
+    is copied before its first change. The cost is proportional to the rows that the release changes, not to the tables.
 
     Parameters
     ----------
     arm
-        Whose state.
+        The arm.
     """
 
     def __init__(self, arm: NetworkArm) -> None:
@@ -26,17 +26,17 @@ class KeptArm:
         self._buffers = arm.flat.buffers.clone()
         self._counts = [count.clone() for count in arm.counts()]
         self._reader = arm.reader
-        self._rows = [KeptRows(table) for table in arm.tables]
+        self._rows = [RowBackup(table) for table in arm.tables]
         for table, rows in zip(arm.tables, self._rows, strict=True):
-            table.kept = rows
+            table.backup = rows
 
     def forget(self) -> None:
-        """The changes stand."""
+        """Accept the changes and stop saving rows."""
         for table in self._arm.tables:
-            table.kept = None
+            table.backup = None
 
     def revert(self) -> None:
-        """Back to what it was. Rows stay marked as unsaved: they are in the next checkpoint as they are now."""
+        """Undo all changes. The rows stay marked as unsaved, so that the next checkpoint contains their restored values."""
         self.forget()
         self._arm.flat.revert(self._flat)
         self._arm.flat.buffers.copy_(self._buffers)

@@ -62,7 +62,7 @@ class Trainer:
         Overrides ``model.device``.
     gate
         Judges whether a release may serve; None: every release is accepted.
-    tiny
+    live_tpm
         Trains TPM from the stream; None: TPM is not trained here.
 
     Attributes
@@ -92,11 +92,11 @@ class Trainer:
         device: str | None = None,
         *,
         gate: Gate | None = None,
-        tiny: LiveTpm | None = None,
+        live_tpm: LiveTpm | None = None,
     ) -> None:
         use_threads(model.threads)
         self.device = choose_device(device or model.device)
-        self.model, self.tiny = model, tiny
+        self.model, self.live_tpm = model, live_tpm
         self.ad_window = ad_window
         self.store = None if model.history == "none" else store
         self.encoder = InputEncoder(schema, self.device)
@@ -162,8 +162,8 @@ class Trainer:
             self._append_to_window(rows, scores)
         else:
             self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
-            if self.tiny is not None:
-                self.tiny.learn(batch)
+            if self.live_tpm is not None:
+                self.live_tpm.learn(batch)
         return StepResult(kind, len(batch), loss, scored, scores)
 
     def _learners(self, rows: ArmInput) -> list[Arm]:
@@ -228,8 +228,8 @@ class Trainer:
         PointInTimeError
             One of them is not older than the event clock.
         """
-        if self.tiny is not None:
-            self.tiny.settle(
+        if self.live_tpm is not None:
+            self.live_tpm.settle(
                 months
             )  # when a journal is replayed at full speed, a month may still be being written
         self.months.set_cpm(months, self.clock)
@@ -302,8 +302,8 @@ class Trainer:
         state = capture_arms(self.arms)
         meta = {"versions": self.versions, "trainer": self._counters() | state.meta | self._environment()}
         capture = Capture(dense=state.dense, rows=state.rows, meta=meta)
-        if self.tiny is not None:
-            self.tiny.capture_into(capture)
+        if self.live_tpm is not None:
+            self.live_tpm.capture_into(capture)
         return capture
 
     def _counters(self) -> dict[str, Any]:
@@ -341,12 +341,12 @@ class Trainer:
         self.clock, self.releases = int(meta["clock"]), int(meta["releases"])
         self.schedule.load(meta["schedule"])
         self.months.restore(tuple(meta["cpm_months"]), tuple(meta["actr_months"]), self.clock)
-        if self.tiny is not None:
-            self.tiny.restore(loaded)
+        if self.live_tpm is not None:
+            self.live_tpm.restore(loaded)
         if self.transfer is not None:
             mark_unreleased(self.transfer.source, self.transfer.target, loaded.rows, self.device)
 
     def state_hash(self) -> str:
         """Hash of every parameter, optimiser state and buffer, and of the counters. Reads whole tables."""
-        tpm = () if self.tiny is None else self.tiny.tensors()
+        tpm = () if self.live_tpm is None else self.live_tpm.tensors()
         return state_hash(self.arms, tpm, self._counters() | arms_meta(self.arms))

@@ -105,7 +105,7 @@ def test_a_range_of_offsets_is_trained_and_the_worker_goes_on_from_there(live, t
     state = live.settings.state.model_copy(update={"folder": tmp_path / "offline"})
     whole = Loaded(live.settings.model_copy(update={"state": state}), {"features": "test"})
     assert train_tpm(quiet, quiet, whole, "kafka") == ["2023-11-14", "2023-11-15"]
-    mine = redone.engine.trainer.tiny.trainer
+    mine = redone.engine.trainer.live_tpm.trainer
     mine.close_month()
     store = RocksEmbeddingStore(tmp_path / "offline" / "snapshots")
     ids, vectors = mine.users.vectors()

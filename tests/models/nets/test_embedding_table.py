@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdctr.models.nets.embedding_table import EmbeddingTable, KeptRows, initial_rows
+from ecdctr.models.nets.embedding_table import EmbeddingTable, RowBackup, initial_rows
 
 
 def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:
@@ -84,9 +84,9 @@ def test_undo_takes_an_update_back_to_the_bit() -> None:
     assert torch.equal(t.accumulator, accumulator)
 
 
-def test_kept_rows_are_those_before_the_first_of_many_changes_and_no_others() -> None:
+def test_a_backup_holds_the_rows_before_the_first_of_many_changes_and_no_others() -> None:
     one, untouched = (table(rows=50) for _ in range(2))
-    one.kept = kept = KeptRows(one)
+    one.backup = backup = RowBackup(one)
     rng = np.random.default_rng(0)
     changed = np.unique(rng.integers(0, 50, 12))
     for _ in range(5):
@@ -96,9 +96,9 @@ def test_kept_rows_are_those_before_the_first_of_many_changes_and_no_others() ->
         gradient = torch.from_numpy(rng.normal(size=(6, one.dim)).astype(np.float32))
         one.update(at, one.gather(at), gradient, gradient.square().mean(1), 0.1)
     assert not torch.equal(one.weight, untouched.weight)
-    assert sum(len(u.index) for u in kept._undo) <= len(changed)
-    one.kept = None
-    kept.revert()
+    assert sum(len(u.index) for u in backup._undo) <= len(changed)
+    one.backup = None
+    backup.revert()
     assert torch.equal(one.weight, untouched.weight)
     assert torch.equal(one.accumulator, untouched.accumulator)
 

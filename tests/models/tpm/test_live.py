@@ -66,7 +66,7 @@ def plan(steps: int = STEPS, begin: int = 0) -> list[tuple[StepKind, Batch, int]
     return out
 
 
-def make_tiny(tpm: TpmSettings, sink: LiveSink, trained: CheckpointStore | None) -> LiveTpm:
+def make_live_tpm(tpm: TpmSettings, sink: LiveSink, trained: CheckpointStore | None) -> LiveTpm:
     shape = tpm_shape(SCHEMA.fingerprint(), tpm.dim, tpm.hidden)
     return LiveTpm(lambda to: TpmTrainer(SCHEMA, MODEL, tpm, to), sink, trained, shape)
 
@@ -76,9 +76,9 @@ def make_engine(folder: Path, *, live: bool = True, tpm: TpmSettings = TPM, ever
     window = AdWindow(folder / "ad-window", SCHEMA.n_features, SCHEMA.n_dense, 5)
     store = RocksEmbeddingStore(folder / "snapshots")
     sink = SnapshotWriter(RocksEmbeddingStore(folder / "snapshots"))
-    tiny = make_tiny(tpm, sink, CheckpointStore(folder / "tpm"))
+    tpm_model = make_live_tpm(tpm, sink, CheckpointStore(folder / "tpm"))
     return Engine(
-        Trainer(SCHEMA, MODEL, SCHEDULE, tpm, store, window, tiny=tiny),
+        Trainer(SCHEMA, MODEL, SCHEDULE, tpm, store, window, live_tpm=tpm_model),
         journal=Journal(folder / "journal"),
         checkpoints=CheckpointStore(folder / "checkpoints"),
         scores=ScoreLog(folder / "scores", ARMS),
@@ -97,16 +97,16 @@ def run(engine: Engine, steps: list[tuple[StepKind, Batch, int]], stop: int | No
         part = batch.parts[0]
         if part.first >= engine.positions.get((part.topic, 0), 0):
             engine.run(Step(kind, batch, clock))
-            engine.trainer.tiny.settle()  # so that every run sees a month in the same step
+            engine.trainer.live_tpm.settle()  # so that every run sees a month in the same step
 
 
 def redone(folder: Path, steps: list[tuple[StepKind, Batch, int]]) -> Engine:
     """The folder's journal, done again from step 0 in memory; its snapshots are read and compared, nothing is written."""
     window = AdWindow(None, SCHEMA.n_features, SCHEMA.n_dense, 5)
     store = RocksEmbeddingStore(folder / "snapshots")
-    tiny = make_tiny(TPM, SnapshotCheck(store), None)
+    tpm_model = make_live_tpm(TPM, SnapshotCheck(store), None)
     engine = Engine(
-        Trainer(SCHEMA, MODEL, SCHEDULE, TPM, store, window, tiny=tiny),
+        Trainer(SCHEMA, MODEL, SCHEDULE, TPM, store, window, live_tpm=tpm_model),
         journal=MemoryJournal(),
         checkpoints=MemoryCheckpointStore(),
         scores=ScoreLog(None, ARMS),
@@ -165,8 +165,8 @@ def test_its_snapshots_are_those_of_the_offline_pipeline_bit_for_bit(straight: E
     for month in store.months():
         assert store.manifest(month) == expected.manifest(month)
         store.verify(month)
-    tiny = straight.trainer.tiny.trainer
-    assert (tiny.rows_learned, tiny.month) == (trainer.rows_learned, trainer.month)
+    tpm_model = straight.trainer.live_tpm.trainer
+    assert (tpm_model.rows_learned, tpm_model.month) == (trainer.rows_learned, trainer.month)
     store.close()
 
 
@@ -192,7 +192,7 @@ def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: En
     """Killed after the month closed, before its snapshot stood on disk: no checkpoint has overtaken it."""
     steps, held = plan(), []
     engine = make_engine(tmp_path, every=10**6)
-    sink = engine.trainer.tiny.sink
+    sink = engine.trainer.live_tpm.sink
     sink.write = lambda *args, **more: held.append(args[0])  # never comes to the disk
     sink.settle = lambda months=None: (_ for _ in ()).throw(StateError("no space left on device"))
     for entry in engine.recover():
@@ -219,15 +219,17 @@ def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: En
 def test_rows_of_a_checkpoint_that_waited_in_vain_are_in_the_next_one(tmp_path: Path) -> None:
     steps = plan()
     engine = make_engine(tmp_path, every=10**6)
-    settle = engine.trainer.tiny.sink.settle
+    settle = engine.trainer.live_tpm.sink.settle
     list(engine.recover())
     for i, (kind, batch, clock) in enumerate(steps[:40]):
         engine.run(Step(kind, batch, clock))
         settle()
         if i == 30:
-            engine.trainer.tiny.sink.settle = lambda months=None: (_ for _ in ()).throw(StateError("full"))
+            engine.trainer.live_tpm.sink.settle = lambda months=None: (_ for _ in ()).throw(
+                StateError("full")
+            )
             engine.checkpoint(wait=True)
-            engine.trainer.tiny.sink.settle = settle
+            engine.trainer.live_tpm.sink.settle = settle
     engine.checkpoint(wait=True)
     assert (engine.progress.checkpoint_failures, engine.progress.checkpoints) == (1, 1)
     engine.journal.close()
@@ -240,7 +242,7 @@ def test_rows_of_a_checkpoint_that_waited_in_vain_are_in_the_next_one(tmp_path: 
 def test_the_journal_alone_gives_the_same_model_and_the_same_months(tmp_path: Path, straight: Engine) -> None:
     again = redone(straight.settings.folder, plan())
     assert again.trainer.state_hash() == straight.trainer.state_hash()
-    assert again.first_difference is None and again.trainer.tiny.sink.differences == []
+    assert again.first_difference is None and again.trainer.live_tpm.sink.differences == []
 
 
 def test_it_goes_on_from_what_was_trained_offline(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_it_goes_on_from_what_was_trained_offline(tmp_path: Path) -> None:
     store = RocksEmbeddingStore(tmp_path / "snapshots")
     assert store.months() == ["1970-01-03"], "the first month was closed before"
     assert store.manifest("1970-01-03") == expected.manifest("1970-01-03")
-    assert engine.trainer.tiny.trainer.rows_learned == trainer.rows_learned
+    assert engine.trainer.live_tpm.trainer.rows_learned == trainer.rows_learned
     engine.journal.close()
     other = make_engine(tmp_path)  # its checkpoint holds what came from there
     assert list(other.recover()) == []
@@ -273,7 +275,7 @@ def test_it_goes_on_from_what_was_trained_offline(tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_tiny_model_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_tpm_of_another_size_is_refused(tmp_path: Path) -> None:
     engine = make_engine(tmp_path)
     run(engine, plan(10))
     engine.close()
@@ -289,8 +291,8 @@ def test_it_rests_and_wakes_as_configured_and_the_journal_says_when(tmp_path: Pa
     for live, stop in ((False, 10), (True, 20), (False, 30), (True, 40)):
         engine = make_engine(tmp_path, live=live)
         run(engine, steps, stop)
-        tiny = engine.trainer.tiny.trainer
-        taught.append(0 if tiny is None else tiny.rows_learned)
+        tpm_model = engine.trainer.live_tpm.trainer
+        taught.append(0 if tpm_model is None else tpm_model.rows_learned)
         state = engine.trainer.state_hash()
         engine.close()
     assert taught[0] == 0 < taught[1] and taught[2] - taught[1] == 0 < taught[3] - taught[2]

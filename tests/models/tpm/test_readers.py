@@ -68,13 +68,13 @@ def test_merged_rows_equal_the_attention_looked_up_and_as_a_table(world: Any) ->
 def test_what_was_asked_before_does_not_change_an_answer(world: Any) -> None:
     store, batch = world.store(), world.batch(500)
     clock = int(batch.ts[0])
-    tiny = MergedHistory(
+    small = MergedHistory(
         store, MONTHS, *attentions(), clock, CPU, slots=4
     )  # slots are fought for all the time
     for part in range(0, 500, 50):
         rows = batch.take(slice(part, part + 50))
         fresh = MergedHistory(store, MONTHS, *attentions(), clock, CPU)
-        for a, b in zip(tiny.read(rows), fresh.read(rows), strict=True):
+        for a, b in zip(small.read(rows), fresh.read(rows), strict=True):
             assert a.vectors is not None and b.vectors is not None
             assert a.present is not None and b.present is not None
             assert torch.equal(a.vectors, b.vectors)
