@@ -81,7 +81,7 @@ class EmbeddingTable:
     """``rows x dim`` parameters, each row with one Adagrad accumulator.
 
     Row-wise Adagrad: ``a_r += mean_j g_rj^2``, ``w_r -= lr * g_r / sqrt(a_r)`` (one accumulator per row instead of
-    one a number, as the large recommenders keep it). Only rows of the batch are read or written.
+    one per number, as large recommender systems do). Only rows of the batch are read or written.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""TPM from the running stream: taught by the natural rows that CPM learns, its months written beside training."""
+"""TPM trained from the running stream, by the natural rows that CPM learns; months are written in the background."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ log = logging.getLogger("ecdctr.tpm")
 
 
 class LiveSink(SnapshotSink, Protocol):
-    """Takes a month over in the step that closes it, and writes it beside training."""
+    """Receives a month in the step that closes it, and writes it in the background."""
 
     def settle(self, months: Sequence[str] | None = None) -> None:
-        """Return when these months (default: all taken over) stand on disk; StateError if they cannot."""
+        """Return when these months (default: all received) are on disk; StateError if one cannot be written."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         ...
 
 
 class LiveTpm:
-    """A tiny model that learns, or rests, as the journal says.
+    """TPM that is trained while a journal entry enables it.
 
-    1. A ``tpm`` entry begins it: from what ``ecdctr tpm train`` left, so that its months share the coordinate system of
-       those before; with nothing there, from its initial values. Another entry lets it rest; one more wakes it.
-    2. Natural rows that stand in a step teach it, those that it knows from before excepted.
-    3. The step that closes a month copies the vectors out (the whole stall); the sink writes them beside training.
-    4. A checkpoint counts only when the months closed before it stand on disk (:meth:`settle`): whatever a crash takes
-       is closed again, with the same bits, by the steps that are redone.
+    1. A ``tpm`` entry of the journal starts the training: from the state that ``ecdctr tpm train`` saved, so that the new
+       months share the coordinate system of the earlier ones; without such a state, from initial values. Later entries
+       disable and enable it.
+    2. TPM learns the natural rows of every final step, except rows that the saved state has already learned.
+    3. The step that closes a month copies the vectors (this is the whole interruption); the sink writes them in the
+       background.
+    4. A checkpoint is valid only when the months closed before it are on disk (:meth:`settle`): a month that a crash
+       loses is closed again, with the same bits, by the steps that are repeated.
 
     Parameters
     ----------
     make
-        ``make(sink)``: an untouched trainer.
+        ``make(sink)`` returns a trainer in its initial state.
     sink
-        Where months go.
+        Receives closed months.
     trained
-        What ``ecdctr tpm train`` left; None: nothing is looked for.
+        The states that ``ecdctr tpm train`` saved; None: none is searched.
     shape
-        Of the networks (:func:`tpm_shape`): a state of another shape is refused.
+        Shape of the networks (:func:`tpm_shape`): a state of another shape is refused.
 
     Attributes
     ----------
     learns
-        Whether rows teach it now.
+        Whether rows are learned at present.
     trainer
-        None until it began.
+        None until the first start.
     """
 
     def __init__(
@@ -69,10 +71,10 @@ class LiveTpm:
         self._make, self.sink, self._trained, self._shape = make, sink, trained, shape
         self.learns = False
         self.trainer: TpmTrainer | None = None
-        self._known_ms = -1
+        self._learned_ms = -1
 
     def plan(self, learns: bool) -> dict[str, Any] | None:
-        """What a ``tpm`` journal entry must say to make it so; None: it is so."""
+        """Content of the ``tpm`` journal entry that enables or disables learning; None: no change."""
         if learns == self.learns:
             return None
         if not learns or self.trainer is not None:
@@ -81,41 +83,41 @@ class LiveTpm:
         return {"learns": True, "from": None if found is None else found.name}
 
     def switch(self, learns: bool, name: str | None = None) -> None:
-        """Do what an entry says.
+        """Apply a ``tpm`` journal entry.
 
         Raises
         ------
         StateError
-            The state that it began from is gone, or was made by other networks.
+            The state from which training started is missing, or belongs to other networks.
         """
         if learns and self.trainer is None:
             self.trainer = self._make(self.sink)
             if name is not None:
-                self._begin_with(self.trainer, name)
+                self._start_from(self.trainer, name)
         self.learns = learns
 
-    def _begin_with(self, trainer: TpmTrainer, name: str) -> None:
+    def _start_from(self, trainer: TpmTrainer, name: str) -> None:
         if self._trained is None:
-            raise StateError(f"the tiny model began with state {name}, and there is no folder to find it in")
+            raise StateError(f"TPM was started from state {name}, but no folder of such states is given")
         loaded = self._trained.load(name)
         self._check(loaded.meta["shape"], f"state {name} of `ecdctr tpm train`")
         trainer.restore(loaded, elsewhere=True)
-        self._known_ms = trainer.last_ts
-        log.info("TPM goes on from %s: months %s", name, ", ".join(trainer.written) or "none")
+        self._learned_ms = trainer.last_ts
+        log.info("TPM continues from %s: months %s", name, ", ".join(trainer.written) or "none")
 
     def _check(self, shape: list[Any], what: str) -> None:
         if shape != self._shape:
             raise StateError(
-                f"{what} was made with other features or sizes of the tiny model ({shape}, configured {self._shape}): "
+                f"{what} was made with other features or sizes of TPM ({shape}, configured {self._shape}): "
                 "restore the configuration it was made with, or set state.folder to a new folder"
             )
 
     def learn(self, batch: Batch) -> None:
-        """Natural rows of a step that stands."""
+        """Learn the natural rows of a final step."""
         if self.trainer is None or not self.learns:
             return
-        if self._known_ms >= 0:
-            new = batch.ts > self._known_ms
+        if self._learned_ms >= 0:
+            new = batch.ts > self._learned_ms
             if not new.all():
                 batch = batch.take(new)
         if len(batch):
@@ -126,34 +128,34 @@ class LiveTpm:
         self.sink.settle(months)
 
     def capture_into(self, capture: Capture) -> None:
-        """Add its state to a checkpoint; nothing before it began."""
+        """Add the state to a checkpoint; nothing before the first start."""
         if self.trainer is None:
             return
         mine = self.trainer.capture()
         capture.dense.update(mine.dense)
         capture.rows.update(mine.rows)
-        state = {"learns": self.learns, "known_ms": self._known_ms, "shape": self._shape}
+        state = {"learns": self.learns, "known_ms": self._learned_ms, "shape": self._shape}
         capture.meta["tpm"] = mine.meta["tpm"] | state
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Everything that it would keep, by name: for hashing."""
+        """All tensors of the state by name, in a fixed order; for hashing."""
         if self.trainer is not None:
             yield from sorted(self.trainer.flat.state().items())
             for name, ids in (("users", self.trainer.users), ("items", self.trainer.items)):
                 yield from zip((f"{name}_id", name), ids.vectors(), strict=True)
 
     def restore(self, loaded: Loaded) -> None:
-        """Become what :meth:`capture_into` kept."""
+        """Restore what :meth:`capture_into` saved."""
         meta = loaded.meta.get("tpm")
-        self.learns, self.trainer, self._known_ms = False, None, -1
+        self.learns, self.trainer, self._learned_ms = False, None, -1
         if meta is None:
             return
         self._check(meta["shape"], f"checkpoint {loaded.name}")
         self.trainer = self._make(self.sink)
         self.trainer.restore(loaded)
-        self.learns, self._known_ms = bool(meta["learns"]), int(meta["known_ms"])
+        self.learns, self._learned_ms = bool(meta["learns"]), int(meta["known_ms"])
 
 
 def tpm_shape(fingerprint: str, dim: int, hidden: Sequence[int]) -> list[Any]:
-    """What must agree for one tiny model to take up another's state; plain JSON."""
+    """What two TPM trainers must share for one to load the other's state; plain JSON."""
     return [fingerprint, dim, list(hidden)]

@@ -1,4 +1,4 @@
-"""Months of the tiny model, in event time (UTC)."""
+"""Months of TPM, in event time (UTC)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Month(NamedTuple):
 
 
 def month_of(ts_ms: int, settings: TpmSettings) -> Month:
-    """The month that an event time lies in.
+    """The month that contains an event time.
 
     >>> month = month_of(1_766_620_800_000, TpmSettings())  # 2025-12-25
     >>> month.label, (month.end_ms - month.begin_ms) // 86_400_000

@@ -1,4 +1,4 @@
-"""Readers of the TPM snapshots: what a batch's users and items were to the tiny model, month by month."""
+"""Readers of the TPM snapshots: the vectors of a batch's users and items, month by month."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal["user", "item"]
 
 
 def check_point_in_time(store: EmbeddingStore, months: Sequence[str], clock_ms: int) -> NDArray[np.int64]:
-    """Youngest training row of each month, having made sure that all are older than the clock.
+    """Youngest training row of each month; checks that all of them are older than the clock.
 
     Raises
     ------
@@ -32,14 +32,14 @@ def check_point_in_time(store: EmbeddingStore, months: Sequence[str], clock_ms: 
     for month, ts in zip(months, last.tolist(), strict=True):
         if ts >= clock_ms:
             raise PointInTimeError(
-                f"snapshot {month} was trained on rows up to {ts} ms, the event clock stands at {clock_ms} ms: a row "
+                f"snapshot {month} was trained on rows up to {ts} ms, the event clock is {clock_ms} ms: a row "
                 "must not meet a snapshot that is younger than itself; select snapshots by the event clock"
             )
     return last
 
 
 class HistoryReader(Protocol):
-    """What an arm asks for a batch's history."""
+    """Looks up the TPM history of a batch for an arm."""
 
     @property
     def months(self) -> tuple[str, ...]: ...
@@ -50,7 +50,7 @@ class HistoryReader(Protocol):
 
 
 def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """Which months each row is younger than, ``(n, K)``; None when all, which is the rule."""
+    """Whether each row is younger than each month, ``(n, K)``; None: all rows are, which is the usual case."""
     if not len(last_ts) or not len(ts) or ts.min() > last_ts.max():
         return None
     allowed: NDArray[np.bool_] = ts[:, None] > last_ts[None, :]
@@ -60,21 +60,21 @@ def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bo
 class SnapshotHistory:
     """The months' vectors themselves, for a model whose attention learns (CPM).
 
-    Each distinct id is looked up once. A row that is not younger than a snapshot's youngest training row does not
-    see that snapshot: to it the id is absent there.
+    Each distinct id is looked up once. A row that is not younger than a snapshot's youngest training row does not read
+    that snapshot: its ids are treated as absent there.
 
     Parameters
     ----------
     store
-        Snapshots; None: there are none, everyone is absent.
+        Snapshots; None: every id is absent.
     months
-        Which, oldest first.
+        Labels of the snapshots, oldest first.
     dim
         Size of a vector.
     clock_ms
         The event clock; all months must be older.
     device
-        Where the tensors go.
+        Where the tensors live.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SnapshotHistory:
     def present(
         self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Whether each row's user, and its item, has a vector in any month that the row sees, ``(n,)`` each."""
+        """Whether each row's user, and its item, has a vector in any month that the row may read, ``(n,)`` each."""
         allowed = _allowed(ts, self._last_ts)
         return self._present("user", user, allowed), self._present("item", item, allowed)
 
@@ -125,7 +125,7 @@ class SnapshotHistory:
                 np.zeros((len(unique), 0, self._dim), np.float32),
                 np.zeros((len(unique), 0), np.bool_),
             )
-        if allowed is not None:  # some rows see less than others of the same id: row by row
+        if allowed is not None:  # rows of one id may read different months: row by row
             rows, mask, inverse = rows[inverse], mask[inverse] & allowed, np.arange(len(ids))
         return HistoryInput(
             inverse=torch.from_numpy(inverse).to(self._device),
@@ -149,7 +149,7 @@ class MergedHistory:
     user, item
         The attentions; copied.
     slots
-        Merged rows kept of each kind, a power of two.
+        Maximum number of cached rows of each kind, a power of two.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class MergedHistory:
     def merge(
         self, kind: Kind, rows: int = 65_536
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
-        """The whole table, in pieces: every id that any month knows, ascending, with its vector."""
+        """The whole table in pieces: every id of any month, ascending, with its vector."""
         if self._store is None or not self._months:
             return
         for ids, vectors, mask in self._store.scan(kind, self._months, rows):
@@ -230,12 +230,12 @@ def _open(
     store: EmbeddingStore | None, months: tuple[str, ...], dim: int, clock_ms: int
 ) -> NDArray[np.int64]:
     if store is None:
-        raise ConfigError(f"snapshots {list(months)} were asked for, but no snapshot store is given")
+        raise ConfigError(f"snapshots {list(months)} are required, but no snapshot store is given")
     for month in months:
         found = store.manifest(month).dim
         if found != dim:
             raise ConfigError(
                 f"snapshot {month} holds vectors of {found} numbers, tpm.dim is {dim}: set tpm.dim = {found}, or "
-                "train the tiny model anew"
+                "train TPM again"
             )
     return check_point_in_time(store, months, clock_ms)

@@ -39,26 +39,26 @@ __all__ = ["IdTable", "SnapshotSink", "TpmModel", "TpmTrainer", "month_of"]
 
 
 class SnapshotSink(Protocol):
-    """Takes the vectors of a closed month: an :class:`EmbeddingStore`, or what writes to one later."""
+    """Receives the vectors of a closed month: an :class:`EmbeddingStore`, or an object that writes to one later."""
 
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`; None: it is not written yet. The arrays are the sink's."""
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`; None: not written yet. The sink owns the arrays."""
         ...
 
 
 ID_FIELDS = ("user_id", "item_id")
-"""Fields whose ids have rows of their own here: a feature that reads one of them is not hashed a second time."""
+"""Fields whose ids have rows of their own in TPM: features that read them are not hashed in addition."""
 
 
 class IdTable:
-    """Rows keyed by 64-bit ids, growing with them; row 0 stands for ids never trained.
+    """Rows by 64-bit id in a growing table; row 0 is shared by ids that were never trained.
 
     Parameters
     ----------
     table
-        The rows; it grows.
+        The rows; extended as ids are added.
     """
 
     def __init__(self, table: EmbeddingTable) -> None:
@@ -66,7 +66,7 @@ class IdTable:
         self.table = table
 
     def rows(self, ids: NDArray[np.uint64], *, add: bool) -> NDArray[np.int64]:
-        """Row of each distinct id; unknown ones are added or get row 0."""
+        """Row of each distinct id; unknown ids are added, or mapped to row 0."""
         if not add:
             return self.map.find(ids) + 1
         rows = self.map.add(ids) + 1
@@ -83,8 +83,8 @@ class IdTable:
 class TpmModel(nn.Module):
     """Embedding -> shallow MLP -> logit, plus the product of user and item vector.
 
-    No batch norm and no interaction layer: what it knows goes into the rows. The product makes the frozen vectors of a
-    user and an item mean something to each other without the MLP, which is not handed on; CPM reads it as well.
+    No batch norm and no interaction layer, so that the information is in the rows. Through the product, the frozen vectors of
+    a user and an item are related without the MLP, which is not transferred; CPM reads the product as well.
 
     Parameters
     ----------
@@ -126,30 +126,31 @@ class _Ids:
 class TpmTrainer:
     """Learns natural rows in event order and writes a snapshot at each month's end.
 
-    Rows are learned in chunks of exactly ``tpm.batch``, those of a month's end apart: what a month's snapshot holds is
-    a function of the rows in their order, however they were handed in.
+    Rows are learned in chunks of exactly ``tpm.batch``, except at the end of a month: a month's snapshot is a function of the
+    rows in their order, whatever batches they arrived in.
 
     Parameters
     ----------
     schema
-        Features; TPM reads those marked ``tpm`` beside the ids themselves.
+        Features; TPM reads the ids themselves and the features marked ``tpm``.
     model
-        Initial values, seed and device are those of the other models.
+        Initial values, seed and device, as for the other models.
     tpm
         Settings of TPM.
     snapshots
-        Takes a closed month: a store, its folder, or a sink. None: months close without a trace.
+        Receives closed months: a store, its folder, or a sink. None: months are not saved.
     device
         Overrides ``model.device``.
 
     Attributes
     ----------
     month
-        The open one; None before the first row.
+        The open month; None before the first row.
     written
         Labels of the months closed so far.
     rows_learned, rows_skipped, rows_late
-        Since the start, without those that wait for their chunk to fill: learned; left out because their step was not finite; learned in a later month than their own.
+        Counts since the start, without rows of an incomplete chunk: learned; skipped because their step was not finite; learned
+        in a later month than their own.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class TpmTrainer:
                 device=self.device,
             )
 
-        # Streams apart from those of the other models, whose tables are named by their width.
+        # Random streams different from those of the other models, whose streams are the widths of their tables.
         self.users, self.items = IdTable(table(1024, 1 << 32)), IdTable(table(1024, 2 << 32))
         self.tables = [table(layout.rows, 3 << 32) for layout in self.encoder.layouts]
         self._features: list[ColumnGroup] = hashed
@@ -202,13 +203,13 @@ class TpmTrainer:
     def learn(self, batch: Batch) -> list[SnapshotManifest]:
         """Learn natural rows, once each.
 
-        1. Rows of the open month are learned, with those that come late for an earlier one.
-        2. A row past the month's end closes it (:meth:`close_month`) and opens its own.
+        1. Rows of the open month are learned, and late rows of earlier months with them.
+        2. A row after the month's end closes it (:meth:`close_month`) and opens its own month.
 
         Returns
         -------
         list of SnapshotManifest
-            Months that were closed.
+            The months that were closed.
         """
         closed: list[SnapshotManifest] = []
         while len(batch):
@@ -227,16 +228,16 @@ class TpmTrainer:
     def close_month(self) -> SnapshotManifest | None:
         """End the open month.
 
-        1. The rows that wait for their chunk to fill are learned.
-        2. Its snapshot holds the vector of every id trained so far, not only the month's: an id that stays away
-           keeps what was last known of it, and tables go on warm, so that months share one coordinate system.
+        1. The rows of the incomplete chunk are learned.
+        2. The snapshot contains the vector of every id trained so far, not only of the month's ids: the vector of an absent id
+           is retained, and training continues from the same tables, so that all months share one coordinate system.
         3. ``last_ts`` is the youngest row in any of these vectors.
         4. The next row opens its own month, with these parameters.
 
         Returns
         -------
         SnapshotManifest or None
-            None when the month saw no row, there is no store, or the sink writes it later.
+            None when the month has no rows, there is no store, or the sink writes it later.
         """
         self._flush()
         month, self.month = self.month, None
@@ -257,7 +258,7 @@ class TpmTrainer:
         return manifest
 
     def finish(self) -> list[str]:
-        """The input has ended: the open month is closed with the rows that it has.
+        """Close the open month with the rows received so far; called at the end of the input.
 
         Returns
         -------
@@ -268,7 +269,7 @@ class TpmTrainer:
         return list(self.written)
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Click probabilities; nothing is learned, unknown ids share one row."""
+        """Click probabilities ``(n,)``; nothing is learned, unknown ids share one row."""
         with torch.no_grad():
             user, item = self._ids(self.users, batch.user, False), self._ids(self.items, batch.item, False)
             encoded = self.encoder.encode(batch)
@@ -312,7 +313,7 @@ class TpmTrainer:
         for table, index in zip(
             targets, [*(i.rows for i in ids), *(r.index for r in encoded.tables)], strict=True
         ):
-            table.unsaved.mark(index)  # also if the step fails: a new id is in the map from here on
+            table.unsaved.mark(index)  # even if the step fails: new ids are in the map from here on
         leaves = [table.gather(a).requires_grad_() for table, a in zip(targets, at, strict=True)]
         self.flat.zero_gradient()
         logit = self.net(
@@ -345,7 +346,7 @@ class TpmTrainer:
         rows = table.rows(unique, add=add)
         return _Ids(rows, torch.from_numpy(rows).to(self.device), torch.from_numpy(inverse).to(self.device))
 
-    # -- keep
+    # -- state
 
     def capture(self) -> Capture:
         """Dense tensors, and rows and ids new since the last capture."""
@@ -374,9 +375,9 @@ class TpmTrainer:
         }
 
     def restore(self, loaded: Loaded, *, elsewhere: bool = False) -> None:
-        """Make an untouched trainer what was captured; it goes on to the same bits.
+        """Set a trainer in its initial state to a captured one; it continues to the same bits.
 
-        ``elsewhere``: its next captures go to another store, so that the first of them must hold all rows.
+        ``elsewhere``: the next captures go to another store, so that the first of them must contain all rows.
         """
         self.flat.load_state(
             {n.removeprefix("tpm/"): v for n, v in loaded.dense.items() if n.startswith("tpm/")}
@@ -384,7 +385,7 @@ class TpmTrainer:
         for name, ids in (("user", self.users), ("item", self.items)):
             index, payload = loaded.rows[f"tpm/{name}"]
             known = loaded.rows[f"tpm/{name}_id"][1].reshape(-1)
-            ids.rows(known, add=True)  # ascending row numbers: each id gets its own again
+            ids.rows(known, add=True)  # in the order of row numbers: each id gets its previous row
             ids.table.load(index, payload)
             if elsewhere:
                 ids.table.unsaved.mark(index)

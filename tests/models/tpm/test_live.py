@@ -280,7 +280,7 @@ def test_tpm_of_another_size_is_refused(tmp_path: Path) -> None:
     run(engine, plan(10))
     engine.close()
     other = make_engine(tmp_path, tpm=TPM.model_copy(update={"hidden": (16,)}))
-    with pytest.raises(StateError, match="other features or sizes of the tiny model"):
+    with pytest.raises(StateError, match="other features or sizes of TPM"):
         list(other.recover())
     other.journal.close()
 
