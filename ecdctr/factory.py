@@ -59,7 +59,7 @@ __all__ = [
 
 
 class Folders:
-    """Where in the state folder each thing is kept."""
+    """Paths of the parts of a state folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -117,19 +117,19 @@ def snapshot_store(settings: Settings, folder: Path | None = None) -> EmbeddingS
 def tpm_trainer(
     settings: Settings, sink: SnapshotSink | None = None, *, threads: int | None = None
 ) -> TpmTrainer:
-    """The tiny model; its months go to ``sink``, by default the state folder."""
+    """A TPM trainer; its months go to ``sink``, by default the state folder."""
     schema = FeatureSchema(settings.features, settings.model.dim)
     to = Folders(settings.state.folder).snapshots if sink is None else sink
     return TpmTrainer(schema, model_settings(settings, threads), settings.tpm, to)
 
 
 def tpm_states(settings: Settings) -> CheckpointStore:
-    """What `ecdctr tpm train` leaves for a tiny model that goes on."""
+    """States of TPM that `ecdctr tpm train` saved and from which training continues."""
     return CheckpointStore(Folders(settings.state.folder).tpm, keep=3)
 
 
 def shape_of_tpm(settings: Settings) -> list[Any]:
-    """What two tiny models must share for one to take up the other's state."""
+    """What two TPM trainers must share for one to load the other's state."""
     fingerprint = FeatureSchema(settings.features, settings.model.dim).fingerprint()
     return tpm_shape(fingerprint, settings.tpm.dim, settings.tpm.hidden)
 
@@ -165,8 +165,8 @@ def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
 def model_settings(settings: Settings, threads: int | None = None) -> ModelSettings:
     """The model's settings with the number of threads filled in.
 
-    One core is left to the event loop that feeds the trainer: torch's threads wait for each other at every
-    operation, and with no core to spare a step takes up to twenty times as long.
+    One core is left to the event loop that feeds the trainer: torch's threads synchronise at every
+    operation, and without a free core a step takes up to twenty times as long.
     """
     wanted = threads or settings.model.threads or max(1, (os.cpu_count() or 2) - 1)
     return settings.model.model_copy(update={"threads": wanted})
@@ -180,7 +180,7 @@ def _trainer(
     sink: LiveSink | None,
     threads: int | None = None,
 ) -> Trainer:
-    """The same everywhere: what a worker did, a replay and a redone journal do to the last bit."""
+    """Built in one way everywhere, so that replays and repeated journals compute what a worker computed, bit for bit."""
     model = model_settings(settings, threads)
     gate = PairedGate() if settings.schedule.gate else None
     live = None if sink is None else _live_tpm(settings, sink, threads)

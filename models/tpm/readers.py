@@ -137,10 +137,10 @@ class SnapshotHistory:
 class MergedHistory:
     """K snapshots merged into one table through an attention that no longer learns (A-CTR).
 
-    Because ``h_j`` depends on id ``j``'s own rows alone, the merge is exact: one vector an id instead of K. Rows are
-    merged when first looked up and kept in a direct-mapped cache, so a release costs nothing at once and memory has
-    a bound; :meth:`merge` gives the whole table. A row that is not younger than some snapshot is merged from the
-    others, and not kept.
+    Because ``h_j`` depends on the rows of id ``j`` alone, the merge is exact: one vector per id instead of K. Rows are
+    merged at their first look-up and stored in a direct-mapped cache, so that a release has no cost of its own and
+    memory is bounded; :meth:`merge` returns the whole table. For a row that is not younger than some snapshot the
+    others are merged, and the result is not cached.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the gate of a release is asked, and what it answers; who judges is handed in (see ``replay.gate``)."""
+"""The interface of a release's gate: its input and its verdict; the gate itself is injected (see ``replay.metrics``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Evidence", "Gate", "GateRows", "Verdict"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateRows:
-    """Ad rows that three models predicted, each before it learned them.
+    """Ad rows with the predictions of three models, each made before that model learned the row.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class GateRows:
     label
         0 or 1, float32.
     candidate, serving, control
-        Click probabilities, float32: of the new version, of the A-CTR in place, of the ads-only control.
+        Click probabilities, float32: of the new version, of the present A-CTR, of the ads-only control.
     """
 
     user: NDArray[np.uint64]
@@ -40,16 +40,16 @@ class GateRows:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the new version serves.
+    """The decision on a new version.
 
     Attributes
     ----------
     accepted
-        It does.
+        Whether it serves.
     reason
-        Why, in a sentence.
+        The reason, in a sentence.
     figures
-        What decided it: name -> value.
+        The figures behind the decision: name -> value.
     """
 
     accepted: bool
@@ -58,18 +58,18 @@ class Verdict:
 
 
 class Gate(Protocol):
-    """Judges a release. The same rows must always give the same verdict: a journal that is redone asks again."""
+    """Judges a release. The same rows must always give the same verdict: the gate decides again when the steps of a journal are repeated."""
 
     def __call__(self, rows: GateRows) -> Verdict: ...
 
 
 class Evidence:
-    """Gathers the rows of a gate while the ad window is gone through.
+    """Collects the rows of a gate during a pass over the ad window.
 
     Parameters
     ----------
     first_day
-        Event days before it do not count.
+        Event days before it are ignored.
     """
 
     def __init__(self, first_day: int) -> None:
@@ -78,11 +78,11 @@ class Evidence:
         self._parts: list[GateRows] = []
 
     def wants(self, columns: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether a chunk of the window has rows that count."""
+        """Whether a chunk of the window has rows to collect."""
         return bool((columns["ts"] >= self._first_ms).any())
 
     def add(self, columns: Mapping[str, NDArray[Any]], candidate: NDArray[np.float32]) -> None:
-        """A chunk with the new version's predictions of it; rows of which the others said nothing do not count."""
+        """Add a chunk with the new version's predictions; rows without predictions of the other two are ignored."""
         rows = columns["ts"] >= self._first_ms
         serving, control = columns["p_serving"], columns["p_control"]
         rows &= ~np.isnan(serving) & ~np.isnan(control)
@@ -93,7 +93,7 @@ class Evidence:
         )
 
     def rows(self) -> GateRows:
-        """All of them, oldest day first."""
+        """All collected rows, oldest day first."""
         names = ("label", "candidate", "serving", "control")
         return GateRows(
             np.concatenate([np.empty(0, np.uint64), *(p.user for p in self._parts)]),

@@ -1,4 +1,4 @@
-"""CPM release: how what natural clicks taught becomes the new A-CTR."""
+"""CPM release: the transfer of CPM to a new version of A-CTR."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from ecdctr.state.row_logs import AdWindow
 __all__ = ["ReleaseReport", "Transfer"]
 
 ESTIMATE_ROWS = 1024
-"""Rows of a chunk when batch norm is re-estimated: enough that a chunk's own statistics are near the domain's."""
+"""Rows of a chunk when batch norm is re-estimated: enough for a chunk's statistics to be close to the domain's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """What a release did.
+    """The result of a release.
 
     Attributes
     ----------
     number
-        Version of A-CTR that it made, 1 for the first; where it was refused, the one that it would have been.
+        Version of the new A-CTR, 1 for the first; of a refused release, the version that it would have had.
     clock_ms, boundary_ms
-        Event clock at the release, and the scheduled time that it stands for.
+        Event clock at the release, and its scheduled time.
     months
         TPM snapshots that the new A-CTR reads.
     rows_copied
-        Embedding rows that CPM or A-CTR had touched since the last release.
+        Embedding rows that CPM or A-CTR had changed since the previous release.
     window_rows
         Ad rows in the window.
     bias_shift
-        What re-calibration added to the output bias (log-odds).
+        Change of the output bias by the calibration (log-odds).
     loss_before, loss_after
-        Mean loss over the window: of the re-calibrated model before fine-tuning, and while fine-tuning, each row
+        Mean loss over the window: of the calibrated model before fine-tuning, and during fine-tuning, each row
         before it was learned. NaN with an empty window.
     skipped_rows
-        Window rows whose fine-tuning step was taken back (loss not finite or exploded).
+        Window rows whose fine-tuning step was rolled back (loss not finite or exploded).
     accepted
         Whether the new version serves.
     reason
-        Why, in a sentence; empty without a gate.
+        The reason, in a sentence; empty without a gate.
     figures
-        What decided it: name -> value.
+        The figures behind the decision: name -> value.
     seconds
         Wall time.
     """
@@ -87,11 +87,11 @@ class ReleaseReport:
         if not self.reason:
             return ""
         figures = ", ".join(f"{name} {value:+.5g}" for name, value in self.figures.items())
-        said = "accepted" if self.accepted else "REFUSED, the version before it goes on serving"
-        return f"; {said}: {self.reason}{f' ({figures})' if figures else ''}"
+        verdict = "accepted" if self.accepted else "REFUSED, the previous version continues to serve"
+        return f"; {verdict}: {self.reason}{f' ({figures})' if figures else ''}"
 
     def judged(self, verdict: Verdict) -> ReleaseReport:
-        """With what the gate said."""
+        """The report with the gate's verdict."""
         return replace(self, accepted=verdict.accepted, reason=verdict.reason, figures=verdict.figures)
 
 
@@ -101,13 +101,13 @@ class Transfer:
     Parameters
     ----------
     source, target
-        Arms with equal networks; outside the rows that either touched since the last release they are equal.
+        Arms with equal networks; their embedding rows differ only where either has changed them since the previous release.
     encoder
-        Of their features.
+        Encoder of their features.
     window
         Ad rows to estimate, calibrate and fine-tune on.
     reset_batch_norm
-        Batch norm begins anew (the paper) instead of with CPM's.
+        Batch norm is reset (the paper) instead of copied from CPM.
     fine_tune
         Whether to learn the window.
     """
@@ -129,30 +129,29 @@ class Transfer:
         self._copied: list[NDArray[np.int64]] = []
 
     def begin(self) -> None:
-        """From here on :meth:`rollback` can take everything back; else :meth:`commit` ends it."""
+        """Start a release that :meth:`commit` accepts or :meth:`rollback` undoes."""
         self._backup = ArmBackup(self.target)
 
     def commit(self) -> None:
-        """The release stands."""
+        """Accept the release."""
         assert self._backup is not None, "commit follows begin"
         self._backup.forget()
         self._backup = None
 
     def rollback(self) -> None:
-        """The target becomes what it was at :meth:`begin`, bit for bit; the rows that were copied are owed to the
-        next release again."""
+        """Restore the target as of :meth:`begin`, bit for bit; the copied rows are pending again for the next release."""
         assert self._backup is not None, "rollback follows begin"
         self._backup.revert()
         self._backup = None
         for table, index in zip(self.target.tables, self._copied, strict=True):
-            table.unreleased.take()  # what fine-tuning changed beyond them is as it was
+            table.unreleased.take()  # other rows that fine-tuning changed are restored
             table.unreleased.mark(index)
 
     def adapt(self, report: ReleaseReport, evidence: Evidence | None = None) -> ReleaseReport:
-        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as switched on.
+        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as configured.
 
-        ``evidence`` gathers what the target predicts of the window's last days: each chunk before it is learned,
-        or without being learned where the window is not.
+        ``evidence`` collects the target's predictions for the last days of the window: of each chunk before it is learned, or
+        without learning where fine-tuning is disabled.
         """
         began = time.perf_counter()
         rows = len(self._window)
@@ -167,7 +166,7 @@ class Transfer:
                 for columns, prepared in self._read(PREDICT_ROWS, evidence.first_day):
                     evidence.add(columns, self.target.predict_chunk(prepared))
         elif self._reset:
-            # Nothing to estimate from, and a network whose batch norm stands at its default is worthless.
+            # There are no rows to estimate from, and with the default batch norm the network would be useless.
             self.target.flat.values.data.copy_(self.source.flat.values.data)
             self._copy_buffers()
         return replace(
@@ -181,12 +180,12 @@ class Transfer:
         )
 
     def load(self) -> int:
-        """Make the target equal to the source in everything but batch norm, which stands at its default.
+        """Make the target equal to the source, except batch norm, which is set to its default.
 
         Batch norm: weight 1, bias 0, running mean 0, running variance 1, counter 0. Only rows that either side
-        touched since the last release are copied: the others are equal already. The target's optimiser begins anew,
-        Adam as well as the rows' accumulators: they measured gradients of parameters that are gone, and a row
-        that CPM has seen often must still be able to move towards what ads say about it.
+        has changed since the previous release are copied: the others are equal already. The target's optimisers are reset,
+        Adam as well as the rows' accumulators: their statistics belong to gradients of parameters that were replaced, and a
+        row that CPM has learned often must still be able to move towards the ad clicks.
 
         Returns
         -------
@@ -224,17 +223,17 @@ class Transfer:
                 buffer.copy_(theirs[name])
 
     def estimate_batch_norm(self) -> None:
-        """Running statistics as the average over the window's chunks, each weighing as its rows."""
+        """Set the running statistics to the average over the window's chunks, weighted by their rows."""
         norms = [m for m in self.target.net.modules() if isinstance(m, BatchNorm)]
         before = [(norm.momentum, norm.running) for norm in norms]
         for norm in norms:
             norm.running = False
-        seen = 0
+        total = 0
         with torch.no_grad():
             for prepared in self._chunks(ESTIMATE_ROWS):
-                seen += prepared.encoded.n
+                total += prepared.encoded.n
                 for norm in norms:
-                    norm.momentum = prepared.encoded.n / seen
+                    norm.momentum = prepared.encoded.n / total
                 rows = [
                     t.gather(r.at) for t, r in zip(self.target.tables, prepared.encoded.tables, strict=True)
                 ]
@@ -245,7 +244,7 @@ class Transfer:
     def calibrate(self) -> tuple[float, float]:
         """Shift the output bias until the window's mean prediction is its click rate.
 
-        Natural content is clicked more often than ads; this takes that prior out before the first score.
+        Natural content is clicked more often than ads; this removes the difference of the priors before the first score.
 
         Returns
         -------
@@ -264,13 +263,13 @@ class Transfer:
         return shift, float(np.mean(np.logaddexp(0.0, z) - y * z))
 
     def fine_tune(self, evidence: Evidence | None = None) -> tuple[float, int]:
-        """Learn the window once, oldest rows first, no remainder dropped; what ``evidence`` wants is predicted first.
+        """Learn the window once, oldest rows first, no remainder dropped; rows that ``evidence`` collects are predicted first.
 
         Returns
         -------
         tuple
-            Mean loss of the rows, each before it was learned, and how many rows were left out because their step
-            had to be taken back.
+            Mean loss of the rows, each before it was learned, and the number of rows that were skipped because their step
+            was rolled back.
         """
         total, learned, skipped = 0.0, 0, 0
         for columns, prepared in self._read(self.target.spec.batch):
@@ -291,7 +290,7 @@ class Transfer:
     def _read(
         self, rows: int, first_day: int | None = None
     ) -> Iterator[tuple[dict[str, NDArray[Any]], Prepared]]:
-        """The window in chunks: its columns, and the same made ready for the target."""
+        """The window in chunks: the columns, and the same rows as input of the target."""
         for columns in self._window.chunks(rows, first_day):
             batch = Batch(
                 ts=columns["ts"],
@@ -321,7 +320,7 @@ def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
         p = sigmoid(z + b)
         gap = float(np.mean(p) - target)
         slope = float(np.mean(p * (1.0 - p)))
-        # Far out the slope vanishes: bounded steps always come back.
+        # Far from the solution the slope vanishes; bounded steps return.
         step = float(np.clip(gap / max(slope, 1e-12), -2.0, 2.0))
         b -= step
         if abs(step) < 1e-10:

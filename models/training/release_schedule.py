@@ -11,11 +11,11 @@ __all__ = ["ReleaseSchedule"]
 
 
 class ReleaseSchedule:
-    """Boundaries of event time at which CPM is released.
+    """The boundaries of event time at which CPM is released.
 
-    The first stands ``first_release_after`` behind the first natural row, the others ``release_every`` apart. A
-    boundary is crossed by natural rows, since they are what a release hands on; of several crossed at once (a gap in
-    the stream) only the last counts.
+    The first is ``first_release_after`` after the first natural row; the others follow at intervals of ``release_every``.
+    Only natural rows cross a boundary, because a release transfers what was learned from them. Of several boundaries
+    crossed at once (after a gap in the stream) only the last one counts.
 
     Examples
     --------
@@ -39,19 +39,19 @@ class ReleaseSchedule:
         self._served = False
 
     def observe(self, first_ts: int, last_ts: int) -> None:
-        """Natural rows of this range of event times were learned."""
+        """Record that natural rows of this range of event times were learned."""
         if self._first is None or self._clock is None:
             self._first, self._clock = first_ts, last_ts
         self._clock = max(self._clock, last_ts)
 
     def warm(self) -> bool:
-        """Whether natural rows have come for as long as a first release waits."""
+        """Whether the warm-up has ended: natural rows span ``first_release_after`` of event time."""
         if self._first is None or self._clock is None:
             return False
         return self._clock >= self._first + self._after
 
     def due(self, clock_ms: int) -> int | None:
-        """The boundary that was crossed and not yet acted upon."""
+        """The boundary (ms) that was crossed and has had no release yet; None: no release is due."""
         if self._mode == "never" or (self._mode == "once" and self._served):
             return None
         if self._first is None or self._clock is None:
@@ -63,8 +63,8 @@ class ReleaseSchedule:
         return boundary + (reached - boundary) // self._every * self._every
 
     def done(self, boundary_ms: int, *, accepted: bool = True) -> None:
-        """A release was made for this boundary. One that the gate refused is followed by the next boundary's, also
-        where there is to be only one."""
+        """Record the release of a boundary. A refused release is followed by one at the next boundary, even where only one
+        release is configured."""
         self._last = boundary_ms
         self._served |= accepted
 
