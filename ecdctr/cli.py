@@ -27,7 +27,9 @@ app = typer.Typer(
     "replay historical logs, watch for drift.\n\n"
     "Begin with `ecdctr demo`. Every key of the configuration: `ecdctr config show`.",
 )
-tpm_app = typer.Typer(no_args_is_help=True, help="The tiny model over long-term natural clicks.")
+tpm_app = typer.Typer(
+    no_args_is_help=True, help="TPM, the tiny pre-trained model of long-term natural clicks."
+)
 config_app = typer.Typer(no_args_is_help=True, help="The configuration.")
 inspect_app = typer.Typer(no_args_is_help=True, help="Look into what is kept on disk.")
 app.add_typer(tpm_app, name="tpm")

@@ -244,11 +244,11 @@ def live_engine(
 
 
 def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowNotes | None = None) -> Engine:
-    """An engine that keeps everything in memory: for replay. The state folder's TPM snapshots are read; months that close
-    are compared with them, not written.
+    """An engine that stores everything in memory, for replays. The TPM snapshots of the state folder are read; months that
+    close are compared with them, not written.
 
-    ``threads`` overrides the configured number: to the last bit only the same number gives the same results. ``notes``: what
-    the score log is to keep beside scores.
+    ``threads`` overrides the configured number: only the same number gives the same results bit for bit. ``notes``:
+    columns of the score log beside the scores.
     """
     notes = notes or RowNotes()
     schema = FeatureSchema(settings.features, settings.model.dim)
@@ -278,11 +278,11 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
 def replay_engine(
     settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0, notes: RowNotes | None = None
 ) -> Engine:
-    """An engine that keeps what grows with the log on disk, in ``folder``: for replay. Memory stays flat.
+    """An engine that stores on disk, in ``folder``, whatever grows with the log, for replays in constant memory.
 
-    The state folder's TPM snapshots are read; nothing else of it is, unless the tiny model is to learn from the log, too:
-    it goes on from what `ecdctr tpm train` left, and months that close are written to ``folder``, beside links to those.
-    ``notes``: what the score log is to keep beside scores.
+    Of the state folder only the TPM snapshots are read. Where TPM learns from the log, too, it continues from the state that
+    `ecdctr tpm train` saved, and months that close are written to ``folder``, beside links to the existing ones.
+    ``notes``: columns of the score log beside the scores.
     """
     notes = notes or RowNotes()
     folders = Folders(folder)
@@ -316,10 +316,10 @@ def replay_engine(
 
 
 def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
-    """The model of a checkpoint, learning nothing; its scores go to ``folder``.
+    """The model of a checkpoint, which learns nothing; its scores go to ``folder``.
 
-    The TPM snapshots are those of the state folder that the checkpoint lies in, where there are any, else those
-    configured.
+    The TPM snapshots are those of the state folder that contains the checkpoint, if it has any, else those of the
+    configured state folder.
     """
     if not checkpoint.is_dir():
         raise ConfigError(
