@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from ecdctr.events.kafka import KafkaLog
-from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, OffsetsLostError, StreamError
 
 __all__ = ["BrokerWatch"]
 
@@ -35,10 +32,8 @@ class BrokerWatch:
 
     Parameters
     ----------
-    connection
-        Addresses and security of the brokers.
     make_log
-        Connects to the click topics.
+        Connects to the click topics; raises at once where no broker listens or all refuse.
     positions
         Returns the next offset of every partition.
     on_lost
@@ -48,18 +43,17 @@ class BrokerWatch:
 
     def __init__(
         self,
-        connection: KafkaSettings,
         make_log: Callable[[], KafkaLog],
         positions: Callable[[], Mapping[Key, int]],
         on_lost: Callable[[OffsetsLostError], None],
     ) -> None:
-        self._connection, self._make_log = connection, make_log
-        self._positions, self._on_lost = positions, on_lost
+        self._make_log, self._positions, self._on_lost = make_log, positions, on_lost
         self._ended = threading.Event()
         self._answered_at = time.monotonic()
         self._report_after = SILENT_S
         self._waiting = False
         self._reported = False
+        self._refusal: str | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -77,9 +71,16 @@ class BrokerWatch:
             if self._waiting and silent > self._report_after:
                 self._report_after += min(self._report_after, LONGEST_S)
                 self._reported = True
-                log.warning(
-                    "no broker has answered for %.0f s: waiting; training continues when one does", silent
-                )
+                if self._refusal is None:
+                    log.warning(
+                        "no broker has answered for %.0f s: waiting; training continues when one does", silent
+                    )
+                else:
+                    log.warning(
+                        "the brokers have refused requests for %.0f s: %s; training continues when they accept them",
+                        silent,
+                        self._refusal,
+                    )
 
     def _run(self) -> None:
         short = False  # whether the previous check found that the log ends before a position
@@ -89,8 +90,13 @@ class BrokerWatch:
             try:
                 self._check()
             except BrokerUnavailableError:
+                self._refusal = None
                 short = False
                 continue  # still waiting
+            except BrokerRefusedError as error:  # a withdrawn right does not prove that records are gone
+                self._refusal = str(error)
+                short = False
+                continue
             except OffsetsLostError as error:
                 if short:
                     if not self._ended.is_set():
@@ -106,15 +112,15 @@ class BrokerWatch:
             if self._reported:
                 log.info("a broker answers again, after %.0f s", time.monotonic() - self._answered_at)
             self._waiting, self._reported, self._report_after = False, False, SILENT_S
+            self._refusal = None
             short = False
 
     def _check(self) -> None:
         known = {key: at for key, at in dict(self._positions()).items() if at}
-        self._connect()
         with self._make_log() as kafka:
             try:
                 keys = kafka.partitions()
-            except BrokerUnavailableError:
+            except (BrokerUnavailableError, BrokerRefusedError):
                 raise
             except StreamError:  # a topic is gone
                 keys = []
@@ -128,14 +134,3 @@ class BrokerWatch:
                 f"the log is no longer the one that was learned from, as two checks found: {where}. "
                 "Start again: the worker then reports what --reset-offsets earliest, latest or checkpoint would lose or double"
             )
-
-    def _connect(self) -> None:
-        """Raise at once if no broker listens; a Kafka client would try again, at ever longer intervals."""
-        for address in self._connection.addresses:
-            host, _, port = address.rpartition(":")
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection((host.strip("[]"), int(port)), EVERY_S),
-            ):
-                return
-        raise BrokerUnavailableError(f"no broker listens at {', '.join(self._connection.addresses)}")

@@ -236,9 +236,7 @@ class Worker:
         self._reporter.begin(engine)
         trainer.start()
         self._state_is_whole = True
-        watch = BrokerWatch(
-            self._kafka, lambda: self._make_log(self._decoder), lambda: engine.positions, self._log_lost
-        )
+        watch = BrokerWatch(lambda: self._make_log(self._decoder), lambda: engine.positions, self._log_lost)
         watch.start()
         tasks = [
             asyncio.ensure_future(intake.pump()),

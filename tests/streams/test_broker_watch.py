@@ -1,18 +1,21 @@
 """The watch over the broker, on logs that answer as the test wants."""
 
+import asyncio
+import logging
 import threading
 
 import pytest
 
-from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError, StreamError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
 from ecdctr.streams import broker_watch
 from ecdctr.streams.broker_watch import BrokerWatch
+from tests.support.waiting import until
 
 KEY = ("natural", 0)
 WHOLE, SHORT = {KEY: 500}, {KEY: 0}
 GONE = StreamError("no such topic")
 AWAY = BrokerUnavailableError("nobody answers")
+REFUSED = BrokerRefusedError('does not show topic "natural"')
 
 
 class Log:
@@ -38,7 +41,6 @@ class Log:
 def watch(answers, monkeypatch) -> list:
     """The losses that a watch reports over these looks, each of which has learned 400 offsets."""
     monkeypatch.setattr(broker_watch, "EVERY_S", 0.001)
-    monkeypatch.setattr(BrokerWatch, "_connect", lambda self: None)
     lost, through, left = [], threading.Event(), list(answers)
 
     def make_log():
@@ -51,7 +53,7 @@ def watch(answers, monkeypatch) -> list:
         lost.append((error, len(left)))
         through.set()
 
-    watching = BrokerWatch(KafkaSettings(), make_log, lambda: {KEY: 400}, on_lost)
+    watching = BrokerWatch(make_log, lambda: {KEY: 400}, on_lost)
     watching.start()
     assert through.wait(60)
     watching.stop()
@@ -66,6 +68,36 @@ def test_a_log_that_two_looks_find_shorter_is_lost(answer, monkeypatch):
     assert "as two checks found" in str(error)
 
 
-@pytest.mark.parametrize("between", [WHOLE, AWAY, ValueError("coming up")])
+@pytest.mark.parametrize("between", [WHOLE, AWAY, REFUSED, ValueError("coming up")])
 def test_one_look_that_does_not_see_a_topic_ends_nothing(between, monkeypatch):
     assert watch([WHOLE, GONE, between, SHORT, between, GONE, WHOLE], monkeypatch) == []
+
+
+def test_a_right_that_is_withdrawn_is_named_and_proves_no_loss(monkeypatch, caplog):
+    monkeypatch.setattr(broker_watch, "EVERY_S", 0.001)
+    monkeypatch.setattr(broker_watch, "SILENT_S", 0.0)
+    lost, refused = [], True
+
+    def make_log():
+        if refused:
+            raise REFUSED
+        return Log(WHOLE)
+
+    async def main():
+        nonlocal refused
+        watching = BrokerWatch(make_log, lambda: {KEY: 400}, lost.append)
+        watching.start()
+        reporting = asyncio.create_task(watching.report())
+        await until(lambda: logged("the brokers have refused requests for"), "name the refusal")
+        refused = False
+        await until(lambda: logged("a broker answers again"), "notice the end of the refusal")
+        watching.stop()
+        reporting.cancel()
+
+    async def logged(text: str) -> bool:
+        return text in caplog.text
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert 'does not show topic "natural"; training continues when they accept them' in caplog.text
+    assert not lost
