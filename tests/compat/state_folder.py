@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,12 @@ from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.positions import Positions
 from ecdctr.streams.topics import ensure_topics
+from tests.support.waiting import PATIENCE_S, wait_for
 
 RECORDED = Path(__file__).parent / "old_state"
 STATE, LOG, CONFIG, FACTS = (
     RECORDED / name for name in ("state.tar.gz", "log.jsonl.gz", "ecdctr.toml", "facts.json")
 )
-PATIENCE_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def send_again(connection: KafkaSettings, records: Iterable[Record]) -> None:
         sent = [(r, _send(producer, r)) for r in records]
         producer.flush()
         for record, future in sent:
-            found = future.get(timeout=30).offset
+            found = future.get(timeout=PATIENCE_S).offset
             assert found == record.offset, f"{record.topic} {record.partition}: {found}, not {record.offset}"
     finally:
         producer.close()
@@ -217,15 +216,11 @@ class Site:
 
     def wait(self, worker: subprocess.Popen[bytes], done: Callable[[], bool], what: str) -> None:
         """Until something is so; a worker that ends before it is an error."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not done():
-            if worker.poll() is not None:
-                raise AssertionError(
-                    f"the worker ended with {worker.returncode} before: {what}\n{self.said()}"
-                )
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not in {PATIENCE_S:.0f} s: {what}\n{self.said()}")
-            time.sleep(0.05)
+
+        def alive() -> str | None:
+            return None if worker.poll() is None else f"the worker ended with {worker.returncode}"
+
+        wait_for(done, what, alive=alive, detail=self.said)
 
     def train(self, worker: subprocess.Popen[bytes]) -> None:
         """Wait until the journal has planned every record of the click topics."""

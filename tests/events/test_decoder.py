@@ -92,6 +92,7 @@ def frames(draw):
     )
 
 
+@pytest.mark.slow
 @given(frames(), st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
 def test_all_input_forms_give_the_same_bits(frame, rows_a_message):

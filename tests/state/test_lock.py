@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,9 +60,7 @@ def test_a_standby_takes_over_from_a_killed_owner(tmp_path: Path, holder: subpro
         return False
 
     lock = FolderLock(tmp_path)
-    start = time.monotonic()
     lock.acquire(wait=True, poll_s=0.01, should_stop=kill_at_the_second_try)
-    assert time.monotonic() - start < 10
     assert lock.owner()["pid"] == os.getpid()
     lock.release()
 

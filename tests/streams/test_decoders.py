@@ -62,6 +62,7 @@ def pool():
     made.close()
 
 
+@pytest.mark.slow
 def test_processes_give_what_the_worker_itself_would_to_the_last_bit(pool):
     rng = random.Random(3)
     for count in (1, LEAST - 1, 3 * LEAST):
@@ -87,6 +88,7 @@ def test_a_process_that_dies_costs_no_row(pool):
     assert pool.pids[0] != before[0] and pool.pids[1] == before[1]
 
 
+@pytest.mark.slow
 def test_messages_that_no_process_survives_are_an_error_with_a_way_out(pool, monkeypatch):
     class Dies:
         def decode(self, _):
@@ -106,6 +108,7 @@ def test_processes_end_with_their_pool():
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_every_row_arrives_once_and_in_order_while_processes_are_killed(streams):
     for topic in streams.topics.domains:

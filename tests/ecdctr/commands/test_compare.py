@@ -13,20 +13,19 @@ from typer.testing import CliRunner
 
 from ecdctr.cli import app
 from ecdctr.commands.compare import compare_reports
-from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.replay.metrics import gauc_difference
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import DataError
 from ecdctr.state.row_logs import ScoreLog
+from tests.support import logs
+from tests.support.logs import SMALL
 
-SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.hidden=[16]", "model.history=none")
 
 
 def replay(folder, *more, **options):
-    quiet = Console(file=io.StringIO())
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
-    replay_source(quiet, quiet, loaded, SMALL, folder, ReplayOptions(quiet=True, **options))
+    logs.replay(loaded, SMALL, folder, quiet=True, **options)
     return folder
 
 
@@ -46,6 +45,7 @@ def compared(*folders, **options):
     return compare_reports(out, *folders, **options), out.file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
     found, told = compared(*folders, tmp_path / "out")
     a, b = (ads(folder) for folder in folders)
@@ -84,6 +84,7 @@ def test_without_the_scores_no_difference_is_judged(folders, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_other_rows_are_not_compared(folders, tmp_path):
     other = replay(tmp_path / "other", sample_users=0.5, until="2026-01-07")
     found, told = compared(folders[0], other, tmp_path / "out")

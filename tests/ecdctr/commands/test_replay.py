@@ -15,18 +15,19 @@ import pytest
 from rich.console import Console
 
 from ecdctr.commands.basic import train_tpm
-from ecdctr.commands.replay import ReplayOptions, print_totals, replay_source
+from ecdctr.commands.replay import print_totals
 from ecdctr.interrupt import interruptible
 from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError, StateError
 from ecdctr.state.row_logs import ScoreLog
-from tests.ecdctr import small_replay
-from tests.ecdctr.small_replay import SMALL, StopAfter
+from tests.support import logs
+from tests.support.logs import SMALL, StopAfter, replay
+from tests.support.waiting import PATIENCE_S, wait_for
 
 DAY = 86_400_000
-SETTINGS = (*small_replay.SETTINGS, "model.history=none")
+SETTINGS = (*logs.SETTINGS, "model.history=none")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,10 @@ def loaded():
     return load_settings(None, SETTINGS, environ={})
 
 
-def run(loaded, source, folder, **options):
-    """The replay, and what it printed."""
-    out, err = (Console(file=io.StringIO(), width=80) for _ in range(2))
-    done = replay_source(out, err, loaded, source, folder, ReplayOptions(**options))
-    return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
+run = replay
 
 
+@pytest.mark.slow
 def test_a_replay_trains_months_of_its_own(tmp_path):
     """With `tpm.live` months close in the log that is replayed; the state folder's stay, and no other joins them."""
     state = tmp_path / "worker"
@@ -193,6 +191,7 @@ def test_configured_features_type_the_columns_of_csv(tmp_path):
     assert next(source.frames())["tags"].to_list() == [["a", "b"]]
 
 
+@pytest.mark.slow
 def test_stragglers_are_told(loaded, tmp_path):
     path = tmp_path / "e.jsonl"
     ts = [1_700_000_000_000 + 60_000 * i for i in range(70_000)]
@@ -219,6 +218,7 @@ def assert_same_replay(a, b, folder_a, folder_b):
     assert a["engine"].trainer.state_hash() == b["engine"].trainer.state_hash()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(2_000,), (1_500, 5_000)])
 def test_gone_on_with_it_equals_the_uninterrupted(loaded, whole, tmp_path, monkeypatch, stops):
     for rows in stops:
@@ -256,6 +256,7 @@ def test_resume_refuses_a_log_that_has_changed(loaded, parquet, tmp_path, monkey
         run(loaded, str(log), tmp_path / "out", resume=True)
 
 
+@pytest.mark.slow
 def test_without_resume_it_begins_anew(loaded, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopAfter(patch, 2_000)
@@ -268,16 +269,26 @@ def test_without_resume_it_begins_anew(loaded, whole, tmp_path, monkeypatch):
 
 
 def test_a_second_interrupt_ends_at_once():
+    # A process that a shell started in the background inherits SIGINT as ignored; the statement is about Python's own handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice():
     with pytest.raises(KeyboardInterrupt), interruptible(lambda: None) as stopped:
         signal.raise_signal(signal.SIGINT)
         assert stopped()
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_itself(tmp_path):
     """A real process: SIGINT ends it with a report, --resume comes to the end."""
     folder = tmp_path / "out"
-    source = "sim:days=18,live_from=4,users=300,items=80,natural_per_day=8000,ads_per_day=400"
+    source = "sim:days=12,live_from=4,users=300,items=80,natural_per_day=4000,ads_per_day=200"
     command = [sys.executable, "-m", "ecdctr", "replay", source, "--out", str(folder)]
     for text in SETTINGS:
         command += ["--set", text]
@@ -286,22 +297,32 @@ def test_ctrl_c_on_the_command_itself(tmp_path):
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
-        # An ad step that was done has left its rows here.
-        while process.poll() is None and not list(learned.glob("day-*.rows")):
-            try:
-                process.wait(timeout=0.02)
-            except subprocess.TimeoutExpired:
-                continue
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
+        try:
+            # An ad step that was done has left its rows here.
+            wait_for(
+                lambda: list(learned.glob("day-*.rows")),
+                "learn the first ads",
+                alive=lambda: (
+                    None if process.poll() is None else f"the replay ended: {process.stderr.read()}"
+                ),
+            )
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
     assert process.returncode == 0, told
     assert "stopping after this step" in told
     report = json.loads((folder / "report.json").read_text())["meta"]
     assert report["interrupted"]
-    total = 14 * 8_400
+    total = 8 * 4_200
     assert 0 < report["rows"] < total
     again = subprocess.run(
-        [*command, "--resume"], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240
+        [*command, "--resume"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        timeout=2 * PATIENCE_S,
     )
     assert again.returncode == 0, again.stderr
     report = json.loads((folder / "report.json").read_text())["meta"]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from ecdctr import factory
 from ecdctr.cli import app
-from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.commands.replay_arms import asked_arms
 from ecdctr.replay.metrics import gauc_difference
 from ecdctr.replay.sources import SourceLog, steps_of
@@ -21,11 +18,11 @@ from ecdctr.sources import open_with_features
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.row_logs import ScoreLog
-from tests.ecdctr import small_replay
-from tests.ecdctr.small_replay import SMALL, StopAfter
+from tests.support import logs
+from tests.support.logs import SMALL, StopAfter, replay
 
 SETTINGS = (
-    *small_replay.SETTINGS,
+    *logs.SETTINGS,
     "model.history=none",
     "schedule.release_every=1d",
     "schedule.gate=false",
@@ -35,11 +32,9 @@ ARMS = {"arms": "full,ads-only,mixed,bn-kept", "variants": ["small:model.dim=4,m
 
 
 def run(source, folder, *more, arms=None, **options):
-    out, err = (Console(file=io.StringIO(), width=100) for _ in range(2))
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
     asked = asked_arms(**arms) if arms else asked_arms(None)
-    done = replay_source(out, err, loaded, source, folder, ReplayOptions(arms=asked, **options))
-    return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
+    return replay(loaded, source, folder, width=100, arms=asked, **options)
 
 
 def scores(folder):
@@ -52,6 +47,7 @@ def together(tmp_path_factory):
     return run(SMALL, folder, arms=ARMS) | {"folder": folder}
 
 
+@pytest.mark.slow
 def test_each_arm_scores_as_it_would_alone(together, tmp_path):
     state = together["folder"] / "state"
     alone = {
@@ -90,6 +86,7 @@ def test_the_report_compares_them_on_identical_rows(together):
     }
 
 
+@pytest.mark.slow
 def test_gone_on_with_they_equal_the_uninterrupted(together, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopAfter(patch, 3_000)
@@ -131,6 +128,7 @@ def as_it_was(checkpoint):
     return np.concatenate([trainer.score(step)[1]["actr"] for step in steps if step.kind == "ad"])
 
 
+@pytest.mark.slow
 def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not_seen(checkpoint, tmp_path):
     done = run(SMALL, tmp_path, ONCE, arms={"arms": "full,ads-only", "frozen": [f"tuesday:{checkpoint}"]})
     about = done["meta"]["frozen"]["tuesday"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -14,18 +13,17 @@ from typer.testing import CliRunner
 from ecdctr import factory
 from ecdctr.cli import app
 from ecdctr.commands.basic import train_tpm
-from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.commands.replay_arms import asked_arms
 from ecdctr.events.encode import hash_ids
 from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, StateError
 from ecdctr.state.row_logs import ScoreLog
-from tests.ecdctr import small_replay
-from tests.ecdctr.small_replay import SMALL, StopAfter
+from tests.support import logs
+from tests.support.logs import SMALL, StopAfter, replay
 
 SETTINGS = (
-    *small_replay.SETTINGS,
+    *logs.SETTINGS,
     "schedule.release_every=1d",
     "schedule.gate=false",
 )
@@ -34,10 +32,9 @@ ARMS = {"arms": "full,ads-only,mixed", "variants": ["small:model.dim=4,model.hid
 
 
 def run(folder, *more, source=SMALL, arms=None, **options):
-    out, err = (Console(file=io.StringIO(), width=100) for _ in range(2))
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
     asked = asked_arms(**arms) if arms else asked_arms(None)
-    return replay_source(out, err, loaded, source, folder, ReplayOptions(arms=asked, **options))
+    return replay(loaded, source, folder, width=100, arms=asked, **options)
 
 
 def scores(folder):
@@ -57,6 +54,7 @@ def whole(tmp_path_factory):
     return run(folder, "model.history=none", **options) | {"folder": folder}
 
 
+@pytest.mark.slow
 def test_each_value_has_its_rows_under_its_own_name(whole, events):
     ads = events.filter(pl.col("domain") == 1)
     slices = pl.read_parquet(whole["folder"] / "slices.parquet").filter(domain="ad", arm="actr")
@@ -88,6 +86,7 @@ def test_all_arms_stand_in_every_form(whole):
     )
 
 
+@pytest.mark.slow
 def test_differences_are_to_the_arm_that_was_asked_for(whole):
     result = whole["result"]
     assert result["base"]["ad"] == "mixed"
@@ -98,6 +97,7 @@ def test_differences_are_to_the_arm_that_was_asked_for(whole):
     assert "against mixed" in (whole["folder"] / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1_500, 4_000)])
 def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch, stops):
     asked = {"arms": ARMS, "slices": SLICES, "base": "mixed", "resume": True}
@@ -114,6 +114,7 @@ def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch,
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_tpm_vectors_are_looked_for_where_the_model_reads_them(tmp_path, events):
     more = ("model.history=attention", f'state.folder="{tmp_path / "worker"}"', "tpm.month=2d")
     loaded = load_settings(None, (*SETTINGS, *more), environ={})

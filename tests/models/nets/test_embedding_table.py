@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecdctr.models.nets.embedding_table import EmbeddingTable, RowBackup, initial_rows
+from tests.support.waiting import allowance
 
 
 def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:
@@ -120,5 +121,5 @@ def test_payload_goes_out_and_comes_in() -> None:
 def test_a_large_table_begins_in_seconds(rows: int) -> None:
     began = time.perf_counter()
     t = table(rows=rows, dim=4)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < allowance(10)
     assert t.weight.shape == (rows, 4)

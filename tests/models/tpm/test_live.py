@@ -170,6 +170,7 @@ def test_its_snapshots_are_those_of_the_offline_pipeline_bit_for_bit(straight: E
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crashes", [(24, 25), (1, 26, 30), (48, 49, 50, 71)])
 def test_a_process_that_dies_around_a_months_end_changes_nothing(
     tmp_path: Path, straight: Engine, crashes: tuple[int, ...]
@@ -188,6 +189,7 @@ def test_a_process_that_dies_around_a_months_end_changes_nothing(
     engine.close()
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: Engine) -> None:
     """Killed after the month closed, before its snapshot stood on disk: no checkpoint has overtaken it."""
     steps, held = plan(), []

@@ -122,6 +122,7 @@ def test_it_learns_who_clicks_what(world: Any) -> None:
     assert roc_auc_score(fresh.label, trainer.predict(fresh)) > best - 0.015
 
 
+@pytest.mark.slow
 def test_frozen_vectors_tell_who_likes_what_by_their_product_alone(world: Any) -> None:
     """What a snapshot hands on is the vectors, not the MLP: a liking that no sum of effects can tell is in their product."""
     rng = np.random.default_rng(5)

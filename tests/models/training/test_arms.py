@@ -221,6 +221,7 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
     assert trainer.state_hash() == reference.state_hash()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 9, 23])
 @pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
 def test_going_on_from_a_capture_is_never_having_stopped(world: Any, transfer: str, cut: int) -> None:

@@ -200,6 +200,7 @@ def test_rows_that_nobody_predicted_do_not_count(world: Any) -> None:
     assert len(gate.rows[0]) == 5 * 64
 
 
+@pytest.mark.slow
 def test_natural_clicks_turned_round_are_refused_and_good_ones_are_not(world: Any) -> None:
     for flip in (False, True):
         trainer = made(world, PairedGate(min_rows=200))
@@ -252,6 +253,7 @@ def every_other(rows: GateRows) -> Verdict:
     return REFUSED if int(np.float64(rows.candidate.sum()) * 1e4) % 2 else Verdict(True, "fine")
 
 
+@pytest.mark.slow
 def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     todo = plan(90)
     straight = engine(tmp_path / "straight", every_other)

@@ -37,6 +37,7 @@ def clicks(n: int, seed: int, interaction: float) -> tuple[Batch, np.ndarray]:
     return batch, z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interaction", "slack"), [(0.0, 0.01), (0.8, 0.02)])
 def test_one_pass_comes_near_the_best_possible_auc(interaction: float, slack: float) -> None:
     specs = [
@@ -60,6 +61,7 @@ def test_one_pass_comes_near_the_best_possible_auc(interaction: float, slack: fl
     assert p.sum() / fresh.label.sum() == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.slow
 def test_ads_in_drops_teach_as_ads_in_full_batches(world: Any) -> None:
     """A live stream hands over what came in; a row must not count more for having come alone."""
     full, drops = world.trainer(), world.trainer()

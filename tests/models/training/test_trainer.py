@@ -17,6 +17,7 @@ from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded, merge_rows
 from ecdctr.state.errors import PointInTimeError
 from ecdctr.state.row_logs import AdWindow
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 MONTHS = ("m0", "m1", "m2")
@@ -267,6 +268,7 @@ def test_releases_wait_for_ads_and_for_their_time(world: Any) -> None:
 # -- capture and restore
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(world: Any, tmp_path: Any) -> None:
     """Through real files, in a process that has seen nothing before."""
     trainer = world.trainer()
@@ -299,12 +301,18 @@ for batch in stream[15:]:
 print(trainer.state_hash())
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120, cwd=ROOT
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+        cwd=ROOT,
     )
     assert trainer.releases
     assert done.stdout.strip() == trainer.state_hash()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "products"), [(0, "float32"), (7, "float32"), (21, "float32"), (21, "bfloat16")]
 )

@@ -54,6 +54,7 @@ def test_figures_are_those_of_a_plain_loop_over_users() -> None:
     assert (figures["rows"], figures["users"]) == (2000, 80)
 
 
+@pytest.mark.slow
 def test_the_interval_of_ne_is_that_of_users_drawn_again_one_by_one() -> None:
     r = rows(seed=4, users=60, candidate=0.8)
     rng, values = np.random.default_rng(1), []

@@ -71,6 +71,7 @@ def test_auc_counts_every_pair_in_both_precisions(rows):
     assert auc(y, np.array(p, np.float64)) == pytest.approx(value, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digits", [1, 3, 15])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gauc_equals_a_scikit_learn_loop(digits, dtype):

@@ -79,6 +79,7 @@ def result():
     return result_of(scored())
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_figures_that_the_json_holds(result, tmp_path):
     meta = {
         "source": "a <source> & more",
@@ -119,6 +120,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_script_runs(result, tmp_path):
     assert "default-src 'none'" in text
 
 
+@pytest.mark.slow
 def test_plots_follow_the_colours_of_the_page(result, tmp_path):
     text = write_report(tmp_path, "Replay", result, {"releases": [20_001 * DAY_MS]}).read_text()
     drawn = set(re.findall(r"var\((--[a-z0-9-]+)\)", text))
@@ -155,6 +157,7 @@ def test_no_scored_rows_is_said(tmp_path):
     assert "No row was scored" in Page(write_report(tmp_path, "Replay", result).read_text()).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [1, 60])
 def test_short_and_long_replays(tmp_path, days):
     path = write_report(tmp_path, "Replay", result_of(scored(days=days)), {"interrupted": True})
@@ -163,17 +166,20 @@ def test_short_and_long_replays(tmp_path, days):
     assert "covers what was done" in page.text
 
 
+@pytest.mark.slow
 def test_the_same_result_is_the_same_page(result, tmp_path):
     first = write_report(tmp_path / "a", "Replay", result).read_bytes()
     assert write_report(tmp_path / "b", "Replay", result).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_named(result, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="file"):
         write_report(tmp_path / "file" / "report", "Replay", result)
 
 
+@pytest.mark.slow
 def test_checks_and_arms_are_told_and_a_failed_check_stands_open(result, tmp_path):
     fine = {"name": "in the order of time", "ok": True, "text": "no row came later"}
     bad = {"name": "no feature gives the answer away", "ok": False, "text": "alone: dwell <AUC 0.999>"}

@@ -67,6 +67,7 @@ def visited(browse, page: Path, width: int) -> tuple[Browser, list[dict], int]:
 EACH = ("GAUC by day", "PCOC by day", "Calibration", "GAUC by staleness")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
 def test_every_plot_is_drawn_and_the_page_keeps_to_itself(browse, page, width):
     tab, plots, wide = visited(browse, page, width)

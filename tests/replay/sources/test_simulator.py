@@ -35,6 +35,7 @@ def live():
     return [pl.concat(Simulator(seed).day(d) for d in range(100, 120)) for seed in range(3)]
 
 
+@pytest.mark.slow
 def test_the_best_possible_gauc_is_near_the_reference(live):
     # Reference for this setting: .838 over three other seeds, .858 over two more.
     ads = [frame.filter(pl.col.domain == AD) for frame in live]
@@ -42,6 +43,7 @@ def test_the_best_possible_gauc_is_near_the_reference(live):
     assert np.mean(values) == pytest.approx(0.845, abs=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "low", "high"), [(NATURAL, 0.17, 0.20), (AD, 0.07, 0.095)])
 def test_click_rates(live, domain, low, high):
     rows = pl.concat(live).filter(pl.col.domain == domain)

@@ -195,6 +195,7 @@ def test_reading_does_not_change_what_the_next_delta_adds_to(make: Store) -> Non
     assert table(loaded) == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     history=st.lists(

@@ -108,6 +108,7 @@ def test_a_user_is_not_an_item(store: EmbeddingStore) -> None:
     assert not store.lookup("user", u64(8), ["a"])[1].any()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     months=st.lists(

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import signal
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+
+from ecdctr.commands.replay import ReplayOptions, replay_source
 from ecdctr.replay.sources import log as log_rows
+from ecdctr.settings import Loaded
 
 SMALL = "sim:days=8,live_from=4,users=300,items=80,natural_per_day=1500,ads_per_day=200"
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.ad_batch=64", "model.hidden=[16]")
+
+
+def replay(loaded: Loaded, source: str, folder: Path, *, width: int = 80, **options: Any) -> dict[str, Any]:
+    """The result of a replay, and what it printed as ``out`` and ``err``."""
+    out, err = (Console(file=io.StringIO(), width=width) for _ in range(2))
+    done = replay_source(out, err, loaded, source, folder, ReplayOptions(**options))
+    return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
 
 
 class StopAfter:
