@@ -20,25 +20,25 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch norm (Ioffe and Szegedy, 2015) over ``(n, width)``.
 
     Training with at least :data:`MIN_ROWS` rows normalises by the batch and moves the running statistics, as usual.
-    With fewer, it normalises by the running statistics, and moves them by the share of a full chunk that the rows
-    are: the statistics follow even a stream of very small batches.
+    With fewer, it normalises by the running statistics, and updates them in proportion to the number of rows:
+    the statistics follow even a stream of very small batches.
 
     Parameters
     ----------
     width
-        Numbers that are normalised.
+        Number of columns.
     momentum, affine
         As torch's.
     running
-        Every chunk is normalised by the running statistics as they are, constants in the backward pass, and moves them
-        afterwards: it is learned exactly as it was predicted. For streams whose neighbouring rows are alike (one hour,
-        a dozen users, one impression list): normalised by their own mean, what they share vanishes while learning and
-        is there when predicting. That is batch renormalisation (Ioffe, 2017, equation 1) without its bounds. On rows
-        that are well mixed it learns more slowly than by the batch.
+        Every chunk is normalised by the current running statistics, which are constants in the backward pass, and updates
+        them afterwards: it is learned exactly as it was predicted. For streams whose neighbouring rows are similar (one
+        hour, a dozen users, one impression list): normalisation by their own mean would remove their common part while
+        learning, but not while predicting. That is batch renormalisation (Ioffe, 2017, equation 1) without its bounds. On
+        well mixed rows it learns more slowly than with the statistics of the batch.
     apart
         Ads have running statistics of their own, and a difference of scale and shift. A network that learns both
         domains in chunks of one domain each needs that: what it learned with a chunk's own statistics must be
-        predicted with that domain's, and a domain flag is constant within a chunk, so normalising takes it away
+        predicted with that domain's, and a domain flag is constant within a chunk, so that normalisation removes it
         (partitioned normalisation; Sheng et al., "STAR", CIKM 2021).
     """
 

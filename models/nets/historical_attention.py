@@ -1,4 +1,4 @@
-"""How the K monthly TPM vectors of an id become one vector."""
+"""``HistoricalAttention``: combines the K monthly TPM vectors of an id into one vector."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HistoryMode = Literal["attention", "mean", "latest"]
 
 
 class HistoricalAttention(nn.Module):
-    r"""``h = MeanPool(softmax(H Wq (H Wk)^T / sqrt(d)) H Wv)`` over the months that an id is present in.
+    r"""``h = MeanPool(softmax(H Wq (H Wk)^T / sqrt(d)) H Wv)`` over the months in which an id is present.
 
-    The pooled softmax is a weight for each month, so ``h = (sum_k w_k H_k) Wv``: the same number with one small
-    product less a month. Months in which the id is absent neither ask nor answer. An id that is present in none
-    gets a learned default vector, and its present flag is 0.
+    The pooled softmax is a weight of each month, so ``h = (sum_k w_k H_k) Wv``: the same value with one small product less
+    per month. Months in which the id is absent are neither queries nor keys. An id that is absent in all months has a
+    learned default vector, and its present flag is 0.
 
-    ``Wv`` begins as the identity and the scores small: before anything is learned, ``h`` is about the mean of the
-    present vectors. (PAPER: E-CDCTR, arXiv 2408.16238, historical embeddings; the projections are this project's.)
+    ``Wv`` is initialised to the identity and the scores are initially small: before training, ``h`` is close to the mean of
+    the present vectors. (PAPER: E-CDCTR, arXiv 2408.16238, historical embeddings; the projections are this project's.)
 
     Parameters
     ----------
@@ -76,24 +76,24 @@ class HistoricalAttention(nn.Module):
         share = mask / mask.sum(1, keepdim=True).clamp(min=1.0)
         if self.mode == "mean":
             return share
-        asked = (H @ self.query).unsqueeze(2)
-        answered = (H @ self.key).unsqueeze(1)
-        score = (asked * answered).sum(3) * (1.0 / math.sqrt(self.dim))
+        queries = (H @ self.query).unsqueeze(2)
+        keys = (H @ self.key).unsqueeze(1)
+        score = (queries * keys).sum(3) * (1.0 / math.sqrt(self.dim))
         score = score + (mask.unsqueeze(1) - 1.0) * 1e9
         return (torch.softmax(score, dim=2) * share.unsqueeze(2)).sum(1)
 
 
 class FrozenHistory:
-    """A :class:`HistoricalAttention` that no longer learns, row by row to the last bit.
+    """A :class:`HistoricalAttention` with fixed parameters, whose result for a row does not depend on other rows, to the last bit.
 
-    What a matrix library gives for a row may depend on the rows beside it. A merged row must not: it is kept,
-    looked up and computed anew in other company after a restart, and must stay the same bits. So everything here is
-    element by element in double precision, in a fixed order, and rounded once.
+    In a matrix product the result of a row may depend on the other rows. A merged row must not: it is cached, and after a
+    restart computed again among other rows, with the same bits. All operations here are therefore elementwise in double
+    precision, in a fixed order, and rounded once.
 
     Parameters
     ----------
     attention
-        Copied; later training does not reach the copy.
+        Copied; later training does not change the copy.
     """
 
     def __init__(self, attention: HistoricalAttention) -> None:
@@ -158,12 +158,12 @@ class FrozenHistory:
             return here / count
         weights = np.zeros(here.shape)
         for asking in range(k):
-            asked = _project(rows[asking], self._bilinear)
+            query = _project(rows[asking], self._bilinear)
             scores = np.full(here.shape, -np.inf)
             for month in range(k):
-                score = asked[0] * rows[month, 0]
+                score = query[0] * rows[month, 0]
                 for i in range(1, self.dim):
-                    score += asked[i] * rows[month, i]
+                    score += query[i] * rows[month, i]
                 np.copyto(scores[month], score, where=here[month])
             top = scores[0].copy()
             for month in range(1, k):

@@ -58,7 +58,7 @@ class TableRows:
     inverse
         Position within ``index`` of each place, that is of each (row, column) of the batch, ``(n * C,)``.
     order, starts
-        Places sorted by the row they read, ``(n * C,)``, and where each row's places begin among them, ``(m,)``.
+        Positions sorted by the row they read, ``(n * C,)``, and the start of each row's positions among them, ``(m,)``.
     bag_mask
         1 where a bag's column holds an id, 0 where it is padding; ``(n, C - n_single)``; None without bags.
     """

@@ -20,7 +20,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         order, starts = ctx.saved_tensors
-        # The places that read a row stand together in ``order``: its gradient is the sum of one bag.
+        # The positions that read a row are adjacent in ``order``: its gradient is the sum of one bag.
         summed = functional.embedding_bag(order, gradients[0].contiguous(), starts, mode="sum")
         return summed, None, None, None
 
@@ -40,7 +40,7 @@ def gather_rows(rows: Tensor, inverse: Tensor, order: Tensor, starts: Tensor) ->
     order
         Places, those of row 0 first, then those of row 1, ..., ``(p,)``.
     starts
-        Where each row's places begin in ``order``, ``(m,)``.
+        Start of each row's positions in ``order``, ``(m,)``.
 
     Returns
     -------
