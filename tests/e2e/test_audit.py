@@ -1,4 +1,4 @@
-"""``replay --journal``: says identical where it is, and where and what where it is not."""
+"""``replay --journal`` reports an identical state, or the first difference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_another_learning_rate_is_found_at_its_first_step_and_tensor(site):
     assert "first tensor that differs:" in rebuilt.verdict
 
 
-def test_dropped_journal_files_leave_the_part_behind_a_kept_checkpoint(site):
+def test_without_old_journal_files_the_steps_after_a_retained_checkpoint_are_rebuilt(site):
     oldest, *_, newest = site.checkpoints()
     journal = Journal(site.folders.journal)
     journal.drop_before(_step(oldest))
@@ -44,7 +44,7 @@ def test_dropped_journal_files_leave_the_part_behind_a_kept_checkpoint(site):
     assert rebuilt.steps == _step(newest) - _step(oldest)
 
 
-def test_without_a_checkpoint_to_begin_with_it_says_why(site):
+def test_without_a_checkpoint_to_start_from_the_reason_is_reported(site):
     newest = site.checkpoints()[-1]
     journal = Journal(site.folders.journal)
     journal.drop_before(_step(newest) + 1)

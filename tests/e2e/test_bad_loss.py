@@ -1,4 +1,4 @@
-"""Rows whose loss or gradient is not finite, or explodes: their step is taken back, they become dead letters."""
+"""Rows with a loss or gradient that is not finite, or that explodes: their step is rolled back and they become dead letters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.sites import frame
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
-def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_letters(site):
+def test_steps_without_a_finite_loss_are_rolled_back_and_their_rows_become_dead_letters(site):
     rows = 1500
     events = frame(rows).with_columns(
         price=pl.when(pl.col("event_id").is_in([700, 701, 703])).then(1e30).otherwise(pl.col("price"))
@@ -26,7 +26,7 @@ def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_l
     site.produce(events[702:])
     worker = site.start()
     site.train(rows + broken, worker)
-    site.wait(site.says("rolled back"), "take a step back", worker)
+    site.wait(site.says("rolled back"), "roll back a step", worker)
     site.kill(worker)  # what follows the checkpoint is done again, and must not be buried again
     worker = site.start()
     site.wait(lambda: site.log().count("live from step") == 2, "recover", worker)
@@ -54,9 +54,9 @@ def test_steps_without_a_finite_loss_are_taken_back_and_their_rows_become_dead_l
     assert rebuilt.trained == rows + 300 - len(buried), "each row was learned or buried"
     assert rebuilt.engine.progress.skipped_rows == len(buried)
     assert site.books() == (0, 0)
-    said = subprocess.run(
+    audit = subprocess.run(
         [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(site.config), "--out", str(site.folder / "replayed")],
         capture_output=True, text=True, env={**os.environ, "COLUMNS": "500"},
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    assert "identical" in said.stdout
+    assert audit.returncode == 0, audit.stderr
+    assert "identical" in audit.stdout

@@ -30,13 +30,13 @@ def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(own_broker, 
         site.train(500, worker)
         os.kill(own_broker.pid, signal.SIGSTOP)
         # The fault lasts until the worker has noticed it, which is after its session's two seconds.
-        site.wait(site.says("no broker has answered for"), "notice that the broker is away", worker)
+        site.wait(site.says("no broker has answered for"), "notice that no broker answers", worker)
         time.sleep(PAUSE_S)
         assert worker.poll() is None
         os.kill(own_broker.pid, signal.SIGCONT)
         site.produce(1000, first=6000)
         site.train(7000, worker)
-        site.wait(site.says("a broker answers again"), "say so", worker)
+        site.wait(site.says("a broker answers again"), "report that a broker answers", worker)
         os.kill(own_broker.pid, signal.SIGSTOP)
         code, seconds = site.terminate(worker)
         assert (code, seconds < allowance(10)) == (0, True), "a clean end needs no broker"
@@ -51,7 +51,7 @@ def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(own_broker, 
 
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory):
-    """A worker was training when its broker died and came back with another, shorter log."""
+    """A worker whose broker died during training and came back with another, shorter log."""
     folder = tmp_path_factory.mktemp("lost")
     first = start_broker(folder / "broker.log")
     site = Site(folder / "site", first.address)
@@ -60,7 +60,7 @@ def lost(tmp_path_factory):
     site.train(2000, worker)
     os.kill(first.pid, signal.SIGKILL)
     first.stop()
-    site.wait(site.says("no broker has answered for"), "say that the broker is gone", worker)
+    site.wait(site.says("no broker has answered for"), "report that no broker answers", worker)
     still_there = worker.poll() is None
     with EmbeddedBroker(port=first.port):
         site.code = worker.wait(timeout=PATIENCE_S)
@@ -75,7 +75,7 @@ def lost(tmp_path_factory):
     site.end()
 
 
-def test_broker_that_comes_back_empty_ends_the_worker_with_what_is_missing_and_a_checkpoint(lost):
+def test_a_broker_that_restarts_with_an_empty_log_ends_the_worker_with_a_report_and_a_checkpoint(lost):
     assert lost.code == 5, lost.lost_log
     assert "the log is no longer the one that was learned from" in lost.lost_log
     assert f"{lost.name}-ad[0] ends at 0, learned up to" in lost.lost_log
@@ -83,7 +83,7 @@ def test_broker_that_comes_back_empty_ends_the_worker_with_what_is_missing_and_a
     assert sum(Positions.from_json(newest.meta["positions"]).values()) == 2000, "all that was learned is kept"
 
 
-def test_start_fails_with_what_is_missing_and_what_each_choice_costs(lost, tmp_path):
+def test_start_fails_and_reports_missing_offsets_and_the_cost_of_each_choice(lost, tmp_path):
     site = lost.copy(tmp_path)
     try:
         worker = site.start()
@@ -94,16 +94,16 @@ def test_start_fails_with_what_is_missing_and_what_each_choice_costs(lost, tmp_p
             if offset > ends[(topic, partition)]:
                 assert f'topic "{topic}" partition {partition}: needed from offset {offset}' in site.log()
         for choice in ("earliest", "latest", "checkpoint"):
-            gone_on = _expected(choice, at, ends)
-            missed = sum(max(0, gone_on[k] - at[k]) for k in at)
-            doubled = sum(max(0, at[k] - gone_on[k]) for k in at)
+            resumed = _expected(choice, at, ends)
+            missed = sum(max(0, resumed[k] - at[k]) for k in at)
+            doubled = sum(max(0, at[k] - resumed[k]) for k in at)
             assert f"--reset-offsets {choice}: {missed:,} offsets are lost, {doubled:,} are" in site.log()
     finally:
         site.end()
 
 
 @pytest.mark.parametrize("choice", ["earliest", "latest", "checkpoint"])
-def test_each_choice_goes_on_where_it_says_and_what_follows_can_be_rebuilt(lost, tmp_path, choice):
+def test_each_choice_continues_at_the_reported_offsets_and_later_steps_can_be_rebuilt(lost, tmp_path, choice):
     site = lost.copy(tmp_path)
     try:
         before, ends = _at_checkpoint(site), site.ends()

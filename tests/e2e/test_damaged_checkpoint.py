@@ -1,4 +1,4 @@
-"""The newest checkpoint is damaged: it is named and kept, an older one is used, the journal does the rest."""
+"""The newest checkpoint is damaged: it is reported and retained, and an older one and the journal give the same state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def tear_the_manifest(folder):
         (tear_the_manifest, "damaged"),
     ],
 )
-def test_damaged_checkpoint_is_named_and_an_older_one_leads_to_the_same_state(killed, tmp_path, harm, reason):
+def test_a_damaged_checkpoint_is_reported_and_an_older_one_leads_to_the_same_state(
+    killed, tmp_path, harm, reason
+):
     site = killed.copy(tmp_path / "site", "model.history=attention")
     *_, older, newest = site.checkpoints()
     harm(site.folders.checkpoints / newest)
@@ -50,7 +52,7 @@ def test_damaged_checkpoint_is_named_and_an_older_one_leads_to_the_same_state(ki
     assert (site.folders.checkpoints / newest).is_dir(), "a damaged checkpoint is kept"
 
 
-def test_half_renamed_checkpoint_is_named_and_passed_over(killed, tmp_path):
+def test_a_partially_renamed_checkpoint_is_reported_and_skipped(killed, tmp_path):
     site = killed.copy(tmp_path / "site", "model.history=attention")
     *_, older, newest = site.checkpoints()
     folder = site.folders.checkpoints
@@ -60,7 +62,7 @@ def test_half_renamed_checkpoint_is_named_and_passed_over(killed, tmp_path):
 
 
 def _recover(site, older: str) -> None:
-    """A worker starts from ``older``, redoes all that the journal has past it, and ends well."""
+    """A worker starts from the checkpoint ``older``, redoes the later steps of the journal, and exits with code 0."""
     last = site.entries()[-1].step
     step = int(older.split("-step-")[1])
     worker = site.start()

@@ -1,4 +1,4 @@
-"""The disk is full: training goes on or waits, says so, and loses nothing."""
+"""The disk is full: training continues or waits, reports it, and loses nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small_disk(tmp_path):
 
 @contextmanager
 def full(disk, left: int = 0):
-    """No room but ``left`` bytes."""
+    """Fill the disk except for ``left`` bytes."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -47,7 +47,9 @@ def small_site(broker, tmp_path, small_disk):
     site.end()
 
 
-def test_a_checkpoint_that_finds_no_room_is_reported_and_the_next_one_holds_its_rows(small_site, small_disk):
+def test_a_checkpoint_without_disk_space_is_reported_and_the_next_one_includes_its_rows(
+    small_site, small_disk
+):
     site = small_site
     site.produce(1000)
     worker = site.start()
@@ -70,19 +72,19 @@ def test_a_checkpoint_that_finds_no_room_is_reported_and_the_next_one_holds_its_
     assert site.books() == (0, 0)
 
 
-def test_no_room_for_the_journal_stops_training_until_there_is_room(small_site, small_disk):
+def test_training_waits_while_the_journal_has_no_disk_space(small_site, small_disk):
     site = small_site
     site.produce(1000)
     worker = site.start()
     site.train(1000, worker)
     with full(small_disk):
         site.produce(1000, first=1000)
-        site.wait(site.says("waiting for space"), "say that the disk is full", worker)
+        site.wait(site.says("waiting for space"), "report that the disk is full", worker)
     site.train(2000, worker)
     with full(small_disk):
         site.produce(1000, first=2000)
-        said = site.log().count("waiting for space")
-        site.wait(lambda: site.log().count("waiting for space") > said, "say it again", worker)
+        reports = site.log().count("waiting for space")
+        site.wait(lambda: site.log().count("waiting for space") > reports, "report it again", worker)
         code, seconds = site.terminate(worker)
         assert code == 4, "what is in memory could not be made durable: that is no clean end"
         assert seconds < allowance(10)

@@ -1,4 +1,4 @@
-"""A foreign client: what Debian's ``kcat`` produces is trained on."""
+"""Another client: messages of Debian's ``kcat`` are learned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE_S
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
-def test_json_lines_from_kcat_are_trained_on(tmp_path):
+def test_json_lines_from_kcat_are_learned(tmp_path):
     if shutil.which("kcat") is None:
         pytest.skip("kcat is not installed (Debian: apt-get install kcat)")
     with EmbeddedBroker(old_clients=True) as broker:

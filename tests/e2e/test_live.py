@@ -42,7 +42,7 @@ BROKEN = 1_000
 
 
 def broken_messages(rng: np.random.Generator) -> list[tuple[str, bytes]]:
-    """(expected reason, message): one thing wrong with each."""
+    """Pairs of expected reason and message, each with one error."""
     good = {"event_id": "b", "ts": 1_769_900_000_000, "user_id": "u", "item_id": "i", "label": 1, "category": 3, "slot": 1, "x": 0.5, "oracle": 0.5}  # fmt: skip
     kinds: list[tuple[str, dict[str, object] | bytes]] = [
         ("json", b"{not json"),
@@ -65,7 +65,7 @@ def broken_messages(rng: np.random.Generator) -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory):
-    """Fill the ad topic, then the natural one, then let one worker learn everything."""
+    """Fill the ad topic, then the natural one; then one worker learns everything."""
     folder = tmp_path_factory.mktemp("live")
     with EmbeddedBroker() as broker:
         settings = load_settings(
@@ -136,7 +136,7 @@ def test_every_offset_is_counted_once(run):
     assert audit(journal_of(settings).entries(), ends) == (0, 0)
 
 
-def test_no_ad_row_was_learned_with_natural_rows_younger_than_itself(run):
+def test_no_ad_row_was_learned_after_later_natural_rows(run):
     settings, _, frame, _ = run
     learned = -1
     ads = natural = 0
@@ -155,7 +155,7 @@ def test_no_ad_row_was_learned_with_natural_rows_younger_than_itself(run):
     assert natural == int((frame["domain"] == 0).sum())
 
 
-def test_broken_messages_are_dead_letters_with_their_reasons_and_stop_nothing(run):
+def test_invalid_messages_become_dead_letters_with_their_reasons(run):
     settings, _, _, expected = run
     letters = [
         r for t in settings.topics.domains for r in read_topic(settings.kafka, settings.topics.dead_letter(t))
@@ -206,7 +206,7 @@ def by_category(result):
     return {row["value"]: row["n"] for row in rows if row["arm"] == "ads_only"}
 
 
-def test_other_settings_on_the_same_rows_are_scored_beside_what_was(run, tmp_path):
+def test_other_settings_are_scored_on_the_same_rows_as_the_live_run(run, tmp_path):
     settings, _, frame, _ = run
     other = settings.model_copy(update={"model": settings.model.model_copy(update={"lr": 0.01})})
     out = Console(record=True, width=120)
@@ -216,7 +216,7 @@ def test_other_settings_on_the_same_rows_are_scored_beside_what_was(run, tmp_pat
     assert "same rows, same order" in text and "model.lr = 0.01" in text
     assert "as it was" in text and "as it would have been" in text
     scored = [line for line in text.splitlines() if line.strip().startswith("ads_only")]
-    assert len(scored) == 2 and scored[0] != scored[1], "another rate predicts otherwise"
+    assert len(scored) == 2 and scored[0] != scored[1], "another rate gives other predictions"
     assert (tmp_path / "report.html").is_file()
     report = json.loads((tmp_path / "report.json").read_text())["result"]
     assert report["base"]["ad"] == "actr"

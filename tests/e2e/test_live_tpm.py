@@ -19,7 +19,7 @@ FIRST = 5_600
 
 @pytest.fixture
 def live(broker, tmp_path):
-    """A site whose worker trains the tiny model from one partition a topic: rows have one order."""
+    """A site whose worker trains the tiny model from one partition per topic, so that rows have one order."""
     made = Site(
         tmp_path / "live",
         broker.address,
@@ -44,7 +44,7 @@ def months(folder) -> dict[str, SnapshotManifest]:
     return found
 
 
-def test_a_month_closes_live_takes_part_and_survives_kill_9(live, tmp_path):
+def test_a_month_closes_live_is_used_and_survives_kill_9(live, tmp_path):
     total = 1_800
     live.produce(frame(860, FIRST))
     # 1. Killed as soon as the month's snapshot is on disk, and again when it is in use.
@@ -84,8 +84,8 @@ def test_a_month_closes_live_takes_part_and_survives_kill_9(live, tmp_path):
     assert months(tmp_path / "offline" / "snapshots")["2023-11-14"] == manifest
 
 
-def test_a_range_of_offsets_is_trained_and_the_worker_goes_on_from_there(live, tmp_path):
-    """Months of the past by hand, the rest from the stream: the snapshot is that of one pass over both."""
+def test_a_range_of_offsets_is_trained_and_the_worker_continues_from_there(live, tmp_path):
+    """Past months by command, later ones from the stream: the snapshot equals that of one pass over both."""
     quiet = Console(quiet=True)
     first, rest = frame(1_000, FIRST), frame(800, FIRST + 1_000)
     live.produce(first)
@@ -96,8 +96,8 @@ def test_a_range_of_offsets_is_trained_and_the_worker_goes_on_from_there(live, t
     live.train(1_800, worker)
     live.terminate(worker)
     assert "TPM goes on from" in live.log()
-    (begun,) = [e for e in live.entries() if e.kind == "tpm"]
-    assert begun.extra["from"] is not None
+    (enabled,) = [e for e in live.entries() if e.kind == "tpm"]
+    assert enabled.extra["from"] is not None
     assert any(e.kind == "month" and e.extra["months"] == ["2023-11-14"] for e in live.entries())
     redone = rebuild(quiet, live.settings)
     assert redone.identical, redone.verdict

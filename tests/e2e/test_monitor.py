@@ -32,9 +32,9 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
         return 0, b""
 
 
-def test_a_worker_shows_what_it_does(broker, tmp_path):
+def test_a_worker_reports_its_state(broker, tmp_path):
     port = free_port()
-    site = Site(tmp_path, broker.address, f"monitor.port={port}", "monitor.alerts_topic=said", RULE)
+    site = Site(tmp_path, broker.address, f"monitor.port={port}", "monitor.alerts_topic=alerts", RULE)
     try:
         site.produce(2000)
         site.send(site.settings.topics.ad, [b"no json", b'{"label": 7}'])
@@ -42,12 +42,12 @@ def test_a_worker_shows_what_it_does(broker, tmp_path):
         site.wait(lambda: ask(port, "/readyz")[0] == 200, "be ready", worker)
         site.train(2002, worker)
 
-        def shown() -> dict:
-            """The document; {} while nobody answers."""
+        def document() -> dict:
+            """The document; {} while the server does not answer."""
             return json.loads(ask(port, "/api/snapshot")[1] or b"{}")
 
         def facts() -> dict:
-            if not (snapshot := shown()):
+            if not (snapshot := document()):
                 return {}
             worker = snapshot["worker"]
             return {
@@ -76,8 +76,8 @@ def test_a_worker_shows_what_it_does(broker, tmp_path):
         )
         assert b"dashboard" in ask(port, "/")[1]
 
-        site.wait(lambda: site.says("alert raised")() and site.read("said"), "send the alert", worker)
-        (record,) = site.read("said")
+        site.wait(lambda: site.says("alert raised")() and site.read("alerts"), "send the alert", worker)
+        (record,) = site.read("alerts")
         alert = json.loads(record.value)
         assert (alert["rule"], alert["status"]) == ("any-click", "raised")
         assert record.key.decode() == alert["key"]
@@ -91,7 +91,7 @@ def test_a_worker_shows_what_it_does(broker, tmp_path):
         site.train(2402, worker)
 
         def facts_of_before() -> dict:
-            if ask(port, "/readyz")[0] != 200 or not (snapshot := shown()):
+            if ask(port, "/readyz")[0] != 200 or not (snapshot := document()):
                 return {}
             return {
                 "ads of the hours": sum(snapshot["series"]["1h"]["ad"]["rows"]),
@@ -103,7 +103,7 @@ def test_a_worker_shows_what_it_does(broker, tmp_path):
         site.wait_until_equal(
             facts_of_before, expected, "show the rows and the alert from before kill -9", worker
         )
-        assert len(site.read("said")) == 1
+        assert len(site.read("alerts")) == 1
         assert site.terminate(worker)[0] == 0
         assert ask(port, "/healthz")[0] == 0
         assert "the monitor has failed" not in site.log()
@@ -112,7 +112,7 @@ def test_a_worker_shows_what_it_does(broker, tmp_path):
 
 
 def scraped(site, worker, port: int, folder) -> dict[str, str]:
-    """Rows by domain, as Prometheus has them."""
+    """Rows by domain in Prometheus."""
     own = free_port()
     config = folder / "prometheus.yml"
     config.write_text(

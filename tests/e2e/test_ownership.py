@@ -1,4 +1,4 @@
-"""One trainer on one state folder; a standby; a clean end."""
+"""One trainer per state folder, a standby, a clean end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import PATIENCE_S, allowance
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
-def test_second_worker_refuses_and_a_standby_takes_over_within_ten_seconds(site):
+def test_a_second_worker_is_refused_and_a_standby_takes_over_within_ten_seconds(site):
     site.produce(1000)
     first = site.start()
     site.train(1000, first)
@@ -83,7 +83,7 @@ def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(bro
 
 
 def stop(site, worker) -> tuple[int, float]:
-    """SIGTERM to a worker that stands still: it comes between two steps of it, however late this process is."""
+    """SIGTERM to a stopped worker: it arrives between two of its steps, whatever the delay of this process."""
     with site.paused(worker):
         began = time.monotonic()
         worker.send_signal(signal.SIGTERM)

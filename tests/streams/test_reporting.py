@@ -1,4 +1,4 @@
-"""The reporter beside training: a thread makes the figures, an error is said, the end is waited for."""
+"""``Reporter``: a thread counts the steps, a failure is reported, and the end waits for the queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 16
 
 
 def engine() -> SimpleNamespace:
-    """What a reporter reads of an engine."""
+    """The attributes of an engine that a reporter reads."""
     progress = SimpleNamespace(
         checkpoints=0, checkpoint_failures=0, releases=0, stall_s_max=0.0, last_error=None
     )
@@ -73,7 +73,7 @@ def rows_trained(report: Reporter) -> float:
     )
 
 
-def test_steps_are_put_aside_and_worked_off(make):
+def test_steps_are_queued_until_they_are_drained(make):
     report, of = make(), engine()
     feed(report, of, 5)  # the thread does not run before begin()
     assert report.monitor.rows["ad"] == 0
@@ -81,17 +81,17 @@ def test_steps_are_put_aside_and_worked_off(make):
     assert report.monitor.rows["ad"] == rows_trained(report) == 5 * ROWS
 
 
-def test_the_thread_does_it_by_itself(make):
+def test_the_thread_drains_the_queue(make):
     report, of = make(), engine()
     report.begin(of)
     done, drain = threading.Event(), report.drain
 
-    def told() -> None:
+    def drain_and_check() -> None:
         drain()
         if rows_trained(report) == 5 * ROWS:
             done.set()
 
-    report.drain = told
+    report.drain = drain_and_check
     feed(report, of, 5)
     assert done.wait(30)
 
@@ -102,7 +102,7 @@ def test_memory_is_bounded_where_the_thread_does_not_keep_up(make):
     assert rows_trained(report) == reporting.QUEUE_STEPS * ROWS
 
 
-def test_closing_works_off_what_is_left(make, tmp_path):
+def test_closing_counts_the_queued_steps(make, tmp_path):
     report, of = make(tmp_path / "monitor"), engine()
     report.begin(of)
     of.releases.append(ReleaseReport(1, HOUR, HOUR, (), accepted=False, reason="worse"))
@@ -117,7 +117,7 @@ def test_closing_works_off_what_is_left(make, tmp_path):
     assert [a["rule"] for a in now["alerts"]] == ["release-refused"]
 
 
-def test_an_error_in_the_thread_is_said_and_training_goes_on(make, monkeypatch, caplog):
+def test_a_failure_of_the_monitor_is_reported_and_training_continues(make, monkeypatch, caplog):
     report, of = make(), engine()
 
     def fail(*_: object) -> None:
@@ -165,7 +165,7 @@ def test_probe_slices_are_scored_at_a_checkpoint_and_take_a_share_of_the_time(ma
     assert scored == [101.0, 102.0 + 2.0 / reporting.PROBE_SHARE + 2]
 
 
-def test_known_users_ask_once_and_are_right_whatever_shares_a_slot():
+def test_known_users_are_looked_up_once_and_are_correct_when_users_share_a_slot():
     asked = []
 
     def ask(users):
