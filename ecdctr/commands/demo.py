@@ -35,6 +35,8 @@ SIMULATOR = (
 )
 EBNERD = "ebnerd:{data}?mapping={mapping}"
 PATIENCE_S = 240.0
+END_S = 60.0
+"""How long the worker may take to end after SIGTERM; it is 1 s on an idle machine."""
 
 
 @dataclass
@@ -161,14 +163,14 @@ class _LiveRun:
             self.kills += 1
             self.out.print(f"   kill -9 after {self.trained():,} rows; the worker starts again")
             worker = self._start("worker", "worker")
-            if producer.wait(timeout=PATIENCE_S) != 0:
+            if self._exit_code(producer, "producer", PATIENCE_S) != 0:
                 raise StreamError(f"the producer failed: see {self.folder / 'producer.log'}")
             ends = self._ends()
             produced = sum(ends.values())
             self._wait(lambda: self.trained() >= produced, worker, "train the rest")
             self.seconds = time.monotonic() - began
             worker.send_signal(signal.SIGTERM)
-            code = worker.wait(timeout=30)
+            code = self._exit_code(worker, "worker", END_S)
             if code != 0:
                 raise StreamError(f"the worker ended with exit code {code}: see {self.folder / 'worker.log'}")
         finally:
@@ -177,6 +179,14 @@ class _LiveRun:
                     process.kill()
                     process.wait()
         return produced
+
+    def _exit_code(self, process: subprocess.Popen[bytes], name: str, within_s: float) -> int:
+        try:
+            return process.wait(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            raise StreamError(
+                f"the {name} did not end in {within_s:.0f} s: see {self.folder / f'{name}.log'}"
+            ) from None
 
     def trained(self) -> int:
         """Offsets that the journal has planned."""

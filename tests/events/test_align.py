@@ -79,7 +79,7 @@ def shape(steps: list[Step]) -> list[tuple[str, list[int]]]:
 row_lists = st.lists(st.integers(0, 60), max_size=30).map(sorted)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.fixed_dictionaries(dict.fromkeys(LANES, row_lists)),
     natural_batch=st.integers(1, 7),

@@ -94,7 +94,7 @@ def frames(draw):
 
 @pytest.mark.slow
 @given(frames(), st.integers(1, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_all_input_forms_give_the_same_bits(frame, rows_a_message):
     whole = DECODER.from_frame(frame)
     assert whole.rejects == []

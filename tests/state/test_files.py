@@ -47,7 +47,7 @@ def test_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert files.checksum(tmp_path / "file") == files.checksum_bytes(data)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(content=JSON)
 def test_json_comes_back(content: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("json") / "x.json"

@@ -8,7 +8,7 @@ from ecdctr.state.hashing import mix64
 from ecdctr.state.vector_cache import VectorCache
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     rounds=st.lists(st.lists(st.integers(0, 100), unique=True, max_size=30), max_size=12),
     slots=st.integers(1, 40),

@@ -18,7 +18,7 @@ from ecdctr.models.settings import BayesFmSettings
 
 
 @given(st.lists(st.lists(st.integers(0, 19), unique=True), max_size=8))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_touched_rows_are_a_set(marks: list[list[int]]) -> None:
     touched = DirtyRows(20)
     for mark in marks:

@@ -29,7 +29,7 @@ def test_initial_rows_are_what_they_always_were() -> None:
 
 
 @given(first=st.integers(0, 9000), n=st.integers(0, 9000), dim=st.integers(1, 5))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 def test_a_row_does_not_depend_on_the_rows_around_it(first: int, n: int, dim: int) -> None:
     whole = initial_rows(9, 2, 0, 18_000, dim, 0.01)
     np.testing.assert_array_equal(initial_rows(9, 2, first, n, dim, 0.01), whole[first : first + n])

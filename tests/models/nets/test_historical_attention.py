@@ -94,7 +94,7 @@ def test_the_default_and_the_projections_learn() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @given(m=st.integers(0, 40), k=st.integers(0, 4), d=st.integers(1, 17), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_the_frozen_form_equals_the_attention(mode: HistoryMode, m: int, k: int, d: int, seed: int) -> None:
     module = attention(d, mode, seed)
     H, mask = rows_of(m, k, d, seed)
@@ -107,7 +107,7 @@ def test_the_frozen_form_equals_the_attention(mode: HistoryMode, m: int, k: int,
 
 @pytest.mark.parametrize("mode", MODES)
 @given(m=st.integers(1, 70), d=st.integers(1, 17), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_a_merged_row_is_the_same_bits_in_any_company(mode: HistoryMode, m: int, d: int, seed: int) -> None:
     frozen = FrozenHistory(attention(d, mode, seed))
     H, mask = rows_of(m, 3, d, seed)

@@ -13,7 +13,7 @@ LARGE = st.integers(0, 2**64 - 1)
 
 
 @given(st.lists(st.lists(st.one_of(SMALL, LARGE), unique=True, max_size=50), max_size=12))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_numbers_are_those_a_dict_would_give(batches: list[list[int]]) -> None:
     ids, reference = IdMap(), dict[int, int]()
     for batch in batches:

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 @given(n=st.integers(0, 60), seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_inverse_of_distinct_rows_gives_each_feature_its_own_rows(n: int, seed: int) -> None:
     schema = FeatureSchema(
         [

@@ -16,7 +16,7 @@ KINDS = st.sampled_from(["calendar", "1d", "7d", "30d"])
 
 
 @given(TIMES, KINDS)
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_a_month_holds_its_times_and_is_followed_by_the_next(ts: int, kind: str) -> None:
     setting = TpmSettings(month=kind, month_origin="2023-04-27")
     month = month_of(ts, setting)

@@ -62,7 +62,7 @@ def test_an_unknown_value_keeps_an_alert_and_a_missing_subject_resolves_it():
     assert resolved.resolved_ms == 7 * HOUR
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 5.0, None]), max_size=60), st.integers(0, 3), st.integers(0, 3))
 def test_raised_and_resolved_alternate(values, hold, clear):
     rule = RuleSpec(name="r", metric="pcoc", above=2.0, hold=f"{hold}h", clear=f"{clear}h")

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ecdctr.monitor.dashboard.freshness import SHOWN_S, Freshness, LogCounts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.001, 1e8), min_size=1, max_size=300), st.floats(0.001, 1))
 def test_the_error_of_quantiles_is_at_most_half_a_class(values, q):
     counts = LogCounts()
@@ -19,7 +19,7 @@ def test_the_error_of_quantiles_is_at_most_half_a_class(values, q):
     assert counts.quantile(q) == pytest.approx(exact, rel=0.03)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.floats(-5, 1e9), st.sampled_from(SHOWN_S)), max_size=200))
 def test_the_histogram_is_exact(values):
     freshness = Freshness(("ad",), span_s=60, now=lambda: 0.0)

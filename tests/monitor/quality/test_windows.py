@@ -110,7 +110,7 @@ def test_retained_rows_are_bounded_and_users_are_complete():
         assert sorted(at[who == u]) == sorted(mine)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
 def test_auc_of_counts_is_within_its_error_bound(pairs):
     k, y = np.array([c for c, _ in pairs]), np.array([b for _, b in pairs])

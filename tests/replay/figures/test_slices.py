@@ -13,7 +13,7 @@ from ecdctr.replay.metrics import summary
 from ecdctr.replay.report import day_table, slice_table
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8)), max_size=40))
 def test_earlier_rows_as_a_plain_loop_counts_them(rows):
     key = np.array([k for k, _ in rows], np.uint64)

@@ -18,7 +18,7 @@ ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1,
 
 
 @given(ROWS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_log_loss_equals_scikit_learn(rows):
     y, p = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
     clipped = np.clip(p, LOSS_CLIP, 1 - LOSS_CLIP)
@@ -26,7 +26,7 @@ def test_log_loss_equals_scikit_learn(rows):
 
 
 @given(ROWS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ne_and_pcoc_follow_their_formulas(rows):
     y, p = [int(r[0]) for r in rows], [r[1] for r in rows]
     ctr = sum(y) / len(y)
@@ -42,7 +42,7 @@ def test_ne_and_pcoc_follow_their_formulas(rows):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_field_ece_follows_its_formula(rows):
     y, p, z = ([r[i] for r in rows] for i in range(3))
     expected = sum(abs(sum(y[i] - p[i] for i in range(len(z)) if z[i] == v)) for v in set(z)) / len(z)

@@ -52,7 +52,7 @@ def by_sklearn(y, p, user):
 @example([])
 @example([(True, 0.1, 0)])
 @example([(True, 0.0, 0), (False, -0.0, 0)])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_gauc_counts_every_pair(rows):
     y, p, user = ([r[i] for r in rows] for i in range(3))
     value, covered, impressions = by_pairs(y, p, user)
@@ -63,7 +63,7 @@ def test_gauc_counts_every_pair(rows):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_auc_counts_every_pair_in_both_precisions(rows):
     y, p = [r[0] for r in rows], [r[1] for r in rows]
     value, _, _ = by_pairs(y, p, [0] * len(rows))

@@ -22,7 +22,7 @@ def batch_of(rows):
     )  # fmt: skip
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80, derandomize=True)
 @given(ROWS, st.lists(st.integers(0, 50), max_size=4))
 def test_gaps_as_a_plain_loop_finds_them(rows, cuts):
     batch = batch_of(rows)

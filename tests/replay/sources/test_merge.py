@@ -30,7 +30,7 @@ CUTS = st.lists(st.integers(0, 30), max_size=4)
 
 
 @given(st.lists(st.tuples(TIMES, CUTS), max_size=4), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_sorted_files_merge_to_the_sorted_whole(files, frame_rows):
     order = EventOrder(0, frame_rows)
     got = merged(order, [stream(i, sorted(t), c) for i, (t, c) in enumerate(files)])
@@ -40,7 +40,7 @@ def test_sorted_files_merge_to_the_sorted_whole(files, frame_rows):
 
 
 @given(st.lists(st.tuples(TIMES, CUTS), min_size=1, max_size=3), st.integers(0, 40), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_row_is_lost_and_what_comes_too_late_is_counted(files, window, frame_rows):
     order = EventOrder(window, frame_rows)
     got = merged(order, [stream(i, t, c) for i, (t, c) in enumerate(files)])

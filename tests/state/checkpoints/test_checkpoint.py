@@ -196,7 +196,7 @@ def test_reading_does_not_change_what_the_next_delta_adds_to(make: Store) -> Non
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     history=st.lists(
         st.tuples(
@@ -311,7 +311,7 @@ def test_one_more_checkpoint_is_retained_that_shares_no_base(tmp_path: Path) -> 
     assert seen
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.sampled_from([0.5, 1.0, 2.0, 4.0]))
 def test_merging_keeps_segments_few(deltas: list[int], ratio: float) -> None:
     sizes: list[int] = []

@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_named_skipped_and_left_on_disk(tmp_path: Path, 
     ) | dict.fromkeys(range(50, 90), 11.0)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(at=st.integers(0, 10**6), bit=st.integers(0, 7), which=st.integers(0, 3))
 def test_every_flipped_bit_is_detected(
     at: int, bit: int, which: int, tmp_path_factory: pytest.TempPathFactory

@@ -117,7 +117,7 @@ def test_truncate_after_removes_later_entries(journal: JournalLike) -> None:
     assert steps(journal) == [100]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     plan=st.lists(st.sampled_from(["append", "rotate", "drop", "truncate", "reopen"]), max_size=40),
     cuts=st.lists(st.integers(0, 40), min_size=40, max_size=40),
@@ -199,7 +199,7 @@ def test_an_empty_file_left_by_a_crash_is_removed(tmp_path: Path) -> None:
     journal.close()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_named_with_file_and_line(
     where: float, bit: int, tmp_path_factory: pytest.TempPathFactory
@@ -325,7 +325,7 @@ def test_an_append_is_quick(tmp_path: Path) -> None:
     assert sorted(took)[len(took) // 2] < allowance(200e-6)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     st.builds(
         JournalEntry,

@@ -75,7 +75,7 @@ def test_the_newest_event_day_decides_what_is_in(make: Make) -> None:
     assert window.sizes() == {3: 2, 4: 1, 5: 1}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     batches=st.lists(st.lists(st.integers(0, 15), max_size=6), max_size=12),
     days=st.integers(1, 5),

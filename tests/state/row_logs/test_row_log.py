@@ -108,7 +108,7 @@ def test_a_day_before_1970_is_refused(log: RowLogLike) -> None:
     assert log.sizes() == {}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     plan=st.lists(
         st.tuples(

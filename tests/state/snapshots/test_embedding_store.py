@@ -109,7 +109,7 @@ def test_a_user_is_not_an_item(store: EmbeddingStore) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     months=st.lists(
         st.dictionaries(st.integers(0, 40), st.integers(-99, 99), max_size=20), min_size=1, max_size=3
@@ -404,7 +404,7 @@ def test_more_months_than_stay_open(tmp_path: Path) -> None:
 # --- parts ------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     tables=st.lists(st.sets(st.integers(0, 60)), min_size=1, max_size=4),
     rows=st.integers(1, 10),
