@@ -12,13 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.digix import Digix
-from ecdctr.replay.sources.ebnerd import EbNerd
+from ecdctr.replay.sources.datasets import Digix, EbNerd, KuaiRand, Taobao
 from ecdctr.replay.sources.event_files import EventFiles
-from ecdctr.replay.sources.kuairand import KuaiRand
 from ecdctr.replay.sources.mapped_tables import MappedTables
 from ecdctr.replay.sources.simulator import Simulator
-from ecdctr.replay.sources.taobao import Taobao
 from ecdctr.state.errors import DataError
 
 __all__ = ["KNOWN_FORMS", "Source", "open_source", "parse_options"]

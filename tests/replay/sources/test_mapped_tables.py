@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.replay.sources.log import SourceLog, steps_of
+from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.replay.sources.mapped_tables import MappedTables
 from ecdctr.replay.sources.mapping import Mapping, label_expression
 from ecdctr.replay.sources.registry import Source, open_source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecdctr.replay.sources.ebnerd import EbNerd
+from ecdctr.replay.sources.datasets.ebnerd import EbNerd
 from ecdctr.replay.sources.event_files import EventFiles
 from ecdctr.replay.sources.registry import Source, open_source
 from ecdctr.replay.sources.simulator import Simulator

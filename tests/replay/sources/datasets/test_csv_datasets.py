@@ -15,11 +15,11 @@ import polars as pl
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.replay.sources.digix import Digix
-from ecdctr.replay.sources.kuairand import KuaiRand
-from ecdctr.replay.sources.log import SourceLog, steps_of
+from ecdctr.replay.sources import SourceLog, steps_of
+from ecdctr.replay.sources.datasets.digix import Digix
+from ecdctr.replay.sources.datasets.kuairand import KuaiRand
+from ecdctr.replay.sources.datasets.taobao import Taobao
 from ecdctr.replay.sources.registry import Source, open_source
-from ecdctr.replay.sources.taobao import Taobao
 from ecdctr.state.errors import DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent"))

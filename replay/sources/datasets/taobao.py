@@ -23,7 +23,7 @@ import polars as pl
 
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.csv_dataset import Dataset
+from ecdctr.replay.sources.datasets.csv_dataset import Dataset
 
 __all__ = ["Taobao"]
 

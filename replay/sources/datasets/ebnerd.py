@@ -21,7 +21,7 @@ import polars as pl
 
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.ebnerd_history import NEGATIVES, with_negatives
+from ecdctr.replay.sources.datasets.ebnerd_history import NEGATIVES, with_negatives
 from ecdctr.state.errors import DataError
 
 __all__ = ["EbNerd"]
@@ -101,7 +101,7 @@ class EbNerd:
         """Clicks of the three weeks before, with sampled negatives, for TPM; mapping A leaves out paid articles.
 
         The clicks are the logged ones; the non-clicks are *made up*: four a click, drawn by
-        the popularity of the 24 hours before it (:func:`ecdctr.replay.sources.ebnerd_history.with_negatives`).
+        the popularity of the 24 hours before it (:func:`ecdctr.replay.sources.datasets.ebnerd_history.with_negatives`).
         """
         columns = ["user_id", "impression_time_fixed", "article_id_fixed"]
         clicks = (

@@ -20,7 +20,7 @@ import polars as pl
 
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.csv_dataset import Dataset, text_bag
+from ecdctr.replay.sources.datasets.csv_dataset import Dataset, text_bag
 
 __all__ = ["KuaiRand"]
 

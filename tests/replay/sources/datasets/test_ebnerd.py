@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.replay.sources.ebnerd import EbNerd
+from ecdctr.replay.sources.datasets.ebnerd import EbNerd
 from ecdctr.state.errors import DataError
 
 DATA = Path(os.environ.get("ECDCTR_DATA", "/nonexistent")) / "ebnerd"
