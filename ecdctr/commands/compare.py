@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ecdctr.replay.figures import ORACLE, ScoredDays
+from ecdctr.replay.figures import ORACLE, ReplayResult, ScoredDays, evaluate
 from ecdctr.replay.metrics import ROW_METRICS
-from ecdctr.replay.report import Pair, read_report, scores_of
+from ecdctr.replay.report import Pair, Report, ReportMeta, read_report, scores_of, write_report
 from ecdctr.state.errors import DataError
 
 __all__ = ["compare_reports"]
@@ -20,12 +20,12 @@ _FIGURES = {"AUC": "auc"} | {metric.title: metric.name for metric in ROW_METRICS
 
 
 def compare_reports(out: Console, a: Path, b: Path, out_dir: Path, arm: str = "actr") -> dict[str, Any]:
-    """Print each arm of A beside that of B, and write the report of one arm; gives what was found by domain and arm.
+    """Print each arm of A beside that of B, and write the report of one arm; return the figures by arm.
 
-    1. Arms that both reports have, with their figures.
-    2. Where both replays' scores are there and of the same rows: GAUC of B minus GAUC of A on those rows, with its
+    1. Find the arms that both reports have.
+    2. Where both folders hold scores of the same rows, compute GAUC of B minus GAUC of A on those rows, with its
        interval, paired over users.
-    3. The page of one arm: A against B by day, by slice, calibration.
+    3. Write the page of one arm: A against B by day and by slice, and the calibration.
     """
     reports = {"A": read_report(a), "B": read_report(b)}
     for name, (folder, report) in zip(reports, zip((a, b), reports.values(), strict=True), strict=True):
@@ -37,15 +37,18 @@ def compare_reports(out: Console, a: Path, b: Path, out_dir: Path, arm: str = "a
         raise DataError(f"the reports in {a} and {b} have no arm in common")
     found: dict[str, Any] = {}
     for name in arms:
-        result = _paired(scores[0], scores[1], name, out_dir)
-        found[name] = None if result is None else {k: result[k] for k in ("totals", "differences")}
-        if result is not None and name == arm:
-            _write(out, out_dir, arm, reports, result)
+        paired = _paired(scores[0], scores[1], name, out_dir)
+        found[name] = None
+        if paired is not None:
+            result, left_out = paired
+            found[name] = {"totals": result["totals"], "differences": result["differences"]}
+            if name == arm:
+                _write(out, out_dir, arm, reports, result, left_out)
     for domain in ("ad", "natural"):
         _table(out, domain, totals, found)
     if all(result is None for result in found.values()):
         out.print(
-            "the two have not scored the same rows, or their scores are gone: no difference is judged",
+            "the two have not scored the same rows, or their scores were removed: no differences are computed",
             soft_wrap=True,
         )
     return found
@@ -58,25 +61,27 @@ def _shared_arms(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _paired(a: ScoredDays | None, b: ScoredDays | None, arm: str, folder: Path) -> dict[str, Any] | None:
-    from ecdctr.replay.figures import evaluate
-
+def _paired(
+    a: ScoredDays | None, b: ScoredDays | None, arm: str, folder: Path
+) -> tuple[ReplayResult, tuple[int, int]] | None:
+    """Figures on the common rows, and how many rows of each lie on days that differ."""
     if a is None or b is None:
         return None
     pair = Pair(a, b, arm)
     result = evaluate(pair, ["A", "B"], base="A", folder=folder)
-    result["left_out_days"] = list(pair.left_out)
-    return result if result["differences"] else None
+    return (result, pair.left_out) if result["differences"] else None
 
 
 def _write(
-    out: Console, out_dir: Path, arm: str, reports: Mapping[str, Mapping[str, Any]], result: dict[str, Any]
+    out: Console,
+    out_dir: Path,
+    arm: str,
+    reports: Mapping[str, Report],
+    result: ReplayResult,
+    left_out: tuple[int, int],
 ) -> None:
-    from ecdctr.replay.report import write_report
-
     source = "; ".join(f"{name}: {report['title']}" for name, report in reports.items())
-    left_out = result.pop("left_out_days")
-    meta: dict[str, Any] = {"source": source}
+    meta: ReportMeta = {"source": source}
     if any(left_out):
         meta["rejects"] = {
             f"of {name} on days that differ": n for name, n in zip("AB", left_out, strict=True) if n

@@ -85,15 +85,13 @@ def write_drift_report(
 def _page(
     source: str, reference: Reference, result: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[str]:
-    from ecdctr.replay.report import style_sheet  # imports matplotlib, which a worker does not need
+    from ecdctr.replay.report import (  # a worker imports this package, and needs no reports
+        PAGE_END,
+        page_start,
+    )
 
-    style = style_sheet()
     title = f"Drift of {source}"
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-    yield f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n'
-    yield f"<h1>{escape(title)}</h1>\n"
+    yield page_start(title)
     span = f"{day_of(reference.from_ms)} to {day_of(reference.until_ms)}"
     yield f'<p class="muted">against {escape(reference.name)}, {span} (UTC)</p>\n'
     things: Things = result["things"]
@@ -110,7 +108,8 @@ def _page(
         yield "<h2>Effect by day</h2>\n<p>1 is the threshold at which a change counts; days on which it counts are highlighted.</p>\n"
         yield from _days(things, result["days"])
     yield _GLOSSARY
-    yield "<footer>The same figures, unrounded: <code>drift.json</code> in the same folder.</footer>\n</main>\n</body>\n</html>\n"
+    yield "<footer>The same figures, unrounded: <code>drift.json</code> in the same folder.</footer>\n"
+    yield PAGE_END
 
 
 def _lead(moved: Things, days: int) -> Iterator[str]:

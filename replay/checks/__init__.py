@@ -2,6 +2,6 @@
 
 from ecdctr.replay.checks.day_check import DayCheck
 from ecdctr.replay.checks.leakage import FeatureProbe
-from ecdctr.replay.checks.run import checks
+from ecdctr.replay.checks.run import CheckResult, checks
 
-__all__ = ["DayCheck", "FeatureProbe", "checks"]
+__all__ = ["CheckResult", "DayCheck", "FeatureProbe", "checks"]

@@ -1,53 +1,61 @@
-"""What a replay looks for by itself: signs that its figures cannot be believed."""
+"""The checks of a replay: signs that its figures cannot be trusted."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 from ecdctr.replay.checks.day_check import DayFinding
 from ecdctr.replay.checks.leakage import Finding
 
-__all__ = ["Check", "checks"]
+__all__ = ["Check", "CheckResult", "checks"]
+
+
+class CheckResult(TypedDict):
+    """A :class:`Check` as plain data."""
+
+    name: str
+    ok: bool | None
+    text: str
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer.
+    """One check and its result.
 
     Attributes
     ----------
     name
-        The question.
+        The property that is checked.
     ok
-        Whether there is nothing to worry about; None: could not be told.
+        Whether it holds; None: this cannot be decided.
     text
-        What was found.
+        The finding.
     """
 
     name: str
     ok: bool | None
     text: str
 
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
+    def plain(self) -> CheckResult:
+        return {"name": self.name, "ok": self.ok, "text": self.text}
 
 
 def checks(
     days: Sequence[DayFinding], features: Sequence[Finding], stragglers: int, months: Sequence[str]
 ) -> list[Check]:
-    """Scored before learned, in the order of time, without a feature that gives the answer away, nothing from the future.
+    """Run all checks: scored before learned, event order, no feature that reveals the label, no snapshot from the future.
 
     Parameters
     ----------
     days, features
-        Of :class:`DayCheck` and :class:`FeatureProbe`.
+        Findings of :class:`DayCheck` and :class:`FeatureProbe`.
     stragglers
-        Rows further behind than the log's window.
+        Rows that came later than the log's window allows.
     months
-        TPM snapshots that were read; a row that meets one younger than itself ends a replay with an error.
+        TPM snapshots that were read. A row that reads a snapshot younger than itself ends the replay with an error.
     """
     return [_scored_first(days), _in_order(stragglers), _features(features), _snapshots(months)]
 

@@ -1,18 +1,18 @@
-"""Figures of a replay: per arm, per day, differences to the control, calibration. Plain data, ready for JSON."""
+"""Figures of a replay: by arm and day, differences to the base, calibration, slices."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES
 from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartedRows, Ranked, scratch
+from ecdctr.replay.figures.result import ArmFigures, DayFigures, Difference, ReplayResult, SliceFigures
 from ecdctr.replay.figures.scored_days import (
     ORACLE,
     Columns,
@@ -27,6 +27,7 @@ from ecdctr.replay.figures.slices import TPM, USER_GAP_BOTH, Coding, Slicer
 from ecdctr.replay.figures.slices_by_feature import FeatureSlice
 from ecdctr.replay.metrics import (
     ROW_METRICS,
+    Interval,
     gauc_difference,
     gauc_interval,
     rela_impr,
@@ -35,10 +36,7 @@ from ecdctr.replay.metrics import (
 )
 from ecdctr.state.row_logs import ScoreLog
 
-__all__ = ["ORACLE", "ReplayResult", "evaluate"]
-
-ReplayResult = dict[str, Any]
-"""See :func:`evaluate`."""
+__all__ = ["evaluate"]
 
 _ALL = Cut()
 
@@ -55,10 +53,10 @@ def evaluate(
     folder: Path | None = None,
     part_rows: int = PART_ROWS,
 ) -> ReplayResult:
-    """Every figure of a replay. All arms of a domain are judged on the identical rows.
+    """Compute every figure of a replay. All arms of a domain are evaluated on the identical rows.
 
-    Memory is bounded by the largest event day, and by the number of users and items: rows come a day at a
-    time, and what concerns all days goes over parts on disk (:class:`PartedRows`). The figures are exact.
+    Memory is bounded by the largest event day and by the number of users and items: rows are read one day at a
+    time, and figures over all days are computed from partitions on disk (:class:`PartedRows`). The figures are exact.
 
     Parameters
     ----------
@@ -67,40 +65,25 @@ def evaluate(
         ``p_<arm>`` (NaN where the arm did not score the row), and, if known, ``item``, ``list_id`` (0: none) and
         ``oracle`` (NaN: unknown). Shape ``(n,)`` each, any order.
     arms
-        Names of the arms; one that scored no row of a domain does not appear there.
+        Names of the arms; an arm that scored no row of a domain is left out there.
     base
-        The arm that the others are compared with; where it is absent, the first one that is there.
+        The arm with which the others are compared; where it is absent, the first one present.
     slices
-        Features to part the rows by; the rows hold their columns. ``s_tpm`` and ``s_user_gap_both``, where they hold them, are slices, too.
+        Features by which the rows are sliced; the rows hold their columns. ``s_tpm`` and ``s_user_gap_both`` are slices, too,
+        where the rows hold them.
     samples, day_samples
-        Bootstrap draws for the whole, and for a day or a slice.
+        Bootstrap draws for all rows, and for a day or a slice.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     folder
-        Where parts of many rows are kept meanwhile; default: where temporary files go.
+        Where partitions are written temporarily; default: the folder of temporary files.
     part_rows
-        Rows of a part.
+        Rows of a partition.
 
     Returns
     -------
-    dict
-        ``totals[domain][arm]``
-            As :func:`ecdctr.replay.metrics.summary`, and the bounds of GAUC, ``gauc_low, gauc_high`` (95 %).
-        ``days[domain]``
-            A list, oldest first, of ``{day, n, arms, differences}``: the same for the rows of one UTC day.
-        ``differences[domain][arm]``
-            GAUC minus that of ``base[domain]``: ``value, low, high`` (95 %, paired over users) and ``rela_impr``.
-        ``calibration[domain][arm]``
-            ``predicted, observed, rows`` of twenty groups of equally many rows.
-        ``slices``
-            A list of ``slice, value, domain, arm`` (see :data:`ecdctr.replay.figures.slices.BUILT_IN`), with the figures of the arm on
-            those rows, bounds of its GAUC, and ``difference, low, high`` to the base; None for the base itself, and for
-            what cannot be computed.
-        ``left_out[domain]``
-            Rows that only some of the arms scored.
-
-        Domains are "natural" and "ad"; one without scored rows is absent. The oracle, where it is known, stands beside
-        the arms.
+    ReplayResult
+        Plain numbers; NaN where a figure of an arm or a day cannot be computed.
 
     Examples
     --------
@@ -111,9 +94,10 @@ def evaluate(
     (0.5, '1970-01-01')
     """
     source = days_of(rows)
-    out: ReplayResult = {"arms": list(arms)}
-    out |= {k: {} for k in ("base", "left_out", "totals", "differences", "days", "calibration")}
-    out["slices"] = []
+    out: ReplayResult = {
+        "arms": list(arms), "base": {}, "left_out": {}, "totals": {}, "differences": {}, "days": {}, "calibration": {},
+        "slices": [],
+    }  # fmt: skip
     with scratch(folder) as made:
         shapes = survey(source, arms)
         judges = [
@@ -134,9 +118,9 @@ def evaluate(
 def _codings(
     source: ScoredDays, shapes: Sequence[Shape], slices: Sequence[FeatureSlice]
 ) -> list[list[Coding]]:
-    """How the rows of each domain are parted beside the slices that every log has; a pass over the rows, if asked for."""
-    tallies = [[asked.tally(shape.rows) for asked in slices] for shape in shapes]
-    columns = [asked.column for asked in slices]
+    """The further slices of each domain; where features are requested, this takes a pass over the rows."""
+    tallies = [[feature.tally(shape.rows) for feature in slices] for shape in shapes]
+    columns = [feature.column for feature in slices]
     noted: list[Coding] = []
     for _, day in source.days():
         noted = [coding for coding in (USER_GAP_BOTH, TPM) if coding.column in day]
@@ -153,7 +137,7 @@ def _codings(
 
 
 class _Judge:
-    """One domain: rows come in day by day, figures go out at the end."""
+    """Evaluates one domain: :meth:`add` takes its rows day by day, :meth:`finish` computes the figures."""
 
     def __init__(
         self,
@@ -172,7 +156,7 @@ class _Judge:
         self._slicer, self._notes = Slicer(further), [coding.column for coding in further]
         self._parted: PartedRows | None = None
         self._left_out = 0
-        self._days: list[dict[str, Any]] = []
+        self._days: list[DayFigures] = []
 
     def add(self, day: int, columns: Columns) -> None:
         rows, left_out = common_rows(columns, self.shape, self._notes)
@@ -219,42 +203,48 @@ class _Judge:
         for arm in parted.arms:
             whole = _summary(figures[arm][0], ranked[0], arm) | lists.get(arm, {})
             interval = self._interval(ranked[0], ranked[0].auc[arm], self._samples)
-            out["totals"][domain][arm] = whole | _bounds(interval)
+            out["totals"][domain][arm] = cast(ArmFigures, whole | _bounds(interval))
         for arm in parted.arms:
             if arm in (self.base, ORACLE):
                 continue
             gain = self._interval(ranked[0], ranked[0].auc[arm] - ranked[0].auc[self.base], self._samples)
             better = rela_impr(*(out["totals"][domain][a]["gauc"] for a in (arm, self.base)))
-            out["differences"][domain][arm] = {**gain, "rela_impr": better}
+            out["differences"][domain][arm] = _difference(gain, better)
         for i, (_, names) in enumerate(named, 1):
             if ranked[i].impressions_total:
                 of_cut = {arm: found[i] for arm, found in figures.items()}
-                out["slices"] += [{**names, **row} for row in self._slice(ranked[i], of_cut)]
+                out["slices"] += [
+                    cast(SliceFigures, {**names, **row}) for row in self._slice(ranked[i], of_cut)
+                ]
 
     def _slice(self, users: Ranked, figures: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for arm, found in figures.items():
             own = self._interval(users, users.auc[arm], self._day_samples)
             row: dict[str, Any] = {"arm": arm, **_summary(found, users, arm), **_bounds(own)}
-            gain: dict[str, float] = {}
+            row |= {"difference": None, "low": None, "high": None}
             if arm != self.base:
                 gain = self._interval(users, users.auc[arm] - users.auc[self.base], self._day_samples)
-            row |= {"difference": gain.get("value"), "low": gain.get("low"), "high": gain.get("high")}
+                row |= {"difference": gain.value, "low": gain.low, "high": gain.high}
             yield {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
-    def _interval(self, users: Ranked, value: Any, samples: int) -> dict[str, float]:
-        return asdict(weighted_mean(value, users.impressions, samples, 0.95, self._seed))
+    def _interval(self, users: Ranked, value: Any, samples: int) -> Interval:
+        return weighted_mean(value, users.impressions, samples, 0.95, self._seed)
 
 
 def _dtype(found: np.dtype[Any]) -> np.dtype[Any]:
     return found if found in (np.float32, np.float64) else np.dtype(np.float64)
 
 
-def _bounds(interval: dict[str, float]) -> dict[str, float]:
-    return {"gauc_low": interval["low"], "gauc_high": interval["high"]}
+def _bounds(interval: Interval) -> dict[str, float]:
+    return {"gauc_low": interval.low, "gauc_high": interval.high}
+
+
+def _difference(gain: Interval, better: float) -> Difference:
+    return {"value": gain.value, "low": gain.low, "high": gain.high, "rela_impr": better}
 
 
 def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]:
-    """As :func:`ecdctr.replay.metrics.summary`."""
+    """The figures of :func:`ecdctr.replay.metrics.summary`."""
     n, clicks = figures["n"], figures["clicks"]
     return {
         "n": n,
@@ -268,18 +258,16 @@ def _summary(figures: dict[str, Any], users: Ranked, arm: str) -> dict[str, Any]
 
 def _of_day(
     rows: ScoredRows, reference: str, samples: int, seed: int
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
-    """Metrics of each arm, and its GAUC difference to the reference, of rows in memory."""
-    totals: dict[str, dict[str, Any]] = {}
-    differences: dict[str, dict[str, float]] = {}
+) -> tuple[dict[str, ArmFigures], dict[str, Difference]]:
+    """Figures of each arm, and its GAUC difference to the reference, of rows in memory."""
+    totals: dict[str, ArmFigures] = {}
+    differences: dict[str, Difference] = {}
     for arm, p in rows.scores.items():
-        totals[arm] = summary(rows.label, p, rows.user, rows.list_id)
         interval = gauc_interval(rows.label, p, rows.user, samples=samples, seed=seed)
-        totals[arm] |= {"gauc_low": interval.low, "gauc_high": interval.high}
+        totals[arm] = cast(ArmFigures, summary(rows.label, p, rows.user, rows.list_id) | _bounds(interval))
     for arm, p in rows.scores.items():
         if arm in (reference, ORACLE):
             continue
         gain = gauc_difference(rows.label, p, rows.scores[reference], rows.user, samples=samples, seed=seed)
-        differences[arm] = asdict(gain)
-        differences[arm]["rela_impr"] = rela_impr(totals[arm]["gauc"], totals[reference]["gauc"])
+        differences[arm] = _difference(gain, rela_impr(totals[arm]["gauc"], totals[reference]["gauc"]))
     return totals, differences

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecdctr.replay.figures.result import Calibration
 from ecdctr.replay.figures.scored_days import ScoredRows
 from ecdctr.replay.figures.spill import Spill
 from ecdctr.replay.metrics import ROW_METRICS, group_auc
@@ -216,7 +217,7 @@ class PartedRows:
 
     def scored(
         self, arm: str, cuts: Sequence[Cut], bins: int = 20
-    ) -> tuple[list[dict[str, float]], dict[str, list[float]]]:
+    ) -> tuple[list[dict[str, float]], Calibration]:
         """Figures of an arm that need no users, for each cut; and its calibration curve over all rows."""
         sums = [_Sums() for _ in cuts]
         curve = _Curve(self.rows, bins)
@@ -263,7 +264,7 @@ class _Curve:
         self._y += np.bincount(group, weights=y, minlength=len(self._y))
         self._at += len(y)
 
-    def points(self) -> dict[str, list[float]]:
+    def points(self) -> Calibration:
         rows = np.diff(self._edge)
         return {
             "predicted": (self._p / rows).tolist(),

@@ -1,6 +1,7 @@
 """Metrics and their intervals: GAUC, AUC, log loss, NE, PCOC, bootstrap over users."""
 
 from ecdctr.replay.metrics.bootstrap import (
+    Interval,
     gauc_contrast,
     gauc_difference,
     gauc_interval,
@@ -15,6 +16,7 @@ from ecdctr.replay.metrics.summaries import summary
 
 __all__ = [
     "ROW_METRICS",
+    "Interval",
     "PairedGate",
     "auc",
     "auc_of_codes",

@@ -1,17 +1,22 @@
 """Reports of a replay: HTML, JSON, tables, and the comparison of two replays."""
 
 from ecdctr.replay.report.html import write_report
+from ecdctr.replay.report.meta import FrozenMeta, Report, ReportMeta
+from ecdctr.replay.report.page import PAGE_END, page_start
 from ecdctr.replay.report.pair import Pair, read_report, scores_of
-from ecdctr.replay.report.style import style_sheet
 from ecdctr.replay.report.tables import day_table, slice_table, write_tables
 
 __all__ = [
+    "PAGE_END",
+    "FrozenMeta",
     "Pair",
+    "Report",
+    "ReportMeta",
     "day_table",
+    "page_start",
     "read_report",
     "scores_of",
     "slice_table",
-    "style_sheet",
     "write_report",
     "write_tables",
 ]

@@ -1,16 +1,16 @@
-"""Two replays against each other: paired, on the days whose rows both have scored."""
+"""Comparison of two replays: paired, on the days whose rows both have scored."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ecdctr.replay.figures import Columns, ScoredDays
 from ecdctr.replay.play import MergedScores
+from ecdctr.replay.report.meta import Report
 from ecdctr.state.errors import DataError
 from ecdctr.state.row_logs import ScoreLog
 
@@ -19,11 +19,17 @@ __all__ = ["Pair", "read_report", "scores_of"]
 _ROW = ("ts", "user", "item", "domain", "label")
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """``title, meta, result`` of the report in a folder."""
+def read_report(folder: Path) -> Report:
+    """The report in a folder.
+
+    Raises
+    ------
+    DataError
+        There is none, or its JSON is damaged.
+    """
     path = Path(folder) / "report.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: Report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"there is no report in {folder} ({error.strerror}): name the --out folder of an `ecdctr replay`"
@@ -34,7 +40,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def scores_of(folder: Path) -> ScoredDays | None:
-    """What a replay scored, its arms of their own included; None if that was not kept."""
+    """The scored rows of a replay with those of its further arms; None if the folder does not hold them."""
     state = Path(folder) / "state"
     if not (state / "scores" / "schema.json").is_file():
         return None
@@ -51,14 +57,14 @@ class Pair:
     Parameters
     ----------
     a, b
-        What the two scored.
+        Scored rows of the two replays.
     arm
-        In both of them.
+        An arm that both of them have.
 
     Attributes
     ----------
     left_out
-        Rows of ``a`` and ``b`` on days that were left out, the last time that all days were gone through.
+        Rows of ``a`` and ``b`` on the days that the last complete pass of :meth:`days` left out.
     """
 
     def __init__(self, a: ScoredDays, b: ScoredDays, arm: str) -> None:
@@ -66,7 +72,7 @@ class Pair:
         self.left_out = (0, 0)
 
     def days(self) -> Iterator[tuple[int, Columns]]:
-        """As :class:`ecdctr.replay.figures.ScoredDays`."""
+        """See :class:`ecdctr.replay.figures.ScoredDays`."""
         lone = [0, 0]
         for day, ours, theirs in _in_step(self._a.days(), self._b.days()):
             same = (

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
+from ecdctr.replay.figures import Calibration
+
 __all__ = ["ORACLE_LOOK", "by_value", "calibration", "differences_by_day", "key", "series_by_day"]
 
 # matplotlib knows fixed colours only. Each of these odd ones stands for a variable of the page's style sheet.
@@ -119,7 +121,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def calibration(curves: Mapping[str, Mapping[str, Sequence[float]]], looks: Looks) -> str:
+def calibration(curves: Mapping[str, Calibration], looks: Looks) -> str:
     """Observed CTR over mean prediction of equally large groups, on logarithmic axes; the diagonal is ideal."""
 
     def draw(axes: Axes) -> None:

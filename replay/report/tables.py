@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ __all__ = ["day_table", "slice_table", "write_tables"]
 
 
 def day_table(result: ReplayResult) -> pl.DataFrame:
-    """``day, domain, arm``, the figures of the arm, and ``difference, low, high`` to the base of its domain."""
+    """``day, domain, arm``, the figures of the arm, and ``difference, low, high`` to the base of its domain, a row a day and arm."""
     rows = []
     for domain, days in result["days"].items():
         for day in days:
             for arm, figures in day["arms"].items():
-                gain = day["differences"].get(arm, {})
-                compared = {"difference": gain.get("value"), "low": gain.get("low"), "high": gain.get("high")}
+                gain = day["differences"].get(arm)
+                compared = {
+                    "difference": gain and gain["value"],
+                    "low": gain and gain["low"],
+                    "high": gain and gain["high"],
+                }
                 rows.append({"day": day["day"], "domain": domain, "arm": arm, **figures, **compared})
     return _table(rows, ("day", "domain", "arm"))
 
@@ -32,7 +36,7 @@ def slice_table(result: ReplayResult) -> pl.DataFrame:
 
 
 def write_tables(folder: Path, result: ReplayResult, *, csv: bool = False) -> list[Path]:
-    """``days`` and ``slices`` as Parquet, and as CSV if asked for; gives the files written."""
+    """``days`` and ``slices`` as Parquet, and as CSV if ``csv``; returns the files written."""
     written = []
     for name, table in (("days", day_table(result)), ("slices", slice_table(result))):
         try:
@@ -47,7 +51,7 @@ def write_tables(folder: Path, result: ReplayResult, *, csv: bool = False) -> li
     return written
 
 
-def _table(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> pl.DataFrame:
+def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pl.DataFrame:
     if not rows:
         return pl.DataFrame(schema=dict.fromkeys(keys, pl.String))
     table = pl.DataFrame(rows, infer_schema_length=None)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec

@@ -163,7 +163,7 @@ def test_short_and_long_replays(tmp_path, days):
     path = write_report(tmp_path, "Replay", result_of(scored(days=days)), {"interrupted": True})
     page = Page(path.read_text())
     assert page.count["figure"] == 10
-    assert "covers what was done" in page.text
+    assert "covers the rows up to then" in page.text
 
 
 @pytest.mark.slow
@@ -191,9 +191,9 @@ def test_checks_and_arms_are_told_and_a_failed_check_stands_open(result, tmp_pat
     for words in (
         "dwell <AUC 0.999>",
         "the configuration with model.history=none",
-        "not asked of the 1,234 rows",
+        "does not predict the 1,234 rows",
     ):
         assert words in page.text
     quiet = write_report(tmp_path, "Replay", result, {"checks": [fine]}).read_text()
     assert "<details><summary>Checks: 1 passed" in quiet
-    assert "Arms of their own" not in quiet
+    assert "Further arms" not in quiet
