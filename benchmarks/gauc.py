@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import roc_auc_score
 
-from ecdctr.commands.replay import peak_mib
+from ecdctr.commands.peak_memory import peak_mib
 from ecdctr.replay.metrics import gauc
 
 PART_ROWS = 200_000

@@ -118,7 +118,7 @@ def replayed(log: Path, loaded: Loaded, out: Path) -> dict[str, Any]:
     """The report's metadata of one ``ecdctr replay``."""
     nobody = Console(file=io.StringIO())
     done = replay_source(nobody, nobody, loaded, str(log), out, ReplayOptions(quiet=True))
-    return dict(done["meta"])
+    return dict(done.meta)
 
 
 def memory_of(log: Path, out: Path) -> dict[str, float]:
@@ -129,7 +129,7 @@ def memory_of(log: Path, out: Path) -> dict[str, float]:
 
 
 def child(log: Path, out: Path) -> None:
-    from ecdctr.commands.replay import peak_mib
+    from ecdctr.commands.peak_memory import peak_mib
 
     meta = replayed(log, configured(SMALL), out)
     print(

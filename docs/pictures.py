@@ -29,7 +29,7 @@ import polars as pl
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.models.training import Engine

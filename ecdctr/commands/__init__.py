@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each; a module is imported only when its command runs."""
+"""What the commands do, one module each; a module is imported only when its command runs."""

@@ -19,13 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ecdctr import factory
-from ecdctr.commands.basic import open_with_features, replay_source, train_tpm
 from ecdctr.commands.rebuild import rebuild
+from ecdctr.commands.replay import replay_source
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.models.training import audit
+from ecdctr.replay.figures import evaluate
+from ecdctr.replay.report import ReportMeta, write_report
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
+from ecdctr.sources import open_with_features
 from ecdctr.state.errors import EcdctrError, StreamError
 from ecdctr.state.journals import Journal
 from ecdctr.state.positions import Positions
+from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["run_demo"]
 
@@ -219,10 +224,6 @@ class _LiveRun:
 def _summarise(
     out: Console, folder: Path, loaded: Loaded, plan: Plan, produced: int, run: _LiveRun
 ) -> dict[str, Any]:
-    from ecdctr.replay.figures import evaluate
-    from ecdctr.replay.report import write_report
-    from ecdctr.state.row_logs import ScoreLog
-
     settings = loaded.settings
     folders = factory.Folders(settings.state.folder)
     with factory.kafka_log(settings, factory.decoder(settings)) as log:
@@ -236,7 +237,7 @@ def _summarise(
     live = evaluate(kept, kept.arms)
     again = evaluate(rebuilt.engine.scores, kept.arms)
     offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
-    meta = {
+    meta: ReportMeta = {
         "source": plan.title,
         "rows": produced,
         "seconds": round(run.seconds, 1),
@@ -259,9 +260,9 @@ def _summarise(
         "gauc": {
             "ads_only": ads["ads_only"]["gauc"],
             "actr": ads["actr"]["gauc"],
-            "oracle": ads.get("oracle", {}).get("gauc"),
+            "oracle": ads["oracle"]["gauc"] if "oracle" in ads else None,
             "actr_replayed": again["totals"]["ad"]["actr"]["gauc"],
-            "actr_offline": offline["result"]["totals"]["ad"]["actr"]["gauc"],
+            "actr_offline": offline.result["totals"]["ad"]["actr"]["gauc"],
         },
         "coverage": {
             "users": ads["actr"]["user_coverage"],

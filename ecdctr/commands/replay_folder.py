@@ -1,4 +1,4 @@
-"""What a replay keeps in its report folder, so that an interrupted one can be gone on with."""
+"""The state that a replay saves in its report folder, so that an interrupted replay can be resumed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ecdctr.state.errors import StateError
 from ecdctr.state.files import write_atomic
 from ecdctr.state.lock import FolderLock
 
-__all__ = ["ReplayState", "asked_for"]
+__all__ = ["ReplayState", "replay_request"]
 
 _PARTS = ("checkpoints", "ad-window", "scores", "snapshots", "arms", "replay.json")
 _LEARNING = ("[model]", "[tpm]", "[schedule]", "[events]")
 
 
 class ReplayState:
-    """The folder ``state/`` of a replay: its checkpoints and scores, and what it was asked to play.
+    """The folder ``state/`` of a replay: its checkpoints and scores, and the request.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ReplayState:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other replays away from the folder."""
+        """Lock the folder against other replays."""
         lock = FolderLock(self.folder)
         lock.acquire()
         try:
@@ -45,38 +45,38 @@ class ReplayState:
         finally:
             lock.release()
 
-    def begin(self, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Start anew: what an earlier replay left is removed.
+    def begin(self, request: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Start a new replay; the state of an earlier one is removed.
 
         Parameters
         ----------
-        asked
-            What was asked for; a replay that goes on must ask for the same.
+        request
+            Source, options and settings, see :func:`replay_request`; to resume, they must be the same.
         found
-            What that came to when it began (offset ranges, the moment that ``--last`` meant).
+            What they meant when the replay began: offset ranges, the time that ``--last`` refers to.
         """
         self._remove(_PARTS)
-        self._write({"asked": _plain(asked), "found": _plain(found), "seconds": 0.0})
+        self._write({"asked": _plain(request), "found": _plain(found), "seconds": 0.0})
 
-    def go_on(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What the interrupted replay found when it began; None if there is none to go on with.
+    def resume(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """``found`` of the interrupted replay (:meth:`begin`); None if there is none to resume.
 
         Raises
         ------
         StateError
-            It was asked for something else; names it.
+            Its request was different; the message names the difference.
         """
-        kept = self._read()
-        if kept is None:
+        saved = self._read()
+        if saved is None:
             return None
-        for key, value in _plain(asked).items():
-            before = kept["asked"].get(key)
+        for key, value in _plain(request).items():
+            before = saved["asked"].get(key)
             if before != value:
                 raise StateError(
-                    f"--resume: the replay in {self.folder} was begun with {key} {_short(before, value)}, now it is "
-                    f"{_short(value, before)}: ask for the same, or start anew without --resume"
+                    f"--resume: the replay in {self.folder} was started with {key} {_short(before, value)}, now it is "
+                    f"{_short(value, before)}: use the same, or start a new replay without --resume"
                 )
-        found: dict[str, Any] = kept["found"]
+        found: dict[str, Any] = saved["found"]
         return found
 
     @property
@@ -93,19 +93,19 @@ class ReplayState:
         checkpoint_every_s: float,
         notes: RowNotes | None = None,
     ) -> SideBySide:
-        """All engines, as their newest checkpoints have them; new ones where there are none.
+        """Create all engines, and restore each from its newest checkpoint if there is one.
 
-        ``notes`` are kept once, in the score log of the configuration's engine.
+        ``notes`` are written once, to the score log of the main engine.
         """
 
-        def engine(folder: Path, of: Settings, notes: RowNotes | None = None) -> Engine:
-            made = factory.replay_engine(of, folder, checkpoint_every_s=checkpoint_every_s, notes=notes)
+        def engine(folder: Path, settings: Settings, notes: RowNotes | None = None) -> Engine:
+            made = factory.replay_engine(settings, folder, checkpoint_every_s=checkpoint_every_s, notes=notes)
             made.recover()
             return made
 
         main = engine(self.folder, settings, notes)
         beside: dict[str, Engine | FrozenArm] = {
-            name: engine(self._folder_of(name), of) for name, of in others.items()
+            name: engine(self._folder_of(name), changed) for name, changed in others.items()
         }
         for name, checkpoint in frozen.items():
             arm = factory.frozen_arm(settings, checkpoint, self._folder_of(name))
@@ -118,15 +118,15 @@ class ReplayState:
         return self.folder / "arms" / arm
 
     def interrupted(self, seconds: float) -> None:
-        """Note how long it took until here."""
+        """Record the wall seconds up to the interruption."""
         self._write({**(self._read() or {}), "seconds": seconds})
 
     def newest_checkpoint(self) -> Path | None:
-        """Of the engine of the configuration."""
+        """The newest checkpoint of the main engine."""
         return max(factory.Folders(self.folder).checkpoints.glob("*-step-*"), default=None)
 
     def finished(self, *, keep: bool = False) -> None:
-        """Nothing to go on with: only the scored rows stay, and the models if they are to be kept."""
+        """Remove what only a resumed replay needs: the scored rows stay, and with ``keep`` the final models."""
         stays = {"scores", "arms", *(("checkpoints", "snapshots") if keep else ())}
         self._remove([p for p in _PARTS if p not in stays])
         for path in (self.folder / "arms").glob("*/*"):
@@ -148,7 +148,7 @@ class ReplayState:
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise StateError(f"{path} is damaged ({error}): start anew without --resume") from error
+            raise StateError(f"{path} is damaged ({error}): start a new replay without --resume") from error
         return found
 
     def _write(self, content: Mapping[str, Any]) -> None:
@@ -156,8 +156,8 @@ class ReplayState:
         write_atomic(self.folder / "replay.json", json.dumps(content, indent=1).encode())
 
 
-def asked_for(source: str, settings: Settings, **options: Any) -> dict[str, Any]:
-    """What makes two replays the same: source, options, and every setting that the models learn by."""
+def replay_request(source: str, settings: Settings, **options: Any) -> dict[str, Any]:
+    """Source, options, and every setting that affects the models: a resumed replay must have the same."""
     sections: dict[str, Any] = {}
     for block in dump_toml(settings).split("\n\n"):
         head, _, body = block.partition("\n")
@@ -172,7 +172,7 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any, other: Any) -> str:
-    """A value, or of a block of settings the lines that differ."""
+    """A value; for a block of settings, the lines that differ."""
     if not (isinstance(value, str) and isinstance(other, str) and "\n" in value):
         return repr(value)
     return (

@@ -164,7 +164,7 @@ def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str,
 def play_run(run: Run) -> Scored:
     """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
     from ecdctr import factory
-    from ecdctr.commands.basic import train_tpm
+    from ecdctr.commands.tpm_train import train_tpm
     from ecdctr.replay.play import SideBySide, play
     from ecdctr.replay.sources import SourceLog, steps_of
     from ecdctr.settings import load_settings

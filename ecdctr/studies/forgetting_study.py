@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.events.batch import AD, DOMAIN_NAMES, Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.time import DAY_MS

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.commands.basic import train_tpm
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.events.batch import AD
 from ecdctr.models.training import Engine
 from ecdctr.replay.metrics import gauc

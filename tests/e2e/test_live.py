@@ -18,9 +18,9 @@ from kafka import KafkaProducer
 from rich.console import Console
 
 from ecdctr import factory
-from ecdctr.commands.basic import replay_journal, replay_source
 from ecdctr.commands.rebuild import rebuild
-from ecdctr.commands.replay import ReplayOptions
+from ecdctr.commands.replay import ReplayOptions, replay_source
+from ecdctr.commands.replay_journal import replay_journal
 from ecdctr.models.training import audit
 from ecdctr.replay.metrics import gauc
 from ecdctr.replay.sources import Simulator
@@ -183,18 +183,18 @@ def test_an_offline_replay_of_the_topics_gives_the_live_figure(run, tmp_path):
     result = replay_source(Console(), Console(stderr=True), Loaded(settings, {}), "kafka", tmp_path, options)
     live = ScoreLog(factory.Folders(settings.state.folder).scores, read_only=True).read(domain=1)
     value = gauc(live["label"], live["p_actr"], live["user"])
-    offline = result["result"]["totals"]["ad"]["actr"]
+    offline = result.result["totals"]["ad"]["actr"]
     assert offline["n"] == value.impressions_total == int((frame["domain"] == 1).sum())
     # Row by row: 64 users of a day-old model are too few for GAUC to tell (it moves by .004 where no prediction moves by .04).
-    replayed = result["engine"].scores.read(domain=1)
+    replayed = result.engine.scores.read(domain=1)
     first, second = (np.lexsort((c["item"], c["user"], c["ts"])) for c in (live, replayed))
     for arm, apart in (("actr", 0.01), ("ads_only", 1e-4)):
         difference = live[f"p_{arm}"][first] - replayed[f"p_{arm}"][second]
         assert float(np.sqrt(np.mean(difference.astype(np.float64) ** 2))) < apart, arm
     control = gauc(live["label"], live["p_ads_only"], live["user"]).value
-    assert abs(result["result"]["totals"]["ad"]["ads_only"]["gauc"] - control) < 0.002
+    assert abs(result.result["totals"]["ad"]["ads_only"]["gauc"] - control) < 0.002
     # Names are those of the messages: of each of them, the rows that it has in the log.
-    assert by_category(result["result"]) == dict(categories(frame).rows())
+    assert by_category(result.result) == dict(categories(frame).rows())
 
 
 def categories(frame):
@@ -214,7 +214,7 @@ def test_other_settings_are_scored_on_the_same_rows_as_the_live_run(run, tmp_pat
     assert replay_journal(out, Console(stderr=True), loaded, tmp_path, slices=("category",), base="full") == 0
     text = out.export_text()
     assert "same rows, same order" in text and "model.lr = 0.01" in text
-    assert "as it was" in text and "as it would have been" in text
+    assert "recorded" in text and "with the changed settings" in text
     scored = [line for line in text.splitlines() if line.strip().startswith("ads_only")]
     assert len(scored) == 2 and scored[0] != scored[1], "another rate gives other predictions"
     assert (tmp_path / "report.html").is_file()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from ecdctr.commands.basic import train_tpm
 from ecdctr.commands.rebuild import rebuild
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.settings import Loaded
 from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest
 from tests.support.sites import Site, frame

@@ -100,7 +100,7 @@ def test_sub_package_lists_its_public_names(folder):
 def test_sub_package_has_an_import_contract(folder):
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter", encoding="utf-8")
-    dotted = "ecdctr." + folder.replace("/", ".")
+    dotted = "ecdctr." + folder.removeprefix("ecdctr/").replace("/", ".")
     contract = f"importlinter:contract:{dotted.removeprefix('ecdctr.')}"
     assert contract in rules, f".importlinter has no contract for {dotted}"
     assert rules[contract]["type"] == "protected"
@@ -112,7 +112,7 @@ def test_import_contracts_name_existing_sub_packages():
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter", encoding="utf-8")
     names = {s.removeprefix("importlinter:contract:") for s in rules.sections() if ":contract:" in s}
-    expected = {name.replace("/", ".") for name in WITH_INTERFACE}
+    expected = {name.removeprefix("ecdctr/").replace("/", ".") for name in WITH_INTERFACE}
     assert names - {"layers", "cycles"} == expected
 
 
@@ -122,14 +122,13 @@ def mapped() -> dict[str, str]:
     block = re.search(r"```\n(.*?)```", section, re.S)
     assert block, "README.md: the map of the code is a code block"
     found: dict[str, str] = {}
-    package = ""
+    path: list[str] = []
     for line in block[1].splitlines():
         match = re.fullmatch(r"(\s*)([a-z_]+)/\s+(\S.*)", line)
         assert match, f"README.md: {line!r} is not of the form 'folder/  purpose'"
         indent, name, purpose = match.groups()
-        if not indent:
-            package = name
-        found[f"{package}/{name}" if indent else name] = purpose
+        path = [*path[: len(indent) // 2], name]
+        found["/".join(path)] = purpose
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which arms a replay trains side by side: ``--arms``, ``--arm``, ``--frozen``."""
+"""The arms that a replay trains side by side: ``--arms``, ``--arm``, ``--frozen``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecdctr.models.registry import ARMS, SERVING
 from ecdctr.settings import Loaded, Settings, change
 from ecdctr.state.errors import ConfigError
 
-__all__ = ["COLUMNS", "KNOWN", "ArmsAsked", "asked_arms"]
+__all__ = ["COLUMNS", "KNOWN", "RequestedArms", "parse_arms"]
 
 COLUMNS = {"full": SERVING, "ads-only": "ads_only"} | {
     entry.name.replace("_", "-"): entry.name for entry in ARMS
@@ -28,7 +28,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "init-once": ("schedule.releases=once",),
     "no-gate": ("schedule.gate=false",),
 }
-"""Arms that are the configuration with one thing changed: engines of their own."""
+"""Arms that change one setting of the configuration; each runs in a separate engine."""
 
 _ALWAYS = frozenset({SERVING, *(entry.name for entry in ARMS if entry.always)})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -43,19 +43,19 @@ _SAME_ROWS = (
 
 
 @dataclass(frozen=True)
-class ArmsAsked:
-    """What is to run.
+class RequestedArms:
+    """The arms that the command line requests.
 
     Attributes
     ----------
     chosen
         Columns that the report shows, in this order; None: all.
     extra
-        For ``model.arms``.
+        Arms to add to ``model.arms``.
     variants
-        Further ``key=value`` settings of each engine beside that of the configuration, by name.
+        By name, the ``key=value`` settings of each further engine.
     frozen
-        Checkpoints, by name.
+        By name, the checkpoint of each arm that does not learn.
     """
 
     chosen: tuple[str, ...] | None = None
@@ -64,17 +64,17 @@ class ArmsAsked:
     frozen: Mapping[str, Path] = field(default_factory=dict)
 
     def main(self, settings: Settings) -> Settings:
-        """Settings of the engine of the configuration."""
+        """Settings of the main engine: the configuration with the extra arms."""
         arms = settings.model.arms + tuple(a for a in self.extra if a not in settings.model.arms)
         return settings.model_copy(update={"model": settings.model.model_copy(update={"arms": arms})})
 
     def beside(self, loaded: Loaded, settings: Settings) -> dict[str, Settings]:
-        """Settings of the engines beside it, by name; ``settings`` are those of :meth:`main`.
+        """Settings of the further engines, by name; ``settings`` are those of :meth:`main`.
 
         Raises
         ------
         ConfigError
-            One would not read or score the same rows; names the key.
+            An engine would not read or score the same rows; the message names the key.
         """
         out = {}
         for name, overrides in self.variants.items():
@@ -82,7 +82,7 @@ class ArmsAsked:
                 key = text.partition("=")[0].strip()
                 if any(key == k or key.startswith(f"{k}.") for k in _SAME_ROWS):
                     raise ConfigError(
-                        f"arm {name} changes {key}: all arms of a replay read and score the same batches; replay it apart, "
+                        f"arm {name} changes {key}: all arms of a replay read and score the same batches; run a separate replay, "
                         f"with --set {text}"
                     )
             found = change(loaded, overrides, f"--arm {name}").settings
@@ -100,47 +100,47 @@ class ArmsAsked:
             return (*own, *named)
         return (*chosen, *(n for n in named if n not in chosen))
 
-    def base(self, asked: str | None, settings: Settings) -> str:
-        """The column that differences are to; the control, unless another arm was asked for.
+    def base(self, name: str | None, settings: Settings) -> str:
+        """The column with which the others are compared: that of the requested arm, by default the ads-only control.
 
         Raises
         ------
         ConfigError
-            There is no such arm in the report; lists those there are.
+            There is no such arm in the report; the message lists the arms.
         """
-        if asked is None:
+        if name is None:
             return "ads_only"
-        words = {column: name for name, column in COLUMNS.items()}
-        there = {words.get(column, column): column for column in self.scored(settings)}
-        if asked not in there and asked not in there.values():
+        names = {column: name for name, column in COLUMNS.items()}
+        there = {names.get(column, column): column for column in self.scored(settings)}
+        if name not in there and name not in there.values():
             raise ConfigError(
-                f"--base {asked!r}: there is no such arm in this replay; there are {', '.join(there)}"
+                f"--base {name!r}: there is no such arm in this replay; there are {', '.join(there)}"
             )
-        return there.get(asked, asked)
+        return there.get(name, name)
 
-    def as_told(self) -> dict[str, str]:
-        """For comparing what two replays were asked for."""
-        told = {name: ",".join(overrides) for name, overrides in self.variants.items()}
-        told |= {name: str(path) for name, path in self.frozen.items()}
-        return told | ({} if self.chosen is None else {"--arms": ",".join(self.chosen)})
+    def as_options(self) -> dict[str, str]:
+        """The request as plain text, to compare it with that of an interrupted replay."""
+        options = {name: ",".join(overrides) for name, overrides in self.variants.items()}
+        options |= {name: str(path) for name, path in self.frozen.items()}
+        return options | ({} if self.chosen is None else {"--arms": ",".join(self.chosen)})
 
 
-def asked_arms(arms: str | None, variants: Sequence[str] = (), frozen: Sequence[str] = ()) -> ArmsAsked:
-    """From the words of the command line.
+def parse_arms(arms: str | None, variants: Sequence[str] = (), frozen: Sequence[str] = ()) -> RequestedArms:
+    """Parse the options of the command line.
 
     Parameters
     ----------
     arms
-        Names out of :data:`COLUMNS` and :data:`KNOWN`, with commas between them.
+        Names from :data:`COLUMNS` and :data:`KNOWN`, separated by commas.
     variants
-        ``name:key=value,key=value`` each.
+        Each ``name:key=value,key=value``.
     frozen
-        ``name:CHECKPOINT`` each.
+        Each ``name:CHECKPOINT``.
 
     Examples
     --------
-    >>> asked = asked_arms("full,ads-only,no-tpm", ["small:model.dim=8,model.hidden=[16, 8]"])
-    >>> asked.chosen, asked.variants["no-tpm"], asked.variants["small"]
+    >>> requested = parse_arms("full,ads-only,no-tpm", ["small:model.dim=8,model.hidden=[16, 8]"])
+    >>> requested.chosen, requested.variants["no-tpm"], requested.variants["small"]
     (('actr', 'ads_only'), ('model.history=none',), ('model.dim=8', 'model.hidden=[16, 8]'))
     """
     names = [] if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
@@ -148,7 +148,7 @@ def asked_arms(arms: str | None, variants: Sequence[str] = (), frozen: Sequence[
         if name not in COLUMNS and name not in KNOWN:
             known = ", ".join([*COLUMNS, *KNOWN])
             raise ConfigError(
-                f"--arms {name!r} is not known; there are {known}; others: --arm name:key=value"
+                f"--arms {name!r} is unknown; the known arms are {known}; define others with --arm name:key=value"
             )
     columns = tuple(COLUMNS[name] for name in names if name in COLUMNS)
     found = {name: KNOWN[name] for name in names if name in KNOWN}
@@ -163,7 +163,7 @@ def asked_arms(arms: str | None, variants: Sequence[str] = (), frozen: Sequence[
         paths[name] = Path(rest).expanduser()
     chosen = None if arms is None else columns or ("ads_only",)
     extra = tuple(c for c in columns if c not in _ALWAYS)
-    return ArmsAsked(chosen, extra, found, paths)
+    return RequestedArms(chosen, extra, found, paths)
 
 
 def _named(
@@ -173,10 +173,10 @@ def _named(
     if not colon or not rest or not _NAME.fullmatch(name):
         raise ConfigError(f"{option} {text!r}: write it as {option} {example}")
     if name in taken or name in COLUMNS or name in COLUMNS.values():
-        raise ConfigError(f"{option} {text!r}: there is an arm {name!r} already; call it otherwise")
+        raise ConfigError(f"{option} {text!r}: there is already an arm {name!r}; choose another name")
     return name, rest
 
 
 def _settings_in(text: str) -> list[str]:
-    """``key=value`` pairs; a comma within brackets belongs to the value."""
+    """Split ``key=value`` pairs at commas; a comma within brackets belongs to the value."""
     return [part.strip() for part in re.split(r",(?=\s*[a-z_]+\.[a-z_.]+\s*=)", text) if part.strip()]

@@ -1,0 +1,5 @@
+"""The command line: ``ecdctr --help``."""
+
+from ecdctr.cli.app import app, main
+
+__all__ = ["app", "main"]

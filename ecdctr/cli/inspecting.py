@@ -1,0 +1,64 @@
+"""Commands that only look: ``config show``, ``inspect checkpoint`` and ``inspect snapshot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ecdctr.cli.options import ConfigOption, SetOption, load, out
+
+__all__ = ["config_show", "inspect_checkpoint", "inspect_snapshot"]
+
+
+def inspect_checkpoint(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The folder of one checkpoint. The default is all checkpoints of the state folder."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Verify checkpoints, and show their step, event clock, rows, releases and TPM months."""
+    from ecdctr.commands.inspect import show_checkpoints
+
+    raise typer.Exit(show_checkpoints(out, load(config, overrides), path))
+
+
+def inspect_snapshot(
+    month: Annotated[str | None, typer.Argument(help="One month. The default is all months.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Verify the checksums of TPM snapshots, and show their months, rows and youngest training rows."""
+    from ecdctr.commands.inspect import show_snapshots
+
+    raise typer.Exit(show_snapshots(out, load(config, overrides), month))
+
+
+def config_show(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print a TOML file that loads as the same configuration.")
+    ] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only the keys that differ from their defaults.")
+    ] = False,
+) -> None:
+    """Show every key of the configuration: its value, where the value comes from, and what it is for."""
+    from ecdctr.settings import dump_toml, settings_table
+
+    loaded = load(config, overrides)
+    if toml:
+        out.print(dump_toml(loaded.settings), markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table("key", "value", "from", "what it is for", box=None, pad_edge=False)
+    for key, value, origin, text in settings_table(loaded):
+        if not changed or origin != "default":
+            table.add_row(key, str(value), origin, text, style=None if origin == "default" else "bold")
+    out.print(table)
