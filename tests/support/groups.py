@@ -45,7 +45,7 @@ LONGEST_FIRST = (
     "tests/e2e/test_damaged_checkpoint.py",
     "tests/ecdctr/studies/test_evidence.py",
     "tests/replay/report/test_html.py",
-    "tests/ecdctr/commands/test_replay_arms.py",
+    "tests/ecdctr/commands/test_requested_arms.py",
     "tests/ecdctr/commands/test_replay_slices.py",
     "tests/e2e/test_live.py",
     "tests/compat/test_old_state.py",
