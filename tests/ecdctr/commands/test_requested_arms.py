@@ -156,9 +156,9 @@ def test_a_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"arms": "full,fulll"}, "--arms 'fulll' is not known; there are full, ads-only"),
+        ({"arms": "full,fulll"}, "--arms 'fulll' is unknown; the known arms are full, ads-only"),
         ({"arms": None, "variants": ["model.dim=8"]}, "write it as --arm small:model.dim=8"),
-        ({"arms": "no-tpm", "variants": ["no-tpm:model.dim=8"]}, "an arm 'no-tpm' already"),
+        ({"arms": "no-tpm", "variants": ["no-tpm:model.dim=8"]}, "there is already an arm 'no-tpm'"),
         ({"arms": None, "variants": ["x:model.ad_batch=8"]}, "arm x changes model.ad_batch: all arms"),
         ({"arms": None, "variants": ["x:model.dimm=8"]}, "model.dimm.*--arm x"),
         ({"arms": None, "frozen": ["tuesday"]}, "write it as --frozen tuesday:"),
