@@ -237,7 +237,7 @@ def test_gone_on_with_it_equals_the_uninterrupted(loaded, whole, tmp_path, monke
 def test_resume_wants_the_same_replay(loaded, tmp_path, monkeypatch):
     StopAfter(monkeypatch, 2_000)
     run(loaded, SMALL, tmp_path)
-    with pytest.raises(StateError, match=r"begun with --sample-users 1.0, now it is 0.5"):
+    with pytest.raises(StateError, match=r"started with --sample-users 1.0, now it is 0.5"):
         run(loaded, SMALL, tmp_path, resume=True, sample_users=0.5)
     other = load_settings(None, (*SETTINGS, "model.lr=0.5"), environ={})
     with pytest.raises(StateError, match=r"lr = 0.001, now it is lr = 0.5"):
