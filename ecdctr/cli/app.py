@@ -26,7 +26,9 @@ app = typer.Typer(
     "replay historical logs, and watch for drift.\n\n"
     "Start with `ecdctr demo`. `ecdctr config show` explains every key of the configuration.",
 )
-_tpm = typer.Typer(no_args_is_help=True, help="Train the tiny model over long-term natural clicks (TPM).")
+_tpm = typer.Typer(
+    no_args_is_help=True, help="Train TPM, the tiny pre-trained model of long-term natural clicks."
+)
 _config = typer.Typer(no_args_is_help=True, help="Show the configuration.")
 _inspect = typer.Typer(no_args_is_help=True, help="Verify and show what is saved on disk.")
 _report = typer.Typer(no_args_is_help=True, help="Work with the reports of replays.")

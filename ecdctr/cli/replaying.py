@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from ecdctr.cli.options import ConfigOption, SetOption, SourceArgument, err, load, out
+from ecdctr.models.registry import ARMS
 
 __all__ = ["drift", "replay", "report_compare"]
+
+_ARM_NAMES = ", ".join(entry.name.replace("_", "-") for entry in ARMS)
 
 
 def replay(
@@ -62,9 +65,8 @@ def replay(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Train these arms side by side on the same batches: full, ads-only, cpm, cpm-only, mixed, mixed-tpm, ads-tpm, "
-            "item-ctr, reload, linked, stack; or the configuration with one setting changed: no-tpm, tpm-mean, tpm-latest, "
-            "bn-kept, no-fine-tune, init-once, no-gate."
+            help=f"Train these arms side by side on the same batches: full, {_ARM_NAMES}; or the configuration with one setting "
+            "changed: no-tpm, tpm-mean, tpm-latest, bn-kept, no-fine-tune, init-once, no-gate."
         ),
     ] = None,
     arm: Annotated[

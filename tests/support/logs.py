@@ -21,7 +21,7 @@ def replay(loaded: Loaded, source: str, folder: Path, *, width: int = 80, **opti
     """The result of a replay, and what it printed as ``out`` and ``err``."""
     out, err = (Console(file=io.StringIO(), width=width) for _ in range(2))
     done = replay_source(out, err, loaded, source, folder, ReplayOptions(**options))
-    return done | {"out": out.file.getvalue(), "err": err.file.getvalue()}
+    return vars(done) | {"out": out.file.getvalue(), "err": err.file.getvalue()}
 
 
 class StopAfter:

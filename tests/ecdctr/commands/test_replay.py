@@ -14,14 +14,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from ecdctr.commands.basic import train_tpm
-from ecdctr.commands.replay import print_totals
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.interrupt import interruptible
 from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError, StateError
 from ecdctr.state.row_logs import ScoreLog
+from ecdctr.tables import print_totals
 from tests.support import logs
 from tests.support.logs import SMALL, StopAfter, replay
 from tests.support.waiting import PATIENCE_S, wait_for
@@ -226,7 +226,7 @@ def test_gone_on_with_it_equals_the_uninterrupted(loaded, whole, tmp_path, monke
             StopAfter(patch, rows)
             part = run(loaded, SMALL, tmp_path, resume=True)
         assert part["meta"]["interrupted"]
-        assert "--resume goes on from here" in part["err"]
+        assert "--resume continues from here" in part["err"]
         assert 0 < part["meta"]["rows"] < whole["meta"]["rows"]
         assert (tmp_path / "report.html").is_file()
     done = run(loaded, SMALL, tmp_path, resume=True, csv=True)
@@ -264,7 +264,7 @@ def test_without_resume_it_begins_anew(loaded, whole, tmp_path, monkeypatch):
     done = run(loaded, SMALL, tmp_path)
     assert_same_replay(done, whole, tmp_path, whole["folder"])
     nothing = run(loaded, SMALL, tmp_path / "other", resume=True)
-    assert "nothing to go on with" in nothing["err"]
+    assert "there is no interrupted replay in" in nothing["err"]
     assert nothing["meta"]["rows"] == whole["meta"]["rows"]
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from ecdctr import factory
 from ecdctr.cli import app
-from ecdctr.commands.basic import train_tpm
-from ecdctr.commands.replay_arms import asked_arms
+from ecdctr.commands.requested_arms import parse_arms
+from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.events.encode import hash_ids
 from ecdctr.replay.sources import Simulator
 from ecdctr.settings import load_settings
@@ -33,7 +33,7 @@ ARMS = {"arms": "full,ads-only,mixed", "variants": ["small:model.dim=4,model.hid
 
 def run(folder, *more, source=SMALL, arms=None, **options):
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
-    asked = asked_arms(**arms) if arms else asked_arms(None)
+    asked = parse_arms(**arms) if arms else parse_arms(None)
     return replay(loaded, source, folder, width=100, arms=asked, **options)
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ecdctr import factory
 from ecdctr.cli import app
-from ecdctr.commands.replay_arms import asked_arms
+from ecdctr.commands.requested_arms import parse_arms
 from ecdctr.replay.metrics import gauc_difference
 from ecdctr.replay.sources import SourceLog, steps_of
 from ecdctr.settings import load_settings
@@ -33,7 +33,7 @@ ARMS = {"arms": "full,ads-only,mixed,bn-kept", "variants": ["small:model.dim=4,m
 
 def run(source, folder, *more, arms=None, **options):
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
-    asked = asked_arms(**arms) if arms else asked_arms(None)
+    asked = parse_arms(**arms) if arms else parse_arms(None)
     return replay(loaded, source, folder, width=100, arms=asked, **options)
 
 
@@ -137,7 +137,7 @@ def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not
     late = ours["ts"] > about["clock"]
     assert 0 < (ads & late).sum() < ads.sum()
     assert about["not_asked"] == (~late).sum()
-    assert "tuesday was not asked of" in done["err"]
+    assert "tuesday does not predict" in done["err"]
     np.testing.assert_array_equal(np.isnan(old["p_actr"][ads]), ~late[ads])
     # Its predictions are those of the model as it was then, to the last row; the learning arm has moved on.
     np.testing.assert_array_equal(old["p_actr"][ads & late], as_it_was(checkpoint)[late[ads]])
