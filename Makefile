@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 KAFKA_LIBS := .kafka/libs
 
-# Processes that run tests: as many as there are cores, eight at most (one takes about 1 GB). PYTEST_WORKERS=0: one by one.
+# Processes that run tests: as many as there are cores, eight at most (one takes up to 2 GB). PYTEST_WORKERS=0: one by one.
 PYTEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from ecdctr.streams.embedded import free_port
 from tests.support.journals import JournalReader
 from tests.support.waiting import PATIENCE_S, wait_for
 
@@ -143,12 +144,6 @@ def folder(tmp_path_factory, ports) -> Path:
     return made
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ECDCTR_", "PYTHON"))}
     return kept | {"COLUMNS": "200"}
@@ -239,7 +234,7 @@ def test_broker_producer_worker_and_decoders(python, folder, ports):
             assert b"<html" in answer.read()
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0, log.read_text(errors="replace")
+            assert process.wait(timeout=PATIENCE_S) == 0, log.read_text(errors="replace")
         assert not answers(ports["broker"]), "the broker's own process is still running"
     finally:
         for process in processes:
