@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import codec_error
+from ecdctr.events.kafka import codec_error, probe_brokers
 from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
@@ -30,6 +30,8 @@ log = logging.getLogger("ecdctr.streams")
 
 _LEAVE_S = 4.0
 """Time to leave the group. A clean end takes ten seconds at most, with or without a broker."""
+_METADATA_MAX_AGE_MS = 10_000
+"""New partitions, and topics that may be seen again, are noticed within this time; aiokafka's own five minutes are too long."""
 
 
 class Intake(PositionKeeper, Protocol):
@@ -122,6 +124,7 @@ class StreamApp:
             broker_max_poll_records=worker.poll_records,
             consumer_max_fetch_size=worker.fetch_bytes,
             consumer_auto_offset_reset="earliest",
+            consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS,
             store="memory://",
             datadir=Path.cwd(),  # nothing is written there, see _App
             autodiscover=False,
@@ -269,9 +272,9 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
         unreadable = codec_error(error, " or ".join(app.topics.domains))
         if unreadable is not None:
             raise unreadable from error
-        raise BrokerUnavailableError(
-            f"the connection to {', '.join(app.connection.addresses)} was lost: {type(error).__name__}: {error}"
-        ) from error
+        problem = await asyncio.to_thread(probe_brokers, app.connection, list(app.topics.domains))
+        lost = f"the connection to {', '.join(app.connection.addresses)} was lost: {type(error).__name__}: {error}"
+        raise BrokerUnavailableError(lost if problem is None else str(problem)) from error
     finally:
         for end in ends:
             end.cancel()
