@@ -34,7 +34,7 @@ def tear_the_manifest(folder):
     ("harm", "reason"),
     [
         (flip_a_bit, "has checksum"),
-        (truncate, "the manifest says"),
+        (truncate, "the manifest records"),
         (lose_a_file, "No such file"),
         (tear_the_manifest, "damaged"),
     ],
