@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import Batch
 from ecdctr.events.step import Step, StepKind
 from ecdctr.events.time import DAY_MS
+from ecdctr.models.training.progress import Progress
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
 from ecdctr.state.errors import JournalDamagedError, StateError
@@ -28,41 +29,9 @@ from ecdctr.state.positions import Part, Positions
 from ecdctr.state.row_logs import ROW_COLUMNS, AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
-__all__ = ["Engine", "Progress", "audit"]
+__all__ = ["Engine"]
 
 log = logging.getLogger("ecdctr.engine")
-
-
-@dataclass
-class Progress:
-    """Counters of a running engine; those in ``durable()`` are part of the checkpoint."""
-
-    rows: dict[str, int] = field(default_factory=lambda: {"natural": 0, "ad": 0})
-    skipped_rows: int = 0
-    releases: int = 0
-    released: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
-    """Event clocks (ms) of the releases that were accepted, and of those that the gate refused."""
-    checkpoints: int = 0
-    checkpoint_failures: int = 0
-    last_error: str | None = None
-    stall_s_max: float = 0.0
-
-    def durable(self) -> dict[str, Any]:
-        return {
-            "rows": dict(self.rows),
-            "skipped_rows": self.skipped_rows,
-            "releases": self.releases,
-            "released": list(self.released),
-            "refused": list(self.refused),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.rows = {k: int(v) for k, v in saved["rows"].items()}
-        self.skipped_rows = int(saved["skipped_rows"])
-        self.releases = int(saved["releases"])
-        self.released = list(saved.get("released", ()))
-        self.refused = list(saved.get("refused", ()))
 
 
 class Engine:
@@ -505,33 +474,3 @@ def _digest(result: StepResult) -> str:
     for name in sorted(result.scores):
         crc = crc32c(np.ascontiguousarray(result.scores[name]).tobytes(), crc)
     return f"{crc:08x}"
-
-
-def audit(entries: Iterator[JournalEntry], ends: dict[tuple[str, int], int]) -> tuple[int, int]:
-    """Count the offsets that no step of the journal covers, and those that several steps cover.
-
-    Parameters
-    ----------
-    entries
-        The whole journal, from step 0.
-    ends
-        True end offset of every partition; all partitions begin at 0.
-
-    Returns
-    -------
-    tuple of int
-        ``(lost, doubled)``; both 0 when every offset belongs to exactly one step.
-    """
-    spans: dict[tuple[str, int], list[tuple[int, int]]] = {key: [] for key in ends}
-    for entry in entries:
-        for part in entry.parts:
-            spans.setdefault((part.topic, part.partition), []).append((part.first, part.end))
-    lost = doubled = 0
-    for key, ranges in spans.items():
-        reached = 0
-        for first, end in sorted(ranges):
-            lost += max(0, first - reached)
-            doubled += max(0, min(reached, end) - first)
-            reached = max(reached, end)
-        lost += max(0, ends.get(key, reached) - reached)
-    return lost, doubled

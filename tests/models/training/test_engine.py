@@ -13,7 +13,8 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.step import Step, StepKind
 from ecdctr.models.arms import select_arms
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from ecdctr.models.training.engine import Engine, audit
+from ecdctr.models.training.engine import Engine
+from ecdctr.models.training.offset_audit import audit
 from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import JournalDamagedError, StateError
