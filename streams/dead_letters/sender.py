@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from ecdctr.events.kafka import partition_offsets, true_ends
+from ecdctr.events.kafka import partition_offsets, stating_the_reason, true_ends
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError, StreamError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
 from ecdctr.streams.dead_letters.letter import DeadLetter, Identity, identity_of, letters_of
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import partition_counts
@@ -170,7 +170,7 @@ class DeadLetters:
         while not self._stop_now.wait(_RETRY_S):
             try:
                 self._producer = self._connect()
-            except BrokerUnavailableError as error:
+            except (BrokerUnavailableError, BrokerRefusedError) as error:
                 log.warning("%s", error)
             else:
                 return
@@ -192,7 +192,8 @@ class DeadLetters:
             return None
 
     def _connect(self) -> KafkaProducer:
-        try:
+        names = [self.topics.dead_letter(topic) for topic in self.topics.domains]
+        with stating_the_reason(self.connection, names):
             return KafkaProducer(
                 **self.connection.kafka_python(),
                 acks="all",
@@ -202,11 +203,6 @@ class DeadLetters:
                 max_request_size=64 * 1024 * 1024,
                 metrics_enabled=False,
             )
-        except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"no broker answers at {', '.join(self.connection.addresses)} ({type(error).__name__}): "
-                "start one, or set kafka.brokers"
-            ) from error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -9,7 +9,10 @@ import pytest
 from ecdctr.events.kafka import BrokerProblem, Cause, KafkaLog, probe_brokers
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError
+from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.embedded import EmbeddedBroker, free_port
+from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import ensure_topics
 from tests.support.apache_kafka import ApacheKafka, Listener, missing
 from tests.support.certificates import Authority
 from tests.support.waiting import allowance
@@ -151,6 +154,24 @@ class TestRights:
         assert f'topic "{topic}"' in str(found) and 'the user "alice"' in str(found)
         with pytest.raises(BrokerRefusedError, match=f'topic "{topic}" to the user "alice"'):
             KafkaLog(settings, decoder, {topic: 0})
+
+
+class TestUsers:
+    """What uses the probe ends at once, too."""
+
+    pytestmark = needs_kafka
+
+    def test_commands_on_topics(self, cluster):
+        settings = cluster.settings("SCRAM", password="wrong")
+        began = time.monotonic()
+        with pytest.raises(BrokerRefusedError, match=r"refuses the user .* with SCRAM-SHA-512"):
+            ensure_topics(settings, TopicSettings())
+        assert time.monotonic() - began < QUICK_S
+
+    def test_dead_letters_without_a_right_to_their_topic(self, cluster):
+        letters = DeadLetters(cluster.settings("USERS"), TopicSettings(natural="n", ad="a"))
+        with pytest.raises(BrokerRefusedError, match=r'topic "(n|a)\.dlq" to the user "alice"'):
+            asyncio.run(letters.start({}))
 
 
 @pytest.fixture
