@@ -20,6 +20,8 @@ from ecdctr.state.row_logs import ScoreLog
 from tests.support import logs
 from tests.support.logs import SMALL
 
+pytestmark = pytest.mark.slow  # replays of the small log
+
 SETTINGS = ("model.threads=1", "model.natural_batch=128", "model.hidden=[16]", "model.history=none")
 
 
@@ -45,7 +47,6 @@ def compared(*folders, **options):
     return compare_reports(out, *folders, **options), out.file.getvalue()
 
 
-@pytest.mark.slow
 def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
     found, told = compared(*folders, tmp_path / "out")
     a, b = (ads(folder) for folder in folders)
@@ -84,7 +85,6 @@ def test_without_the_scores_no_difference_is_judged(folders, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.slow
 def test_other_rows_are_not_compared(folders, tmp_path):
     other = replay(tmp_path / "other", sample_users=0.5, until="2026-01-07")
     found, told = compared(folders[0], other, tmp_path / "out")

@@ -26,6 +26,8 @@ from tests.support import logs
 from tests.support.logs import SMALL, StopAfter, replay
 from tests.support.waiting import PATIENCE_S, wait_for
 
+pytestmark = pytest.mark.slow  # replays of the small log
+
 DAY = 86_400_000
 SETTINGS = (*logs.SETTINGS, "model.history=none")
 
@@ -38,7 +40,6 @@ def loaded():
 run = replay
 
 
-@pytest.mark.slow
 def test_a_replay_trains_months_of_its_own(tmp_path):
     """With `tpm.live` months close in the log that is replayed; the state folder's stay, and no other joins them."""
     state = tmp_path / "worker"
@@ -191,7 +192,6 @@ def test_configured_features_type_the_columns_of_csv(tmp_path):
     assert next(source.frames())["tags"].to_list() == [["a", "b"]]
 
 
-@pytest.mark.slow
 def test_stragglers_are_told(loaded, tmp_path):
     path = tmp_path / "e.jsonl"
     ts = [1_700_000_000_000 + 60_000 * i for i in range(70_000)]
@@ -218,7 +218,6 @@ def assert_same_replay(a, b, folder_a, folder_b):
     assert a["engine"].trainer.state_hash() == b["engine"].trainer.state_hash()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(2_000,), (1_500, 5_000)])
 def test_gone_on_with_it_equals_the_uninterrupted(loaded, whole, tmp_path, monkeypatch, stops):
     for rows in stops:
@@ -256,7 +255,6 @@ def test_resume_refuses_a_log_that_has_changed(loaded, parquet, tmp_path, monkey
         run(loaded, str(log), tmp_path / "out", resume=True)
 
 
-@pytest.mark.slow
 def test_without_resume_it_begins_anew(loaded, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopAfter(patch, 2_000)
@@ -284,7 +282,6 @@ def _interrupt_twice():
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.slow
 def test_ctrl_c_on_the_command_itself(tmp_path):
     """A real process: SIGINT ends it with a report, --resume comes to the end."""
     folder = tmp_path / "out"

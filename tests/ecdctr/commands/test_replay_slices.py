@@ -22,6 +22,8 @@ from ecdctr.state.row_logs import ScoreLog
 from tests.support import logs
 from tests.support.logs import SMALL, StopAfter, replay
 
+pytestmark = pytest.mark.slow  # replays of the small log
+
 SETTINGS = (
     *logs.SETTINGS,
     "schedule.release_every=1d",
@@ -54,7 +56,6 @@ def whole(tmp_path_factory):
     return run(folder, "model.history=none", **options) | {"folder": folder}
 
 
-@pytest.mark.slow
 def test_each_value_has_its_rows_under_its_own_name(whole, events):
     ads = events.filter(pl.col("domain") == 1)
     slices = pl.read_parquet(whole["folder"] / "slices.parquet").filter(domain="ad", arm="actr")
@@ -86,7 +87,6 @@ def test_all_arms_stand_in_every_form(whole):
     )
 
 
-@pytest.mark.slow
 def test_differences_are_to_the_arm_that_was_asked_for(whole):
     result = whole["result"]
     assert result["base"]["ad"] == "mixed"
@@ -97,7 +97,6 @@ def test_differences_are_to_the_arm_that_was_asked_for(whole):
     assert "against mixed" in (whole["folder"] / "report.html").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1_500, 4_000)])
 def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch, stops):
     asked = {"arms": ARMS, "slices": SLICES, "base": "mixed", "resume": True}
@@ -114,7 +113,6 @@ def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch,
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-@pytest.mark.slow
 def test_tpm_vectors_are_looked_for_where_the_model_reads_them(tmp_path, events):
     more = ("model.history=attention", f'state.folder="{tmp_path / "worker"}"', "tpm.month=2d")
     loaded = load_settings(None, (*SETTINGS, *more), environ={})
