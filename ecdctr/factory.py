@@ -1,4 +1,4 @@
-"""From the configuration to the working parts: decoder, trainer, engine."""
+"""Builds the decoder, the trainer and the engine from the configuration."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def worker(settings: Settings, make_engine: Callable[..., Engine] | None = None)
         Makes its engine from the hooks of :func:`live_engine`, for one whose steps are to be watched; default that
         function itself.
     """
-    from ecdctr.streams.worker import Worker  # Faust takes its time to load, and few commands need it
+    from ecdctr.streams.worker import Worker  # importing Faust is slow, and few commands need it
 
     def engine(**hooks: Any) -> Engine:
         return live_engine(settings, **hooks)
@@ -248,7 +248,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
     close are compared with them, not written.
 
     ``threads`` overrides the configured number: only the same number gives the same results bit for bit. ``notes``:
-    columns of the score log beside the scores.
+    additional columns of the score log.
     """
     notes = notes or RowNotes()
     schema = FeatureSchema(settings.features, settings.model.dim)
@@ -278,11 +278,11 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
 def replay_engine(
     settings: Settings, folder: Path, *, checkpoint_every_s: float = 60.0, notes: RowNotes | None = None
 ) -> Engine:
-    """An engine that stores on disk, in ``folder``, whatever grows with the log, for replays in constant memory.
+    """An engine that stores everything that grows with the log on disk, in ``folder``, for replays in constant memory.
 
-    Of the state folder only the TPM snapshots are read. Where TPM learns from the log, too, it continues from the state that
-    `ecdctr tpm train` saved, and months that close are written to ``folder``, beside links to the existing ones.
-    ``notes``: columns of the score log beside the scores.
+    Only the TPM snapshots of the state folder are read. If TPM also learns from the log, it continues from the state that
+    `ecdctr tpm train` saved, and months that close are written to ``folder``, together with links to the existing ones.
+    ``notes``: additional columns of the score log.
     """
     notes = notes or RowNotes()
     folders = Folders(folder)
@@ -294,7 +294,7 @@ def replay_engine(
     store = snapshot_store(settings, folder if live else None)
     sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1), background=False)
     trainer = _trainer(settings, schema, window, store, sink)
-    kept = StateSettings(
+    state = StateSettings(
         folder=folder,
         checkpoint_every_s=checkpoint_every_s,
         checkpoint_every_steps=10**15,
@@ -304,10 +304,10 @@ def replay_engine(
     return Engine(
         trainer,
         journal=NoJournal(),
-        checkpoints=CheckpointStore(folders.checkpoints, keep=kept.keep_checkpoints),
+        checkpoints=CheckpointStore(folders.checkpoints, keep=state.keep_checkpoints),
         scores=BufferedScores(folders.scores, arms(settings), notes=notes.columns),
         ad_window=window,
-        settings=kept,
+        settings=state,
         fingerprint=_fingerprint(schema, settings),
         score_skipped=True,
         note=notes.at_scoring(trainer),

@@ -1,1 +1,1 @@
-"""What learns: networks, arms, TPM, and the training loop that live training and replay share."""
+"""The models: networks, arms, TPM, and the training loop that live training and replay share."""

@@ -1,4 +1,4 @@
-"""The table of arms: which models can run beside each other, and from when their predictions count.
+"""The table of arms: which models can run side by side, and from when their predictions count.
 
 Everything that lists arms is derived from :data:`ARMS`: the values that the settings accept, the columns of the score
 log, the arms that a trainer builds, and the tests that every arm has to pass. A new arm is one module in
@@ -29,7 +29,7 @@ SERVING = "actr"
 
 
 class Milestone(Enum):
-    """Points in a stream's life from which an arm predicts or learns."""
+    """Points of a stream from which an arm predicts or learns."""
 
     START = "start"
     """From the first row."""

@@ -55,9 +55,9 @@ class GaussianFactors:
     settings
         Prior variances and decay.
     factors
-        Number of parameters of an id beside its bias.
+        Number of parameters of an id in addition to its bias.
     sd
-        Standard deviation of the initial factors: from 0 no product would ever move.
+        Standard deviation of the initial factors: with 0 no product would ever change.
     seed
         Seed of the initial factors.
     """

@@ -84,7 +84,7 @@ class LinkedArm(NetworkArm):
             if isinstance(ours, BatchNorm):
                 norm = theirs[name]
                 assert isinstance(norm, BatchNorm)
-                prefix = "ad" if norm.apart else "running"
+                prefix = "ad" if norm.per_domain else "running"
                 for statistic in ("mean", "var"):
                     value = norm.get_buffer(f"{prefix}_{statistic}")
                     ours.get_buffer(f"{prefix}_{statistic}").copy_(value)

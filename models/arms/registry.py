@@ -27,7 +27,7 @@ class ArmSelection:
     running
         All arms that run, whether a setting names them or another arm needs them, in the table's order.
     extra
-        Arms that are scored beside the serving arm, ``ads_only`` and ``cpm``.
+        Arms that are scored in addition to the serving arm, ``ads_only`` and ``cpm``.
     stack
         Members of the stack; empty: no stack runs.
     """
@@ -61,8 +61,8 @@ def select_arms(model: ModelSettings) -> ArmSelection:
     stack = model.stack_of if "stack" in wanted else ()
     running = tuple(entry.name for entry in ARMS if entry.always or entry.name in wanted)
     # The serving arm is scored as ``actr``, and under its own name only where a setting asks for that.
-    beside = (wanted - {model.transfer}) | set(model.arms) | set(stack)
-    extra = tuple(entry.name for entry in ARMS if not entry.always and entry.name in beside)
+    requested = (wanted - {model.transfer}) | set(model.arms) | set(stack)
+    extra = tuple(entry.name for entry in ARMS if not entry.always and entry.name in requested)
     return ArmSelection(running, extra, stack)
 
 
@@ -78,7 +78,7 @@ def _needed(names: Iterable[str], model: ModelSettings) -> set[str]:
     return found
 
 
-# Checkpoints carry a fingerprint of the arms. It keeps the form that it had when these were all the arms there were.
+# Checkpoints carry a fingerprint of the arms. It keeps the form that it had when these were the only arms.
 _NETWORKS = frozenset({"reload", "linked", "ads_tpm", "mixed", "mixed_tpm"})
 _BAYES = frozenset({"bayes_fm", "ads_bayes_fm"})
 _OTHERS = frozenset({"cpm", "ads_only", "stack", "cpm_only", "item_ctr"})

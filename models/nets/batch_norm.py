@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm1d):
         hour, a dozen users, one impression list): normalisation by their own mean would remove their common part while
         learning, but not while predicting. That is batch renormalisation (Ioffe, 2017, equation 1) without its bounds. On
         well mixed rows it learns more slowly than with the statistics of the batch.
-    apart
+    per_domain
         Ads have running statistics of their own, and a difference of scale and shift. A network that learns both
         domains in chunks of one domain each needs that: what it learned with a chunk's own statistics must be
         predicted with that domain's, and a domain flag is constant within a chunk, so that normalisation removes it
@@ -49,11 +49,11 @@ class BatchNorm(nn.BatchNorm1d):
         momentum: float = 0.1,
         affine: bool = True,
         running: bool = False,
-        apart: bool = False,
+        per_domain: bool = False,
     ) -> None:
         super().__init__(width, momentum=momentum, affine=affine)
-        self.running, self.apart = running, apart
-        if apart:
+        self.running, self.per_domain = running, per_domain
+        if per_domain:
             self.register_buffer("ad_mean", torch.zeros(width))
             self.register_buffer("ad_var", torch.ones(width))
             if affine:
@@ -62,19 +62,19 @@ class BatchNorm(nn.BatchNorm1d):
 
     def reset_running_stats(self) -> None:
         super().reset_running_stats()
-        if getattr(self, "apart", False):  # torch resets before there is anything of ours
+        if getattr(self, "per_domain", False):  # torch resets before the attributes of this class exist
             self.get_buffer("ad_mean").zero_()
             self.get_buffer("ad_var").fill_(1.0)
 
     def run(self, x: Tensor, training: bool, ad: bool = False) -> Tensor:
         """Normalise; ``training`` is an argument because predicting and learning alternate at every step.
 
-        ``ad`` says of which domain all rows are; it matters only with statistics apart.
+        ``ad``: whether the rows, all of one domain, are ads; used only with statistics per domain.
         """
         mean, variance = self.running_mean, self.running_var
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if ad and self.apart:
+        if ad and self.per_domain:
             mean, variance = self.get_buffer("ad_mean"), self.get_buffer("ad_var")
             if self.affine:
                 weight, bias = weight + self.ad_weight, bias + self.ad_bias

@@ -54,6 +54,6 @@ def _retain_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return
-    # 32 MiB is the largest block that glibc lets stay in the heap; larger ones are mapped, as ever.
+    # 32 MiB is the largest block that glibc lets stay in the heap; larger ones are mapped, as before.
     for option, value in ((_M_MMAP_THRESHOLD, 32), (_M_TRIM_THRESHOLD, 256), (_M_TOP_PAD, 16)):
         mallopt(ctypes.c_int(option), ctypes.c_int(value * _MIB))

@@ -62,9 +62,9 @@ class CtrNet(nn.Module):
     The inputs from TPM are the vectors of user and item, whether they are present, and their elementwise product, which TPM
     itself uses.
 
-    ``dcn``: DCN-V2 cross layers ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`` (Wang et al., WWW 2021) beside the MLP
-    (its "parallel" form); the output reads both. ``dot``: products of all pairs of vectors go into the MLP beside
-    the vectors. ``none``: the MLP alone.
+    ``dcn``: DCN-V2 cross layers ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`` (Wang et al., WWW 2021) in parallel with
+    the MLP (its "parallel" form); the output reads both. ``dot``: the inputs of the MLP are the vectors and the products
+    of all pairs of them. ``none``: the MLP alone.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class CtrNet(nn.Module):
         norm: dict[str, Any] = {
             "momentum": model.batch_norm_momentum,
             "running": model.batch_norm == "running",
-            "apart": domain_flag,
+            "per_domain": domain_flag,
         }
         width = sum(layout.n_vectors * layout.dim for layout in layouts) + n_dense + domain_flag
         vectors = sum(layout.n_vectors for layout in layouts if layout.dim == model.dim)
@@ -118,7 +118,7 @@ class CtrNet(nn.Module):
         mlp_width = width
         if self.interaction == "dot":
             mlp_width += vectors * (vectors - 1) // 2
-            # A buffer of integers, so that it moves with the module and is no parameter.
+            # A buffer of integers moves with the module without being a parameter.
             self.register_buffer("pairs", torch.triu_indices(vectors, vectors, 1), persistent=False)
         if self.interaction == "dcn":
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(model.cross_layers))

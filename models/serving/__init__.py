@@ -1,4 +1,4 @@
-"""Serving: which predictions the names of arms stand for, for training, replay and serving alike."""
+"""Serving: which predictions an arm's name selects; training, replay and serving use the same rule."""
 
 from ecdctr.models.serving.scorer import Scorer
 

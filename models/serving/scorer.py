@@ -1,4 +1,4 @@
-"""``Scorer``: the one rule of what each arm, and the serving model, predicts for a row."""
+"""``Scorer``: the one rule that decides what each arm, and the serving model, predicts for a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scorer:
 
     The rule:
 
-    1. ``actr`` names what serves: the arm that ``model.transfer`` names.
+    1. ``actr`` selects the serving arm, which ``model.transfer`` names.
     2. Each arm has a milestone from which it predicts (see :data:`ecdctr.models.registry.ARMS`). Before it, its
        predictions are those of the control, ``ads_only``: ``reload`` waits for the first accepted release, ``linked``
        and ``stack`` for the end of the warm-up, in which natural rows span the time before a first release. No mode can
@@ -67,11 +67,11 @@ class Scorer:
         self._names = tuple(name for name in selection.scored if name != "cpm" or name in read)
 
     def rows(self, batch: Batch, *, clock_ms: int = 0, learned: bool = False) -> ArmInput:
-        """The rows as input of the arms; ``learned`` says whether they are going to be learned after scoring."""
+        """The rows as input of the arms; ``learned``: whether they are going to be learned after scoring."""
         return ArmInput(batch, self._encoder, self._predict, clock_ms=clock_ms, learned=learned)
 
     def predict(self, batch: Batch, name: str) -> NDArray[np.float32]:
-        """Click probabilities ``(n,)`` of any number of rows by one arm, or by what serves (``actr``)."""
+        """Click probabilities ``(n,)`` of any number of rows by one arm, or by the serving arm (``actr``)."""
         return self.rows(batch).scores(name)
 
     def score(self, rows: ArmInput) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:

@@ -49,7 +49,7 @@ class LiveTpm:
     sink
         Receives closed months.
     trained
-        The states that ``ecdctr tpm train`` saved; None: none is searched.
+        The states that ``ecdctr tpm train`` saved; None: training always starts from initial values.
     shape
         Shape of the networks (:func:`tpm_shape`): a state of another shape is refused.
 

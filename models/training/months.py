@@ -17,7 +17,7 @@ __all__ = ["MonthReaders"]
 
 
 class MonthReaders:
-    """Gives the network arms readers of the snapshots of some months.
+    """Provides the network arms with readers of the snapshots of some months.
 
     Arms with a learned attention (CPM first of all) read the vectors of the K months themselves and share one reader.
     A-CTR reads them merged through its copy of CPM's attention, and changes its months at releases only.

@@ -42,7 +42,7 @@ class Trainer:
     """All arms of a configuration, trained by one stream of one-domain batches.
 
     The arms ``cpm``, ``actr`` and ``ads_only`` are those of the paper. ``model.transfer`` selects the arm whose
-    predictions are served (see :class:`Scorer`); ``model.arms`` runs others beside it for comparison. An arm that neither
+    predictions are served (see :class:`Scorer`); ``model.arms`` adds others for comparison. An arm that neither
     a setting nor another arm requires is not built (see :func:`select_arms`).
 
     No step draws a random number: the state is a function of the settings and of the batches in their order, for a
@@ -191,7 +191,7 @@ class Trainer:
         return self.scorer.score(self.scorer.rows(step.batch, clock_ms=self.clock, learned=True))
 
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
-        """Click probabilities of any rows by one arm, or by what serves (``actr``); nothing is learned.
+        """Click probabilities of any rows by one arm, or by the serving arm (``actr``); nothing is learned.
 
         See :class:`Scorer` for the rule.
         """
@@ -254,7 +254,7 @@ class Trainer:
            learned.
         5. The gate compares those predictions with the predictions that the present A-CTR and the control made for the
            same rows before learning them. The comparison favours the new version in one respect: it comes from a CPM that
-           has seen natural clicks younger than the rows, and batch norm and bias were estimated on them.
+           has learned natural clicks younger than the rows, and batch norm and bias were estimated on them.
         6. Accepted: the versions (TPM months, CPM release, A-CTR) change together. Refused: A-CTR is restored, bit for
            bit, and the next release is due at the next boundary.
         """
