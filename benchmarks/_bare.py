@@ -35,8 +35,8 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, required=True)
     options = parser.parse_args()
     settings = load_settings(options.config, environ={}).settings
-    kept = np.load(options.rows)
-    whole = factory.decoder(settings).from_frame(frame(kept["x"], kept["y"])).batch
+    arrays = np.load(options.rows)
+    whole = factory.decoder(settings).from_frame(frame(arrays["x"], arrays["y"])).batch
     batches = [whole.take(slice(i, i + BATCH)) for i in range(0, len(whole) - BATCH + 1, BATCH)]
     engine = factory.memory_engine(settings)
     engine.bind_thread()

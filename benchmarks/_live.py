@@ -82,9 +82,9 @@ def main() -> int:
     factory.worker(settings, engine).run()
     clock = clocks[0]
     if options.tail is not None:
-        kept = np.load(options.tail)
-        first = int(kept["tail"])
-        batch = factory.decoder(settings).from_frame(frame(kept["x"][first:], kept["y"][first:])).batch
+        arrays = np.load(options.tail)
+        first = int(arrays["tail"])
+        batch = factory.decoder(settings).from_frame(frame(arrays["x"][first:], arrays["y"][first:])).batch
         np.save(options.scores, clock.engine.trainer.predict(batch, "cpm"))
     print(
         json.dumps(

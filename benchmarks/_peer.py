@@ -187,8 +187,8 @@ def main() -> int:
         torch.manual_seed(0)
         if options.threads:
             torch.set_num_threads(options.threads)
-    kept = np.load(options.rows)
-    x, y = kept["x"], kept["y"]
+    arrays = np.load(options.rows)
+    x, y = arrays["x"], arrays["y"]
     learn, predict = LIBRARIES[options.library](x, y, options.size)
     if hasattr(learn, "prepare"):
         learn.prepare(0, BATCH)
@@ -197,7 +197,7 @@ def main() -> int:
     began, cpu = time.perf_counter(), time.process_time()
     learn(BATCH, options.train)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    np.save(options.scores, predict(x[int(kept["tail"]) :]))
+    np.save(options.scores, predict(x[int(arrays["tail"]) :]))
     rows = options.train - BATCH
     print(json.dumps({"rows_per_s": rows / seconds, "rows": options.train, "cpu_us_a_row": 1e6 * cpu / rows}))
     return 0

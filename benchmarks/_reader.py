@@ -43,7 +43,7 @@ class Clock:
         if self.done >= self.rows and not self.all_in.is_set():
             seconds, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu
             counted = self.done - self.first
-            self.said = {"rows_per_s": counted / seconds, "busy": cpu / seconds, "rows": counted}
+            self.result = {"rows_per_s": counted / seconds, "busy": cpu / seconds, "rows": counted}
             self.all_in.set()
 
 
@@ -88,7 +88,7 @@ async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
         MemoryDeadLetters(),
     )
     await run_app(app, clock.all_in)
-    return clock.said
+    return clock.result
 
 
 async def stock(broker: str, topic: str, rows: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ async def stock(broker: str, topic: str, rows: int) -> dict[str, Any]:
     app.agent(clicks, name="clicks")(read)
     await app.start()
     await clock.all_in.wait()
-    return clock.said
+    return clock.result
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def main() -> None:
             cursor.putmulti(
                 [(keys[8 * i : 8 * i + 8], row.tobytes()) for i, row in enumerate(part)], append=True
             )
-    say({"built_s": time.perf_counter() - began})
+    write_line({"built_s": time.perf_counter() - began})
     dim = vectors.shape[1]
     with env.begin(buffers=True) as read:
         for line in sys.stdin:
@@ -44,8 +44,8 @@ def main() -> None:
                 found = look_up(read, batch, dim)
                 took.append(1000 * (time.perf_counter() - began))
             if not np.array_equal(found, vectors[np.searchsorted(ids, batch)]):
-                raise SystemExit("LMDB gave other vectors than were put in")
-            say(took)
+                raise SystemExit("LMDB returned vectors that differ from the stored ones")
+            write_line(took)
 
 
 def look_up(read: lmdb.Transaction, batch: np.ndarray, dim: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def look_up(read: lmdb.Transaction, batch: np.ndarray, dim: int) -> np.ndarray:
     return rows[inverse]
 
 
-def say(value: object) -> None:
+def write_line(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: stall and bytes depend on the number of changed rows, not on the size of the tables.
 
-    python benchmarks/checkpoint.py [--short] [--rows 100000 1000000 10000000] [--touched 20000] [--checkpoints 40]
+    python benchmarks/checkpoint.py [--short] [--rows 100000 1000000 10000000] [--changed 20000] [--checkpoints 40]
 
 One engine per table size, all in the same process and on the same disk, run alternately: steps that change the same
 number of rows, then a checkpoint, which is written in the background while the next steps run, as in a worker.
@@ -66,11 +66,11 @@ class Store(CheckpointStore):
 
 
 class Subject:
-    """An engine whose table has ``rows`` rows, of which ``touched`` are used in every round."""
+    """An engine whose table has ``rows`` rows, of which ``changed`` are used in every round."""
 
-    def __init__(self, folder: Path, rows: int, touched: int) -> None:
+    def __init__(self, folder: Path, rows: int, changed: int) -> None:
         self.rows = rows
-        self.touched = min(touched, rows)
+        self.changed = min(changed, rows)
         schema = FeatureSchema([FeatureSpec(name="id", buckets=rows)], 16)
         settings = StateSettings(
             folder=folder, checkpoint_every_s=10**9, checkpoint_every_steps=10**15, journal_keep_days=1
@@ -94,8 +94,8 @@ class Subject:
 
     def _batches(self) -> Iterator[Batch]:
         """Natural and ad steps alternately; in each domain they use each of the rows once, spread over the table."""
-        spread = self.rows // self.touched
-        ids = np.random.default_rng(0).permutation(self.touched) * spread + 1
+        spread = self.rows // self.changed
+        ids = np.random.default_rng(0).permutation(self.changed) * spread + 1
         for first in range(0, len(ids), BATCH):
             part = ids[first : first + BATCH].astype(np.int32)
             n = len(part)
@@ -139,13 +139,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--touched", type=int, default=20_000)
+    parser.add_argument("--changed", type=int, default=20_000)
     parser.add_argument("--checkpoints", type=int, default=40)
     parser.add_argument("--short", action="store_true", help="12 checkpoints per size")
     options = parser.parse_args()
     rounds = 12 if options.short else options.checkpoints
     with tempfile.TemporaryDirectory() as folder:
-        subjects = [Subject(Path(folder) / str(n), n, options.touched) for n in options.rows]
+        subjects = [Subject(Path(folder) / str(n), n, options.changed) for n in options.rows]
         for _ in range(rounds):
             for subject in subjects:
                 subject.turn()
@@ -154,7 +154,7 @@ def main() -> int:
         found = [subject.results() for subject in subjects]
         stalls = np.concatenate([subject.stalls[2:] for subject in subjects])
     print(
-        f"{options.touched:,} rows changed between two checkpoints in each of two tables, {rounds} checkpoints"
+        f"{options.changed:,} rows changed between two checkpoints in each of two tables, {rounds} checkpoints"
     )
     print("   table rows   stall ms (p99)    save ms    time ms   MiB written")
     for f in found:

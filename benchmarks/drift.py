@@ -54,7 +54,7 @@ from ecdctr.monitor.settings import DriftSettings, WatchSettings
 from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
 
-REFERENCE, CHANGE, WITHIN, CALM = 7, 9, 5, 30
+REFERENCE, CHANGE, WITHIN, UNCHANGED_DAYS = 7, 9, 5, 30
 SLICE_MS = 3 * 3_600_000
 SHIFTED = ("x", "slot", "category")
 CASES = ("feature", "prior", "segment", "nothing")
@@ -91,7 +91,7 @@ LARGEST: dict[int, int] = {}
 
 def stream(case: str, seed: int) -> Iterator[tuple[int, pl.DataFrame]]:
     """Days with a column ``prediction``."""
-    days = REFERENCE + CALM if case == "nothing" else CHANGE + WITHIN
+    days = REFERENCE + UNCHANGED_DAYS if case == "nothing" else CHANGE + WITHIN
     sim = Simulator(
         seed, days=days, live_from=0, users=2_000, items=500, natural_per_day=4_000, ads_per_day=2_000
     )
@@ -126,18 +126,16 @@ class Tool:
     delays: dict[str, list[float]] = field(default_factory=lambda: {c: [] for c in CASES})
     runs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CASES, 0))
     false: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CASES, 0))
-    worst_calm: int = 0
+    worst_unchanged: int = 0
 
-    def calm(self, alarms: int) -> None:
+    def count_unchanged(self, alarms: int) -> None:
         self.false["nothing"] += alarms
-        self.worst_calm = max(self.worst_calm, alarms)
+        self.worst_unchanged = max(self.worst_unchanged, alarms)
 
     def line(self, case: str) -> str:
         runs, d = self.runs[case], self.delays[case]
         if case == "nothing":
-            return (
-                f"{self.false[case]} false alarms in {runs} x {CALM} days, at most {self.worst_calm} in one"
-            )
+            return f"{self.false[case]} false alarms in {runs} x {UNCHANGED_DAYS} days, at most {self.worst_unchanged} in one"
         took = f"{statistics.median(d):5.1f} h, at most {max(d):5.1f} h" if d else "    -"
         return f"{len(d)} of {runs} found after {took}; {self.false[case]} alarms before the change"
 
@@ -176,13 +174,13 @@ def by_monitor(tool: Tool, case: str, seed: int) -> None:
                 if found is None and hit and strongest == (what, name):
                     found = (event.raised_ms - changed_at) / 3_600_000
         tool.rows += len(batch)
-    book(tool, case, found, alarms)
+    record(tool, case, found, alarms)
 
 
-def book(tool: Tool, case: str, found: float | None, alarms: int) -> None:
+def record(tool: Tool, case: str, found: float | None, alarms: int) -> None:
     tool.runs[case] += 1
     if case == "nothing":
-        tool.calm(alarms)
+        tool.count_unchanged(alarms)
         return
     tool.false[case] += alarms
     if found is not None:
@@ -239,7 +237,7 @@ def by_river(tool: Tool, case: str, seed: int) -> None:
             elif found is None and s == signal:
                 found = (at - changed_at) / 3_600_000
     # A shift of slots or categories is not numeric, so river's detectors cannot detect it.
-    book(tool, case, found, alarms)
+    record(tool, case, found, alarms)
 
 
 def by_evidently(tool: Tool, case: str, seed: int, python: str, folder: Path) -> None:
@@ -247,15 +245,15 @@ def by_evidently(tool: Tool, case: str, seed: int, python: str, folder: Path) ->
     keep = ["ts", "domain", "category", "slot", "x", "label", "prediction"]
     path = folder / f"{case}-{seed}.parquet"
     pl.concat(frames).select(keep).write_parquet(path)
-    told = subprocess.run(
+    completed = subprocess.run(
         [python, str(WORKER), str(path), str(REFERENCE)], check=True, capture_output=True, text=True
     )
-    result = json.loads(told.stdout.splitlines()[-1])
+    result = json.loads(completed.stdout.splitlines()[-1])
     tool.seconds += result["seconds"]
     tool.rows += sum(f.height for f in frames)
     _, name = right(case, seed)
     if case == "segment":
-        name = "label"  # the nearest that a comparison of columns can say
+        name = "label"  # the closest that a comparison of columns can detect
     alarms, found, before = 0, None, set()
     for day, flagged in result["days"]:
         if case == "nothing" or day < CHANGE:
@@ -263,7 +261,7 @@ def by_evidently(tool: Tool, case: str, seed: int, python: str, folder: Path) ->
             before = set(map(tuple, flagged))
         elif found is None and any(column == name for _, column in flagged):
             found = float((day + 1 - CHANGE) * 24)
-    book(tool, case, found, alarms)
+    record(tool, case, found, alarms)
 
 
 def evidently_python(given: str | None, folder: Path) -> str:
@@ -322,7 +320,7 @@ def main() -> None:
                         "found": {c: [len(t.delays[c]), t.runs[c]] for c in CASES[:3]},
                         "delay_h_max": {c: max(t.delays[c], default=None) for c in CASES[:3]},
                         "false_alarms": dict(t.false),
-                        "false_alarms_worst_stream": t.worst_calm,
+                        "false_alarms_worst_stream": t.worst_unchanged,
                     }
                     for tool, t in tools.items()
                     if t.rows

@@ -228,8 +228,8 @@ def main() -> int:
                 rate = sender.run(full["rows_per_s"] / 2, WARM_S + seconds + TAIL_S)
             finally:
                 worker.send_signal(signal.SIGTERM)
-        with np.load(out) as kept:
-            learned = {name: kept[name] for name in kept.files}
+        with np.load(out) as saved:
+            learned = {name: saved[name] for name in saved.files}
     found = {
         domain: ages(learned, sender.sent, first, topic, seconds)
         for domain, topic in (("ad", settings.topics.ad), ("natural", settings.topics.natural))

@@ -36,8 +36,8 @@ def make(rows: int, users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
     """Labels, scores and users: activity with a long tail, scores of three digits, a third of the users with one class."""
     rng = np.random.default_rng(seed)
     user = (users * rng.random(rows) ** 2).astype(np.int64)
-    user[:users] = np.arange(users)  # everybody is there
-    p = np.round(rng.beta(2, 20, rows), 3).astype(np.float32)  # as models predict and score logs keep them
+    user[:users] = np.arange(users)  # every user has a row
+    p = np.round(rng.beta(2, 20, rows), 3).astype(np.float32)  # as score logs store them
     label = rng.random(rows) < p
     return label.astype(np.uint8), p, user
 

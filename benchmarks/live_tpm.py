@@ -7,7 +7,7 @@ with `tpm.live`, one without. Then a month of ``--ids`` users closes: the copy s
 background of steps of the other engine, which are timed with and without it.
 
 The last line is JSON: ``ratio``, a natural step with live TPM divided by one without (means); ``share``, the additional time of
-all steps, ads included; ``stall_ms`` and ``write_s`` of the month; ``beside``, a step during the write divided by one without.
+all steps, ads included; ``stall_ms`` and ``write_s`` of the month; ``during_write``, a step during the write divided by one without.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> int:
         with_tpm, _ = prepare(root / "with", True, 1)
         seconds: dict[str, list[tuple[str, float]]] = {"without": [], "with": []}
         for i, step in enumerate(plan):
-            # Alternately, and each goes first in turn.
+            # Alternately, and each runs first in turn.
             both = [("without", without), ("with", with_tpm)]
             for name, engine in both if i % 2 else reversed(both):
                 took = run(engine, step)
@@ -103,11 +103,11 @@ def main() -> int:
         natural = {n: float(np.mean([t for k, t in parts if k == "natural"])) for n, parts in seconds.items()}
         stall, writer = month_end(root / "month", ids, 16)
         began = time.perf_counter()
-        beside: list[float] = []
+        during_write: list[float] = []
         last = plan[-1].clock
         while writer.pending:
             for step in plan[:20]:
-                beside.append(run(without, Step(step.kind, step.batch, last)))
+                during_write.append(run(without, Step(step.kind, step.batch, last)))
         write = time.perf_counter() - began
         writer.close()
         alone = [run(without, Step(step.kind, step.batch, last)) for step in plan[:200]]
@@ -119,14 +119,16 @@ def main() -> int:
     )
     print(f"all steps            without {total['without']:.2f} s   with {total['with']:.2f} s")
     print(f"month's end          stall {1e3 * stall:.1f} ms, written in the background in {write:.2f} s")
-    print(f"a step during it     {1e3 * np.mean(beside):.2f} ms, alone {1e3 * np.mean(alone):.2f} ms (means)")
+    print(
+        f"a step during it     {1e3 * np.mean(during_write):.2f} ms, alone {1e3 * np.mean(alone):.2f} ms (means)"
+    )
     result = {
         "benchmark": "live_tpm",
         "ratio": round(natural["with"] / natural["without"], 3),
         "share": round(total["with"] / total["without"] - 1, 3),
         "stall_ms": round(1e3 * stall, 1),
         "write_s": round(write, 2),
-        "beside": round(float(np.mean(beside) / np.mean(alone)), 2),
+        "during_write": round(float(np.mean(during_write) / np.mean(alone)), 2),
     }
     print(json.dumps(result))
     return 0

@@ -47,25 +47,25 @@ from ecdctr.streams.reporting import Reporter
 MONTHS, WARM_UP_DAYS = 3, 2
 
 
-class Beside:
-    """The work of a worker's event loop and of the dashboard's visitors, in a thread."""
+class Background:
+    """The work of a worker's event loop and of the dashboard's clients, in a thread."""
 
     def __init__(self, reporter: Reporter, engine: Engine, port: int) -> None:
         aligner = Aligner({}, natural_batch=512, ad_batch=128)
         self._intake = AlignedIntake(aligner, 1, {"natural-clicks": 0, "ad-clicks": 1})
         self._reporter, self._engine, self._address = reporter, engine, f"http://127.0.0.1:{port}"
-        self._awake, self._end = threading.Event(), threading.Event()
+        self._enabled, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def go_on(self, on: bool) -> None:
-        """Resume; only while the monitored engine runs."""
-        (self._awake.set if on else self._awake.clear)()
+    def enable(self, on: bool) -> None:
+        """Run or pause; it runs only while the monitored engine does."""
+        (self._enabled.set if on else self._enabled.clear)()
 
     def _run(self) -> None:
         second = 0
         while not self._end.wait(1.0):
-            self._awake.wait()
+            self._enabled.wait()
             second += 1
             self._reporter.tick(self._engine, self._intake, {"json": second})
             self._reporter.dashboard.deliver()
@@ -76,7 +76,7 @@ class Beside:
 
     def close(self) -> None:
         self._end.set()
-        self._awake.set()
+        self._enabled.set()
         self._thread.join()
 
 
@@ -95,7 +95,7 @@ def settings_of(folder: Path, sim: Simulator) -> Settings:
     return factory.use_features(settings, sim.feature_specs(), configured=False)
 
 
-def give_vectors(settings: Settings, sim: Simulator) -> None:
+def write_snapshots(settings: Settings, sim: Simulator) -> None:
     """Snapshots of three months for ids of the stream; the values of the vectors do not matter here."""
     first = factory.decoder(settings).from_frame(sim.day(0)).batch
     rng = np.random.default_rng(0)
@@ -137,11 +137,11 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         engines = []
-        watched_s, watched_from = 0.0, 0.0  # the reporter's clock stands still while the other engine runs
+        watched_s, watched_from = 0.0, 0.0  # the reporter's clock is stopped while the other engine runs
         for side in ("without", "with"):
             settings = settings_of(Path(name) / side, sim)
             settings = settings.model_copy(update={"model": factory.model_settings(settings, args.threads)})
-            give_vectors(settings, sim)
+            write_snapshots(settings, sim)
             engines.append(factory.live_engine(settings))
         monitored = settings.monitor.model_copy(update={"port": 0})
         reporter = Reporter(
@@ -155,14 +155,14 @@ def main() -> None:
         port = reporter.dashboard.serve("127.0.0.1", 0)
         engines[0].bind_thread()
         reporter.begin(engines[1])
-        beside = Beside(reporter, engines[1], port)
+        background = Background(reporter, engines[1], port)
 
         seconds, cpu_seconds, done, number = [0.0, 0.0], [0.0, 0.0], 0, 0
 
         def run(steps: list[Step], watched: bool) -> float:
             nonlocal watched_s, watched_from
             engine = engines[watched]
-            beside.go_on(watched)
+            background.enable(watched)
             gc.collect()
             began, cpu = time.perf_counter(), time.process_time()
             watched_from = began if watched else 0.0
@@ -173,10 +173,10 @@ def main() -> None:
                 if watched:
                     reporter.stepped(engine, step, result, time.perf_counter() - at)
             if watched:
-                reporter.drain()  # what is left over is part of the price
+                reporter.drain()  # the remaining queue is part of the cost
             took = time.perf_counter() - began
             cpu_seconds[watched] += (time.process_time() - cpu) * (number >= WARM_UP_DAYS)
-            beside.go_on(False)
+            background.enable(False)
             if watched:
                 watched_s, watched_from = watched_s + took, 0.0
             return took
@@ -199,7 +199,7 @@ def main() -> None:
                 f"{number:>4} {n:>9,} {n / took[0]:>10,.0f} {n / took[1]:>10,.0f}  {took[0] / took[1]:.3f}{note}",
                 flush=True,
             )
-        beside.close()
+        background.close()
         snapshot = reporter.monitor.snapshot()
         began = time.perf_counter()
         reporter.monitor.snapshot()

@@ -65,7 +65,7 @@ def environment(folder: Path, library: str) -> Path:
     if not done.exists() or done.read_text() != " ".join(wanted):
         venv.create(place, with_pip=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for package in reversed(wanted):  # torch first: the libraries then take what is there
+        for package in reversed(wanted):  # torch first: the libraries then use the installed version
             got = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
             if got.returncode:
                 raise RuntimeError(f"{package} does not install: {got.stderr.strip().splitlines()[-1]}")
@@ -101,7 +101,7 @@ def ours(
         overrides = [
             'model.history="none"',
             f"model.natural_batch={BATCH}",
-            'model.transfer="reload"',  # the network alone: no arm beside it learns natural rows
+            'model.transfer="reload"',  # the network alone: no other arm learns natural rows
             f"model.hidden={list(HIDDEN)}",
             f"model.threads={threads}",
             f'model.products="{products}"',
@@ -183,8 +183,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for scale in options.scales:
             x, y = clicks(rows + options.tail, SCALES[scale])
-            kept = Path(folder) / f"rows-{scale}.npz"
-            np.savez(kept, x=x, y=y, tail=rows)
+            arrays = Path(folder) / f"rows-{scale}.npz"
+            np.savez(arrays, x=x, y=y, tail=rows)
             label = y[rows:]
             found: dict[str, dict[str, Any]] = {}
             for library in () if options.skip_peers else (*DEEP, *LINEAR):
@@ -195,17 +195,17 @@ def main() -> int:
                 )
                 try:
                     python = environment(options.venvs, library)
-                    found[library] = peer(library, python, kept, scale, train, options.threads, 600)
+                    found[library] = peer(library, python, arrays, scale, train, options.threads, 600)
                 except (RuntimeError, subprocess.SubprocessError) as error:
                     print(f"{scale:>4}   {library:<15} not measured: {str(error)[:150]}", flush=True)
                     continue
-                _tell(scale, library, found[library], label)
+                _print_row(scale, library, found[library], label)
             own = {}
             for products in options.products:
                 name = "ours" if products == "float32" else f"ours ({products})"
-                got = ours(x, y, kept, scale, rows, options.form, options.threads, products)
+                got = ours(x, y, arrays, scale, rows, options.form, options.threads, products)
                 own[products] = found[name] = got
-                _tell(scale, name, got, label)
+                _print_row(scale, name, got, label)
             mine = own[options.products[0]]
             deep = [p for p in DEEP if p in found]
             result[f"rows_per_s_{scale}"] = {n: round(f["rows_per_s"]) for n, f in found.items()}
@@ -224,7 +224,7 @@ def main() -> int:
     return 0
 
 
-def _tell(scale: str, name: str, found: dict[str, Any], label: np.ndarray) -> None:
+def _print_row(scale: str, name: str, found: dict[str, Any], label: np.ndarray) -> None:
     print(
         f"{scale:>4}   {name:<15} {found['rows']:>12,}   {found['rows_per_s']:>8,.0f}    "
         f"{auc(label, found['scores']):.4f}   {found['cpu_us_a_row']:9.1f}",

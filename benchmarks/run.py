@@ -49,8 +49,8 @@ def main() -> int:
             continue
         seconds, result = _run(script, short=not options.full)
         failed += result is None
-        said = "failed" if result is None else f"`{json.dumps(result)}`"
-        rows[script.name] = f"| `{script.name}` | {today}, {form} | {seconds:.0f} | {said} |"
+        shown = "failed" if result is None else f"`{json.dumps(result)}`"
+        rows[script.name] = f"| `{script.name}` | {today}, {form} | {seconds:.0f} | {shown} |"
     print("\n" + "\n".join([_machine(), *rows.values()]))
     print(f"\n{len(rows)} benchmarks in {(time.monotonic() - began) / 60:.1f} minutes, {failed} failed")
     if options.write:
@@ -62,7 +62,7 @@ def _write(rows: dict[str, str], known: set[str]) -> None:
     """Write these lines to the table; lines of other scripts that still exist are left unchanged."""
     there = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
     old = {line.split("`")[1]: line for line in there if line.startswith("| `") and line.count("|") >= 5}
-    kept = {name: line for name, line in old.items() if name in known and name not in rows}
+    retained = {name: line for name, line in old.items() if name in known and name not in rows}
     head = [
         "# Benchmarks",
         "",
@@ -73,7 +73,7 @@ def _write(rows: dict[str, str], known: set[str]) -> None:
         "| benchmark | run | seconds | last line |",
         "|---|---|---|---|",
     ]
-    lines = [line for _, line in sorted((kept | rows).items())]
+    lines = [line for _, line in sorted((retained | rows).items())]
     TABLE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
 
 

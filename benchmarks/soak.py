@@ -79,14 +79,14 @@ def configure(folder: Path, address: str) -> Settings:
 def work(config: Path) -> int:
     """Train until SIGTERM, and print the number of rows and the event time every second."""
     settings = load_settings(config, environ={}).settings
-    rows, told = 0, 0.0
+    rows, printed = 0, 0.0
 
     def watch(engine: Engine, _kind: str, batch: Batch) -> None:
-        nonlocal rows, told
+        nonlocal rows, printed
         rows += len(batch)
         now = time.monotonic()
-        if now - told >= EVERY_S:
-            told = now
+        if now - printed >= EVERY_S:
+            printed = now
             print(json.dumps({"rows": rows, "day": (engine.clock - START_MS) / DAY_MS}), flush=True)
 
     return make_worker(settings, watch).run()
@@ -127,7 +127,7 @@ def measure(pid: int, folder: Path) -> Sample:
         for name in files:
             try:
                 disk += (Path(root) / name).stat().st_size
-            except FileNotFoundError:  # dropped meanwhile
+            except FileNotFoundError:  # deleted in the meantime
                 continue
     return {
         "at": time.monotonic(),
@@ -157,15 +157,15 @@ def run(folder: Path, rows: int) -> list[Sample]:
             shown = 0.0
             try:
                 for line in worker.stdout:
-                    said = json.loads(line)
-                    supply.learned = said["rows"]
-                    samples.append({**said, **measure(worker.pid, settings.state.folder)})
+                    report = json.loads(line)
+                    supply.learned = report["rows"]
+                    samples.append({**report, **measure(worker.pid, settings.state.folder)})
                     if time.monotonic() - shown > 30:
                         shown = time.monotonic()
-                        tell(samples)
+                        print_sample(samples)
                     if supply.error is not None:
                         raise supply.error
-                    if said["rows"] >= rows - 50_000:  # the last rows wait for what would follow them
+                    if report["rows"] >= rows - 50_000:  # the last rows wait in the aligner for later ones
                         break
             finally:
                 worker.send_signal(signal.SIGTERM)
@@ -176,7 +176,7 @@ def run(folder: Path, rows: int) -> list[Sample]:
     return samples
 
 
-def tell(samples: list[Sample]) -> None:
+def print_sample(samples: list[Sample]) -> None:
     """One line of the table."""
     now, before = samples[-1], samples[max(0, len(samples) - 31)]
     rate = (now["rows"] - before["rows"]) / max(1e-9, now["at"] - before["at"])

@@ -49,7 +49,7 @@ class Subject:
         )  # fmt: skip
         window = AdWindow(None, FIELDS, 0, 30)
         self.trainer = Trainer(schema, model, ScheduleSettings(releases="never"), TpmSettings(), None, window)
-        spread = np.random.default_rng(1).permutation(size) + 1  # where the k-th most frequent id stands
+        spread = np.random.default_rng(1).permutation(size) + 1  # row of the k-th most frequent id
         self.steps = [
             Step.from_batch(_batch(spread[part].astype(np.int32), label))
             for part, label in zip(ids, labels, strict=True)
@@ -65,11 +65,11 @@ class Subject:
         """MiB that a step allocates: every tensor, including those freed meanwhile, and the peak of its arrays."""
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self.trainer.step(self.steps[0])
         arrays = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
-        tensors = sum(e.self_cpu_memory_usage for e in seen.events() if e.self_cpu_memory_usage > 0)
+        tensors = sum(e.self_cpu_memory_usage for e in profiled.events() if e.self_cpu_memory_usage > 0)
         return float(tensors + arrays) / 2**20
 
 

@@ -151,7 +151,7 @@ def main() -> int:
         }
         for name, look_up in sides.items():
             if not np.array_equal(look_up(batches[0]), wanted):
-                raise AssertionError(f"{name} gives other vectors than were put in")
+                raise AssertionError(f"{name} returned vectors that differ from the stored ones")
             timed(look_up, batches[:WARM])
         lmdb.times(0, WARM)
         found: dict[str, list[float]] = {name: [] for name in (*sides, "LMDB")}

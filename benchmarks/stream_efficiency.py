@@ -57,7 +57,7 @@ def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
     """A worker's configuration with defaults except for sizes."""
     overrides = [
         f"model.natural_batch={BATCH}",
-        'model.transfer="reload"',  # the network alone: no arm beside it learns natural rows
+        'model.transfer="reload"',  # the network alone: no other arm learns natural rows
         f"model.hidden={list(HIDDEN)}",
         f"model.threads={threads}",
         'schedule.releases="never"',

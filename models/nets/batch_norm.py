@@ -94,8 +94,8 @@ class BatchNorm(nn.BatchNorm1d):
                 mean.add_(off.mean(0), alpha=share)
                 variance.lerp_(off.square().mean(0), share)
                 return out
-            # The first chunks count by their number, the initial statistics as one of them: left to the momentum they
-            # would last for 1 / momentum chunks, and without them a network whose outputs still grow explodes.
+            # The k-th chunk has the weight 1 / (k + 1), the initial statistics counting as a chunk. With the momentum alone
+            # they would last for 1 / momentum chunks; without them a network whose outputs still grow explodes.
             part = (1.0 / (self.num_batches_tracked + 1)).clamp(min=momentum) * min(1.0, len(x) / MIN_ROWS)
             mean.add_(off.mean(0) * part)
             variance.lerp_(off.square().mean(0), part)
