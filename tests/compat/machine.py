@@ -1,4 +1,4 @@
-"""What decides the last bits of a result: recorded beside recorded bits, and compared before they are."""
+"""Properties of a machine on which the last bits of a result depend; recorded with the bits and compared first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def this_machine() -> dict[str, str]:
 
 
 def difference(recorded: Mapping[str, str]) -> str | None:
-    """Why recorded bits cannot be asked of this machine; None where they can."""
+    """Why this machine cannot reproduce recorded bits; None if it can."""
     here = this_machine()
     found = [f"{k} {recorded[k]!r}, here {here[k]!r}" for k in recorded if recorded[k] != here[k]]
     return f"the bits were recorded with {'; '.join(found)}" if found else None

@@ -1,7 +1,7 @@
-"""``python -m tests.compat.record_state``: record the state folder and the log anew, with the version that runs.
+"""``python -m tests.compat.record_state``: record the state folder and the log again, with the present version.
 
-The folder that the tests read was recorded with a version whose packages stood at the top level. It is recorded anew only
-where a change of format is meant, and the change log says so.
+The folder that the tests read was recorded with a version whose packages stood at the top level. It is recorded again
+only after an intended change of format, which the change log mentions.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ OVERRIDES = (
     "schedule.release_every=1d",
 )
 BROKEN = (b"", b"not JSON", b'{"event_id": "half', b'{"event_id":"e","ts":1,"user_id":"u"}', b"\xff\xfe")
-"""Messages that do not fit, each for a reason of its own or in a form of its own."""
+"""Invalid messages, each for a different reason or in a different form."""
 
 
 def settings() -> Settings:
@@ -96,7 +96,7 @@ def settings() -> Settings:
 
 
 def day(number: int) -> pl.DataFrame:
-    """Rows of a day, with a bag and a list beside what the simulator gives, and short numbers."""
+    """Rows of a day: the simulator's columns, a bag, a list, and numbers of few digits."""
     frame = WORLD.day(number)
     tags = [
         [f"c{c}", *(f"t{i % k}" for k in (3, 5) if i % k)]
@@ -109,7 +109,7 @@ def day(number: int) -> pl.DataFrame:
 
 
 def send_broken(config: Settings, values: Sequence[bytes]) -> None:
-    """Messages as they are, at the ends of both partitions of the ad topic."""
+    """Send messages without encoding them, at the ends of both partitions of the ad topic."""
     with_end = {
         p: sum(1 for r in read_topics(config.kafka, [config.topics.ad], {}) if r.partition == p)
         for p in range(config.topics.partitions)
@@ -127,12 +127,12 @@ def send_broken(config: Settings, values: Sequence[bytes]) -> None:
 
 
 def record(folder: Path, address: str) -> None:
-    """Make the state folder in ``folder`` and write down what it became.
+    """Create the state folder in ``folder`` and record its contents.
 
-    1. Months of the tiny model from files, by ``ecdctr tpm train``.
-    2. A worker learns the live days in two portions: JSON, then packed messages and some that do not fit. It is ended by
-       signal 9 when the journal has planned every record.
-    3. More records are sent, which nobody learns.
+    1. Months of TPM from files, by ``ecdctr tpm train``.
+    2. A worker learns the live days in two portions: JSON, then packed messages and some invalid ones. It is killed
+       (signal 9) when the journal has planned every record.
+    3. More records are sent, which no worker learns.
     """
     RECORDED.mkdir(exist_ok=True)
     CONFIG.write_text(dump_toml(settings()), encoding="utf-8")

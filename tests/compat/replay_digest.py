@@ -1,7 +1,7 @@
-"""A fixed log replayed by every kind of model, and what is recorded of each replay.
+"""A fixed log replayed by every kind of model, and the digest that is recorded of each replay.
 
-``python -m tests.compat.replay_digest`` records it anew; that is right only where other figures are meant, and the change
-log says so.
+``python -m tests.compat.replay_digest`` records the digests again. That is correct only after an intended change of the
+figures, which the change log mentions.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "live tpm": ("tpm.live=true",),
 }
-"""What differs from ``SETTINGS``. "live tpm" runs in the engine that keeps its state on disk, the others in memory."""
+"""Differences from ``SETTINGS``. "live tpm" runs in the engine that stores its state on disk, the others in memory."""
 
 
 def train(folder: Path) -> str:
-    """The months of the log's history as snapshots of a state folder; a hash of all their vectors."""
+    """Write the months of the log's history as snapshots of a state folder; returns a hash of all their vectors."""
     silent = Console(file=io.StringIO())
     train_tpm(silent, silent, load_settings(None, _texts(folder), environ={}), LOG, partial=True)
     store = RocksEmbeddingStore(factory.Folders(folder).snapshots)
@@ -90,7 +90,7 @@ def train(folder: Path) -> str:
 
 
 def replay(name: str, folder: Path, aside: Path) -> dict[str, Any]:
-    """Replay the log with a variant's settings and say what came of it.
+    """Replay the log with a variant's settings and return its digest.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def replay(name: str, folder: Path, aside: Path) -> dict[str, Any]:
     folder
         The state folder with the snapshots.
     aside
-        An empty folder, for an engine that keeps its state on disk.
+        An empty folder, for an engine that stores its state on disk.
 
     Returns
     -------
     dict
-        ``structure`` holds what no processor changes: the plan of steps, names and shapes of all tensors. ``bits`` holds the
+        ``structure`` holds what does not depend on the processor: the plan of steps, names and shapes of all tensors. ``bits`` holds the
         rest: hashes of the state and of all scores, and figures in full precision.
     """
     loaded = load_settings(None, (*_texts(folder), *VARIANTS[name]), environ={})
@@ -135,10 +135,10 @@ def _texts(folder: Path) -> tuple[str, ...]:
 
 def _structure(engine: Engine, plan: list[Any]) -> dict[str, Any]:
     rows = engine.scores.read()
-    taught = engine.progress.rows
+    learned = engine.progress.rows
     return {
         "fingerprint": engine.fingerprint,
-        "rows": dict(taught),
+        "rows": dict(learned),
         "steps": engine.step + 1,
         "plan": _hash([json.dumps(plan).encode()]),
         "months": list(engine.trainer.cpm_months),
@@ -193,7 +193,7 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 
 def record() -> None:
-    """Write down what the version that runs makes of every variant."""
+    """Record the digests of all variants with the present version."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         found: dict[str, Any] = {"machine": this_machine(), "snapshots": train(folder / "state")}

@@ -1,4 +1,4 @@
-"""The recorded state folder with its log: how it is written down, and how it is set up again on a fresh broker."""
+"""The recorded state folder with its log: how both are written, and how they are restored on a fresh broker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATE, LOG, CONFIG, FACTS = (
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a topic; bytes are written down as the characters of the same code (Latin-1)."""
+    """One record of a topic; bytes are stored as the characters of the same codes (Latin-1)."""
 
     topic: str
     partition: int
@@ -90,7 +90,7 @@ def read_log(path: Path) -> list[Record]:
 
 
 def send_again(connection: KafkaSettings, records: Iterable[Record]) -> None:
-    """Send the records to their partitions; each must come to stand at the offset that it had."""
+    """Send the records to their partitions; each must get the offset that it had."""
     producer = KafkaProducer(**connection.kafka_python(), acks="all", enable_idempotence=True, linger_ms=20)
     try:
         sent = [(r, _send(producer, r)) for r in records]
@@ -137,14 +137,14 @@ def pack(folder: Path, path: Path) -> None:
 
 
 def unpack(folder: Path) -> Path:
-    """The recorded state folder as ``<folder>/state``; gives ``folder``."""
+    """The recorded state folder as ``<folder>/state``; returns ``folder``."""
     with tarfile.open(STATE) as tar:
         tar.extractall(folder, filter="data")
     return folder
 
 
 def facts() -> dict[str, Any]:
-    """What is known of the recorded folder and log."""
+    """Facts about the recorded folder and log."""
     return json.loads(FACTS.read_text(encoding="utf-8"))
 
 
@@ -156,7 +156,7 @@ class Site:
     folder
         The state folder is ``<folder>/state``; see :func:`unpack`.
     address
-        A broker; None where nothing is asked of one.
+        A broker's address; None where none is needed.
     """
 
     def __init__(self, folder: Path, address: str | None = None) -> None:
@@ -170,20 +170,20 @@ class Site:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def restore_log(self) -> None:
-        """The topics with as many partitions as they had, and every record that had been learned."""
+        """Create the topics with their recorded number of partitions, and send every record that had been learned."""
         ensure_topics(self.settings.kafka, self.settings.topics)
         send_again(self.settings.kafka, [r for r in read_log(LOG) if r.learned])
 
     def send_rest(self) -> None:
-        """The records that nobody has learned yet."""
+        """Send the records that have not been learned yet."""
         send_again(self.settings.kafka, [r for r in read_log(LOG) if not r.learned])
 
     def command(self, *words: str) -> list[str]:
-        """A command of the present version on this site."""
+        """The arguments of a command of the present version on this site."""
         return [sys.executable, "-m", "ecdctr", *words, "--config", str(self.config)]
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A worker; what it says goes to the end of the log."""
+        """Start a worker; its output is appended to the log."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")} | {
             "COLUMNS": "2000"
         }
@@ -192,8 +192,8 @@ class Site:
         self.processes.append(process)
         return process
 
-    def said(self) -> str:
-        """What the workers have said."""
+    def log(self) -> str:
+        """The output of all workers."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def entries(self) -> list[JournalEntry]:
@@ -215,12 +215,12 @@ class Site:
             return log.end(log.partitions())
 
     def wait(self, worker: subprocess.Popen[bytes], done: Callable[[], bool], what: str) -> None:
-        """Until something is so; a worker that ends before it is an error."""
+        """Wait until ``done`` returns a true value; fail if the worker ends before."""
 
         def alive() -> str | None:
             return None if worker.poll() is None else f"the worker ended with {worker.returncode}"
 
-        wait_for(done, what, alive=alive, detail=self.said)
+        wait_for(done, what, alive=alive, detail=self.log)
 
     def train(self, worker: subprocess.Popen[bytes]) -> None:
         """Wait until the journal has planned every record of the click topics."""
@@ -233,12 +233,12 @@ class Site:
         self.wait(worker, all_planned, "learn every record")
 
     def terminate(self, worker: subprocess.Popen[bytes]) -> int:
-        """Ask the worker to end; gives its exit code."""
+        """Send SIGTERM; returns the exit code."""
         worker.send_signal(signal.SIGTERM)
         return worker.wait(timeout=PATIENCE_S)
 
     def end(self) -> None:
-        """No worker outlives its test."""
+        """Kill all workers that still run."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()

@@ -1,8 +1,8 @@
-"""A state folder that an older version left behind opens, is redone, and is gone on with.
+"""A state folder of an older version opens, its journal is redone, and training continues from it.
 
 The folder was written by ``ecdctr worker`` before the packages were moved, with RocksDB snapshots, live months and
-releases; the worker was ended by signal 9 between two checkpoints. Beside it lies the log that it learned from, with
-records that nobody has learned yet. ``record_state.py`` made both.
+releases; the worker was killed (signal 9) between two checkpoints. The log that it learned from is recorded with it, and
+contains further records that have not been learned. ``record_state.py`` made both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOTAL = {kind: FACTS["rows_learned"][kind] + FACTS["rows_to_come"][kind] for kin
 
 @pytest.fixture(scope="module")
 def broker():
-    """Of its own: the names and offsets of the recorded topics are fixed."""
+    """A separate broker, because the names and offsets of the recorded topics are fixed."""
     started = start_broker()
     yield started
     started.stop()
@@ -49,8 +49,8 @@ def on_broker(broker, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gone_on(on_broker):
-    """The same after a worker of the present version has learned the rest; with the verdict on the folder before that."""
+def resumed(on_broker):
+    """The same after a worker of the present version has learned the rest; ``before`` is the audit made before that."""
     on_broker.before = rebuild(Console(quiet=True), on_broker.settings)
     on_broker.send_rest()
     worker = on_broker.start()
@@ -98,45 +98,45 @@ def test_an_engine_of_the_present_version_has_the_same_fingerprint(tmp_path):
 
 @pytest.mark.broker
 @pytest.mark.slow
-def test_a_worker_redoes_the_journal_and_goes_on_with_exact_counts(gone_on):
-    said = gone_on.said()
-    assert gone_on.exit_code == 0, said
-    newest = CheckpointStore(gone_on.folders.checkpoints).newest()
+def test_a_worker_redoes_the_journal_and_continues_with_exact_counts(resumed):
+    log = resumed.log()
+    assert resumed.exit_code == 0, log
+    newest = CheckpointStore(resumed.folders.checkpoints).newest()
     assert newest is not None
     last_recorded = int(FACTS["checkpoints"][-1].split("-step-")[1])
-    assert f"journal: {FACTS['last_step'] - last_recorded} steps to redo" in said
+    assert f"journal: {FACTS['last_step'] - last_recorded} steps to redo" in log
     for complaint in ("is damaged", "cannot be used", "do not fit", "other features or networks"):
-        assert complaint not in said
+        assert complaint not in log
     assert newest.meta["progress"]["rows"] == TOTAL
     assert newest.meta["progress"]["skipped_rows"] == 0
-    assert audit(iter(gone_on.entries()), gone_on.ends()) == (0, 0)
+    assert audit(iter(resumed.entries()), resumed.ends()) == (0, 0)
 
-    ads = ScoreLog(gone_on.folders.scores, read_only=True).read(domain=1)
+    ads = ScoreLog(resumed.folders.scores, read_only=True).read(domain=1)
     assert len(ads["ts"]) == TOTAL["ad"]
-    entries = gone_on.entries()
+    entries = resumed.entries()
     assert any(e.kind == "release" and e.step > FACTS["last_step"] for e in entries)
-    topics = gone_on.settings.topics
-    letters = list(read_topics(gone_on.settings.kafka, map(topics.dead_letter, topics.domains), {}))
+    topics = resumed.settings.topics
+    letters = list(read_topics(resumed.settings.kafka, map(topics.dead_letter, topics.domains), {}))
     assert len(letters) == FACTS["dead_letters"] + FACTS["dead_letters_to_come"]
 
 
 @pytest.mark.broker
 @pytest.mark.slow
 @same_bits
-def test_the_recorded_journal_gives_the_recorded_checkpoint_bit_for_bit(gone_on):
-    assert gone_on.before.identical, gone_on.before.verdict
-    assert gone_on.before.base is None
-    assert gone_on.before.checkpoint == FACTS["checkpoints"][-1]
+def test_the_recorded_journal_gives_the_recorded_checkpoint_bit_for_bit(resumed):
+    assert resumed.before.identical, resumed.before.verdict
+    assert resumed.before.base is None
+    assert resumed.before.checkpoint == FACTS["checkpoints"][-1]
 
 
 @pytest.mark.broker
 @pytest.mark.slow
 @same_bits
-def test_replay_of_the_journal_says_identical_after_going_on(gone_on):
-    assert "predicts otherwise" not in gone_on.said()
+def test_replay_of_the_journal_is_identical_after_training_continued(resumed):
+    assert "predicts otherwise" not in resumed.log()
     done = subprocess.run(
-        [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(gone_on.config)],
-        capture_output=True, text=True, timeout=2 * PATIENCE_S, cwd=gone_on.config.parent, check=False,
+        [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(resumed.config)],
+        capture_output=True, text=True, timeout=2 * PATIENCE_S, cwd=resumed.config.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("identical"), done.stdout

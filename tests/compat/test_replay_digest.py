@@ -12,7 +12,7 @@ from tests.compat.machine import difference
 RECORDED = json.loads(replay_digest.RECORDED.read_text(encoding="utf-8"))
 WHY_NO_BITS = difference(RECORDED["machine"])
 GAUC_ELSEWHERE = 0.02
-"""How far GAUC may lie from the recorded one on a machine that rounds otherwise."""
+"""Maximum difference from the recorded GAUC on a machine that rounds differently."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def replayed(trained, tmp_path_factory):
-    """What a variant gives; each is replayed once."""
+    """``replayed(name)``: the digest of a variant; each is replayed once."""
     known = {}
 
     def of(name):

@@ -83,13 +83,13 @@ class Listener:
     security
         One of ``PLAINTEXT``, ``SSL``, ``SASL_PLAINTEXT``, ``SASL_SSL``.
     certificate
-        What a TLS listener presents.
+        The certificate that a TLS listener presents.
     client_authority
         PEM file of the authority that client certificates have to come from; None: no client certificate is needed.
     mechanisms
         SASL mechanisms that are enabled.
     advertised
-        ``host:port`` that clients are sent on to; default: where it listens.
+        ``host:port`` that the broker returns to clients; default: the address on which it listens.
     """
 
     name: str
@@ -158,7 +158,7 @@ class KafkaNode:
             )  # fmt: skip
 
     def stop(self) -> None:
-        """Stop in order (SIGTERM): leaders move to other nodes first. A node that takes too long is killed."""
+        """Stop gracefully (SIGTERM): leaders move to other nodes first. A node that takes too long is killed."""
         if self._process is not None and self._process.poll() is None:
             self.resume()
             self._process.terminate()
@@ -176,7 +176,7 @@ class KafkaNode:
         self._process = None
 
     def suspend(self) -> None:
-        """SIGSTOP: the connections stay open, and nothing answers."""
+        """SIGSTOP: the connections stay open, and the node does not respond."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -200,7 +200,7 @@ class ApacheKafka:
     nodes
         1 or 3; of three, topics have three replicas of which two must be in sync.
     listeners
-        Listeners beside ``PLAINTEXT``.
+        Listeners in addition to ``PLAINTEXT``.
     plain_users
         ``{user: password}`` of the mechanism PLAIN. Users of SCRAM are added with :meth:`add_scram_user`.
     acls
@@ -255,7 +255,7 @@ class ApacheKafka:
             **{"brokers": self.addresses(listener), "security": security.lower(), **settings}
         )
 
-    # -- life
+    # -- start and stop
 
     def start(self) -> ApacheKafka:
         """Format the storage, start all nodes and wait until each answers and sees the others.
@@ -383,7 +383,7 @@ class ApacheKafka:
             out |= listener.properties(self._plain_users)
         return out | self._properties
 
-    # -- topics, users, rights
+    # -- topics, users, permissions
 
     @contextlib.contextmanager
     def admin(self) -> Iterator[Any]:
@@ -427,21 +427,21 @@ class ApacheKafka:
             raise RuntimeError(f"SCRAM user {name!r}: {failed}")
 
     def allow(self, user: str, operation: str, kind: str, name: str) -> None:
-        """Grant a right: ``allow("alice", "READ", "TOPIC", "natural-clicks")``."""
+        """Grant a permission: ``allow("alice", "READ", "TOPIC", "natural-clicks")``."""
         with self.admin() as admin:
             failed = admin.create_acls([_acl(user, operation, kind, name)])["failed"]
         if failed:
             raise RuntimeError(f"{operation} on {kind} {name!r} for {user!r}: {failed}")
 
     def withdraw(self, user: str, operation: str, kind: str, name: str) -> None:
-        """Take back a right that :meth:`allow` granted."""
+        """Revoke a permission that :meth:`allow` granted."""
         with self.admin() as admin:
             admin.delete_acls([_acl(user, operation, kind, name)])
 
 
 @pytest.fixture(scope="session")
 def apache_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
-    """One node of Apache Kafka for tests that do nothing to it; they are skipped where it cannot run."""
+    """One node of Apache Kafka for tests that do not stop or reconfigure it; they are skipped where it cannot run."""
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
@@ -483,7 +483,7 @@ def _leaders(node: KafkaNode, topic: str) -> dict[int, int]:
 
 
 def _metadata(node: KafkaNode, topic: str | None) -> Any:
-    """What one node says of the cluster; None while it does not answer."""
+    """The cluster's metadata as one node returns it; None while the node does not respond."""
     if not node.running:
         return None
 

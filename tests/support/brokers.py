@@ -15,7 +15,7 @@ from ecdctr.streams.embedded.broker import _binary
 
 
 def start_broker(log: Path | None = None) -> EmbeddedBroker:
-    """A running broker; the test is skipped where there is no binary for it, and fails where the binary does."""
+    """A running broker; the test is skipped where there is no binary for it, and fails if the binary does not start."""
     try:
         _binary()
     except BrokerUnavailableError as error:
@@ -25,7 +25,7 @@ def start_broker(log: Path | None = None) -> EmbeddedBroker:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[EmbeddedBroker]:
-    """For tests that do nothing to it; each takes topics of its own."""
+    """For tests that do not stop or pause it; each creates its own topics."""
     running = start_broker()
     yield running
     running.stop()

@@ -1,4 +1,4 @@
-"""Headless Chromium: one for the session of a process, and a page of it for each test."""
+"""Headless Chromium: one browser for the session of a process, and one page for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File systems of a few megabytes: the only honest way to run out of space."""
+"""File systems of a few megabytes, on which tests really run out of disk space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which tests run in one process, one after another, and in which order they start.
 
 A file is a group, so that its module fixtures are built once. Exceptions are named here: long files whose tests share
-nothing are split into single tests, and files that share a dear fixture are one group. pytest-xdist's own mark
+nothing are split into single tests, and files that share an expensive fixture are one group. pytest-xdist's own mark
 ``xdist_group`` has no effect with pytest 9.2, which no longer reads the node ids that pytest-xdist 3.8 writes.
 """
 
@@ -59,14 +59,14 @@ LONGEST_FIRST = (
     "tests/models/training/",
     "tests/streams/",
 )
-"""What starts first, so that no long group is the last one running; the rest follows in its own order."""
+"""Groups that start first, so that no long group is the last one running; the others follow in their usual order."""
 
 BROKER_FIXTURES = {"broker", "own_broker", "apache_broker"}
 BROWSER_FIXTURES = {"chromium"}
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test, of which one process runs all."""
+    """The group of a test; one process runs all tests of a group."""
     path = nodeid.partition("::")[0]
     return nodeid if path in SPLIT else TOGETHER.get(path, path)
 

@@ -1,4 +1,4 @@
-"""Click topics of a test, an intake that keeps what it gets, and an app at work between them."""
+"""Click topics of a test, an intake that stores the chunks it receives, and a running app between them."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ _names = itertools.count()
 
 
 class MemoryIntake:
-    """Keeps chunks; refuses any that does not begin where the last one ended."""
+    """Stores chunks; fails on any that does not begin where the previous one ended."""
 
     def __init__(self, positions: dict[tuple[str, int], int] | None = None) -> None:
         self.positions = defaultdict(int, positions or {})
@@ -45,13 +45,13 @@ class MemoryIntake:
 
     async def put(self, chunk) -> None:
         key = (chunk.topic, chunk.partition)
-        assert chunk.first == self.positions[key], "a gap or a redelivery was handed in"
+        assert chunk.first == self.positions[key], "the chunk is a gap or a redelivery"
         assert ((chunk.offset >= chunk.first) & (chunk.offset < chunk.end)).all()
         self.positions[key] = chunk.end
         self.chunks[key].append(chunk)
 
     def offsets(self, topic: str) -> dict[int, list[int]]:
-        """Offsets of all rows, by partition, in the order they came."""
+        """Offsets of all rows, by partition, in order of arrival."""
         return {
             p: np.concatenate([c.offset for c in chunks]).tolist()
             for (t, p), chunks in sorted(self.chunks.items())
@@ -64,7 +64,7 @@ class MemoryIntake:
 
 
 class Streams:
-    """Two topics of a test's own, and what tests do with them."""
+    """Two topics of one test, and methods that send to them and read them."""
 
     def __init__(self, address: str, partitions: int = 2, create: bool = True) -> None:
         name = f"t{next(_names)}"
@@ -102,7 +102,7 @@ class Streams:
 
 @asynccontextmanager
 async def running(app: StreamApp):
-    """The app at work in this loop; gives a function that waits until something is so."""
+    """Run the app in this event loop; yields a coroutine function that waits for a condition."""
     stop = asyncio.Event()
     task = asyncio.create_task(run_app(app, stop))
 
@@ -122,7 +122,7 @@ async def running(app: StreamApp):
 
 
 def event(i: int, **changes) -> bytes:
-    """One good event."""
+    """One valid event as JSON."""
     fields = {
         "event_id": f"e{i}",
         "ts": 1_700_000_000_000 + i,

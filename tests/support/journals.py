@@ -10,15 +10,15 @@ from ecdctr.state.positions import Positions
 
 
 class JournalReader:
-    """Reads each line once, so that a test can look often while a worker appends.
+    """Reads each line once, so that a test can poll while a worker appends.
 
-    Entries of files that were dropped meanwhile stay. A worker that starts may cut a torn last line off; then, and
-    whenever a line does not continue what was read, everything is read again.
+    Entries of files that were deleted in the meantime are retained. A worker may truncate an incomplete last line when it
+    starts; then, and whenever a line does not follow the previous one, the whole journal is read again.
 
     Parameters
     ----------
     folder
-        Of the journal; it may not exist yet.
+        The journal's folder; it may not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class JournalReader:
 
     @property
     def learned(self) -> int:
-        """Offsets planned up to now; a reset moves it."""
+        """Offsets planned up to now; a reset changes it."""
         return sum(self.positions.values())
 
     def _append(self) -> None:
@@ -60,7 +60,7 @@ class JournalReader:
                 file.seek(self._read)
                 for line in file:
                     if not line.endswith(b"\n"):
-                        break  # its rest is being written
+                        break  # the rest is being written
                     self._add(decode_line(line))
                     self._read += len(line)
 

@@ -1,4 +1,4 @@
-"""A log and a model that replay in seconds, and a Ctrl-C on the way."""
+"""A log and a model that replay in seconds, and an interruption (Ctrl-C) during the replay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replay(loaded: Loaded, source: str, folder: Path, *, width: int = 80, **opti
 
 
 class StopAfter:
-    """Presses Ctrl-C once, in this very process, after so many rows of the log."""
+    """Raises SIGINT once in this process (Ctrl-C), after the given number of rows of the log."""
 
     def __init__(self, monkeypatch, rows):
         before = log_rows.SourceLog.batches

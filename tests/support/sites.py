@@ -1,4 +1,4 @@
-"""A site of its own for a test: topics on a real broker, a state folder, and workers as processes of their own."""
+"""A separate site for each test: topics on a real broker, a state folder, and workers as separate processes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Site:
         if copy_of is None:
             self.make_topics()
 
-    # -- what is done to it
+    # -- actions
 
     def make_topics(self) -> None:
         ensure_topics(self.settings.kafka, self.settings.topics)
@@ -123,7 +123,7 @@ class Site:
         produce([rows], self.settings.kafka, self.settings.topics)
 
     def send(self, topic: str, values: list[bytes]) -> None:
-        """Messages as they are, one partition after the other."""
+        """Send messages without encoding them, to the partitions in turn."""
         producer = KafkaProducer(**self.settings.kafka.kafka_python())
         try:
             for i, value in enumerate(values):
@@ -134,7 +134,7 @@ class Site:
             producer.close()
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """A worker; its words go to the end of the log."""
+        """Start a worker; its output is appended to the log."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -150,14 +150,14 @@ class Site:
         what: str,
         worker: subprocess.Popen[bytes] | None = None,
     ) -> T:
-        """Wait until the answer is true, and return it. A worker that ends before it is an error."""
+        """Wait until ``done`` returns a true value, and return it; fail if the worker ends before."""
 
         return wait_for(done, what, alive=self._alive(worker), detail=self.log)
 
     def wait_until_equal(
         self, read: Callable[[], T], expected: T, what: str, worker: subprocess.Popen[bytes]
     ) -> None:
-        """Read until the value is ``expected``; a worker that ends before it is an error."""
+        """Read until the value is ``expected``; fail if the worker ends before."""
         wait_until_equal(read, expected, what, alive=self._alive(worker))
 
     @staticmethod
@@ -170,18 +170,18 @@ class Site:
         return alive
 
     def train(self, rows: int, worker: subprocess.Popen[bytes]) -> None:
-        """Wait until so many offsets are learned, and the step that learned the last one has ended."""
+        """Wait until this many offsets are learned, and the step that learned the last one has ended."""
         self.wait(lambda: self.learned() >= rows, f"learn {rows} rows", worker)
 
     def terminate(self, worker: subprocess.Popen[bytes]) -> tuple[int, float]:
-        """SIGTERM; gives the exit code and the seconds it took."""
+        """Send SIGTERM; returns the exit code and the seconds until the end."""
         began = time.monotonic()
         worker.send_signal(signal.SIGTERM)
         return worker.wait(timeout=PATIENCE_S), time.monotonic() - began
 
     @contextmanager
     def paused(self, worker: subprocess.Popen[bytes]) -> Iterator[None]:
-        """The worker stands still; a signal that is sent meanwhile reaches it afterwards."""
+        """Suspend the worker (SIGSTOP); a signal sent in the meantime is delivered afterwards."""
         worker.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -194,26 +194,26 @@ class Site:
         worker.wait()
 
     def copy(self, folder: Path, *overrides: str) -> Site:
-        """The same topics with a copy of the state folder, hard links resolved: damage stays in the copy."""
+        """The same topics with a copy of the state folder, without shared hard links: damage stays in the copy."""
         shutil.copytree(self.folders.root, folder / "state")
         address = str(self.settings.kafka.addresses[0])
         return Site(folder, address, *overrides, copy_of=self)
 
     def end(self) -> None:
-        """No worker outlives its test."""
+        """Kill all workers that still run."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
-    # -- what is to be seen
+    # -- observations
 
     def log(self) -> str:
-        """What all workers have said."""
+        """The output of all workers."""
         return _STYLE.sub("", self.log_path.read_text(errors="replace")) if self.log_path.exists() else ""
 
     def says(self, text: str) -> Callable[[], bool]:
-        """Whether the log has this text, as a function for :meth:`wait`."""
+        """A condition for :meth:`wait`: the log contains this text."""
         return lambda: text in self.log()
 
     def entries(self) -> list[JournalEntry]:
@@ -236,11 +236,11 @@ class Site:
             return log.end(log.partitions())
 
     def books(self) -> tuple[int, int]:
-        """Offsets lost and doubled."""
+        """Number of offsets that the journal lost, and that it holds twice."""
         return audit(iter(self.entries()), self.ends())
 
     def rebuild(self, settings: Settings | None = None) -> Rebuilt:
-        """The newest checkpoint against the journal redone from the log with a fresh model."""
+        """Compare the newest checkpoint with the journal redone from the log by a fresh model."""
         return rebuild(Console(quiet=True), settings or self.settings)
 
     def read(self, topic: str) -> list:
@@ -248,7 +248,7 @@ class Site:
         return read_topic(self.settings.kafka, topic)
 
     def snapshots(self, months: dict[str, int]) -> None:
-        """TPM snapshots in RocksDB: ``{month: event second that its last row precedes}``."""
+        """Write TPM snapshots to RocksDB: ``{month: event second that its last row precedes}``."""
         decoded = factory.decoder(self.settings).from_frame(frame(4000)).batch
         users, items = np.unique(decoded.user), np.unique(decoded.item)
         rng = np.random.default_rng(1)
@@ -264,7 +264,7 @@ class Site:
 def killed(broker, tmp_path_factory) -> Iterator[Site]:
     """A worker was killed with signal 9: several checkpoints, and steps in the journal past the newest one.
 
-    It reads TPM snapshots from RocksDB, one of which came into use midway, and it has made CPM releases.
+    It reads TPM snapshots from RocksDB, one of which took effect midway, and it has made CPM releases.
     """
     made = Site(tmp_path_factory.mktemp("killed"), broker.address, "model.history=attention")
     made.snapshots({"month-1": 0, "month-2": 1500})

@@ -1,7 +1,7 @@
-"""Waiting for an event, and comparing wall-clock times on machines that do other work too.
+"""Waiting for an event, and bounds of wall-clock times on machines that run other work, too.
 
-Every wait of the tests has one generous limit. It is reached by a failure only, so its length costs nothing on the
-way to success, and a machine that is four times slower than usual does not reach it.
+All waits share one generous limit. Only a failing test reaches it, so its length does not slow down passing tests, and
+a machine that is four times slower than usual does not reach it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def wait_for(
     detail: Callable[[], str] = lambda: "",
     every_s: float = 0.02,
 ) -> T:
-    """Ask until the answer is true, and return it.
+    """Poll a condition until it is true, and return its value.
 
     Parameters
     ----------
     condition
-        Should not raise: what it raises ends the wait, so that an unexpected error shows at once.
+        Should not raise: an exception ends the wait, so that unexpected errors are reported at once.
     what
         Names the event in the message of a failure.
     alive
-        Returns why waiting is pointless, or None; asked after each answer that is not true.
+        Returns the reason why waiting is pointless, or None; called each time that the condition is not true.
     detail
-        Read when the wait has failed, for its message.
+        Called when the wait has failed; its text is appended to the message.
 
     Raises
     ------
@@ -68,9 +68,9 @@ def wait_until_equal(
     within_s: float = PATIENCE_S,
     alive: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Read until the value is ``expected``; for values whose parts change one after another.
+    """Read until the value is ``expected``; for values that change in several parts.
 
-    A failure shows the difference of the last value.
+    The message of a failure shows the difference from the last value read.
     """
     deadline = time.monotonic() + within_s
     while (found := read()) != expected and time.monotonic() < deadline and alive() is None:
@@ -101,7 +101,7 @@ def contention() -> float:
     """How many times longer work takes than on an idle machine; 1 on an idle one.
 
     The larger of two measurements: wall over processor seconds of a short loop of this process (now), and
-    processes that want to run per processor (the last minute).
+    runnable processes per processor (over the last minute).
     """
     wall, cpu = time.perf_counter(), time.thread_time()
     while time.thread_time() - cpu < _SPIN_S:
@@ -111,8 +111,8 @@ def contention() -> float:
 
 
 def allowance(seconds: float) -> float:
-    """The limit that a promise of ``seconds`` has beside the other work of this machine.
+    """The bound of ``seconds``, scaled by the present load of this machine.
 
-    On an idle machine it is ``seconds``. It is for promises in seconds only; a wait has :data:`PATIENCE_S`.
+    On an idle machine it is ``seconds``. Use it for promised durations only; waits use :data:`PATIENCE_S`.
     """
     return seconds * contention()

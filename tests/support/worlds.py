@@ -36,7 +36,7 @@ def small_schema(dim: int = 4) -> FeatureSchema:
 
 @dataclass
 class World:
-    """Makes everything that a test needs, the same each time."""
+    """Creates everything that a test of models needs; the same settings and seeds give the same objects."""
 
     schema: FeatureSchema = field(default_factory=small_schema)
     tpm: TpmSettings = field(
@@ -113,7 +113,7 @@ class World:
         ]
 
     def store(self, months: int = 3, *, seed: int = 0, begin: int = START_MS) -> MemoryEmbeddingStore:
-        """Snapshots of ten days each that know about two thirds of the ids; the last one ends before ``begin``."""
+        """Snapshots of ten days each that contain about two thirds of the ids; the last one ends before ``begin``."""
         store = MemoryEmbeddingStore()
         rng = np.random.default_rng([seed, 5])
         every = self.batch(4000)

@@ -1,7 +1,7 @@
-"""A study finds what an older version kept: the file's name is a function of the run's ``repr`` alone.
+"""A study finds the runs that an older version cached: a file's name depends on the run's ``repr`` alone.
 
 Names hold a hash of ``repr(run)``, so they change with the name of the class, the names and order of its fields, and every
-setting; they do not change with the module that the class stands in.
+setting; they do not change with the module that defines the class.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STUDIES = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_of_the_evidence_is_kept_under_the_recorded_name(name, tmp_path, monkeypatch):
+def test_a_run_of_the_evidence_is_cached_under_the_recorded_name(name, tmp_path, monkeypatch):
     def play(run):
         return evidence_runs.Scored(run, {"ts": np.arange(3)}, rows=3, seconds=1.0)
 
@@ -53,7 +53,7 @@ def test_a_run_of_the_evidence_is_kept_under_the_recorded_name(name, tmp_path, m
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_run_of_the_forgetting_study_is_kept_under_the_recorded_name(name, tmp_path, monkeypatch):
+def test_a_run_of_the_forgetting_study_is_cached_under_the_recorded_name(name, tmp_path, monkeypatch):
     def play(run):
         return forgetting_study.Study(run, {}, {}, rows=0, seconds=0.0)
 
