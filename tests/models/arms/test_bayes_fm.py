@@ -1,4 +1,4 @@
-"""The Bayesian factorization machine: what it finds, what natural clicks tell it of ads, and that it never breaks."""
+"""The Bayesian factorization machine: its accuracy, the transfer from natural clicks to ads, and numerical limits."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_effects_agree_with_a_regularised_logistic_regression() -> None:
     assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.08  # one pass of 40 steps against the optimum
 
 
-def test_one_pass_finds_products_that_no_sum_of_effects_can_know() -> None:
+def test_one_pass_learns_products_that_no_sum_of_effects_can_represent() -> None:
     rng = np.random.default_rng(2)
     users, items, n = 60, 40, 60_000
     p, q = rng.normal(size=(users, 3)), rng.normal(size=(items, 3))
@@ -119,45 +119,45 @@ def test_one_pass_finds_products_that_no_sum_of_effects_can_know() -> None:
     assert roc_auc_score(y[half:], effects) < best - 0.1
 
 
-def test_natural_clicks_are_the_prior_of_ads_until_ads_know_better() -> None:
+def test_natural_clicks_are_the_prior_of_ads_until_ad_clicks_outweigh_them() -> None:
     rng = np.random.default_rng(3)
     n = 20_000
     item = rng.integers(0, 2, n)
     user = rng.integers(0, 200, n)
     fm = machine()
     learn(fm, rows(user, item, rng.random(n) < np.where(item == 0, 0.6, 0.2)))
-    ask = rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_), domain=AD)
-    first = predict(fm, ask)
-    assert first[0] > 2 * first[1]  # no ad was ever seen
-    # In ads it is the other way round.
+    queries = rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_), domain=AD)
+    first = predict(fm, queries)
+    assert first[0] > 2 * first[1]  # no ad row was learned
+    # In ads the click rates are reversed.
     learn(fm, rows(user, item, rng.random(n) < np.where(item == 0, 0.05, 0.3), domain=AD))
-    after = predict(fm, ask)
+    after = predict(fm, queries)
     assert after[0] < 0.12 and after[1] > 0.2
     natural = predict(fm, rows(np.array([300, 300]), np.array([0, 1]), np.zeros(2, np.bool_)))
-    assert natural[0] > natural[1]  # and natural rows are still what they were
+    assert natural[0] > natural[1]  # predictions of natural rows keep their order
 
 
-def test_few_ads_move_a_well_known_id_less_than_an_unknown_one() -> None:
+def test_few_ads_change_a_frequent_id_less_than_a_rare_one() -> None:
     rng = np.random.default_rng(4)
     n = 5000
     fm = machine()
     learn(fm, rows(rng.integers(0, 100, n), np.zeros(n, np.int64), rng.random(n) < 0.3))
     learn(fm, rows(rng.integers(0, 100, n), rng.integers(20, 60, n), rng.random(n) < 0.3, domain=AD))
 
-    def ask() -> NDArray[np.float64]:
+    def logits() -> NDArray[np.float64]:
         return logit(
             predict(fm, rows(np.array([500, 500]), np.array([0, 7]), np.zeros(2, np.bool_), domain=AD))
         )
 
-    before = ask()
+    before = logits()
     one = np.arange(5) + 200
     learn(fm, rows(one, np.zeros(5, np.int64), np.ones(5, np.bool_), domain=AD))
     learn(fm, rows(one, np.full(5, 7), np.ones(5, np.bool_), domain=AD))
-    moved = ask() - before
+    moved = logits() - before
     assert 0 < moved[0] < moved[1]
 
 
-def test_the_control_never_sees_a_natural_row() -> None:
+def test_the_control_ignores_natural_rows() -> None:
     rng = np.random.default_rng(5)
     n = 600
     batch = rows(rng.integers(0, 9, n), rng.integers(0, 9, n), rng.random(n) < 0.5)
@@ -169,18 +169,18 @@ def test_the_control_never_sees_a_natural_row() -> None:
     assert digest(fm) != before
 
 
-def test_what_fades_is_learned_anew_sooner() -> None:
+def test_decayed_evidence_is_replaced_sooner() -> None:
     rng = np.random.default_rng(6)
     n = 4000
     user = rng.integers(0, 500, n)
     item = np.zeros(n, np.int64)
     out = []
     for memory in (1.0, 0.5):
-        fading = FactorPriorSettings(bias=1.0, factor=0.01, bias_memory=memory)
-        # Only items have a bias worth moving.
-        still = FactorPriorSettings(bias=1e-6, factor=1e-6)
-        fm = machine(item=fading, user=still, other=still)
-        other = np.arange(n) % 7 + 10  # takes the constant's place
+        decaying = FactorPriorSettings(bias=1.0, factor=0.01, bias_memory=memory)
+        # Only the biases of items can change much.
+        constant = FactorPriorSettings(bias=1e-6, factor=1e-6)
+        fm = machine(item=decaying, user=constant, other=constant)
+        other = np.arange(n) % 7 + 10  # these rows determine the constant
         learn(fm, rows(user, other, rng.random(n) < 0.3))
         learn(fm, rows(user, item, np.random.default_rng(7).random(n) < 0.5))
         learn(fm, rows(user[:200], item[:200], np.zeros(200, np.bool_), hour=24 * 10))
@@ -188,7 +188,7 @@ def test_what_fades_is_learned_anew_sooner() -> None:
     assert out[1] < out[0] - 0.05
 
 
-def test_captured_in_pieces_and_restored_it_goes_on_to_the_same_bits() -> None:
+def test_restored_from_several_captures_it_continues_to_the_same_bits() -> None:
     rng = np.random.default_rng(8)
     fm, captures = machine(), []
     for step in range(6):
@@ -209,28 +209,28 @@ def test_captured_in_pieces_and_restored_it_goes_on_to_the_same_bits() -> None:
             assert digest(other) == digest(fm)
 
 
-def test_first_factors_depend_on_seed_and_id_alone() -> None:
+def test_initial_factors_depend_on_seed_and_id_alone() -> None:
     a, b, c = machine(), machine(), machine(seed=1)
     one, two = np.array([1, 2]), np.array([3, 4])
     no = np.zeros(2, np.bool_)
     for fm, order in ((a, (one, two)), (b, (two, one)), (c, (one, two))):
         for ids in order:
             fm._factors[1].place((ids + 1).astype(np.int32), 0)
-    ask = rows(np.array([1, 3]), np.array([0, 0]), no)
+    queries = rows(np.array([1, 3]), np.array([0, 0]), no)
 
     def factors(fm: BayesFm) -> NDArray[np.float64]:
-        return fm._factors[1].look_up(ask.features[:, 0], np.zeros(2))
+        return fm._factors[1].look_up(queries.features[:, 0], np.zeros(2))
 
     np.testing.assert_array_equal(factors(a), factors(b))
     assert (factors(a) != factors(c)).any()
 
 
 @pytest.mark.parametrize("x", [1e30, -1e30, 0.0])
-def test_no_input_breaks_it(x: float) -> None:
+def test_extreme_inputs_give_finite_predictions(x: float) -> None:
     rng = np.random.default_rng(9)
     fm = machine()
     n = 2000
-    for label in (0.0, 1.0, 0.5):  # all rows alike, then the opposite
+    for label in (0.0, 1.0, 0.5):  # none clicked, then all, then half
         batch = rows(np.zeros(n, np.int64), np.zeros(n, np.int64), rng.random(n) < label, x=np.full(n, x))
         learn(fm, batch)
         p = predict(fm, batch)
@@ -241,7 +241,7 @@ def test_no_input_breaks_it(x: float) -> None:
     learn(fm, one.take(slice(0, 0)))
 
 
-def test_an_older_checkpoint_without_it_is_an_empty_one() -> None:
+def test_a_checkpoint_older_than_the_arm_restores_the_initial_state() -> None:
     fm = machine()
     before = digest(fm)
     learn(fm, rows(np.array([1]), np.array([1]), np.array([True])))

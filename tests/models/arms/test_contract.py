@@ -1,4 +1,4 @@
-"""The contract of :class:`Arm`, checked on every arm of the table: a new entry is tested without a line here."""
+"""The contract of :class:`Arm`, checked on every arm of the table: a new entry is tested without a change here."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def make(request: pytest.FixtureRequest, world: World) -> Make:
 
 
 def saved(states: list[ArmState]) -> ArmState:
-    """Captures as a checkpoint gives them back."""
+    """Captures as a checkpoint returns them."""
     meta = json.loads(json.dumps(states[-1].meta))
     return ArmState(states[-1].dense, merge_rows([state.rows for state in states]), meta)
 
 
-def test_an_arm_names_itself_and_its_domains(make: Make) -> None:
+def test_name_domains_and_inputs_of_an_arm_are_valid(make: Make) -> None:
     arm = make().arm
     assert isinstance(arm, Arm)
     assert arm.name in {entry.arm_name for entry in ARMS}
@@ -110,7 +110,7 @@ def test_no_rows_have_no_predictions(make: Make) -> None:
     assert p.dtype == np.float32 and p.shape == (0,)
 
 
-def test_a_row_is_predicted_the_same_whatever_rows_are_beside_it(make: Make) -> None:
+def test_a_prediction_does_not_depend_on_the_other_rows(make: Make) -> None:
     harness = make()
     harness.learn(harness.batches(8))
     ads = harness.world.batch(60, AD, seed=501)
@@ -230,10 +230,10 @@ def test_a_reset_arm_is_a_new_one(make: Make) -> None:
         np.testing.assert_array_equal(a[1][0], b[1][0])
 
 
-# -- two ways to learn
+# -- staged steps and rollback
 
 
-def test_a_staged_step_is_committed_as_if_it_had_been_learned_or_leaves_nothing_behind(make: Make) -> None:
+def test_a_staged_step_commits_like_learn_or_is_rolled_back_completely(make: Make) -> None:
     arms = [make() for _ in range(3)]
     if not isinstance(arms[0].arm, StagedArm):
         pytest.skip("the arm learns in one stage")
@@ -255,7 +255,7 @@ def test_a_staged_step_is_committed_as_if_it_had_been_learned_or_leaves_nothing_
         assert rolled_back.digest() == learned.digest()
 
 
-def test_a_step_that_is_not_finite_fails_or_is_survived(make: Make) -> None:
+def test_a_staged_step_that_is_not_finite_fails_and_other_arms_stay_finite(make: Make) -> None:
     harness = make()
     harness.learn(harness.batches(3))
     batch = harness.batches(1, first=5, size=50)[0]

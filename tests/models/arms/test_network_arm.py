@@ -1,4 +1,4 @@
-"""An arm's step: chunks, and taking it back."""
+"""A step of a network arm: chunks and rollback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_several_chunks_are_the_same_as_one_after_the_other(world: Any) -> None:
     assert_same(state_of(a), state_of(b))
 
 
-def test_loss_is_the_mean_cross_entropy_of_what_the_network_says(world: Any) -> None:
+def test_loss_is_the_mean_cross_entropy_of_the_networks_output(world: Any) -> None:
     arm, encoder = arm_of(world, batch=8)
     batch = world.batch(7)  # below the limit of batch norm: training and predicting then agree
     p = arm.predict_chunk(prepare(arm, encoder, batch)).astype(np.float64)
@@ -55,8 +55,8 @@ def test_loss_is_the_mean_cross_entropy_of_what_the_network_says(world: Any) -> 
     assert loss == pytest.approx(float(-np.mean(np.log(np.where(batch.label > 0, p, 1 - p)))), rel=1e-5)
 
 
-def test_a_row_weighs_the_same_in_a_small_step(world: Any) -> None:
-    """The gradient of a chunk is its sum over the configured batch size, not over its own."""
+def test_a_row_has_the_same_weight_in_a_small_step(world: Any) -> None:
+    """The gradient of a chunk is the sum over its rows divided by the configured batch size, not by its own."""
     arm, encoder = arm_of(world, batch=64)
     rows = world.batch(7)
     gradients = []
@@ -75,7 +75,7 @@ def test_a_row_weighs_the_same_in_a_small_step(world: Any) -> None:
 
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize("poison", ["nan", "inf", "explosion"])
-def test_a_bad_step_leaves_nothing_behind(world: Any, chunks: int, poison: str) -> None:
+def test_a_bad_step_is_rolled_back_completely(world: Any, chunks: int, poison: str) -> None:
     arm, encoder = arm_of(world)
     for i in range(5):
         arm.learn_chunks([prepare(arm, encoder, world.batch(32, seed=i))])
@@ -89,7 +89,7 @@ def test_a_bad_step_leaves_nothing_behind(world: Any, chunks: int, poison: str) 
     assert math.isnan(arm.learn_chunks([prepare(arm, encoder, x) for x in good]))
     assert_same(state_of(arm), before)
     arm.net.out.bias.data.copy_(bias)
-    # And it goes on as if nothing had been.
+    # Later steps are the same as without the bad step.
     other, _ = arm_of(world)
     for i in range(5):
         other.learn_chunks([prepare(other, encoder, world.batch(32, seed=i))])

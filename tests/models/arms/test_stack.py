@@ -14,7 +14,7 @@ DAY = 86_400_000
 
 
 def rows(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Three members: two that see half of the truth each, overconfident; one that sees noise."""
+    """Three members: two that each depend on one half of the true logit and are overconfident; one that is noise."""
     rng = np.random.default_rng(seed)
     a, b, noise = rng.normal(size=(3, n))
     y = rng.random(n) < 1 / (1 + np.exp(1.5 - a - b))
@@ -22,7 +22,7 @@ def rows(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return {k: (1 / (1 + np.exp(-z))).astype(np.float32) for k, z in scores.items()}, y.astype(np.float32)
 
 
-def test_weights_come_near_those_of_a_batch_fit() -> None:
+def test_weights_are_close_to_those_of_a_batch_fit() -> None:
     scores, y = rows(30_000)
     stack = Stack(("a", "b", "noise"), ridge=20.0, every="1d", fade=1.0)
     for i in range(0, 30_000, 100):
@@ -38,18 +38,18 @@ def test_weights_come_near_those_of_a_batch_fit() -> None:
     np.testing.assert_allclose(stack.weights, best, atol=0.03)
 
 
-def test_a_stack_is_better_than_its_members_on_rows_it_has_not_seen() -> None:
+def test_a_stack_is_better_than_its_members_on_new_rows() -> None:
     scores, y = rows(5_000)
     stack = Stack(("a", "b", "noise"), ridge=20.0, every="1d", fade=0.97)
     stack.observe(scores, y, clock_ms=0)
     fresh, labels = rows(5_000, seed=1)
-    np.testing.assert_allclose(stack.weights, [1 / 3, 1 / 3, 1 / 3, 0])  # not before its time
+    np.testing.assert_allclose(stack.weights, [1 / 3, 1 / 3, 1 / 3, 0])  # no fit before the first period ends
     stack.observe({k: v[:0] for k, v in scores.items()}, y[:0], clock_ms=DAY)
     loss = log_loss(labels, stack.predict(fresh))
     assert all(loss < log_loss(labels, p) - 0.01 for p in fresh.values())
 
 
-def test_few_rows_leave_the_weights_near_equal() -> None:
+def test_with_few_rows_the_weights_stay_nearly_equal() -> None:
     scores, y = rows(30)
     stack = Stack(("a", "b", "noise"), ridge=20.0, every="6h", fade=0.97)
     stack.observe(scores, y, clock_ms=0)
@@ -57,7 +57,7 @@ def test_few_rows_leave_the_weights_near_equal() -> None:
     assert np.abs(stack.weights[:3] - 1 / 3).max() < 0.25
 
 
-def test_what_is_kept_reads_back_to_the_same_bits() -> None:
+def test_saved_state_loads_to_the_same_bits() -> None:
     one, two = (Stack(("a", "b", "noise"), ridge=20.0, every="6h", fade=0.97) for _ in range(2))
     for i in range(9):
         one.observe(*rows(40, i), clock_ms=i * DAY // 3)
@@ -67,7 +67,7 @@ def test_what_is_kept_reads_back_to_the_same_bits() -> None:
     assert one.to_json() == two.to_json()
 
 
-def test_a_row_is_predicted_alike_in_any_company() -> None:
+def test_a_prediction_does_not_depend_on_the_other_rows() -> None:
     scores, y = rows(200)
     stack = Stack(("a", "b", "noise"), ridge=20.0, every="6h", fade=0.97)
     stack.observe(scores, y, clock_ms=0)

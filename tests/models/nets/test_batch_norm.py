@@ -1,4 +1,4 @@
-"""Batch norm: torch's own where there are rows enough, running statistics where not."""
+"""Batch norm: as torch's for chunks of enough rows, by running statistics for smaller ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rows(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)) * 2 + 1
 
 
-def by_running() -> BatchNorm:
+def with_running_statistics() -> BatchNorm:
     norm = BatchNorm(3, momentum=0.01, running=True)
     for i in range(100):
         norm.run(rows(100, seed=i), training=True)
@@ -62,20 +62,20 @@ def by_running() -> BatchNorm:
 
 
 def test_running_statistics_are_those_of_all_rows() -> None:
-    norm, x = by_running(), torch.cat([rows(100, seed=i) for i in range(100)]).numpy()
+    norm, x = with_running_statistics(), torch.cat([rows(100, seed=i) for i in range(100)]).numpy()
     np.testing.assert_allclose(norm.running_mean, x.mean(0), atol=0.05)
     np.testing.assert_allclose(norm.running_var, x.var(0), rtol=0.05)
 
 
 @pytest.mark.parametrize("n", [1, 5, 200])
-def test_by_running_statistics_a_row_is_learned_as_it_was_predicted(n: int) -> None:
-    norm, x = by_running(), rows(n, seed=999) + 3
+def test_with_running_statistics_a_row_is_learned_as_it_was_predicted(n: int) -> None:
+    norm, x = with_running_statistics(), rows(n, seed=999) + 3
     predicted = norm.run(x, training=False)
     assert torch.equal(norm.run(x, training=True), predicted)
 
 
-def test_what_all_rows_of_a_chunk_share_is_kept() -> None:
-    """torch's takes it away: a chunk of one hour looks like that of any other."""
+def test_the_common_part_of_a_chunks_rows_is_preserved() -> None:
+    """Batch norm of torch removes it: the rows of one hour then look like those of any other."""
     shared = torch.full((32, 3), 5.0)
-    assert bool((by_running().run(shared, training=True) > 1.0).all())
+    assert bool((with_running_statistics().run(shared, training=True) > 1.0).all())
     assert bool((nn.BatchNorm1d(3)(shared).abs() < 1e-2).all())

@@ -1,4 +1,4 @@
-"""``DirtyRows``: a set, and what is kept for the next checkpoint is bounded by what there is, not by the log."""
+"""``DirtyRows``: a set, whose memory is bounded by the number of distinct rows, not by the rows of the log."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ecdctr.models.settings import BayesFmSettings
 
 @given(st.lists(st.lists(st.integers(0, 19), unique=True), max_size=8))
 @settings(derandomize=True)
-def test_touched_rows_are_a_set(marks: list[list[int]]) -> None:
-    touched = DirtyRows(20)
+def test_dirty_rows_are_a_set(marks: list[list[int]]) -> None:
+    dirty = DirtyRows(20)
     for mark in marks:
-        touched.mark(np.array(mark, np.int64))
+        dirty.mark(np.array(mark, np.int64))
     expected = sorted({row for mark in marks for row in mark})
-    assert touched.peek().tolist() == expected
-    assert touched.take().tolist() == expected
-    assert touched.take().tolist() == []
+    assert dirty.peek().tolist() == expected
+    assert dirty.take().tolist() == expected
+    assert dirty.take().tolist() == []
 
 
 @pytest.mark.parametrize("kind", ["bayes_fm", "item_ctr"])
-def test_rows_of_known_ids_take_no_memory_however_long_no_checkpoint_comes(kind: str) -> None:
+def test_memory_does_not_grow_with_repeated_ids_between_checkpoints(kind: str) -> None:
     schema = FeatureSchema(default_features(), 4)
     ids = np.arange(1, 513)
     batch = Batch(

@@ -1,4 +1,4 @@
-"""Tables: initial values, Adagrad against a dense reference, what is marked as changed."""
+"""Tables: initial values, Adagrad against a dense reference, and the rows that are marked as changed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def table(rows: int = 50, dim: int = 3, **changes: object) -> EmbeddingTable:
     return EmbeddingTable(rows, dim, **(given | changes))  # type: ignore[arg-type]
 
 
-def test_initial_rows_are_what_they_always_were() -> None:
-    # Written down once: a new numpy or torch must not change how a model begins.
+def test_initial_rows_equal_the_recorded_values() -> None:
+    # Recorded once: a new numpy or torch must not change the initial values of a model.
     rows = initial_rows(3, 16, 0, 2, 4, 0.01)
     words = np.random.Philox(key=np.array([3, 16], np.uint64), counter=np.zeros(4, np.uint64)).random_raw(4)
     expected = [(int(w) >> s & 0xFFFFFFFF) >> 8 for w in words for s in (0, 32)]
@@ -35,14 +35,14 @@ def test_a_row_does_not_depend_on_the_rows_around_it(first: int, n: int, dim: in
     np.testing.assert_array_equal(initial_rows(9, 2, first, n, dim, 0.01), whole[first : first + n])
 
 
-def test_initial_rows_have_the_deviation_asked_for_and_differ_between_streams() -> None:
+def test_initial_rows_have_the_given_deviation_and_differ_between_streams() -> None:
     a, b = initial_rows(1, 1, 0, 20_000, 8, 0.02), initial_rows(1, 2, 0, 20_000, 8, 0.02)
     assert abs(a.std() - 0.02) < 1e-4
     assert abs(a.mean()) < 1e-4
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
 
 
-def test_tables_of_one_name_begin_equal_and_growing_keeps_that() -> None:
+def test_tables_of_one_stream_start_equal_and_stay_equal_when_grown() -> None:
     small, large = table(rows=100), table(rows=9000)
     small.grow(9000)
     assert torch.equal(small.weight, large.weight)
@@ -50,7 +50,7 @@ def test_tables_of_one_name_begin_equal_and_growing_keeps_that() -> None:
     assert torch.equal(table(rows=9000, like=large).weight, large.weight)
 
 
-def test_adagrad_equals_a_dense_reference_and_leaves_other_rows_alone() -> None:
+def test_adagrad_equals_a_dense_reference_and_leaves_other_rows_unchanged() -> None:
     t = table(rows=30, dim=4, accumulator=0.01)
     weight, total = t.weight.numpy().astype(np.float64), np.full(30, 0.01)
     before = t.weight.clone()
@@ -73,7 +73,7 @@ def test_adagrad_equals_a_dense_reference_and_leaves_other_rows_alone() -> None:
     assert t.unreleased.peek().tolist() == sorted(used)
 
 
-def test_undo_takes_an_update_back_to_the_bit() -> None:
+def test_revert_undoes_an_update_bit_for_bit() -> None:
     t = table()
     at = torch.tensor([3, 9])
     weight, accumulator = t.weight.clone(), t.accumulator.clone()
@@ -104,7 +104,7 @@ def test_a_backup_holds_the_rows_before_the_first_of_many_changes_and_no_others(
     assert torch.equal(one.accumulator, untouched.accumulator)
 
 
-def test_payload_goes_out_and_comes_in() -> None:
+def test_payload_round_trip() -> None:
     a, b = table(), table()
     at = torch.tensor([1, 4, 40])
     a.update(at, a.gather(at), torch.randn(3, 3), torch.ones(3), 0.1)
@@ -118,7 +118,7 @@ def test_payload_goes_out_and_comes_in() -> None:
 
 
 @pytest.mark.parametrize("rows", [10_000_000])
-def test_a_large_table_begins_in_seconds(rows: int) -> None:
+def test_a_large_table_is_created_in_seconds(rows: int) -> None:
     began = time.perf_counter()
     t = table(rows=rows, dim=4)
     assert time.perf_counter() - began < allowance(10)

@@ -66,7 +66,7 @@ def test_parameters_and_buffers_are_views_of_the_vectors() -> None:
     assert bool((module.first.weight == 0.0).all())
 
 
-def test_state_goes_out_and_comes_in() -> None:
+def test_state_round_trip() -> None:
     a, b = (FlatModule(small(), torch.device("cpu"), lr=0.01) for _ in range(2))
     for _ in range(3):
         a.zero_gradient()

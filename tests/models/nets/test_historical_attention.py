@@ -28,12 +28,12 @@ def rows_of(m: int, k: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     mask = rng.random((m, k)) < 0.6
     rows = rng.normal(size=(m, k, d)).astype(np.float32)
-    rows[~mask] = 0.0  # as the store gives them
+    rows[~mask] = 0.0  # as the store returns them
     return rows, mask
 
 
 def by_hand(module: HistoricalAttention, H: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The paper's formula, an id at a time, over the months that it is present in."""
+    """The paper's formula, one id at a time, over the months in which it is present."""
     default = module.default.detach().numpy()
     out = []
     for rows, here in zip(H.astype(np.float64), mask, strict=True):
@@ -64,7 +64,7 @@ def test_attention_is_the_formula(mode: HistoryMode, k: int) -> None:
     np.testing.assert_allclose(found, by_hand(module, H, mask), rtol=1e-4, atol=1e-5)
 
 
-def test_before_learning_it_is_about_the_mean() -> None:
+def test_before_training_it_is_close_to_the_mean() -> None:
     module = HistoricalAttention(16)
     initialise(module, 0)
     H, mask = rows_of(200, 3, 16, seed=1)
@@ -75,7 +75,7 @@ def test_before_learning_it_is_about_the_mean() -> None:
     assert np.abs(found - mean).max() < 0.1
 
 
-def test_nobody_and_no_month_are_the_default() -> None:
+def test_without_months_or_present_ids_the_default_is_returned() -> None:
     module = attention(4)
     default = module.default.detach()
     with torch.no_grad():
@@ -108,7 +108,9 @@ def test_the_frozen_form_equals_the_attention(mode: HistoryMode, m: int, k: int,
 @pytest.mark.parametrize("mode", MODES)
 @given(m=st.integers(1, 70), d=st.integers(1, 17), seed=st.integers(0, 99))
 @settings(max_examples=40, derandomize=True)
-def test_a_merged_row_is_the_same_bits_in_any_company(mode: HistoryMode, m: int, d: int, seed: int) -> None:
+def test_a_merged_row_has_the_same_bits_whatever_the_other_rows(
+    mode: HistoryMode, m: int, d: int, seed: int
+) -> None:
     frozen = FrozenHistory(attention(d, mode, seed))
     H, mask = rows_of(m, 3, d, seed)
     together, _ = frozen.merge(H, mask)

@@ -14,7 +14,7 @@ LARGE = st.integers(0, 2**64 - 1)
 
 @given(st.lists(st.lists(st.one_of(SMALL, LARGE), unique=True, max_size=50), max_size=12))
 @settings(max_examples=60, derandomize=True)
-def test_numbers_are_those_a_dict_would_give(batches: list[list[int]]) -> None:
+def test_numbers_equal_those_of_a_dict(batches: list[list[int]]) -> None:
     ids, reference = IdMap(), dict[int, int]()
     for batch in batches:
         found = ids.find(np.array(batch, np.uint64))
@@ -26,7 +26,7 @@ def test_numbers_are_those_a_dict_would_give(batches: list[list[int]]) -> None:
     assert len(ids) == len(reference)
 
 
-def test_it_grows_far_beyond_its_first_size() -> None:
+def test_it_grows_far_beyond_its_initial_size() -> None:
     ids = IdMap()
     many = np.random.default_rng(0).permutation(200_000).astype(np.uint64) << np.uint64(40)
     for part in np.array_split(many, 37):
@@ -35,7 +35,7 @@ def test_it_grows_far_beyond_its_first_size() -> None:
     assert (ids.find(many + np.uint64(1)) == -1).all()
 
 
-def test_ids_that_share_a_slot_are_told_apart() -> None:
+def test_ids_that_share_a_slot_are_distinguished() -> None:
     # 3,000 ids in at most 8,192 slots: probes of several steps are certain, wrapping around the end included.
     ids = IdMap()
     many = np.arange(3_000, dtype=np.uint64)

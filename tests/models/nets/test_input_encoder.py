@@ -50,7 +50,7 @@ def test_inverse_of_distinct_rows_gives_each_feature_its_own_rows(n: int, seed: 
     assert [layout.rows for layout in encoder.layouts] == [18, 5]
 
 
-def test_read_only_columns_are_fine(world: Any) -> None:
+def test_read_only_columns_are_accepted(world: Any) -> None:
     batch = world.batch(5)
     for column in (batch.features, batch.dense, batch.label):
         column.setflags(write=False)

@@ -120,7 +120,7 @@ def test_history_and_flag_enter_as_inputs(world: Any, interaction: str, history_
 
 
 def test_the_product_of_user_and_item_history_is_an_input(world: Any) -> None:
-    """In a network that is linear in its inputs, what is left of four logits is the product's part."""
+    """In a network that is linear in its inputs, a combination of four logits isolates the product's contribution."""
     net, encoder = build(world, interaction="none", hidden=(), history_dim=4)
     encoded = encoder.encode(world.batch(10))
     rows, _ = rows_of(encoder, encoded)
@@ -145,7 +145,7 @@ def test_the_product_of_user_and_item_history_is_an_input(world: Any) -> None:
     np.testing.assert_allclose(together, np.full(10, (user * item) @ weights), rtol=1e-3, atol=1e-5)
 
 
-def test_batch_norm_is_told_by_name(world: Any) -> None:
+def test_parameters_of_batch_norm_are_recognised_by_name(world: Any) -> None:
     net, _ = build(world, history_dim=4)
     names = {n for n, _ in [*net.named_parameters(), *net.named_buffers()] if is_batch_norm(n)}
     assert names == {

@@ -1,4 +1,4 @@
-"""TPM from the running stream: months, what reads them when, and nothing lost whenever the process dies."""
+"""TPM trained from the running stream: when months close, when they are read, and that crashes lose nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_live_tpm(tpm: TpmSettings, sink: LiveSink, trained: CheckpointStore | N
 
 
 def make_engine(folder: Path, *, live: bool = True, tpm: TpmSettings = TPM, every: int = 7) -> Engine:
-    """An engine on a folder, as a worker has it."""
+    """An engine on a folder, as a worker uses it."""
     window = AdWindow(folder / "ad-window", SCHEMA.n_features, SCHEMA.n_dense, 5)
     store = RocksEmbeddingStore(folder / "snapshots")
     sink = SnapshotWriter(RocksEmbeddingStore(folder / "snapshots"))
@@ -90,18 +90,18 @@ def make_engine(folder: Path, *, live: bool = True, tpm: TpmSettings = TPM, ever
 
 
 def run(engine: Engine, steps: list[tuple[StepKind, Batch, int]], stop: int | None = None) -> None:
-    """Recover, then go on with the steps that the positions do not cover yet."""
+    """Recover, then run the steps that the positions do not cover yet."""
     for entry in engine.recover():
         engine.redo(entry, rows_of(steps, entry))
     for kind, batch, clock in steps[:stop]:
         part = batch.parts[0]
         if part.first >= engine.positions.get((part.topic, 0), 0):
             engine.run(Step(kind, batch, clock))
-            engine.trainer.live_tpm.settle()  # so that every run sees a month in the same step
+            engine.trainer.live_tpm.settle()  # so that every run reads a month from the same step on
 
 
 def redone(folder: Path, steps: list[tuple[StepKind, Batch, int]]) -> Engine:
-    """The folder's journal, done again from step 0 in memory; its snapshots are read and compared, nothing is written."""
+    """Redo the folder's journal from step 0 in memory; its snapshots are read and compared, nothing is written."""
     window = AdWindow(None, SCHEMA.n_features, SCHEMA.n_dense, 5)
     store = RocksEmbeddingStore(folder / "snapshots")
     tpm_model = make_live_tpm(TPM, SnapshotCheck(store), None)
@@ -140,7 +140,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     engine.close()
 
 
-def test_months_close_in_the_stream_and_take_part_from_the_next_release_on(straight: Engine) -> None:
+def test_months_close_in_the_stream_and_are_used_from_the_next_release_on(straight: Engine) -> None:
     folder = straight.settings.folder
     store = RocksEmbeddingStore(folder / "snapshots")
     assert store.months() == ["1970-01-01", "1970-01-03"]
@@ -151,14 +151,16 @@ def test_months_close_in_the_stream_and_take_part_from_the_next_release_on(strai
         assert store.manifest(month).last_ts < end
         begins = next(e for e in entries if e.kind == "month" and month in e.extra["months"])
         following = next(e for e in entries if e.kind == "release" and e.step > begins.step)
-        assert end < begins.clock < end + 4 * HOUR, "in use one step after the one that closed it"
+        assert end < begins.clock < end + 4 * HOUR, (
+            "the month is used from the step after the one that closed it"
+        )
         report = next(r for r in straight.releases if r.clock_ms == following.clock)
         assert report.months[-1] == month
         assert all(month not in r.months for r in straight.releases if r.clock_ms < begins.clock)
     store.close()
 
 
-def test_its_snapshots_are_those_of_the_offline_pipeline_bit_for_bit(straight: Engine) -> None:
+def test_live_snapshots_equal_those_of_the_offline_pipeline_bit_for_bit(straight: Engine) -> None:
     expected, trainer = offline(plan())
     store = RocksEmbeddingStore(straight.settings.folder / "snapshots")
     assert store.months() == expected.months()
@@ -172,7 +174,7 @@ def test_its_snapshots_are_those_of_the_offline_pipeline_bit_for_bit(straight: E
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crashes", [(24, 25), (1, 26, 30), (48, 49, 50, 71)])
-def test_a_process_that_dies_around_a_months_end_changes_nothing(
+def test_a_crash_around_a_months_end_changes_nothing(
     tmp_path: Path, straight: Engine, crashes: tuple[int, ...]
 ) -> None:
     """Steps 24 and 48 close a month."""
@@ -180,7 +182,7 @@ def test_a_process_that_dies_around_a_months_end_changes_nothing(
     for stop in crashes:
         engine = make_engine(tmp_path)
         run(engine, steps, stop)
-        engine._finish_save()  # what a kill leaves behind: no close(), no last checkpoint
+        engine._finish_save()  # as after a kill: no close(), no last checkpoint
         engine.journal.close()
     engine = make_engine(tmp_path)
     run(engine, steps)
@@ -190,18 +192,18 @@ def test_a_process_that_dies_around_a_months_end_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: Engine) -> None:
-    """Killed after the month closed, before its snapshot stood on disk: no checkpoint has overtaken it."""
-    steps, held = plan(), []
+def test_a_snapshot_lost_in_a_crash_is_made_again(tmp_path: Path, straight: Engine) -> None:
+    """Killed after the month closed and before its snapshot was on disk: no checkpoint is newer than the month."""
+    steps, closed = plan(), []
     engine = make_engine(tmp_path, every=10**6)
     sink = engine.trainer.live_tpm.sink
-    sink.write = lambda *args, **more: held.append(args[0])  # never comes to the disk
+    sink.write = lambda *args, **more: closed.append(args[0])  # is never written to disk
     sink.settle = lambda months=None: (_ for _ in ()).throw(StateError("no space left on device"))
     for entry in engine.recover():
         raise AssertionError(entry)
     for kind, batch, clock in steps[:40]:
         engine.run(Step(kind, batch, clock))
-    assert held == ["1970-01-01"]
+    assert closed == ["1970-01-01"]
     engine.checkpoint()
     engine._finish_save()
     assert engine.progress.checkpoint_failures == 1 and engine.checkpoints.list() == []
@@ -218,7 +220,7 @@ def test_a_snapshot_that_a_crash_took_is_made_again(tmp_path: Path, straight: En
     engine.close()
 
 
-def test_rows_of_a_checkpoint_that_waited_in_vain_are_in_the_next_one(tmp_path: Path) -> None:
+def test_rows_of_a_failed_checkpoint_are_in_the_next_one(tmp_path: Path) -> None:
     steps = plan()
     engine = make_engine(tmp_path, every=10**6)
     settle = engine.trainer.live_tpm.sink.settle
@@ -247,17 +249,17 @@ def test_the_journal_alone_gives_the_same_model_and_the_same_months(tmp_path: Pa
     assert again.first_difference is None and again.trainer.live_tpm.sink.differences == []
 
 
-def test_it_goes_on_from_what_was_trained_offline(tmp_path: Path) -> None:
-    """Months of files, then the stream: as if one pass had seen both; rows known already teach nothing again."""
+def test_live_training_continues_from_offline_training(tmp_path: Path) -> None:
+    """Months of files, then the stream: the same result as one pass over both; rows already learned are skipped."""
     steps = plan()
-    history, rest = steps[:30], steps[20:]  # the stream begins with rows that the files held, too
+    history, rest = steps[:30], steps[20:]  # the stream begins with rows that the files contain, too
     _, trained = offline(history)
-    kept = trained.capture()
+    capture = trained.capture()
     CheckpointStore(tmp_path / "tpm").save(
         Capture(
-            kept.dense,
-            kept.rows,
-            kept.meta | {"step": 1, "shape": tpm_shape(SCHEMA.fingerprint(), 4, TPM.hidden)},
+            capture.dense,
+            capture.rows,
+            capture.meta | {"step": 1, "shape": tpm_shape(SCHEMA.fingerprint(), 4, TPM.hidden)},
         )
     )
     RocksEmbeddingStore(tmp_path / "snapshots").close()
@@ -266,11 +268,11 @@ def test_it_goes_on_from_what_was_trained_offline(tmp_path: Path) -> None:
     engine.checkpoint(wait=True)
     expected, trainer = offline(steps)
     store = RocksEmbeddingStore(tmp_path / "snapshots")
-    assert store.months() == ["1970-01-03"], "the first month was closed before"
+    assert store.months() == ["1970-01-03"], "the first month was closed by offline training"
     assert store.manifest("1970-01-03") == expected.manifest("1970-01-03")
     assert engine.trainer.live_tpm.trainer.rows_learned == trainer.rows_learned
     engine.journal.close()
-    other = make_engine(tmp_path)  # its checkpoint holds what came from there
+    other = make_engine(tmp_path)  # its checkpoint contains the state of offline training
     assert list(other.recover()) == []
     assert other.trainer.state_hash() == engine.trainer.state_hash()
     store.close()
@@ -287,17 +289,17 @@ def test_tpm_of_another_size_is_refused(tmp_path: Path) -> None:
     other.journal.close()
 
 
-def test_it_rests_and_wakes_as_configured_and_the_journal_says_when(tmp_path: Path) -> None:
+def test_live_training_is_switched_as_configured_and_journaled(tmp_path: Path) -> None:
     steps = plan()
-    taught = []
+    learned = []
     for live, stop in ((False, 10), (True, 20), (False, 30), (True, 40)):
         engine = make_engine(tmp_path, live=live)
         run(engine, steps, stop)
         tpm_model = engine.trainer.live_tpm.trainer
-        taught.append(0 if tpm_model is None else tpm_model.rows_learned)
+        learned.append(0 if tpm_model is None else tpm_model.rows_learned)
         state = engine.trainer.state_hash()
         engine.close()
-    assert taught[0] == 0 < taught[1] and taught[2] - taught[1] == 0 < taught[3] - taught[2]
+    assert learned[0] == 0 < learned[1] and learned[2] - learned[1] == 0 < learned[3] - learned[2]
     kinds = [e for e in Journal(tmp_path / "journal", read_only=True).entries() if e.kind == "tpm"]
     assert [e.extra["learns"] for e in kinds] == [True, False, True]
     assert redone(tmp_path, steps).trainer.state_hash() == state

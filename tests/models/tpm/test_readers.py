@@ -1,4 +1,4 @@
-"""Readers of TPM snapshots: one look-up an id, merged exactly, never from the future."""
+"""Readers of TPM snapshots: one look-up per id, an exact merge, no snapshot younger than a row."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_merged_rows_equal_the_attention_looked_up_and_as_a_table(world: Any) ->
     np.testing.assert_array_equal(known, np.concatenate(list(store.iter_ids("user", MONTHS))))
 
 
-def test_what_was_asked_before_does_not_change_an_answer(world: Any) -> None:
+def test_earlier_look_ups_do_not_change_a_result(world: Any) -> None:
     store, batch = world.store(), world.batch(500)
     clock = int(batch.ts[0])
     small = MergedHistory(
         store, MONTHS, *attentions(), clock, CPU, slots=4
-    )  # slots are fought for all the time
+    )  # nearly every look-up evicts another id
     for part in range(0, 500, 50):
         rows = batch.take(slice(part, part + 50))
         fresh = MergedHistory(store, MONTHS, *attentions(), clock, CPU)
@@ -81,7 +81,7 @@ def test_what_was_asked_before_does_not_change_an_answer(world: Any) -> None:
             assert torch.equal(a.present, b.present)
 
 
-def test_no_row_meets_a_younger_snapshot(world: Any) -> None:
+def test_no_row_reads_a_younger_snapshot(world: Any) -> None:
     store, batch = world.store(), world.batch(300)
     # m1 ends 10 days before START, m2 one millisecond before: rows from around both ends.
     last = np.array([store.manifest(month).last_ts for month in MONTHS])
@@ -123,14 +123,14 @@ def test_a_snapshot_that_is_not_older_than_the_clock_is_refused(world: Any, behi
     SnapshotHistory(store, MONTHS, 4, last + 1, CPU)
 
 
-def test_wrong_dimension_and_missing_store_say_what_to_do(world: Any) -> None:
+def test_errors_of_wrong_dimension_and_missing_store_name_the_remedy(world: Any) -> None:
     with pytest.raises(ConfigError, match=r"tpm\.dim = 4"):
         SnapshotHistory(world.store(), MONTHS, 5, 2**60, CPU)
     with pytest.raises(ConfigError, match="no snapshot store"):
         SnapshotHistory(None, MONTHS, 4, 2**60, CPU)
 
 
-def test_without_months_everyone_is_absent(world: Any) -> None:
+def test_without_months_every_id_is_absent(world: Any) -> None:
     batch = world.batch(20)
     user, item = attentions()
     for given in SnapshotHistory(None, (), 4, 0, CPU).read(batch):

@@ -1,4 +1,4 @@
-"""TPM: months, warm start, snapshots, and what it learns."""
+"""TPM: months, warm start, snapshots, and accuracy."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_a_batch_across_months_is_split_and_an_empty_month_leaves_no_snapshot(wo
         assert one.manifest(month).checksum == many.manifest(month).checksum
 
 
-def test_how_the_rows_are_handed_in_does_not_matter(world: Any) -> None:
-    """A stream comes in other pieces than a file; its snapshots have the same bits."""
+def test_snapshots_do_not_depend_on_the_batches_of_rows(world: Any) -> None:
+    """A stream is divided into other batches than a file; the snapshots have the same bits."""
     rows = Batch.concat(days(world, 0, 22, rows=130))
     whole, pieces = MemoryEmbeddingStore(), MemoryEmbeddingStore()
     one, other = tpm_of(world, whole), tpm_of(world, pieces)
@@ -74,25 +74,25 @@ def test_how_the_rows_are_handed_in_does_not_matter(world: Any) -> None:
     assert one.rows_learned == other.rows_learned == len(rows)
 
 
-def test_tables_go_on_warm_and_hold_every_id_ever_trained(world: Any) -> None:
+def test_training_continues_from_the_previous_month_and_tables_hold_every_id(world: Any) -> None:
     store = MemoryEmbeddingStore()
     trainer = tpm_of(world, store)
     early = world.batch(500, at=START_MS, seed=1)
-    world.users = 5  # later months know fewer users
+    world.users = 5  # later months have fewer users
     later = [world.batch(200, at=START_MS + (10 + d) * DAY_MS, seed=d) for d in range(10)]
     for batch in [early, *later]:
         trainer.learn(batch)
     trainer.finish()
-    everyone = np.unique(early.user)
-    away = np.setdiff1d(everyone, np.concatenate([b.user for b in later]))
-    present = np.setdiff1d(everyone, away)
-    vectors, mask = store.lookup("user", everyone, store.months())
+    users = np.unique(early.user)
+    away = np.setdiff1d(users, np.concatenate([b.user for b in later]))
+    present = np.setdiff1d(users, away)
+    vectors, mask = store.lookup("user", users, store.months())
     assert mask.all()
     unchanged = (vectors[:, 0] == vectors[:, 1]).all(1)
-    np.testing.assert_array_equal(everyone[unchanged], away)
+    np.testing.assert_array_equal(users[unchanged], away)
     assert len(away) > 20
-    # Warm: next month's vector of someone present lies nearer to his own of last month than to another's.
-    both = vectors[np.isin(everyone, present)]
+    # Warm start: a present user's new vector is closer to the user's own vector of the previous month than to another's.
+    both = vectors[np.isin(users, present)]
     own = np.linalg.norm(both[:, 0] - both[:, 1], axis=1)
     other = np.linalg.norm(both[:, 0] - np.roll(both[:, 1], 1, axis=0), axis=1)
     assert own.mean() < other.mean()
@@ -117,14 +117,14 @@ def test_it_learns_who_clicks_what(world: Any) -> None:
     fresh = world.batch(4000, at=START_MS + 9 * DAY_MS, seed=99)
     user = (fresh.user - np.uint64(3)) // np.uint64(7919)
     item = (fresh.item - np.uint64(5)) // np.uint64(104729)
-    best = roc_auc_score(fresh.label, np.sin(user * 1.7) + np.cos(item * 2.3))  # what ids can tell
+    best = roc_auc_score(fresh.label, np.sin(user * 1.7) + np.cos(item * 2.3))  # the best AUC from ids alone
     assert best > 0.7
     assert roc_auc_score(fresh.label, trainer.predict(fresh)) > best - 0.015
 
 
 @pytest.mark.slow
-def test_frozen_vectors_tell_who_likes_what_by_their_product_alone(world: Any) -> None:
-    """What a snapshot hands on is the vectors, not the MLP: a liking that no sum of effects can tell is in their product."""
+def test_the_product_of_frozen_vectors_alone_represents_preferences(world: Any) -> None:
+    """A snapshot contains the vectors, not the MLP: a preference that no sum of effects can represent is in their product."""
     rng = np.random.default_rng(5)
     trainer = tpm_of(world, dim=8, batch=64, embedding_lr=0.1)
     users, items = rng.normal(size=(20, 2)), rng.normal(size=(15, 2))
@@ -138,9 +138,9 @@ def test_frozen_vectors_tell_who_likes_what_by_their_product_alone(world: Any) -
     trainer.finish()
     (user_ids, of_users), (item_ids, of_items) = trainer.users.vectors(), trainer.items.vectors()
     products = of_users[np.argsort(user_ids)] @ of_items[np.argsort(item_ids)].T
-    likes = users @ items.T
-    apart = [x - x.mean(0) - x.mean(1, keepdims=True) + x.mean() for x in (products, likes)]
-    assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.7
+    preferences = users @ items.T
+    interactions = [x - x.mean(0) - x.mean(1, keepdims=True) + x.mean() for x in (products, preferences)]
+    assert np.corrcoef(interactions[0].ravel(), interactions[1].ravel())[0, 1] > 0.7
 
 
 def test_unknown_ids_are_predicted_without_being_added(world: Any) -> None:
@@ -154,7 +154,7 @@ def test_unknown_ids_are_predicted_without_being_added(world: Any) -> None:
     assert len(trainer.users.map) == known
 
 
-def test_a_chunk_that_cannot_be_learned_is_left_out(world: Any) -> None:
+def test_a_chunk_that_cannot_be_learned_is_skipped(world: Any) -> None:
     trainer = tpm_of(world)
     trainer.learn(world.batch(64, seed=1))
     before = trainer.capture()
@@ -168,7 +168,7 @@ def test_a_chunk_that_cannot_be_learned_is_left_out(world: Any) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 6, 12])
-def test_going_on_from_a_capture_gives_the_same_snapshots(world: Any, cut: int) -> None:
+def test_continuing_from_a_capture_gives_the_same_snapshots(world: Any, cut: int) -> None:
     stream = days(world, 0, 24)
     whole = MemoryEmbeddingStore()
     straight = tpm_of(world, whole)

@@ -1,4 +1,4 @@
-"""Further arms beside the paper's three: what teaches them, and that they are kept to the bit."""
+"""Arms in addition to the paper's three: which rows train them, and that their state is restored bit for bit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_arm_scores_every_ad_row(world: Any) -> None:
 
 
 @pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
-def test_what_serves_is_the_mode_asked_for(world: Any, transfer: str) -> None:
+def test_the_serving_arm_is_the_configured_one(world: Any, transfer: str) -> None:
     trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
     for result in play(trainer, world.stream(40)):
         if result.kind == "ad" and result.n:
@@ -71,40 +71,40 @@ def test_what_serves_is_the_mode_asked_for(world: Any, transfer: str) -> None:
 
 
 @pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
-def test_asking_for_actr_asks_what_serves(world: Any, transfer: str) -> None:
+def test_predictions_of_actr_are_those_of_the_serving_arm(world: Any, transfer: str) -> None:
     trainer = world.trainer(store=world.store(), transfer=transfer, **EXTRA)
-    asked = 0
+    compared = 0
     for batch in world.stream(40):
         before = trainer.predict(batch, "actr") if len(batch) and batch.domain[0] == AD else None
         (result,) = play(trainer, [batch])
         if before is not None:
             np.testing.assert_allclose(before, result.scores["actr"], atol=1e-6)
-            asked += 1
-    assert asked and trainer.releases
+            compared += 1
+    assert compared and trainer.releases
 
 
-def test_arms_beside_change_nothing_of_the_others(world: Any) -> None:
-    alone, beside = world.trainer(store=world.store()), world.trainer(store=world.store(), **EXTRA)
+def test_further_arms_do_not_change_the_others(world: Any) -> None:
+    alone, extended = world.trainer(store=world.store()), world.trainer(store=world.store(), **EXTRA)
     stream = world.stream(40)
-    for a, b in zip(play(alone, stream), play(beside, stream), strict=True):
+    for a, b in zip(play(alone, stream), play(extended, stream), strict=True):
         for arm in a.scores:
             np.testing.assert_array_equal(a.scores[arm], b.scores[arm])
 
 
-def test_until_natural_rows_have_come_for_a_while_the_control_serves(world: Any) -> None:
+def test_until_the_warm_up_ends_the_control_serves(world: Any) -> None:
     for transfer in ("linked", "stack"):
         trainer = world.trainer(store=world.store(), transfer=transfer)
-        seen = [False, False]
+        found = [False, False]
         for batch in world.stream(30):
             warm = trainer.schedule.warm()
             result = trainer.step(Step.from_batch(batch))
             if result.kind == "ad" and result.n > 5:
-                seen[warm] = True
+                found[warm] = True
                 assert (result.scores["actr"] == result.scores["ads_only"]).all() != warm
-        assert seen == [True, True]
+        assert found == [True, True]
 
 
-def test_arms_that_nobody_needs_are_not_run(world: Any) -> None:
+def test_arms_that_are_not_required_do_not_run(world: Any) -> None:
     assert set(world.trainer().arms) == {"cpm", "actr", "ads_only"}
     linked = world.trainer(transfer="linked")
     assert set(linked.arms) == {"cpm", "ads_only", "mixed_tpm", "linked"}
@@ -119,13 +119,13 @@ def test_the_selection_names_the_scored_arms(world: Any, model: dict[str, Any]) 
     assert len(set(names)) == len(names)
     result = world.trainer(**model).step(Step.from_batch(world.batch(20, AD)))
     assert set(result.scores) <= set(names)
-    assert set(names) - set(result.scores) <= {"cpm"}  # scored on ads only if somebody reads it
+    assert set(names) - set(result.scores) <= {"cpm"}  # scored on ads only if another arm reads it
 
 
 # -- mixed
 
 
-def test_a_mixed_arm_learns_both_domains_and_tells_them_apart(world: Any) -> None:
+def test_a_mixed_arm_learns_both_domains_and_distinguishes_them(world: Any) -> None:
     trainer = world.trainer(arms=("mixed",), lr=0.01)
     for i in range(60):
         trainer.step(Step.from_batch(world.batch(64, NATURAL, seed=i)))
@@ -140,7 +140,7 @@ def test_a_mixed_arm_learns_both_domains_and_tells_them_apart(world: Any) -> Non
     assert abs(ad - ad_rate) < abs(natural - ad_rate)
 
 
-def test_batch_norm_keeps_the_domains_statistics_apart(world: Any) -> None:
+def test_batch_norm_has_separate_statistics_of_each_domain(world: Any) -> None:
     trainer = world.trainer(arms=("mixed",))
     norm = trainer.arms["mixed"].net.dense_norm
     before = norm.running_mean.clone(), norm.ad_mean.clone()
@@ -155,12 +155,12 @@ def test_batch_norm_keeps_the_domains_statistics_apart(world: Any) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["cpm", "mixed_tpm"])
-def test_linked_begins_as_its_backbone_and_follows_it(world: Any, backbone: str) -> None:
+def test_linked_starts_as_its_backbone_and_follows_it(world: Any, backbone: str) -> None:
     trainer = world.trainer(store=world.store(), arms=("linked", "mixed_tpm"), backbone=backbone)
     play(trainer, [b for b in world.stream(30) if len(b) and b.domain[0] == NATURAL])
     ads = world.batch(50, AD, seed=3)
     linked = trainer.arms["linked"]
-    linked.begin(1)  # takes over the statistics
+    linked.begin(1)  # copies the statistics
     linked.commit()
     np.testing.assert_allclose(trainer.predict(ads, "linked"), trainer.predict(ads, backbone), rtol=1e-5)
     trainer.step(Step.from_batch(world.batch(60, NATURAL, seed=4)))
@@ -169,7 +169,7 @@ def test_linked_begins_as_its_backbone_and_follows_it(world: Any, backbone: str)
     assert not np.allclose(first, trainer.predict(ads, "linked"), rtol=1e-5)
 
 
-def test_ads_teach_the_difference_and_leave_the_backbone_alone(world: Any) -> None:
+def test_ads_train_the_difference_and_leave_the_backbone_unchanged(world: Any) -> None:
     with_, without = (world.trainer(store=world.store(), arms=a) for a in (("linked",), ("mixed_tpm",)))
     stream = world.stream(30)
     play(with_, stream)
@@ -177,37 +177,37 @@ def test_ads_teach_the_difference_and_leave_the_backbone_alone(world: Any) -> No
     ads = world.batch(50, AD, seed=3)
     np.testing.assert_array_equal(with_.predict(ads, "mixed_tpm"), without.predict(ads, "mixed_tpm"))
     assert not np.allclose(with_.predict(ads, "linked"), with_.predict(ads, "mixed_tpm"), rtol=1e-4)
-    touched = np.unique(np.concatenate([b.features[:, 0] for b in stream if len(b) and b.domain[0] == AD]))
+    learned = np.unique(np.concatenate([b.features[:, 0] for b in stream if len(b) and b.domain[0] == AD]))
     rows = with_.arms["linked"].tables[1].weight.abs().sum(1).numpy()
-    assert set(np.flatnonzero(rows[1:61]) + 1) <= set(touched.tolist())
+    assert set(np.flatnonzero(rows[1:61]) + 1) <= set(learned.tolist())
     assert rows.any()
 
 
 def test_linked_learns_a_row_before_its_backbone_does(world: Any) -> None:
-    """In parts of 20 rows or at once: the backbone it stands on is that of before the step."""
+    """In every chunk of a step the backbone has its parameters of before the step."""
     trainer = world.trainer(store=world.store(), arms=("linked",), linked_batch=8)
     play(trainer, world.stream(20))
-    seen: list[bytes] = []
+    found: list[bytes] = []
     linked, backbone = trainer.arms["linked"], trainer.arms["mixed_tpm"]
     compute = linked.compute
 
     def watched(chunk: Any) -> float:
-        seen.append(backbone.flat.values.detach().numpy().tobytes())
+        found.append(backbone.flat.values.detach().numpy().tobytes())
         return compute(chunk)
 
     linked.compute = watched
     before = backbone.flat.values.detach().numpy().tobytes()
     trainer.step(Step.from_batch(world.batch(31, AD, seed=9)))
-    assert seen == [before] * 4
+    assert found == [before] * 4
     assert backbone.flat.values.detach().numpy().tobytes() != before
 
 
-# -- kept to the bit
+# -- rollback and restore, bit for bit
 
 
 @pytest.mark.parametrize("domain", [NATURAL, AD])
 @pytest.mark.parametrize("n", [15, 31, 100])
-def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) -> None:
+def test_a_bad_step_is_rolled_back_in_every_arm(world: Any, domain: int, n: int) -> None:
     trainer, reference = (world.trainer(store=world.store(), **EXTRA) for _ in range(2))
     stream = [b for b in world.stream(24) if len(b)]
     for each in (trainer, reference):
@@ -224,7 +224,7 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 9, 23])
 @pytest.mark.parametrize("transfer", ["reload", "linked", "bayes_fm", "stack"])
-def test_going_on_from_a_capture_is_never_having_stopped(world: Any, transfer: str, cut: int) -> None:
+def test_continuing_from_a_capture_equals_an_uninterrupted_run(world: Any, transfer: str, cut: int) -> None:
     settings = EXTRA if cut == 23 else {}
     settings = settings | {"transfer": transfer}
     stream = world.stream(40)

@@ -1,4 +1,4 @@
-"""The engine under crashes: whatever the moment, the state after recovery is the one of a run without a crash."""
+"""The engine under crashes: at any moment, the state after recovery equals that of a run without a crash."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def rows_of(steps: list[tuple[StepKind, Batch, int]], entry: JournalEntry) -> Ba
 
 
 def run_from(engine: Engine, steps: list[tuple[StepKind, Batch, int]], stop: int | None = None) -> None:
-    """Recover, then go on with the steps that the positions do not cover yet."""
+    """Recover, then run the steps that the positions do not cover yet."""
     for entry in engine.recover():
         engine.redo(entry, rows_of(steps, entry))
     for kind, batch, clock in steps[:stop]:
@@ -110,12 +110,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes,
 
 
 @pytest.mark.parametrize("crashes", [(1,), (7,), (8,), (20, 21, 22), (5, 13, 29, 30, 44, 59)])
-def test_a_process_that_dies_between_steps_changes_nothing(tmp_path, uninterrupted, crashes):
+def test_a_crash_between_steps_changes_nothing(tmp_path, uninterrupted, crashes):
     steps = plan(60)
     for stop in crashes:
         engine = make_engine(tmp_path)
         run_from(engine, steps, stop)
-        engine._finish_save()  # what a kill leaves behind: no close(), no last checkpoint
+        engine._finish_save()  # as after a kill: no close(), no last checkpoint
         engine.journal.close()
     engine = make_engine(tmp_path)
     run_from(engine, steps)
@@ -133,7 +133,7 @@ def test_a_process_that_dies_between_steps_changes_nothing(tmp_path, uninterrupt
     engine.close()
 
 
-def test_a_plan_that_was_written_but_not_done_is_done_once(tmp_path, uninterrupted):
+def test_a_step_that_was_planned_but_not_done_is_done_once(tmp_path, uninterrupted):
     steps = plan(60)
     engine = make_engine(tmp_path)
     run_from(engine, steps, 25)
@@ -147,7 +147,7 @@ def test_a_plan_that_was_written_but_not_done_is_done_once(tmp_path, uninterrupt
     engine.close()
 
 
-def test_a_damaged_checkpoint_is_skipped_and_the_journal_makes_up_for_it(tmp_path, uninterrupted, caplog):
+def test_a_damaged_checkpoint_is_skipped_and_the_journal_replaces_it(tmp_path, uninterrupted, caplog):
     steps = plan(60)
     engine = make_engine(tmp_path)
     run_from(engine, steps, 40)
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_journal_makes_up_for_it(tmp_pat
     engine = make_engine(tmp_path)
     run_from(engine, steps)
     assert newest.name in caplog.text
-    assert newest.exists(), "it is kept for whoever wants to know why"
+    assert newest.exists(), "the damaged checkpoint is retained for diagnosis"
     assert engine.trainer.state_hash() == uninterrupted[0]
     engine.close()
 
@@ -183,7 +183,7 @@ def test_missing_steps_are_an_error_not_a_gap(tmp_path):
     engine.close()
 
 
-def test_a_full_disk_under_a_checkpoint_stops_nothing(tmp_path, uninterrupted, monkeypatch):
+def test_a_full_disk_during_a_checkpoint_does_not_stop_training(tmp_path, uninterrupted, monkeypatch):
     steps = plan(60)
     engine = make_engine(tmp_path)
     save, calls = engine.checkpoints.save, []
@@ -194,7 +194,7 @@ def test_a_full_disk_under_a_checkpoint_stops_nothing(tmp_path, uninterrupted, m
             raise StateError("no space left on device")
         return save(capture)
 
-    # The store's own behaviour on a full disk is tested with the store; here: what the engine makes of it.
+    # The store's own behaviour on a full disk is tested with the store; here: the engine's reaction.
     monkeypatch.setattr(engine.checkpoints, "save", full)
     run_from(engine, steps)
     assert engine.progress.checkpoint_failures == 2

@@ -1,4 +1,4 @@
-"""A release before the gate: what it is asked, and that a refusal leaves no trace in A-CTR."""
+"""The gate of a release: the rows that it gets, and that a refusal leaves A-CTR unchanged."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.support.worlds import DAY_MS, START_MS
 REFUSED = Verdict(False, "because", {"gauc_serving": -0.1})
 
 
-class Asked:
-    """A gate that answers as told and remembers what it was asked."""
+class ScriptedGate:
+    """A gate that returns the given answers in turn and records the rows that it gets."""
 
     def __init__(self, *answers: bool) -> None:
         self.answers, self.rows = list(answers), list[GateRows]()
@@ -42,7 +42,7 @@ class Asked:
 
 
 def steps(world: Any, n: int = 30, *, flip: bool = False, since: int = 0) -> list[Batch]:
-    """Natural and ad rows in turn, a day of event time in ten steps; ``flip``: natural labels are the wrong way round."""
+    """Natural and ad rows in turn, a day of event time in ten steps; ``flip``: natural labels are inverted."""
     out = []
     for i in range(since, since + n):
         batch = world.batch(64, AD if i % 2 else NATURAL, at=START_MS + i * DAY_MS // 10, seed=i)
@@ -82,8 +82,8 @@ def ads(world: Any) -> Batch:
 @pytest.mark.parametrize("first", [True, False])
 def test_a_refused_release_leaves_no_trace(world: Any, first: bool, fine_tune: bool, reset: bool) -> None:
     schedule = {"fine_tune": fine_tune, "reset_batch_norm": reset}
-    gate = Asked(*([False] if first else [True, False]))
-    trainer, other = (made(world, g, schedule=schedule) for g in (gate, Asked(True)))
+    gate = ScriptedGate(*([False] if first else [True, False]))
+    trainer, other = (made(world, g, schedule=schedule) for g in (gate, ScriptedGate(True)))
     for t in (trainer, other):
         run(t, steps(world))
         if not first:
@@ -97,7 +97,7 @@ def test_a_refused_release_leaves_no_trace(world: Any, first: bool, fine_tune: b
     assert everything(trainer) == before
     assert trainer.versions == other.versions
     assert trainer.predict(ads(world), "actr").tobytes() == other.predict(ads(world), "actr").tobytes()
-    # From here on as well, were it not for the schedule.
+    # Later steps are the same, too, once both schedules agree.
     other.schedule.done(report.boundary_ms, accepted=False)
     for t in (trainer, other):
         run(t, steps(world, 10, since=45))
@@ -105,8 +105,8 @@ def test_a_refused_release_leaves_no_trace(world: Any, first: bool, fine_tune: b
     assert trainer.state_hash() == other.state_hash()
 
 
-def test_the_release_after_a_refusal_is_the_one_that_there_would_have_been(world: Any) -> None:
-    trainer, other = made(world, Asked(True, False, True)), made(world, Asked(True, True))
+def test_the_release_after_a_refusal_equals_one_without_the_refused_attempt(world: Any) -> None:
+    trainer, other = made(world, ScriptedGate(True, False, True)), made(world, ScriptedGate(True, True))
     for t in (trainer, other):
         run(t, steps(world))
         t.release(t.clock)
@@ -120,15 +120,15 @@ def test_the_release_after_a_refusal_is_the_one_that_there_would_have_been(world
     assert everything(trainer) == everything(other)
 
 
-def test_a_capture_after_a_refusal_holds_what_was_restored(world: Any) -> None:
-    trainer = made(world, Asked(True, False, False))
+def test_a_capture_after_a_refusal_holds_the_restored_rows(world: Any) -> None:
+    trainer = made(world, ScriptedGate(True, False, False))
     run(trainer, steps(world))
     trainer.release(trainer.clock)
     first = trainer.capture()
     run(trainer, steps(world, 10, since=30))
     trainer.release(trainer.clock)
     second = trainer.capture()
-    again = made(world, Asked(False))
+    again = made(world, ScriptedGate(False))
     for columns in trainer.ad_window.chunks(10_000):
         again.ad_window.append(columns)
     rows = merge_rows([first.rows, second.rows])
@@ -141,20 +141,20 @@ def test_a_capture_after_a_refusal_holds_what_was_restored(world: Any) -> None:
     assert everything(again) == everything(trainer)
 
 
-def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any) -> None:
-    gate = Asked(True, True)
+def test_the_gate_gets_predictions_that_each_model_made_before_learning_the_row(world: Any) -> None:
+    gate = ScriptedGate(True, True)
     trainer = made(world, gate, schedule={"gate_days": 2}, ad_batch=32)
-    said: list[tuple[Batch, dict[str, Any]]] = []
+    scored: list[tuple[Batch, dict[str, Any]]] = []
     for i, batch in enumerate(steps(world, 50)):
         result = trainer.step(Step.from_batch(batch))
         if result.kind == "ad":
-            said.append((batch, result.scores))
+            scored.append((batch, result.scores))
         if i == 20:
             trainer.release(trainer.clock)
-    newest = max(int(b.ts.max()) for b, _ in said) // DAY_MS
-    kept = [(b, s) for b, s in said if int(b.ts.min()) // DAY_MS > newest - 2]
-    assert {int(b.ts[0]) // DAY_MS for b, _ in kept} == {newest - 1, newest}
-    # The candidate, by hand: a copy of the trainer goes through the release's own steps.
+    newest = max(int(b.ts.max()) for b, _ in scored) // DAY_MS
+    of_last_days = [(b, s) for b, s in scored if int(b.ts.min()) // DAY_MS > newest - 2]
+    assert {int(b.ts[0]) // DAY_MS for b, _ in of_last_days} == {newest - 1, newest}
+    # The candidate's predictions: a second trainer performs the steps of the release one by one.
     twin = made(world, None, ad_batch=32)
     for i, batch in enumerate(steps(world, 50)):
         twin.step(Step.from_batch(batch))
@@ -162,10 +162,10 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
             twin.release(twin.clock)
     trainer.release(trainer.clock)
     rows = gate.rows[-1]
-    np.testing.assert_array_equal(rows.user, np.concatenate([b.user for b, _ in kept]))
-    np.testing.assert_array_equal(rows.label, np.concatenate([b.label for b, _ in kept]))
-    np.testing.assert_array_equal(rows.serving, np.concatenate([s["actr"] for _, s in kept]))
-    np.testing.assert_array_equal(rows.control, np.concatenate([s["ads_only"] for _, s in kept]))
+    np.testing.assert_array_equal(rows.user, np.concatenate([b.user for b, _ in of_last_days]))
+    np.testing.assert_array_equal(rows.label, np.concatenate([b.label for b, _ in of_last_days]))
+    np.testing.assert_array_equal(rows.serving, np.concatenate([s["actr"] for _, s in of_last_days]))
+    np.testing.assert_array_equal(rows.control, np.concatenate([s["ads_only"] for _, s in of_last_days]))
     twin.transfer.load()
     twin.months.set_actr(twin.cpm_months, twin.clock)
     twin.transfer.estimate_batch_norm()
@@ -179,7 +179,7 @@ def test_the_gate_sees_what_each_model_said_before_it_learned_the_row(world: Any
 
 
 def test_without_fine_tuning_the_candidate_predicts_without_learning(world: Any) -> None:
-    gate = Asked(True)
+    gate = ScriptedGate(True)
     trainer = made(world, gate, schedule={"fine_tune": False, "gate_days": 1})
     run(trainer, steps(world))
     trainer.release(trainer.clock)
@@ -189,8 +189,8 @@ def test_without_fine_tuning_the_candidate_predicts_without_learning(world: Any)
     np.testing.assert_allclose(gate.rows[0].candidate, p, rtol=1e-6)
 
 
-def test_rows_that_nobody_predicted_do_not_count(world: Any) -> None:
-    gate = Asked(True)
+def test_rows_without_predictions_are_ignored(world: Any) -> None:
+    gate = ScriptedGate(True)
     trainer = made(world, gate)
     run(trainer, steps(world, 10))
     batch = ads(world)
@@ -201,7 +201,7 @@ def test_rows_that_nobody_predicted_do_not_count(world: Any) -> None:
 
 
 @pytest.mark.slow
-def test_natural_clicks_turned_round_are_refused_and_good_ones_are_not(world: Any) -> None:
+def test_a_release_from_inverted_natural_clicks_is_refused_and_a_good_one_is_not(world: Any) -> None:
     for flip in (False, True):
         trainer = made(world, PairedGate(min_rows=200))
         run(trainer, steps(world, 60))
@@ -216,10 +216,10 @@ def test_natural_clicks_turned_round_are_refused_and_good_ones_are_not(world: An
             assert "gauc_control_low" in str(report)
 
 
-def test_one_release_only_is_tried_again_until_one_is_accepted(world: Any) -> None:
+def test_a_single_release_is_repeated_until_one_is_accepted(world: Any) -> None:
     trainer = made(
         world,
-        Asked(False, True),
+        ScriptedGate(False, True),
         schedule={"releases": "once", "first_release_after": "1d", "release_every": "1d"},
     )
     done = []
@@ -249,7 +249,7 @@ def engine(folder: Path, flips: Any) -> Engine:
 
 
 def every_other(rows: GateRows) -> Verdict:
-    """Decides by the rows alone, as a gate must; refuses about half."""
+    """Decides from the rows alone, as every gate has to; refuses about half of the releases."""
     return REFUSED if int(np.float64(rows.candidate.sum()) * 1e4) % 2 else Verdict(True, "fine")
 
 
@@ -265,11 +265,11 @@ def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogC
     assert [r.clock_ms for r in refused] == straight.progress.refused
     assert straight.progress.releases + len(refused) == len(straight.releases)
     assert straight.trainer.releases == straight.progress.releases
-    told = [r.getMessage() for r in caplog.records if "REFUSED" in r.getMessage()]
-    assert len(told) == len(refused)
-    assert "because (gauc_serving -0.1)" in told[0]
+    messages = [r.getMessage() for r in caplog.records if "REFUSED" in r.getMessage()]
+    assert len(messages) == len(refused)
+    assert "because (gauc_serving -0.1)" in messages[0]
 
-    # Killed right after each release, and now and then besides.
+    # Killed right after each release, and at some other steps.
     stops = sorted({r.clock_ms // HOUR + 1 for r in straight.releases} | {5, 44, 70})
     for stop in [*stops, len(todo)]:
         again = engine(tmp_path / "killed", every_other)
@@ -285,7 +285,7 @@ def test_a_refusal_is_the_same_after_a_crash(tmp_path: Path, caplog: pytest.LogC
     assert again.progress.refused == straight.progress.refused
     assert again.first_difference is None
 
-    # And from the journal alone.
+    # The journal alone gives the same state.
     redone = engine(tmp_path / "redone", every_other)
     for entry in Journal(tmp_path / "straight" / "journal", read_only=True).entries():
         redone.redo(entry, rows_of(todo, entry))

@@ -1,4 +1,4 @@
-"""Does it learn? Against worlds whose best answer is known."""
+"""Accuracy on simulated rows whose best possible AUC is known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clicks(n: int, seed: int, interaction: float) -> tuple[Batch, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("interaction", "slack"), [(0.0, 0.01), (0.8, 0.02)])
-def test_one_pass_comes_near_the_best_possible_auc(interaction: float, slack: float) -> None:
+def test_one_pass_is_close_to_the_best_possible_auc(interaction: float, slack: float) -> None:
     specs = [
         FeatureSpec(name="a", buckets=30),
         FeatureSpec(name="b", buckets=20),
@@ -55,22 +55,22 @@ def test_one_pass_comes_near_the_best_possible_auc(interaction: float, slack: fl
     fresh, z = clicks(20_000, 2, interaction)
     p = trainer.predict(fresh, "cpm")
     assert roc_auc_score(fresh.label, p) > roc_auc_score(fresh.label, z) - slack
-    if interaction:  # more than any sum of effects can know
+    if interaction:  # more than any sum of effects can represent
         _, additive = clicks(20_000, 2, 0.0)
         assert roc_auc_score(fresh.label, p) > roc_auc_score(fresh.label, additive) + 0.03
     assert p.sum() / fresh.label.sum() == pytest.approx(1.0, abs=0.06)
 
 
 @pytest.mark.slow
-def test_ads_in_drops_teach_as_ads_in_full_batches(world: Any) -> None:
-    """A live stream hands over what came in; a row must not count more for having come alone."""
-    full, drops = world.trainer(), world.trainer()
+def test_ads_in_partial_batches_train_as_ads_in_full_batches(world: Any) -> None:
+    """A live stream delivers partial batches; a row must not have more weight because it arrived alone."""
+    full, partial = world.trainer(), world.trainer()
     for i in range(150):
         batch = world.batch(32, AD, seed=i)
         full.step(Step.from_batch(batch))
         for part in range(0, 32, 4):
-            drops.step(Step.from_batch(batch.take(slice(part, part + 4))))
+            partial.step(Step.from_batch(batch.take(slice(part, part + 4))))
     fresh = world.batch(4000, AD, seed=999)
-    auc = [roc_auc_score(fresh.label, t.predict(fresh, "ads_only")) for t in (full, drops)]
+    auc = [roc_auc_score(fresh.label, t.predict(fresh, "ads_only")) for t in (full, partial)]
     assert min(auc) > 0.7
     assert abs(auc[0] - auc[1]) < 0.03

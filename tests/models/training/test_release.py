@@ -1,4 +1,4 @@
-"""A CPM release, part by part."""
+"""The steps of a CPM release, one by one."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def tables_equal(trainer: Trainer) -> bool:
     )
 
 
-def test_everything_but_batch_norm_is_handed_on_and_batch_norm_stands_at_its_default(world: Any) -> None:
+def test_everything_except_batch_norm_is_copied_and_batch_norm_is_reset(world: Any) -> None:
     trainer = trained(world)
-    trainer.release(trainer.clock)  # so that A-CTR has a life of its own
+    trainer.release(trainer.clock)  # from now on A-CTR learns by itself
     for i in range(4):
         trainer.step(Step.from_batch(world.batch(50, AD, seed=50 + i)))
         trainer.step(Step.from_batch(world.batch(50, NATURAL, seed=50 + i)))
     assert not tables_equal(trainer)
     trainer.transfer.load()
     cpm, actr = trainer.arms["cpm"].net, trainer.arms["actr"].net
-    seen = set()
+    checked = set()
     theirs = dict([*cpm.named_parameters(), *cpm.named_buffers()])
     for name, tensor in [*actr.named_parameters(), *actr.named_buffers()]:
         if is_batch_norm(name):
             default = DEFAULTS[name.rsplit(".", 1)[1]]
             assert bool((tensor == default).all()), name
             assert not torch.equal(tensor, theirs[name]) or name.startswith("dense_norm.num"), name
-            seen.add(name.rsplit(".", 1)[1])
+            checked.add(name.rsplit(".", 1)[1])
         else:
             assert torch.equal(tensor, theirs[name]), name
-    assert seen == set(DEFAULTS)
+    assert checked == set(DEFAULTS)
     assert tables_equal(trainer)
     state = trainer.arms["actr"].dense_state()
     assert state["actr/steps"] == 0
@@ -65,12 +65,12 @@ def test_everything_but_batch_norm_is_handed_on_and_batch_norm_stands_at_its_def
         assert bool((table.accumulator == table.initial_accumulator).all())
 
 
-def test_only_rows_that_either_side_touched_are_copied(world: Any) -> None:
+def test_only_rows_that_either_side_changed_are_copied(world: Any) -> None:
     world.users, world.items = 5, 5
     trainer = trained(world)
     first = trainer.release(trainer.clock)
     assert 0 < first.rows_copied < sum(t.rows for t in trainer.arms["cpm"].tables)
-    # Nothing is learned in between: only what fine-tuning touched differs.
+    # Nothing is learned in between: only rows that fine-tuning changed differ.
     window = {
         (name, row)
         for batch in (world.batch(50, AD, seed=i) for i in range(6))
@@ -83,7 +83,7 @@ def test_only_rows_that_either_side_touched_are_copied(world: Any) -> None:
     assert tables_equal(trainer)
 
 
-def test_without_resetting_batch_norm_all_of_cpm_is_handed_on(world: Any) -> None:
+def test_without_resetting_batch_norm_all_of_cpm_is_copied(world: Any) -> None:
     trainer = trained(world, schedule={"reset_batch_norm": False, "fine_tune": False})
     trainer.transfer.load()
     cpm, actr = trainer.arms["cpm"].net, trainer.arms["actr"].net
@@ -106,7 +106,7 @@ def test_batch_norm_is_estimated_on_the_window(world: Any) -> None:
         assert norm.momentum == trainer.model.batch_norm_momentum
 
 
-def test_the_bias_makes_the_mean_prediction_the_click_rate(world: Any) -> None:
+def test_calibration_makes_the_mean_prediction_equal_the_click_rate(world: Any) -> None:
     trainer = trained(world)
     trainer.transfer.load()
     trainer.months.set_actr(trainer.cpm_months, trainer.clock)
@@ -123,7 +123,7 @@ def test_the_bias_makes_the_mean_prediction_the_click_rate(world: Any) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.5, 1.0])
 @pytest.mark.parametrize("at", [-30.0, 0.0, 40.0])
-def test_shift_is_found_from_anywhere(rate: float, at: float) -> None:
+def test_the_shift_is_found_from_any_start(rate: float, at: float) -> None:
     z = np.random.default_rng(0).normal(at, 3.0, 1000)
     y = (np.arange(1000) < 1000 * rate).astype(np.float64)
     p = 1 / (1 + np.exp(-(z + solve_shift(z, y))))
@@ -134,20 +134,20 @@ def test_the_window_is_learned_once_oldest_first_without_a_remainder(world: Any)
     trainer = trained(world)
     trainer.transfer.load()
     trainer.months.set_actr(trainer.cpm_months, trainer.clock)
-    seen: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     actr = trainer.arms["actr"]
     learn = actr.learn_chunks
-    actr.learn_chunks = lambda chunks: seen.append(chunks[0].encoded.label.numpy()) or learn(chunks)  # type: ignore[method-assign, func-returns-value]
+    actr.learn_chunks = lambda chunks: labels.append(chunks[0].encoded.label.numpy()) or learn(chunks)  # type: ignore[method-assign, func-returns-value]
     loss, skipped = trainer.transfer.fine_tune()
     np.testing.assert_array_equal(
-        np.concatenate(seen), np.concatenate([world.batch(50, AD, seed=i).label for i in range(6)])
+        np.concatenate(labels), np.concatenate([world.batch(50, AD, seed=i).label for i in range(6)])
     )
-    assert max(map(len, seen)) <= trainer.model.ad_batch
+    assert max(map(len, labels)) <= trainer.model.ad_batch
     assert skipped == 0
     assert 0 < loss < 2
 
 
-def test_a_window_row_that_cannot_be_learned_is_left_out_and_counted(world: Any) -> None:
+def test_a_window_chunk_that_cannot_be_learned_is_skipped_and_counted(world: Any) -> None:
     trainer = trained(world)
     columns = {
         name: getattr(world.batch(50, AD), name)
@@ -167,7 +167,7 @@ def test_a_window_row_that_cannot_be_learned_is_left_out_and_counted(world: Any)
     assert trainer.release(trainer.clock).skipped_rows == trainer.model.ad_batch
 
 
-def test_an_empty_window_keeps_cpms_batch_norm(world: Any) -> None:
+def test_with_an_empty_window_batch_norm_is_copied_from_cpm(world: Any) -> None:
     trainer = trained(world, ads=0)
     report = trainer.release(trainer.clock)
     assert (report.window_rows, report.bias_shift) == (0, 0.0)

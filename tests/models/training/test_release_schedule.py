@@ -14,7 +14,7 @@ HOUR = 3_600_000
 
 
 def run(settings: ScheduleSettings, hours: list[int]) -> list[tuple[int, int]]:
-    """``(hour, boundary)`` of every release, asked after natural rows of each hour."""
+    """``(hour, boundary)`` of every release; the schedule is queried after natural rows of each hour."""
     schedule, out = ReleaseSchedule(settings), []
     for hour in hours:
         schedule.observe(hour * HOUR, hour * HOUR)
@@ -22,9 +22,9 @@ def run(settings: ScheduleSettings, hours: list[int]) -> list[tuple[int, int]]:
         if due is not None:
             schedule.done(due)
             out.append((hour, due // HOUR))
-        # Through JSON at every turn: nothing else is kept.
-        schedule, kept = ReleaseSchedule(settings), schedule.to_json()
-        schedule.load(kept)
+        # Saved and loaded as JSON each hour: the JSON is the whole state.
+        schedule, saved = ReleaseSchedule(settings), schedule.to_json()
+        schedule.load(saved)
     return out
 
 
@@ -43,7 +43,7 @@ def test_boundaries(changes: dict[str, Any], hours: list[int], expected: list[tu
     assert run(settings, hours) == expected
 
 
-def test_it_is_natural_rows_that_cross() -> None:
+def test_only_natural_rows_cross_a_boundary() -> None:
     schedule = ReleaseSchedule(ScheduleSettings(release_every="1d", first_release_after="6h"))
     assert schedule.due(1000 * HOUR) is None
     schedule.observe(0, 5 * HOUR)

@@ -1,4 +1,4 @@
-"""``Trainer``: predict, score, learn; captured and restored to the bit."""
+"""``Trainer``: predict, score, learn; captured and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MONTHS = ("m0", "m1", "m2")
 
 
 def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
-    """As the engine does: what is due happens after the step."""
+    """As the engine does: due months and releases follow the step."""
     results = []
     for batch in batches:
         results.append(trainer.step(Step.from_batch(batch)))
@@ -68,7 +68,7 @@ def test_rows_are_predicted_before_they_are_learned(world: Any) -> None:
     np.testing.assert_allclose(result.scores["cpm"], expected[result.scored], rtol=1e-5)
 
 
-def test_each_domain_teaches_its_own_arms(world: Any) -> None:
+def test_each_domain_trains_its_own_arms(world: Any) -> None:
     trainer = world.trainer(store=world.store())
     play(trainer, world.stream(16))
     trainer.release(trainer.clock)
@@ -89,13 +89,13 @@ def test_each_domain_teaches_its_own_arms(world: Any) -> None:
     assert {n for n in natural if natural[n] != ad[n]} == {"actr", "ads_only"}
 
 
-def test_the_control_sees_neither_natural_rows_nor_tpm(world: Any) -> None:
-    alone, beside = world.trainer(store=None), world.trainer(store=world.store())
+def test_the_control_uses_neither_natural_rows_nor_tpm(world: Any) -> None:
+    alone, with_natural = world.trainer(store=None), world.trainer(store=world.store())
     stream = world.stream(30)
-    play(beside, stream)
+    play(with_natural, stream)
     play(alone, [b for b in stream if len(b) and b.domain[0] == AD])
     batch = world.batch(50, AD, seed=3)
-    np.testing.assert_array_equal(alone.predict(batch, "ads_only"), beside.predict(batch, "ads_only"))
+    np.testing.assert_array_equal(alone.predict(batch, "ads_only"), with_natural.predict(batch, "ads_only"))
 
 
 def test_until_the_first_release_the_ads_model_is_the_control(world: Any) -> None:
@@ -117,8 +117,8 @@ def test_natural_rows_are_scored_for_a_fixed_share_of_users(world: Any) -> None:
     assert not scored & others
     assert 0.15 < len(scored) / len(scored | others) < 0.35
     assert len(world.trainer(natural_score_share=1.0).step(Step.from_batch(batches[0])).scored) == 300
-    nobody = world.trainer(natural_score_share=0.0).step(Step.from_batch(batches[0]))
-    assert len(nobody.scored) == len(nobody.scores["cpm"]) == 0
+    none = world.trainer(natural_score_share=0.0).step(Step.from_batch(batches[0]))
+    assert len(none.scored) == len(none.scores["cpm"]) == 0
 
 
 @pytest.mark.parametrize("domain", [NATURAL, AD])
@@ -153,7 +153,7 @@ def test_rows_of_two_domains_are_refused(world: Any) -> None:
 
 @pytest.mark.parametrize("domain", [NATURAL, AD])
 @pytest.mark.parametrize("n", [20, 100])
-def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) -> None:
+def test_a_bad_step_is_rolled_back_in_every_arm(world: Any, domain: int, n: int) -> None:
     trainer, reference = world.trainer(), world.trainer()
     stream = [b for b in world.stream(24) if len(b)]
     for each in (trainer, reference):
@@ -177,7 +177,7 @@ def test_a_bad_step_is_taken_back_in_every_arm(world: Any, domain: int, n: int) 
 # -- months
 
 
-def test_months_are_taken_up_when_the_clock_has_passed_them(world: Any) -> None:
+def test_months_are_used_when_the_clock_has_passed_them(world: Any) -> None:
     store = world.store()
     trainer = world.trainer(store=store)
     last = [store.manifest(m).last_ts for m in MONTHS]
@@ -197,18 +197,18 @@ def test_months_are_taken_up_when_the_clock_has_passed_them(world: Any) -> None:
             assert trainer.actr_months == ()
 
 
-def test_months_from_the_future_are_refused_whoever_asks(world: Any) -> None:
+def test_months_from_the_future_are_refused(world: Any) -> None:
     store = world.store()
     trainer = world.trainer(store=store)
     trainer.step(Step.from_batch(world.batch(5, at=store.manifest("m1").last_ts + 1, span=1)))
     trainer.use_months(("m0", "m1"))
     with pytest.raises(PointInTimeError, match="m2"):
         trainer.use_months(MONTHS)
-    # Asked with a clock that runs ahead of the rows: the rows decide.
+    # With a clock ahead of the rows, the rows decide.
     assert trainer.months_due(2**60) is None
 
 
-def test_a_release_carries_the_months_with_the_attention_that_learned_on_them(world: Any) -> None:
+def test_a_release_transfers_the_months_together_with_their_attention(world: Any) -> None:
     store = world.store()
     trainer = world.trainer(store=store)
     begin = store.manifest("m1").last_ts
@@ -249,7 +249,7 @@ def test_every_configuration_trains_and_releases(world: Any, history: str, inter
 # -- releases
 
 
-def test_releases_wait_for_ads_and_for_their_time(world: Any) -> None:
+def test_releases_wait_for_ads_and_for_their_scheduled_time(world: Any) -> None:
     trainer = world.trainer()
     day = 86_400_000
     begin = int(world.batch(1).ts[0])
@@ -270,7 +270,7 @@ def test_releases_wait_for_ads_and_for_their_time(world: Any) -> None:
 
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(world: Any, tmp_path: Any) -> None:
-    """Through real files, in a process that has seen nothing before."""
+    """Through files, in a new process."""
     trainer = world.trainer()
     stream = world.stream(30)
     play(trainer, stream[:15])
@@ -316,7 +316,7 @@ print(trainer.state_hash())
 @pytest.mark.parametrize(
     ("cut", "products"), [(0, "float32"), (7, "float32"), (21, "float32"), (21, "bfloat16")]
 )
-def test_going_on_from_a_capture_is_never_having_stopped(world: Any, cut: int, products: str) -> None:
+def test_continuing_from_a_capture_equals_an_uninterrupted_run(world: Any, cut: int, products: str) -> None:
     stream = world.stream(40)
     straight = world.trainer(store=world.store(), products=products)
     play(straight, stream)
@@ -354,7 +354,7 @@ def test_a_capture_holds_the_rows_that_a_release_changed(world: Any) -> None:
     assert other.state_hash() == trainer.state_hash()
 
 
-def test_restoring_into_a_used_trainer_forgets_what_it_was(world: Any) -> None:
+def test_restoring_into_a_used_trainer_replaces_its_whole_state(world: Any) -> None:
     a, b = world.trainer(), world.trainer()
     play(a, world.stream(10, seed=1))
     play(b, world.stream(14, seed=2))
@@ -370,7 +370,7 @@ def test_a_second_capture_holds_only_what_changed_since(world: Any) -> None:
     batch = world.batch(10, NATURAL, seed=3)
     trainer.step(Step.from_batch(batch))
     rows = trainer.capture().rows
-    touched = trainer.encoder.encode(batch).tables[1].index
-    np.testing.assert_array_equal(rows["cpm/rows4"][0], touched)
-    assert rows["cpm/rows4"][1].shape == (len(touched), 5)
+    learned = trainer.encoder.encode(batch).tables[1].index
+    np.testing.assert_array_equal(rows["cpm/rows4"][0], learned)
+    assert rows["cpm/rows4"][1].shape == (len(learned), 5)
     assert not len(rows["ads_only/rows4"][0])
