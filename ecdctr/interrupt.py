@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish: the first one ends the work at the next good place, the second at once."""
+"""Graceful interruption: the first Ctrl-C ends the work at the next safe point, the second one at once."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ __all__ = ["interruptible"]
 
 
 @contextmanager
-def interruptible(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether the user has asked to stop.
+def interruptible(on_interrupt: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C was pressed.
 
-    Outside the main thread, where no signal arrives, it never does.
+    Outside the main thread, which receives the signals, it always returns False.
 
     Parameters
     ----------
-    told
+    on_interrupt
         Called at the first Ctrl-C.
 
     Examples
     --------
-    >>> heard = []
-    >>> with interruptible(lambda: heard.append("stopping")) as stopped:
+    >>> messages = []
+    >>> with interruptible(lambda: messages.append("stopping")) as stopped:
     ...     signal.raise_signal(signal.SIGINT)
-    ...     print(stopped(), heard)
+    ...     print(stopped(), messages)
     True ['stopping']
     """
-    asked = threading.Event()
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield interrupted.is_set
         return
 
-    def heard(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
-        asked.set()
-        told()
+        interrupted.set()
+        on_interrupt()
 
-    before = signal.signal(signal.SIGINT, heard)
+    before = signal.signal(signal.SIGINT, handle)
     try:
-        yield asked.is_set
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, before)

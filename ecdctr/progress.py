@@ -1,4 +1,4 @@
-"""Progress bars of long work: rows, rows a second, event time reached, time left."""
+"""Progress bars: rows, rows a second, current event time, time left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def event_day(clock_ms: int) -> str:
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[ProgressCallback]:
-    """A bar that is fed ``(rows done, event clock in ms)``; hidden where output is no terminal."""
+    """A progress bar, updated by calls with ``(rows done, event clock in ms)``; hidden if the output is not a terminal."""
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

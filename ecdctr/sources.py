@@ -1,4 +1,4 @@
-"""From a line of text to a source or a log with its settings, and from words to moments."""
+"""Sources and logs from their text on the command line, with their settings; dates from text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KAFKA_OPTIONS = ("window", "offsets")
 
 
 def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
-    """The source, and the settings with the source's own features unless the user configured some."""
+    """Open a source; return it and the settings, with the source's features unless the user configured some."""
     source = open_source(text, features=loaded.settings.features if "features" in loaded.origin else None)
     settings = loaded.settings
     specs = getattr(source, "feature_specs", None)
@@ -35,7 +35,7 @@ def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
 
 
 def moment(text: str | None, option: str = "--until") -> int | None:
-    """A date or a date with a time (UTC unless it says otherwise) as ms since the epoch.
+    """A date or a date with a time (UTC unless it contains an offset) as milliseconds since the epoch; None for None.
 
     >>> moment("1970-01-02"), moment("1970-01-01T01:00+01:00")
     (86400000, 0)
@@ -53,9 +53,9 @@ def moment(text: str | None, option: str = "--until") -> int | None:
 
 @contextmanager
 def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tuple[Log, Settings]]:
-    """The log that a line of text names: both click topics (``kafka``, ``kafka:window=1h,offsets=...``) or a source.
+    """Open a log: both click topics (``kafka``, ``kafka:window=1h,offsets=...``) or a source.
 
-    ``history``: what TPM learns from; where a source has a history of its own, that instead of the rest.
+    With ``history``, the training data of TPM: the history of a source that has one, else all of its rows.
     """
     if text != "kafka" and not text.startswith("kafka:"):
         source, settings = open_with_features(text, loaded)
@@ -69,7 +69,7 @@ def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tu
 
 
 class _History:
-    """A source's own history where it has one, else all of it."""
+    """The history of a source that has one, else all of its rows."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

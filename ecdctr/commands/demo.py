@@ -1,4 +1,4 @@
-"""``ecdctr demo``: the whole way, with a kill -9 in the middle, ending with one table."""
+"""``ecdctr demo``: the whole system once, with a kill -9 in the middle, and a table at the end."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["run_demo"]
 
-# A marketplace small enough for two cores and three minutes; `replay sim` without options is the full-sized one.
+# Small enough for two cores and three minutes; `replay sim` without options is the full-size simulator.
 SIMULATOR = (
     "sim:seed={seed},days=106,live_from=90,history_per_day=8000,natural_per_day=28000,ads_per_day=1400"
 )
 EBNERD = "ebnerd:{data}?mapping={mapping}"
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
 END_S = 60.0
 """How long the worker may take to end after SIGTERM; it is 1 s on an idle machine."""
 
 
 @dataclass
 class Plan:
-    """What differs between the simulator and real logs."""
+    """The settings that differ between the simulator and real logs."""
 
     source: str
     overrides: tuple[str, ...]
@@ -75,19 +75,19 @@ def _plan(data: Path | None, mapping: str, seed: int) -> Plan:
 
 
 def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, seed: int) -> int:
-    """Run it all and write ``summary.json`` and the report into ``folder``.
+    """Run the demo, and write ``summary.json`` and the report to ``folder``.
 
-    1. Embedded broker; topics.
-    2. TPM: months of natural history become snapshots in RocksDB.
-    3. The live month is produced to both topics while a worker trains on it.
-    4. Midway the worker is killed with signal 9 and started again.
-    5. When every row is learned the worker is asked to stop; its journal is audited against the log.
-    6. The journal is redone from the log (bit for bit), and the log is replayed offline.
+    1. Start the embedded broker, and create the topics.
+    2. Train TPM on months of natural history, and write its snapshots to RocksDB.
+    3. Produce the live month to both topics while a worker trains on it.
+    4. Kill the worker with signal 9 in between, and start it again.
+    5. When every row is learned, stop the worker, and audit its journal against the log.
+    6. Replay the journal from the log (bit for bit), and replay the log offline.
 
     Returns
     -------
     int
-        0 when nothing was lost or doubled and the rebuilt model is identical, else 1.
+        0 if no row was lost or counted twice and the rebuilt model is identical, else 1.
     """
     from ecdctr.streams.embedded import EmbeddedBroker
 
@@ -97,22 +97,24 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
         and not (folder / "summary.json").exists()
         and not (folder / "state").exists()
     ):
-        raise EcdctrError(f"--out {folder} holds files that no demo made: name another folder")
+        raise EcdctrError(
+            f"--out {folder} contains files that were not written by a demo: use another folder"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.monotonic()
     plan = _plan(data, mapping, seed)
-    out.print(f"[bold]E-CDCTR demo[/] on {plan.title}; everything it makes is in {folder}/")
+    out.print(f"[bold]E-CDCTR demo[/] on {plan.title}; all of its files are in {folder}/")
     with EmbeddedBroker(log_file=folder / "broker.log") as broker:
         loaded, config = _configure(folder, plan, broker.address)
         settings = loaded.settings
         out.print(f"1  broker on {broker.address}, configuration in {config}")
-        out.print("2  TPM: long-term natural clicks, one frozen snapshot a month")
+        out.print("2  TPM on long-term natural clicks: one frozen snapshot a month")
         train_tpm(out, Console(stderr=True), loaded, plan.source)
-        out.print("3  the live month goes to both topics; a worker trains on it")
+        out.print("3  producing the live month to both topics; a worker trains on it")
         run = _LiveRun(out, folder, config, settings)
         produced = run.train(plan.source)
-        out.print("4  the worker's journal against the log, and the log replayed offline")
+        out.print("4  comparing the worker's journal with the log, and replaying the log offline")
         summary = _summarise(out, folder, loaded, plan, produced, run)
     summary["seconds"] = round(time.monotonic() - began, 1)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -122,7 +124,7 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
 
 
 def _configure(folder: Path, plan: Plan, address: str) -> tuple[Loaded, Path]:
-    """Write the demo's configuration file, as a user would, and load it."""
+    """Write the demo's configuration file, and load it."""
     overrides = [
         *plan.overrides,
         f'kafka.brokers=["{address}"]',
@@ -138,7 +140,7 @@ def _configure(folder: Path, plan: Plan, address: str) -> tuple[Loaded, Path]:
 
 
 class _LiveRun:
-    """Producer and worker as processes of their own, as in production."""
+    """Producer and worker as separate processes, as in production."""
 
     def __init__(self, out: Console, folder: Path, config: Path, settings: Settings) -> None:
         self.out, self.folder, self.config, self.settings = out, folder, config, settings
@@ -156,7 +158,7 @@ class _LiveRun:
             )
 
     def train(self, source: str) -> int:
-        """Produce and train until every row of the log is learned; gives the rows in the log."""
+        """Produce and train until every row of the log is learned; return the number of rows in the log."""
         producer = self._start("producer", "produce", source)
         worker = self._start("worker", "worker")
         began = time.monotonic()
@@ -168,7 +170,7 @@ class _LiveRun:
             self.kills += 1
             self.out.print(f"   kill -9 after {self.trained():,} rows; the worker starts again")
             worker = self._start("worker", "worker")
-            if self._exit_code(producer, "producer", PATIENCE_S) != 0:
+            if self._exit_code(producer, "producer", TIMEOUT_S) != 0:
                 raise StreamError(f"the producer failed: see {self.folder / 'producer.log'}")
             ends = self._ends()
             produced = sum(ends.values())
@@ -194,7 +196,7 @@ class _LiveRun:
             ) from None
 
     def trained(self) -> int:
-        """Offsets that the journal has planned."""
+        """Rows that the journal contains."""
         positions = Positions()
         folder = factory.Folders(self.settings.state.folder).journal
         if not folder.is_dir():
@@ -208,7 +210,7 @@ class _LiveRun:
             return log.end(log.partitions())
 
     def _wait(self, done: Any, worker: subprocess.Popen[bytes], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not done():
             if worker.poll() is not None:
                 raise StreamError(
@@ -216,7 +218,7 @@ class _LiveRun:
                 )
             if time.monotonic() > deadline:
                 raise StreamError(
-                    f"the worker did not {what} in {PATIENCE_S:.0f} s: see {self.folder / 'worker.log'}"
+                    f"the worker did not {what} in {TIMEOUT_S:.0f} s: see {self.folder / 'worker.log'}"
                 )
             time.sleep(0.25)
 
@@ -229,13 +231,13 @@ def _summarise(
     with factory.kafka_log(settings, factory.decoder(settings)) as log:
         keys = log.partitions()
         ends = log.end(keys)
-    logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # each release was told of by the worker
+    logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # the worker has logged each release already
     lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
     rebuilt = rebuild(Console(stderr=True), settings)
-    out.print(f"   journal redone from the log: {rebuilt.verdict}", soft_wrap=True)
-    kept = ScoreLog(folders.scores, read_only=True)
-    live = evaluate(kept, kept.arms)
-    again = evaluate(rebuilt.engine.scores, kept.arms)
+    out.print(f"   journal replayed from the log: {rebuilt.verdict}", soft_wrap=True)
+    scores = ScoreLog(folders.scores, read_only=True)
+    live = evaluate(scores, scores.arms)
+    again = evaluate(rebuilt.engine.scores, scores.arms)
     offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
     meta: ReportMeta = {
         "source": plan.title,
@@ -282,7 +284,7 @@ def _print_table(out: Console, summary: dict[str, Any], folder: Path) -> None:
         ("rows produced", f"{summary['produced']:,}"),
         ("rows trained", f"{summary['trained']:,}"),
         ("rows lost", f"{summary['lost']:,}"),
-        ("rows doubled", f"{summary['doubled']:,}"),
+        ("rows counted twice", f"{summary['doubled']:,}"),
         ("dead letters", f"{summary['dead_letters']:,}"),
         ("kill -9", f"{summary['kills']}"),
         ("CPM releases", f"{summary['releases']}"),
@@ -290,7 +292,7 @@ def _print_table(out: Console, summary: dict[str, Any], folder: Path) -> None:
         ("GAUC ads-only", _figure(gauc["ads_only"])),
         ("GAUC A-CTR, live", _figure(gauc["actr"])),
         (
-            "GAUC A-CTR, journal redone",
+            "GAUC A-CTR, journal replayed",
             f"{_figure(gauc['actr_replayed'])} ({'identical' if summary['identical'] else 'DIFFERS'})",
         ),
         ("GAUC A-CTR, log replayed offline", _figure(gauc["actr_offline"])),

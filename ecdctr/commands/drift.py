@@ -1,4 +1,4 @@
-"""``ecdctr drift``: each day of a log against a reference that is kept as sketches."""
+"""``ecdctr drift``: compares each day of a log with a reference, which is stored as sketches."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["DriftOptions", "drift_source"]
 
 @dataclass(frozen=True)
 class DriftOptions:
-    """Which rows.
+    """The rows to compare.
 
     Attributes
     ----------
     since, until
-        UTC dates that the compared rows lie between.
+        UTC dates: only rows with ``since <= ts < until`` are compared.
     reference_since, reference_until
-        The same for the reference.
+        The same for the rows of the reference.
     save
-        Folder to keep the reference in.
+        Folder in which the reference is saved.
     """
 
     since: str | None = None
@@ -54,14 +54,14 @@ def drift_source(
     out_dir: Path,
     options: DriftOptions | None = None,
 ) -> dict[str, Any]:
-    """Compare, print the strongest changes, write the report; gives its figures.
+    """Compare, print the strongest changes, and write the report; return its figures.
 
     Parameters
     ----------
     text
-        The source that is compared.
+        The source to compare.
     reference_text
-        Another source, or a folder that holds a saved reference.
+        Another source, or a folder with a saved reference.
     """
     options = options or DriftOptions()
     source, settings = open_with_features(text, loaded)
@@ -73,7 +73,7 @@ def drift_source(
         reference.save(options.save)
     log = SourceLog(source, factory.decoder(settings))
     chosen = RowFilter(moment(options.since, "--from"), moment(options.until))
-    days = list(by_day(_told(err, log, chosen, f"drift {log.name}"), schema, watched, reference))
+    days = list(by_day(_with_progress(err, log, chosen, f"drift {log.name}"), schema, watched, reference))
     result = summarise(days)
     rows = sum(sum(d.rows.values()) for d in days)
     meta = {
@@ -82,7 +82,7 @@ def drift_source(
         "seconds": time.perf_counter() - began,
     }
     path = write_drift_report(out_dir, log.name, reference, result, meta)
-    _tell(out, result)
+    _print(out, result)
     out.print(f"{rows:,} rows in {meta['seconds']:.1f} s; report: {path}", soft_wrap=True)
     return {"result": result, "meta": meta, "report": path}
 
@@ -105,7 +105,7 @@ def _reference(
     source, of_reference = open_with_features(text, loaded)
     if FeatureSchema(of_reference.features, of_reference.model.dim).fingerprint() != schema.fingerprint():
         raise ConfigError(
-            f"the features of the reference {text} are not those of the source: configure [[features]] for both"
+            f"the features of the reference {text} differ from those of the source: configure [[features]] for both"
         )
     log = SourceLog(source, factory.decoder(settings))
     rows = RowFilter(
@@ -113,12 +113,15 @@ def _reference(
         moment(options.reference_until, "--reference-until"),
     )
     return gather(
-        _told(err, log, rows, f"reference {log.name}"), schema, settings.monitor.watch.drift, log.name
+        _with_progress(err, log, rows, f"reference {log.name}"),
+        schema,
+        settings.monitor.watch.drift,
+        log.name,
     )
 
 
-def _told(err: Console, log: SourceLog, rows: RowFilter, what: str) -> Iterator[Batch]:
-    """The batches, with a bar."""
+def _with_progress(err: Console, log: SourceLog, rows: RowFilter, what: str) -> Iterator[Batch]:
+    """Yield the batches, and show a progress bar."""
     done = 0
     with progress_bar(err, what, log.count() if rows.takes_all else None) as update:
         for batch in rows.apply(log.batches()):
@@ -127,10 +130,10 @@ def _told(err: Console, log: SourceLog, rows: RowFilter, what: str) -> Iterator[
             update(done, int(batch.ts.max()))
 
 
-def _tell(out: Console, result: dict[str, Any]) -> None:
+def _print(out: Console, result: dict[str, Any]) -> None:
     moved = [t for t in result["things"] if t["days_moved"]]
     if not moved:
-        out.print(f"nothing has moved in {len(result['days'])} days")
+        out.print(f"nothing has changed in {len(result['days'])} days")
         return
     table = Table("", "domain", "effect", "days", "first", "by how much", box=None, pad_edge=False)
     for t in moved[:20]:

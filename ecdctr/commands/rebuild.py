@@ -1,4 +1,4 @@
-"""Rebuilding a model from the log alone, and saying whether it is the same to the last bit."""
+"""Rebuilding a model from journal and log, and comparing it with the checkpoint bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Rebuilt", "first_difference", "rebuild"]
 
 @dataclass
 class Rebuilt:
-    """A model rebuilt from journal and log, beside the checkpoint it should equal."""
+    """A model rebuilt from journal and log, and the result of its comparison with a checkpoint."""
 
     engine: Engine
     checkpoint: str
@@ -31,7 +31,7 @@ class Rebuilt:
     rows: int
     difference: str | None
     base: str | None = None
-    """Checkpoint that it was rebuilt from, where the log or the journal no longer reaches back to step 0."""
+    """The checkpoint from which it was rebuilt, if the log or the journal no longer reaches back to step 0."""
 
     @property
     def identical(self) -> bool:
@@ -46,12 +46,12 @@ class Rebuilt:
 
     @property
     def trained(self) -> int:
-        """Rows learned from, both domains."""
+        """Rows learned, both domains."""
         return sum(self.engine.progress.rows.values())
 
     @property
     def release_clocks(self) -> list[int]:
-        """Event times of the CPM releases that came to serve, milliseconds."""
+        """Event times of the accepted CPM releases, milliseconds."""
         return [r.clock_ms for r in self.engine.releases if r.accepted]
 
 
@@ -63,22 +63,22 @@ def rebuild(
     compare: bool = True,
     notes: RowNotes | None = None,
 ) -> Rebuilt:
-    """Redo the state folder's journal from the Kafka log with a fresh model.
+    """Run the state folder's journal again from the Kafka log with a new model.
 
-    1. Name the checkpoint to be met (the newest whole one, or the one asked for).
-    2. From step 0, fetch each journaled step's rows from the log and do it again. Where the log was lost and its
-       offsets were reset, or old journal files were dropped, begin with the oldest checkpoint behind that.
-    3. At the checkpoint's step, compare every tensor bit by bit, the digests of all predictions on the way, and TPM
-       months that closed on the way with their snapshots.
+    1. Select the checkpoint to compare with: the newest whole one, or the requested one.
+    2. From step 0, fetch the rows of each journaled step from the log and run the step again. If the log was lost and its
+       offsets were reset, or if old journal files were deleted, start with the oldest checkpoint after that.
+    3. At the step of the checkpoint, compare every tensor bit by bit, the digests of all predictions up to there, and the TPM
+       months that closed meanwhile with their snapshots.
 
     Parameters
     ----------
     err
-        Where the progress bar goes.
+        Console for the progress bar.
     settings
-        With other learning rates and the like this is a counterfactual: same rows, same order.
+        With changed settings of the models this is a counterfactual on the same rows in the same order.
     checkpoint
-        Name of a checkpoint; default the newest whole one.
+        Name of a checkpoint; default: the newest whole one.
     compare
         False for a counterfactual.
     notes
@@ -88,7 +88,7 @@ def rebuild(
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
     loaded = store.load(checkpoint) if checkpoint else store.newest()
     if loaded is None:
-        raise StateError(f"{folders.checkpoints} holds no whole checkpoint: let a worker write one first")
+        raise StateError(f"{folders.checkpoints} contains no whole checkpoint: let a worker write one first")
     journal = Journal(folders.journal, read_only=True)
     last = int(loaded.meta["step"])
     base = _base(store, journal, last)
@@ -100,7 +100,7 @@ def rebuild(
         notes.prepare(decoder)
     with (
         factory.kafka_log(settings, decoder) as log,
-        progress_bar(err, "redo the journal", None) as update,
+        progress_bar(err, "replay the journal", None) as update,
     ):
         done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update, notes)
     difference = _compare(engine, loaded, base) if compare else None
@@ -108,8 +108,8 @@ def rebuild(
 
 
 def _base(store: CheckpointStore, journal: Journal, last: int) -> Loaded | None:
-    """The checkpoint to begin with; None: begin with nothing, at step 0."""
-    first, why = journal.first_step() or 0, "older journal files were dropped (state.journal_keep_days)"
+    """The checkpoint to start from; None: start at step 0 with a new model."""
+    first, why = journal.first_step() or 0, "older journal files were deleted (state.journal_keep_days)"
     for entry in _until(journal.entries(), last):
         if entry.kind == "reset":
             first, why = entry.step, f"the log was lost there (--reset-offsets {entry.extra['choice']})"
@@ -119,8 +119,8 @@ def _base(store: CheckpointStore, journal: Journal, last: int) -> Loaded | None:
         if first - 1 <= info.step < last:
             return store.load(info.name)
     raise StateError(
-        f"the model can be rebuilt from step {first} on only, because {why}; no checkpoint is kept between that step "
-        f"and step {last}, the one to be met: there is nothing to begin with"
+        f"the model can be rebuilt only from step {first} on, because {why}; there is no checkpoint between that step "
+        f"and step {last}, at which the models are compared, to start from"
     )
 
 
@@ -133,7 +133,7 @@ def _until(entries: Iterator[JournalEntry], last: int) -> Iterator[JournalEntry]
 
 def _compare(engine: Engine, loaded: Loaded, base: Loaded | None) -> str | None:
     where = (
-        f"first step that predicts otherwise: {engine.first_difference}; "
+        f"first step with different predictions: {engine.first_difference}; "
         if engine.first_difference is not None
         else ""
     )
@@ -145,15 +145,15 @@ def _compare(engine: Engine, loaded: Loaded, base: Loaded | None) -> str | None:
 
 
 def _other_snapshots(engine: Engine) -> list[str]:
-    """TPM months that closed on the way with other vectors than their snapshots on disk have."""
+    """TPM months that closed meanwhile and whose vectors differ from their snapshots on disk."""
     tpm = engine.trainer.live_tpm
     return tpm.sink.differences if tpm is not None and isinstance(tpm.sink, SnapshotCheck) else []
 
 
 def first_difference(engine: Engine, loaded: Loaded, base: Loaded | None = None) -> str | None:
-    """Name of the first tensor of a checkpoint that an engine's state does not equal bit for bit, or None.
+    """Name of the first tensor in which an engine's state differs from a checkpoint; None if they are equal bit for bit.
 
-    The engine has never been captured; it began with nothing, or with ``base``.
+    The engine must not have been captured before; it started as a new model, or from ``base``.
     """
     mine = engine.trainer.capture()
     if base is not None:

@@ -80,7 +80,7 @@ def replay_source(
     state = ReplayState(out_dir)
     if state.folder.resolve() == loaded.settings.state.folder.resolve():
         raise ConfigError(
-            f"--out {out_dir}: {state.folder} is the state folder that a worker trains in; choose another folder"
+            f"--out {out_dir}: {state.folder} is the state folder of the worker; choose another folder"
         )
     with state.hold(), open_log(text, loaded) as (log, found):
         settings = options.arms.main(found)
@@ -140,7 +140,7 @@ def _begin(
         if options.last is not None:
             newest = log.newest()
             if newest is None:
-                raise DataError(f"{log.name} holds no rows, so there is no --last {options.last}")
+                raise DataError(f"{log.name} contains no rows, so --last {options.last} selects none")
             found = {"from": newest - duration_ms(options.last) + 1, "until": newest + 1}
         if isinstance(log, KafkaSource):
             for line in log.clamped:

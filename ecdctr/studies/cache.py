@@ -1,4 +1,4 @@
-"""Runs of a study, several at a time, each kept once it has ended."""
+"""Runs of a study, several in parallel, and the cache of their results."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Kind(Generic[R, S]):
-    """What a run is and what it gives; functions of a module, since they go to other processes.
+    """The functions for one kind of run; functions of a module, since they are sent to other processes.
 
     Attributes
     ----------
     play
-        Does a run.
+        Executes a run and returns its result.
     pack, unpack
-        What it gave as named arrays, and back.
+        Convert the result to named arrays, and back.
     name
-        First part of its file's name.
+        First part of the file name of a run.
     """
 
     play: Callable[[R], S]
@@ -45,40 +45,40 @@ class Kind(Generic[R, S]):
 
 
 def run_each(
-    kind: Kind[R, S], runs: Sequence[R], *, jobs: int, told: Callable[[S], None], keep: Path | None = None
+    kind: Kind[R, S], runs: Sequence[R], *, jobs: int, on_done: Callable[[S], None], keep: Path | None = None
 ) -> list[S]:
-    """Every run, ``jobs`` at a time in processes of their own; ``told`` hears of each as it ends.
+    """Execute all runs, ``jobs`` in parallel in separate processes; call ``on_done`` with each result.
 
-    With ``keep``, what a run gave is kept in that folder under a name made of all that the run is (its ``repr``), and not
-    run again.
+    With ``keep``, results are saved in that folder. The file name is a hash of the run's ``repr``, that is of all of its
+    fields; a run whose file exists is not executed again.
 
     Raises
     ------
     ConfigError
-        That folder cannot be made.
+        The folder cannot be created.
     """
     if keep is not None:
         try:
-            keep.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+            keep.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
         except OSError as error:
             raise ConfigError(
-                f"--keep {keep} cannot be made: {error.strerror}; name another folder"
+                f"--keep {keep} cannot be created: {error.strerror}; use another folder"
             ) from error
-    one = partial(_kept, kind, keep)
+    one = partial(_cached, kind, keep)
     out: list[S] = []
     if jobs == 1:
         for run in runs:
             out.append(one(run))
-            told(out[-1])
+            on_done(out[-1])
         return out
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in pool.map(one, runs):
             out.append(done)
-            told(done)
+            on_done(done)
     return out
 
 
-def _kept(kind: Kind[R, S], folder: Path | None, run: R) -> S:
+def _cached(kind: Kind[R, S], folder: Path | None, run: R) -> S:
     if folder is None:
         return kind.play(run)
     digest = blake2b(repr(run).encode(), digest_size=8).hexdigest()

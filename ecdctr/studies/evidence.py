@@ -34,42 +34,42 @@ def run_evidence(
     Parameters
     ----------
     out
-        Hears of each run.
+        Console for a line about each run.
     page
-        Where the page goes.
+        Path of the page.
     short
-        One small simulator; the order of the arms is checked.
+        Use one small simulator, and check the order of the arms.
     seeds
-        Of the simulator; default 31-35, short 101.
+        Seeds of the simulator; default 31-35, short 101.
     jobs
-        Runs at a time.
+        Runs in parallel.
     model_seeds
-        Models of EB-NeRD, each mapping.
+        Number of models for each mapping of EB-NeRD.
     data
-        Folder that holds ``ebnerd/``; default ``$ECDCTR_DATA``.
+        Folder that contains ``ebnerd/``; default ``$ECDCTR_DATA``.
     keep
-        Folder where runs are kept, see :func:`run_all`.
+        Folder in which results are saved, see :func:`run_all`.
     overrides
-        ``key=value`` for every run.
+        ``key=value`` settings for every run.
 
     Returns
     -------
     tuple
-        What the short form found out of order, and :func:`bars`.
+        The violations of the expected order (short form only), and :func:`bars`.
     """
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"
     if data is not None and folder is None:
         raise ConfigError(
-            f"--data {data}: there is no folder ebnerd in it; name the one that holds it, or none"
+            f"--data {data}: it contains no folder ebnerd; name the folder that does, or omit the option"
         )
     runs = studies(seeds_of(text), folder, short=short, more=overrides, model_seeds=model_seeds)
 
-    def told(scored: Scored) -> None:
+    def report(scored: Scored) -> None:
         out.print(f"{scored.run.source}: {scored.rows:,} rows in {scored.seconds:,.0f} s", soft_wrap=True)
 
-    scored = run_all(runs, jobs=jobs, told=told, keep=keep)
+    scored = run_all(runs, jobs=jobs, on_done=report, keep=keep)
     by_study: dict[str, list[Scored]] = {}
     for part in scored:
         by_study.setdefault(part.run.study, []).append(part)

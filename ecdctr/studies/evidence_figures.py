@@ -1,4 +1,4 @@
-"""Figures of ``ecdctr evidence``: every arm on identical rows, with intervals, by how stale and how well known a user is."""
+"""Figures of ``ecdctr evidence``: every arm on identical rows, with intervals, by a user's absence and number of earlier ads."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ecdctr.replay.metrics import gauc_difference, gauc_interval, summary
 __all__ = ["DAYS_AWAY", "DEFAULT", "EARLIER_ADS", "bars", "figures", "pool"]
 
 DEFAULT = "default"
-"""What the default settings would serve."""
+"""Name of the score that the default settings would serve."""
 
 CONTROLS = ("ads_only", "ads_bayes_fm")
-"""Arms that ads alone teach, one of each family; the first is the control of the paper's own network."""
+"""Arms trained on ads only, one of each model family; the first is the control for the paper's network."""
 
 DAYS_AWAY = ((0, 1), (1, 7), (7, 14), (14, None))
-"""Days since the user's last row in either stream, from and below; who was never there is a class of its own."""
+"""Days since the user's last row in either stream, lower and upper bound; users without earlier rows are a separate class."""
 
 EARLIER_ADS = ((0, 1), (1, 5), (5, 20), (20, None))
-"""Ad rows of the user before this one, from and below."""
+"""Ad rows of the user before this one, lower and upper bound."""
 
 Columns = Mapping[str, NDArray[Any]]
 
 
 def pool(parts: Sequence[Columns], *, same_people: bool = False) -> dict[str, NDArray[Any]]:
-    """Rows of several runs as one table; users of different runs are ranked apart.
+    """Rows of several runs as one table; users of different runs are different users.
 
-    Column ``person`` says whom intervals draw: with ``same_people`` (one log, models of several seeds) a user
-    of all runs at once, else each run's own.
+    Column ``person`` is the unit that the bootstrap resamples: with ``same_people`` (one log, models of several seeds) a
+    user of all runs together, else a user of one run.
     """
     apart = []
     for number, part in enumerate(parts):
@@ -45,7 +45,7 @@ def pool(parts: Sequence[Columns], *, same_people: bool = False) -> dict[str, ND
 
 
 def arms_of(columns: Columns) -> dict[str, NDArray[Any]]:
-    """Scores by arm, those that every row has; raw CPM is left out: its click rate is the natural one."""
+    """Scores by arm, if every row has one; raw CPM is left out, since it predicts the natural click rate."""
     scores = {n[2:]: p for n, p in columns.items() if n.startswith("p_") and not np.isnan(p).any()}
     scores.pop("cpm", None)
     if not np.isnan(columns["oracle"]).any():
@@ -60,25 +60,25 @@ def figures(
     same_people: bool = False,
     samples: int = 1000,
 ) -> dict[str, Any]:
-    """Figures of one study: all its runs pooled.
+    """Figures of one study, with all of its runs pooled.
 
     Parameters
     ----------
     parts
-        Judged ad rows of each run, as columns of the score log with ``days_away`` and ``earlier_ads``.
+        Evaluated ad rows of each run, as columns of the score log with ``days_away`` and ``earlier_ads``.
     steps
-        Pairs of arms whose GAUC difference (first less second) is wanted beside those to ads-only and mixed + TPM.
+        Pairs of arms whose GAUC difference (first minus second) is computed, beside those to ads-only and mixed + TPM.
     same_people
         Runs of one log with models of several seeds, see :func:`pool`.
     samples
-        Of the bootstrap.
+        Draws of the bootstrap.
 
     Returns
     -------
     dict
         ``arms[name]``: as :func:`ecdctr.replay.metrics.summary`, with ``interval`` of GAUC, ``share_closed`` (of the way from
         ads-only to the oracle; NaN without one), ``share_closed_best`` (the same from the better of :data:`CONTROLS`), ``vs_ads_only`` and ``vs_mixed_tpm`` (GAUC differences, paired over
-        users). ``losses[name]``: log loss less that of ads-only, with its interval. ``steps["a - b"]``: differences.
+        users). ``losses[name]``: log loss minus that of ads-only, with its interval. ``steps["a - b"]``: differences.
         ``shares``: ``share_closed`` of the serving arm in each run. ``slices``: see :func:`_slices`. ``rows``.
     """
     columns = pool(parts, same_people=same_people)
@@ -120,7 +120,7 @@ def loss_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Mean log loss of ``p`` less that of ``base``, with its 95 % interval by bootstrap over users; below 0 is better."""
+    """Mean log loss of ``p`` minus that of ``base``, with its 95 % interval by bootstrap over users; below 0 is better."""
     difference = log_losses(y > 0, p) - log_losses(y > 0, base)
     who = np.unique(user, return_inverse=True)[1]
     gain, rows = np.bincount(who, difference), np.bincount(who)
@@ -134,14 +134,14 @@ def loss_difference(
 
 
 def _rankable(y: NDArray[Any], user: NDArray[Any]) -> bool:
-    """Whether any user has both a click and a non-click: without one GAUC has no value."""
+    """Whether any user has both a click and a non-click; otherwise GAUC is undefined."""
     who = np.unique(user, return_inverse=True)[1]
     clicks, rows = np.bincount(who, y), np.bincount(who)
     return bool(((clicks > 0) & (clicks < rows)).any())
 
 
 def _slices(columns: Columns, scores: Mapping[str, NDArray[Any]], samples: int) -> list[dict[str, Any]]:
-    """GAUC gains of every arm over ads-only where users were away for long, and where ads know little of them."""
+    """GAUC gains of every arm over ads-only, by the days since the user's last row and by the user's earlier ad rows."""
     out: list[dict[str, Any]] = []
     for name, column, edges in (
         ("days away", columns["days_away"], DAYS_AWAY),
@@ -174,7 +174,7 @@ def _label(low: int, high: int | None) -> str:
 
 
 def best_control(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """The better of the arms that ads alone teach and that read no TPM."""
+    """The better of the arms that are trained on ads only and read no TPM."""
     return max((name for name in CONTROLS if name in arms), key=lambda name: float(arms[name]["gauc"]))
 
 
@@ -196,7 +196,7 @@ def _run_share(part: Columns) -> float:
 
 
 def bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The figures that decide, None where a study was not run."""
+    """The figures with a required minimum; None for a study that was not run."""
 
     def of(study: str, *path: str) -> float | None:
         node: Any = found.get(study)

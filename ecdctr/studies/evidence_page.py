@@ -22,31 +22,31 @@ _TITLES = {
 
 
 def broken_order(found: Mapping[str, Any]) -> list[str]:
-    """Which of the expected relations between arms a study does not show; their 95 % intervals must lie above 0."""
+    """The expected relations between arms that a study does not show; their 95 % intervals must lie above 0."""
     arms = found["arms"]
     out = []
     for better in ("reload", "mixed", "mixed_tpm", "bayes_fm", DEFAULT):
         low = arms[better]["vs_ads_only"]["low"]
         if not low > 0:
-            out.append(f"{better} is not better than ads_only: the interval begins at {low:+.4f}")
+            out.append(f"{better} is not better than ads_only: the interval starts at {low:+.4f}")
     if not arms["item_ctr"]["gauc"] < arms["reload"]["gauc"]:
-        out.append("item_ctr, which knows nothing of users, is not below reload")
+        out.append("item_ctr, which uses no user features, is not below reload")
     return out
 
 
 def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], command: str) -> None:
-    """Write the page, and its picture beside it.
+    """Write the page, and its picture in the same folder.
 
     Parameters
     ----------
     path
-        Where to.
+        Path of the page.
     found
         :func:`ecdctr.studies.evidence.figures` by study.
     runs
-        What was run.
+        The runs.
     command
-        What reproduces it.
+        The command that reproduces the page.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = path.with_suffix(".png")

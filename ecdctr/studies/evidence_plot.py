@@ -1,4 +1,4 @@
-"""Picture of ``ecdctr evidence``: what every arm gains over ads alone, and where."""
+"""Picture of ``ecdctr evidence``: the gain of every arm over ads only, and for which users."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Any]], titles: Mapping[str
     Parameters
     ----------
     path
-        Where to, a PNG.
+        Path of the PNG.
     found
         :func:`ecdctr.studies.evidence_figures.figures` by study.
     titles
-        Of the studies.
+        Titles of the studies.
     """
     figure = Figure(figsize=(11, 3.6 * len(found)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

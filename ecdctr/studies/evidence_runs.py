@@ -1,4 +1,4 @@
-"""The runs of ``ecdctr evidence``: which logs, which settings, and the scored rows that each run gives."""
+"""The runs of ``ecdctr evidence``: their logs, their settings, and the scored rows of each run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["Run", "Scored", "play_run", "run_all", "seeds_of", "studies", "with_
 
 _STACK_ROWS = 50
 EVERY_ARM: tuple[str, ...] = get_args(StackMember)
-RIVALS: tuple[str, ...] = get_args(ExtraArm)
+BASELINES: tuple[str, ...] = get_args(ExtraArm)
 
 _COMMON = (
     "model.natural_score_share=0.0",
-    f"model.arms={list(RIVALS)}",
+    f"model.arms={list(BASELINES)}",
     "schedule.release_every=12h",
 )
 # Chosen on seeds 101 and 102.
 _SIMULATOR = (*_COMMON, "model.transfer_embedding_lr=0.05", "model.ad_embedding_lr=0.2")
-# News: items live for hours, and three weeks of history make three short months.
+# News: items are relevant for hours, and three weeks of history are split into three short months.
 _EBNERD = (
     *_COMMON,
     "tpm.month=7d",
@@ -46,7 +46,7 @@ _EBNERD = (
     "model.linked_embedding_lr=0.01",
     "model.stack_every=6h",
 )
-# Chosen on days 1 to 5. B's neighbouring rows are those of one list, inside one article.
+# Chosen on days 1 to 5. In B, neighbouring rows belong to one list inside one article.
 _EBNERD_RATES = {
     "A": (),
     "B": (
@@ -71,13 +71,13 @@ SHORT = (
 
 _PAPER = ("model.transfer=reload", "model.arms=[]", "schedule.release_every=7d")
 EBNERD_SKIP_DAYS = 5.0
-"""Rates for EB-NeRD were chosen on days 1 to 5; the days after them are judged."""
+"""Learning rates for EB-NeRD were chosen on days 1 to 5; only later days are evaluated."""
 
 VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("full_7d", _PAPER),
     ("no_tpm_7d", (*_PAPER, "model.history=none")),
 )
-"""The paper's mode at the paper's pace, with and without TPM: engines of their own on the same batches."""
+"""The paper's mode and release interval, with and without TPM, in separate engines on the same batches."""
 
 STEPS = (
     ("ads_tpm", "ads_only"),
@@ -88,26 +88,26 @@ STEPS = (
     ("default", "reload"),
     ("stack_all", "default"),
 )
-"""What each part adds: pairs of arms."""
+"""Pairs of arms whose difference is the contribution of one part."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One log through one fresh set of models.
+    """One log replayed through new models.
 
     Attributes
     ----------
     study
-        Runs of one study are judged together: ``simulator``, ``ebnerd_a``, ``ebnerd_b``.
+        Runs of one study are evaluated together: ``simulator``, ``ebnerd_a``, ``ebnerd_b``.
     source
-        As the command line names it.
+        The source, as on the command line.
     settings
         ``key=value`` overrides.
     skip_days
-        Ad rows of the first days are not judged: every model is new, and rates were chosen there.
+        Ad rows of the first days are not evaluated: the models are new, and learning rates were chosen there.
     variants
-        Name and further settings of engines that learn the same batches beside the first; what serves there is judged
-        under the name.
+        Name and further settings of additional engines on the same batches; their served score is evaluated under that
+        name.
     """
 
     study: str
@@ -119,7 +119,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Ad rows of a run that are judged, as columns of the score log, and what it took."""
+    """Evaluated ad rows of a run, as columns of the score log, and the rows and seconds of the run."""
 
     run: Run
     columns: dict[str, NDArray[Any]] = field(repr=False)
@@ -130,7 +130,7 @@ class Scored:
 def studies(
     seeds: Sequence[int], data: Path | None, *, short: bool, more: Sequence[str] = (), model_seeds: int = 3
 ) -> list[Run]:
-    """What is run: simulator seeds, and EB-NeRD's two mappings, each with models of several seeds, where its folder is."""
+    """All runs: simulator seeds and, if its folder is given, both mappings of EB-NeRD with models of several seeds."""
     if short:
         return [Run("simulator", SHORT.format(seed=s), (*_SHORT, *more), 5.0, VARIANTS) for s in seeds]
     runs = [Run("simulator", f"sim:seed={s}", (*_SIMULATOR, *more), 10.0, VARIANTS) for s in seeds]
@@ -143,10 +143,10 @@ def studies(
 
 
 def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str, NDArray[Any]]:
-    """Columns with ``p_default``, what served, and ``p_stack_all``, what a stack over all arms would have served.
+    """Columns with ``p_default``, the served score, and ``p_stack_all``, the score that a stack over all arms would have served.
 
-    That one is made from the arms' scores, by :class:`Stack` as in a worker. It begins at the first judged row, so on its
-    first days it has learned less than it would have.
+    The latter is computed from the arms' scores by :class:`Stack`, as in a worker. It starts at the first evaluated row, so
+    on the first days it has learned from fewer rows than in a worker.
     """
     model = ModelSettings()
     stack = Stack(EVERY_ARM, ridge=model.stack_ridge, every=every, fade=model.stack_fade)
@@ -162,7 +162,7 @@ def with_stack_all(columns: Mapping[str, NDArray[Any]], every: str) -> dict[str,
 
 
 def play_run(run: Run) -> Scored:
-    """TPM on the history, then the log: predict, score, learn; all arms in one pass, one thread."""
+    """Train TPM on the history, then replay the log (predict, score, learn) with all arms in one pass and one thread."""
     from ecdctr import factory
     from ecdctr.commands.tpm_train import train_tpm
     from ecdctr.replay.play import SideBySide, play
@@ -183,21 +183,21 @@ def play_run(run: Run) -> Scored:
             beside[name] = factory.memory_engine(open_with_features(run.source, changed)[1])
         arms = SideBySide(factory.memory_engine(settings), beside)
         arms.bind_thread()
-        known = _Known()
-        batches = known.watch(SourceLog(source, factory.decoder(settings)).batches())
+        history = _UserHistory()
+        batches = history.watch(SourceLog(source, factory.decoder(settings)).batches())
         sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
         if play(arms.players, steps_of(batches, **sizes)).interrupted:
             raise KeyboardInterrupt
         columns = arms.columns(AD)
         arms.close(checkpoint=False)
-    columns |= known.columns()
+    columns |= history.columns()
     late = columns["ts"] >= columns["ts"].min() + int(run.skip_days * DAY_MS)
-    kept = {name: values[late] for name, values in columns.items()}
-    return Scored(run, kept, known.rows, time.perf_counter() - began)
+    evaluated = {name: values[late] for name, values in columns.items()}
+    return Scored(run, evaluated, history.rows, time.perf_counter() - began)
 
 
-class _Known:
-    """What the stream had shown of a user before each ad row."""
+class _UserHistory:
+    """The rows of each user before each ad row, in both streams."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]] = []
@@ -210,7 +210,7 @@ class _Known:
             yield batch
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """``days_away`` (-1: never seen in either stream) and ``earlier_ads`` of each ad row, in the log's order."""
+        """``days_away`` (-1: no earlier row in either stream) and ``earlier_ads`` of each ad row, in the log's order."""
         ts, user, domain = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         ad = domain == AD
         gap = earlier_rows(user, ts)[1][ad]
@@ -221,13 +221,13 @@ class _Known:
 
 
 def run_all(
-    runs: Sequence[Run], *, jobs: int, told: Callable[[Scored], None], keep: Path | None = None
+    runs: Sequence[Run], *, jobs: int, on_done: Callable[[Scored], None], keep: Path | None = None
 ) -> list[Scored]:
-    """Every run, ``jobs`` at a time in processes of their own; ``told`` hears of each as it ends.
+    """Execute all runs, ``jobs`` in parallel in separate processes; call ``on_done`` with each result.
 
-    With ``keep``, what a run scored is kept in that folder under a name made of all its settings, and not run again.
+    With ``keep``, results are saved in that folder by run, and a saved run is not executed again.
     """
-    return run_each(Kind(play_run, _pack, _unpack, _study_of), runs, jobs=jobs, told=told, keep=keep)
+    return run_each(Kind(play_run, _pack, _unpack, _study_of), runs, jobs=jobs, on_done=on_done, keep=keep)
 
 
 def _pack(scored: Scored) -> dict[str, NDArray[Any]]:

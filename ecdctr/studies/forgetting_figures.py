@@ -1,4 +1,4 @@
-"""Figures of the forgetting study: what TPM and a longer memory of CPM give to who was away, and what is lost of earlier periods."""
+"""Figures of the forgetting study: the gain of TPM and of a longer CPM training for returning users and items, and backward transfer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecdctr.studies.forgetting_study import ARMS, Study
 __all__ = ["ABSENCE", "CLAIMS", "PAIRS", "forgetting_figures"]
 
 ABSENCE = ((1, 7), (7, 14), (14, 28), (28, 56), (56, None))
-"""Days since the last day with rows, from and below."""
+"""Days since the last day with rows, lower and upper bound."""
 
 PAIRS = {
     "TPM, CPM of a month": ("month_tpm", "month"),
@@ -23,21 +23,21 @@ PAIRS = {
     "CPM of everything, no TPM": ("all", "month"),
     "TPM instead of older clicks": ("month_tpm", "all"),
 }
-"""What is compared: first arm less second."""
+"""The comparisons: first arm minus second."""
 
 CLAIMS = ("14 days and more", "last seen before the live month")
-"""Classes of absence that the claim is judged by; named before any figure was seen."""
+"""Classes of absence on which the claims are tested; chosen before any figure was computed."""
 
 
 def forgetting_figures(studies: Sequence[Study], *, samples: int = 1000) -> dict[str, Any]:
-    """Everything that the page shows; users of different seeds are different users.
+    """All figures of the page; users of different seeds are different users.
 
     Returns
     -------
     dict
         ``slices``: by absence of users and of items, GAUC by arm, GAUC and NE differences of :data:`PAIRS`.
-        ``transfer``: by kind of period (``ad live``, ``natural live``, ``natural month``), GAUC of each period's held-out rows by
-        the model of then and of each later time, backward transfer by arm, and what TPM changes of it.
+        ``transfer``: by kind of period (``ad live``, ``natural live``, ``natural month``), GAUC of each period's held-out rows
+        by the models at the end of this and of each later period, backward transfer by arm, and its change by TPM.
         ``rows``, ``played``, ``seconds``.
     """
     ads = _pool([study.ads for study in studies])
@@ -59,7 +59,7 @@ def _pool(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]
 
 
 def _classes(ads: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Who or what was away, the class, and its rows."""
+    """Each class of absence: user or item, its name, and its rows."""
     yield "all", "all", np.ones(len(ads["label"]), np.bool_)
     for who in ("user", "item"):
         away = ads[f"{who}_away"]
@@ -94,7 +94,7 @@ def _kinds(studies: Sequence[Study]) -> list[str]:
 
 
 def _transfer(kind: str, studies: Sequence[Study], samples: int) -> dict[str, Any]:
-    """Backward transfer: GAUC at the end of the last period less GAUC at the end of the own one."""
+    """Backward transfer: GAUC at the end of the last period minus GAUC at the end of the rows' own period."""
     keys = sorted(key for key in studies[0].probes if key.rpartition(" ")[0] == kind)
     last = len(keys) - 1
     pooled = [_pool([study.probes[key] for study in studies]) for key in keys]
@@ -110,7 +110,7 @@ def _transfer(kind: str, studies: Sequence[Study], samples: int) -> dict[str, An
         periods.append({"period": number, "rows": len(y), "curves": curves})
     earlier = [_then_and_now(columns, number, last, arms) for number, columns in enumerate(pooled[:-1])]
     everything = {name: np.concatenate([part[name] for part in earlier]) for name in earlier[0]}
-    for period, columns in zip(periods, earlier, strict=False):  # the last one has nothing behind it
+    for period, columns in zip(periods, earlier, strict=False):  # the last period has no later one
         period |= _changes(columns, arms, pairs, samples)
     return {"periods": periods, "together": _changes(everything, arms, pairs, samples)}
 

@@ -58,24 +58,24 @@ def run_forgetting(
     keep: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run the study and write its page and its plot; gives the figures.
+    """Run the study and write its page and its plot; return the figures.
 
     Parameters
     ----------
     out
-        Hears of each run.
+        Console for a line about each run.
     page
-        Where the page goes; the plot stands beside it.
+        Path of the page; the plot is written to the same folder.
     short
-        One small world.
+        Use one small simulator.
     seeds
-        Of the simulator; default 31-35, short 101.
+        Seeds of the simulator; default 31-35, short 101.
     jobs
-        Runs at a time.
+        Runs in parallel.
     keep
-        Folder where what a run scored is kept; a run that is there is not run again.
+        Folder in which results are saved; a saved run is not executed again.
     overrides
-        ``key=value`` for every run.
+        ``key=value`` settings for every run.
     """
     text = seeds or ("101" if short else "31-35")
     if short:
@@ -84,13 +84,13 @@ def run_forgetting(
     else:
         runs = [StudyRun(s, (*SETTINGS, *overrides)) for s in seeds_of(text)]
 
-    def told(study: Study) -> None:
+    def report(study: Study) -> None:
         out.print(
             f"seed {study.run.seed}: {study.rows:,} rows in {study.seconds:,.0f} s of CPU time",
             soft_wrap=True,
         )
 
-    studies = run_studies(runs, jobs=jobs, told=told, keep=keep)
+    studies = run_studies(runs, jobs=jobs, on_done=report, keep=keep)
     found = forgetting_figures(studies)
     given = "".join(f" --set {one!r}" for one in overrides)
     command = f"ecdctr evidence forgetting{' --short' if short else ''} --seeds {text}{given}"
@@ -99,7 +99,7 @@ def run_forgetting(
 
 
 def write_forgetting(path: Path, found: Mapping[str, Any], runs: Sequence[StudyRun], command: str) -> None:
-    """Write the page ``path`` and the plot ``<its name>.png`` beside it."""
+    """Write the page to ``path`` and the plot to ``<its name>.png`` in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plot = path.with_suffix(".png")
     _plot(plot, found)
@@ -107,7 +107,7 @@ def write_forgetting(path: Path, found: Mapping[str, Any], runs: Sequence[StudyR
 
 
 def verdict(interval: Mapping[str, float] | None) -> str:
-    """Shown, denied (the opposite is shown) or unproven.
+    """The verdict on a claim: shown, denied (the opposite is shown) or unproven.
 
     >>> verdict({"value": 0.1, "low": 0.05, "high": 0.2}), verdict({"value": 0.1, "low": -0.05, "high": 0.2})
     ('shown', 'unproven')
@@ -232,11 +232,11 @@ def _plot(path: Path, found: Mapping[str, Any]) -> None:
     periods = found["transfer"].get("ad live", {"periods": []})["periods"]
     for period in periods:
         for arm, values in period["curves"].items():
-            asked = range(period["period"], period["period"] + len(values))
+            ends = range(period["period"], period["period"] + len(values))
             label = arm if period["period"] == 0 else None
-            right.plot(asked, values, marker="o", markersize=3, color=LOOKS[arm], label=label)
+            right.plot(ends, values, marker="o", markersize=3, color=LOOKS[arm], label=label)
     right.set_xticks(range(len(periods)), [f"period {p['period']}" for p in periods])
-    right.set_xlabel("asked at the end of")
+    right.set_xlabel("predicted at the end of")
     right.set_ylabel("GAUC of a period's held-out ad rows")
     right.legend(frameon=False)
     for axes in (left, right):

@@ -1,7 +1,7 @@
-"""Forgetting, shown or denied: ads for who and what was away for weeks, and rows of earlier periods asked again later.
+"""The forgetting study: ads for returning users and items, and rows of earlier periods predicted again later.
 
-Four engines learn the same simulated stream: A-CTR by the paper's ``reload`` with and without TPM, from a CPM that begins with the live
-month or that has seen all natural clicks before it, too.
+Four engines learn the same simulated stream: A-CTR by the paper's ``reload`` with and without TPM, from a CPM that starts
+with the live month or that was trained on all natural clicks before it, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ARMS = {
     "all": ("model.history=none",),
     "all_tpm": (),
 }
-"""CPM of the live month or of all natural clicks, without and with TPM: what each engine changes."""
+"""CPM of the live month or of all natural clicks, without and with TPM: the settings of each engine."""
 
 SETTINGS = (
     "model.natural_score_share=0.0",
@@ -49,7 +49,7 @@ SETTINGS = (
     "model.transfer_embedding_lr=0.05",
     "model.ad_embedding_lr=0.2",
 )
-"""The paper's mode and pace, at the rates of the other simulator studies; no release is refused."""
+"""The paper's mode and release interval, with the learning rates of the other simulator studies and without a gate."""
 
 SHORT = (
     "tpm.month=10d",
@@ -69,15 +69,15 @@ class StudyRun:
     Attributes
     ----------
     seed
-        Of the simulator.
+        Seed of the simulator.
     settings
         ``key=value`` overrides.
     world
         Further parameters of the simulator.
     skip_days
-        Live days that are not judged: every model is new.
+        The first live days, which are not evaluated: the models are new.
     period_days
-        Length of the live periods that are asked again.
+        Length of the live periods whose rows are predicted again.
     """
 
     seed: int
@@ -89,19 +89,19 @@ class StudyRun:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a run scored.
+    """The scores of a run.
 
     Attributes
     ----------
     ads
-        Judged ad rows: ``user``, ``label``, ``oracle``, ``p_<arm>`` (of ``ARMS`` and ``ads_only``), ``user_away``, ``item_away``
+        Evaluated ad rows: ``user``, ``label``, ``oracle``, ``p_<arm>`` (of ``ARMS`` and ``ads_only``), ``user_away``, ``item_away``
         (days since the last day with rows before this one, -1: never), ``before_live`` (the user's last day lies before
         the live month).
     probes
-        By ``"<domain> <period>"``: ``user``, ``label`` of held-out rows, and ``p_<arm>_<k>`` by the model as it was at the end of
+        By ``"<domain> <period>"``: ``user``, ``label`` of held-out rows, and ``p_<arm>_<k>`` by the model at the end of
         period ``k``.
     rows, seconds
-        What it took; CPU seconds.
+        Rows played, and CPU seconds.
     """
 
     run: StudyRun
@@ -124,11 +124,11 @@ class _Period:
 def play_study(run: StudyRun) -> Study:
     """Play one log.
 
-    1. TPM learns the history, month by month.
-    2. The history's natural rows teach the CPMs that see everything; snapshots take part as their months close.
-    3. The live days teach all engines: predict, score, learn.
-    4. At the end of each period every engine predicts held-out rows of this and of all earlier periods, asked as of that
-       day: each meets the snapshots that serve then.
+    1. Train TPM on the history, month by month.
+    2. Train the CPMs of all natural clicks on the history; they read each snapshot when its month has closed.
+    3. Run all engines on the live days: predict, score, learn.
+    4. At the end of each period, predict held-out rows of this and all earlier periods with every engine, with the time and
+       the snapshots of that day.
     """
     began = time.process_time()
     sim = _world(run)
@@ -143,20 +143,20 @@ def play_study(run: StudyRun) -> Study:
             engine.bind_thread()
         decoder = factory.decoder(settings["all"])
         periods, probes = _periods(sim, run, decoder), _Probes(engines)
-        seen = _Seen(sim)
+        presence = _Presence(sim)
         unbounded = {name: engine for name, engine in engines.items() if name.startswith("all")}
-        _play(sim.history(), decoder, unbounded, settings["all"], periods, probes, seen)  # 2
-        _play(sim.frames(), decoder, engines, settings["all"], periods, probes, seen)  # 3, 4
-        probes.ask(periods, 2**62)
+        _play(sim.history(), decoder, unbounded, settings["all"], periods, probes, presence)  # 2
+        _play(sim.frames(), decoder, engines, settings["all"], periods, probes, presence)  # 3, 4
+        probes.predict_due(periods, 2**62)
         ads = engines["all"].scores.read(domain=AD)
         columns = {name: ads[name] for name in ("ts", "user", "label", "oracle", "p_ads_only")}
         for name, engine in engines.items():
             columns[f"p_{name}"] = engine.scores.read(domain=AD)["p_actr"]
             engine.close(checkpoint=False)
-    columns |= seen.columns()
+    columns |= presence.columns()
     late = columns["ts"] >= sim.start_ms + (sim.live_from + run.skip_days) * DAY_MS
-    kept = {name: values[late] for name, values in columns.items()}
-    return Study(run, kept, probes.found, seen.rows, time.process_time() - began)
+    evaluated = {name: values[late] for name, values in columns.items()}
+    return Study(run, evaluated, probes.found, presence.rows, time.process_time() - began)
 
 
 def _world(run: StudyRun, **changes: int) -> Simulator:
@@ -179,19 +179,19 @@ def _play(
     settings: Settings,
     periods: Sequence[_Period],
     probes: _Probes,
-    seen: _Seen,
+    presence: _Presence,
 ) -> None:
-    batches = seen.watch(decoder.from_frame(frame).batch for frame in frames)
+    batches = presence.watch(decoder.from_frame(frame).batch for frame in frames)
     for step in steps_of(
         batches, natural_batch=settings.model.natural_batch, ad_batch=settings.model.ad_batch
     ):
-        probes.ask(periods, int(step.batch.ts.max()))
+        probes.predict_due(periods, int(step.batch.ts.max()))
         for engine in engines.values():
             engine.run(step)
 
 
 def _periods(sim: Simulator, run: StudyRun, decoder: EventDecoder) -> list[_Period]:
-    """Months of natural rows, for a CPM that saw them all; live periods of both domains, for every engine."""
+    """Months of natural rows, for the CPMs trained on all of them; live periods of both domains, for every engine."""
     other = _world(run, draw=1, natural_per_day=2_000, history_per_day=1_000)
     out: list[_Period] = []
     for month in range(sim.days // sim.month_days):
@@ -219,32 +219,32 @@ def _held_out(
 
 
 class _Probes:
-    """Held-out rows predicted at the end of their period and of every later one of the same kind."""
+    """Predictions for held-out rows at the end of their period and of every later period of the same kind."""
 
     def __init__(self, engines: dict[str, Engine]) -> None:
         self.engines = engines
         self.found: dict[str, dict[str, NDArray[Any]]] = {}
-        self._asked = 0
+        self._done = 0
 
-    def ask(self, periods: Sequence[_Period], clock_ms: int) -> None:
-        """Ask what ends before ``clock_ms`` and was not asked yet."""
-        while self._asked < len(periods) and periods[self._asked].end_ms <= clock_ms:
-            now = periods[self._asked]
-            self._asked += 1
+    def predict_due(self, periods: Sequence[_Period], clock_ms: int) -> None:
+        """Predict for every period that has ended by ``clock_ms`` and was not handled before."""
+        while self._done < len(periods) and periods[self._done].end_ms <= clock_ms:
+            now = periods[self._done]
+            self._done += 1
             kind = now.name.split()[0]
             for then in periods:
                 if then.name.split()[0] != kind or then.domain != now.domain or then.number > now.number:
                     continue
                 key = f"{then.domain} {then.name}"
                 columns = self.found.setdefault(key, {"user": then.batch.user, "label": then.batch.label})
-                asked = replace(then.batch, ts=np.full(len(then.batch), now.end_ms, np.int64))
+                shifted = replace(then.batch, ts=np.full(len(then.batch), now.end_ms, np.int64))
                 for arm in then.arms:
-                    p = self.engines[arm].trainer.predict(asked, _PROBED[then.domain])
+                    p = self.engines[arm].trainer.predict(shifted, _PROBED[then.domain])
                     columns[f"p_{arm}_{now.number}"] = p
 
 
-class _Seen:
-    """On which days each user and item had rows, in either stream, history included."""
+class _Presence:
+    """The days on which each user and item had rows, in either stream, including the history."""
 
     def __init__(self, sim: Simulator) -> None:
         self._sim = sim
@@ -259,7 +259,7 @@ class _Seen:
             yield batch
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Of each ad row, in the log's order."""
+        """Absence of each ad row's user and item, in the order of the log."""
         day, user, item, domain = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         ad = domain == AD
         away = {
@@ -271,11 +271,11 @@ class _Seen:
 
 
 def run_studies(
-    runs: Sequence[StudyRun], *, jobs: int, told: Callable[[Study], None], keep: Path | None = None
+    runs: Sequence[StudyRun], *, jobs: int, on_done: Callable[[Study], None], keep: Path | None = None
 ) -> list[Study]:
-    """Every run, ``jobs`` at a time; with ``keep``, a run that is kept there is not run again."""
+    """Execute all runs, ``jobs`` in parallel; with ``keep``, results are saved there and reused."""
     kind = Kind(play_study, _to_columns, _from_columns, _name)
-    return run_each(kind, runs, jobs=jobs, told=told, keep=keep)
+    return run_each(kind, runs, jobs=jobs, on_done=on_done, keep=keep)
 
 
 def _name(run: StudyRun) -> str:  # noqa: ARG001

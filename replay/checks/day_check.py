@@ -1,4 +1,4 @@
-"""``DayCheck``: were rows scored before they were learned? Some of each day are scored once more, and again at its end."""
+"""``DayCheck``: verifies that rows are scored before they are learned, by scoring some of them again."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ecdctr.state.positions import Positions
 __all__ = ["DayCheck", "DayFinding"]
 
 ROWS_A_STEP, STEPS_A_DAY = 128, 1
-"""How much of each domain and event day is scored again: little, since it costs a forward pass."""
+"""How many rows of each domain and event day are scored again: few, since each costs a forward pass."""
 
 _LEARNING = {NATURAL: "cpm", AD: "ads_only"}
-"""The arm of each domain that learns from its first row on."""
+"""The arm of each domain that learns from the first row on."""
 
 _ROUNDING = 1e-5
-"""Relative difference below which a prediction has not moved: rows scored in other company round otherwise."""
+"""Smaller relative differences are rounding: a row's prediction depends slightly on the other rows of its batch."""
 
 
 @dataclass(frozen=True)
 class DayFinding:
-    """One day's rows before and after training.
+    """Scores of one day's sample before and after training.
 
     Attributes
     ----------
     day
         UTC day, ``ts // DAY_MS``.
     domain, arm, rows
-        What was scored.
+        The domain, arm and number of rows that were scored.
     before, after
-        Log loss of the scores that count, and of those at the end of the day.
+        Log loss of the scores in the report, and of the scores at the end of the day.
     moved, moved_by_day
-        Share of the predictions that the rows' own step changed, and that the day changed.
+        Share of the predictions that changed by the rows' own step, and by the end of the day.
     """
 
     day: int
@@ -53,43 +53,43 @@ class DayFinding:
 
     @property
     def suspicious(self) -> bool:
-        """Nothing moved: the rows were scored after they were learned, or nothing is learned."""
+        """No prediction changed: the rows were scored after they were learned, or nothing is learned."""
         return self.moved == 0.0 or self.moved_by_day == 0.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class _Sample:
     rows: Batch
     before: NDArray[np.float32]
     then: NDArray[np.float32]
 
 
 class DayCheck:
-    """An engine that is watched: runs its steps, and scores a sample of each event day's rows once more.
+    """Runs the steps of an engine, and scores a sample of each event day's rows again.
 
-    A model that has just learned rows predicts them otherwise than before. Where it does not, the first scores were not
-    made before the learning, and every figure of them is worthless.
+    After a model has learned from rows, it predicts them differently. If it does not, the first scores were not made before
+    learning, and figures based on them are invalid.
 
     Parameters
     ----------
     engine
-        Its control is looked at on ad rows, its CPM on natural ones.
+        Its ads-only control is checked on ad rows, its CPM on natural rows.
 
     Attributes
     ----------
     findings
-        One a day and domain.
+        One for each day and domain.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.findings: list[DayFinding] = []
         self._day = -1
-        self._kept: dict[int, list[_Kept]] = {NATURAL: [], AD: []}
+        self._samples: dict[int, list[_Sample]] = {NATURAL: [], AD: []}
 
     @property
     def positions(self) -> Positions:
-        """The engine's."""
+        """The positions of the engine."""
         return self.engine.positions
 
     def run(self, step: Step) -> None:
@@ -100,15 +100,15 @@ class DayCheck:
             self._day = day
         result = self.engine.run(step)
         domain = step.kind.domain
-        arm, kept = _LEARNING[domain], self._kept[domain]
+        arm, kept = _LEARNING[domain], self._samples[domain]
         if result.skipped is None and len(result.scored) and len(kept) < STEPS_A_DAY:
             some = slice(0, ROWS_A_STEP)
             rows = step.batch.take(result.scored[some])
-            kept.append(_Kept(rows, result.scores[arm][some], self.engine.trainer.predict(rows, arm)))
+            kept.append(_Sample(rows, result.scores[arm][some], self.engine.trainer.predict(rows, arm)))
 
     def close_day(self) -> None:
-        """Score the day's rows again."""
-        for domain, kept in self._kept.items():
+        """Score the day's sample again."""
+        for domain, kept in self._samples.items():
             if not kept:
                 continue
             arm, rows = _LEARNING[domain], Batch.concat([k.rows for k in kept])

@@ -1,4 +1,4 @@
-"""``FeatureProbe``: how well does each feature alone tell clicks from non-clicks? One that does so nearly perfectly leaks."""
+"""``FeatureProbe``: finds features that reveal the label, by the AUC of each feature alone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ecdctr.events.schema import FeatureSchema
 __all__ = ["SUSPICIOUS", "FeatureProbe", "Finding"]
 
 SUSPICIOUS = 0.97
-"""AUC of one feature alone above which it is named: no honest feature of a click log comes near."""
+"""A feature with a higher AUC alone is suspicious: no legitimate feature of a click log reaches it."""
 
 ROWS_A_BATCH, ROWS_DENSELY = 2048, 16_384
-"""Rows looked at of each batch that is read, at most, evenly spaced; and how many are read before they grow sparse."""
+"""Most rows sampled from each batch, evenly spaced; and the number of rows after which the sample becomes sparser."""
 
 MIN_OF_EACH = 50
-"""Clicks and non-clicks below which nothing is said."""
+"""With fewer clicks or non-clicks the AUC is reported as 0.5."""
 
 _BITS = 14
 _SLOTS = 1 << _BITS
 BLOCK = 256
-"""Rows that are judged together, before any of them is counted."""
+"""Rows that are scored together, before any of them is counted."""
 
 _STRENGTH = 2.0
 
@@ -54,10 +54,12 @@ class _Histogram:
         bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
         flip = np.where(bits >> np.uint32(31), np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
         slot = ((bits ^ flip) >> np.uint32(32 - _BITS)).astype(np.intp)
-        np.add.at(self.counts, (y.astype(np.intp), slot), 1)  # a few rows: no pass over all slots
+        np.add.at(
+            self.counts, (y.astype(np.intp), slot), 1
+        )  # for a few rows this is faster than a pass over all slots
 
     def auc(self) -> float:
-        """Whichever way round; 0.5 where too few of a class were seen."""
+        """The AUC of the score or its negation, whichever is larger; 0.5 if a class has too few rows."""
         others, clicks = self.counts
         if min(others.sum(), clicks.sum()) < MIN_OF_EACH:
             return 0.5
@@ -67,7 +69,7 @@ class _Histogram:
 
 
 class _Rates:
-    """The click rate of each value so far: what a table of one number a value would predict."""
+    """The click rate of each value so far, as a score."""
 
     def __init__(self) -> None:
         self._clicks, self._shown = np.zeros(_SLOTS), np.zeros(_SLOTS)
@@ -87,10 +89,10 @@ class _Rates:
 
 
 class FeatureProbe:
-    """Watches a sample of the rows that are read; each is judged before it is counted.
+    """Scores a sample of the rows by each feature alone; each row is scored before it is counted.
 
-    A categorical feature or bag is judged by the click rates of its values so far, a bag also by how many values
-    it has, a number by itself and as a category. Memory: about 0.7 MB a feature and domain.
+    The score of a categorical feature or bag is the click rate of its values so far; a bag is also scored by its number of
+    values, a number by its value and as a category. Memory: about 0.7 MB a feature and domain.
 
     Parameters
     ----------
@@ -115,18 +117,18 @@ class FeatureProbe:
         self._schema = schema
         self._rates: dict[tuple[int, str], _Rates] = {}
         self._values: dict[tuple[int, str], _Histogram] = {}
-        self._rows, self._seen = [0, 0], 0
+        self._rows, self._rows_read = [0, 0], 0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches, looked at on their way."""
+        """Yield the same batches after a call of :meth:`observe` with each."""
         for batch in batches:
             self.observe(batch)
             yield batch
 
     def observe(self, batch: Batch) -> None:
-        """Look at some rows of a batch."""
-        step = max(1 + self._seen // ROWS_DENSELY, len(batch) // ROWS_A_BATCH)
-        self._seen += len(batch)
+        """Score and count a sample of a batch."""
+        step = max(1 + self._rows_read // ROWS_DENSELY, len(batch) // ROWS_A_BATCH)
+        self._rows_read += len(batch)
         sample = batch.take(slice(None, None, step))
         for domain in (0, 1):
             rows = sample.take(sample.domain == domain)
@@ -153,7 +155,7 @@ class FeatureProbe:
         self._values.setdefault(key, _Histogram()).add(value, y)
 
     def findings(self) -> list[Finding]:
-        """Every feature in every domain that was met, the strongest first."""
+        """Every feature in every domain that occurred, by descending AUC."""
         found = []
         for key, rates in self._rates.items():
             by_value = self._values[key].auc() if key in self._values else 0.5

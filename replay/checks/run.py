@@ -64,7 +64,7 @@ def _scored_first(days: Sequence[DayFinding]) -> Check:
     name = "scored before learned"
     bad = [d for d in days if d.suspicious]
     if not days:
-        return Check(name, None, "no day had scored rows of an arm that learns")
+        return Check(name, None, "no day has scored rows of an arm that learns")
     if bad:
         where = ", ".join(sorted({f"{_date(d.day)} ({d.arm})" for d in bad}))
         return Check(

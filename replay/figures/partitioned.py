@@ -1,9 +1,9 @@
-"""Exact figures of more rows than memory holds: parted by user for GAUC, by score for what ranks all rows at once.
+"""Exact figures of more rows than fit into memory: partitioned by user for GAUC, by score for metrics that rank all rows.
 
-Nothing is approximated. A user's rows lie in one part, so each user's AUC is that of :func:`ecdctr.replay.metrics.group_auc`; the
-parts follow the ids, so users stand in one order however many parts there are, and so do the bootstrap's draws. For AUC
-and the calibration curve the rows are parted anew by ranges of the score: the non-clicks of lower ranges are counted, the
-pairs within a range are compared. What stays in memory is one part, and two numbers a user that counts.
+Nothing is approximated. The rows of a user are in one partition, so each user's AUC is that of :func:`ecdctr.replay.metrics.group_auc`; the
+partitions are ordered by id, so the order of the users, and thus the draws of the bootstrap, do not depend on the number of
+partitions. For AUC and the calibration curve the rows are partitioned again, by ranges of the score: the non-clicks of lower
+ranges are counted, and pairs within a range are compared. Memory: one partition, and two numbers a user that counts.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ecdctr.replay.metrics import ROW_METRICS, group_auc
 __all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
 
 PART_ROWS = 1 << 16
-"""Rows of a part, about: some 10 MB with what is computed on them."""
+"""Approximate rows of a partition: about 10 MB with temporary arrays."""
 
 _FINE = 1 << 16
-"""Ranges of the score that are counted; each holds the rows of neighbouring ones up to a part."""
+"""Ranges of the score that are counted; neighbouring ranges are combined into partitions."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Cut:
 
 @dataclass(eq=False)
 class Ranked:
-    """Users of one cut: those with both classes, by id, with the AUC of each arm; and how many there are of all."""
+    """Users of one cut: those with both classes, by id, with the AUC of each arm; and the number of all users and rows."""
 
     users_total: int = 0
     impressions_total: int = 0
@@ -54,7 +54,7 @@ class Ranked:
     auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def coverage(self) -> dict[str, Any]:
-        """As :func:`ecdctr.replay.metrics.summary` names it."""
+        """Coverage of GAUC, with the keys of :func:`ecdctr.replay.metrics.summary`."""
         users, rows = len(self.impressions), int(self.impressions.sum())
         nan = float("nan")
         return {
@@ -73,7 +73,7 @@ class Ranked:
 
 @dataclass
 class _Sums:
-    """What one arm's scores of one cut come to, from the lowest score up."""
+    """Sums over one arm's scores of one cut, by ascending score."""
 
     n: int = 0
     clicks: int = 0
@@ -82,7 +82,7 @@ class _Sums:
     totals: dict[Any, list[float]] = field(default_factory=dict)
 
     def add(self, y: NDArray[np.bool_], p: NDArray[Any]) -> None:
-        """Rows by ascending score, none of them below any that was added before."""
+        """Add rows by ascending score, none of them below rows that were added before."""
         if not len(y):
             return
         start = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
@@ -106,22 +106,22 @@ class _Sums:
 
 
 class PartedRows:
-    """Rows of one domain that all arms scored, with their slice codes, in parts.
+    """Rows of one domain that all arms scored, with their slice codes, in partitions.
 
     Parameters
     ----------
     folder
-        For the parts' files.
+        Folder for the partitions.
     dtypes
-        Arms, and of which type their scores are: float32 or float64.
+        By arm, the type of its scores: float32 or float64.
     rows
-        How many will come, about.
+        Approximate number of rows to expect.
     code_columns
-        Columns of codes.
+        Number of columns of codes.
     lists
-        Whether the rows name their impression lists.
+        Whether the rows have impression lists.
     part_rows
-        Rows of a part.
+        Rows of a partition.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class PartedRows:
         self._counts = {arm: np.zeros(_FINE, np.int64) for arm in dtypes}
 
     def add(self, rows: ScoredRows, codes: NDArray[np.uint8]) -> None:
-        """Rows of a later stretch of time, with their codes ``(n, code_columns)``."""
+        """Add younger rows, with their codes ``(n, code_columns)``."""
         part = np.empty(len(rows), self._by_user.dtype)
         part["at"] = np.arange(self.rows, self.rows + len(rows))
         part["user"] = _as_unsigned(rows.user)
@@ -163,13 +163,13 @@ class PartedRows:
             self._by_list.add(listed, self._part_of(listed["list"]))
 
     def _part_of(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        # Ids are hashes: their highest bits part them evenly, and keep their order.
+        # Ids are hashes: their highest bits partition them evenly and in order.
         return (ids >> np.uint64(64 - self._bits) if self._bits else np.zeros_like(ids)).astype(np.intp)
 
     # -- by user
 
     def ranked(self, cuts: Sequence[Cut]) -> list[Ranked]:
-        """The users of each cut."""
+        """Users of each cut."""
         out = [Ranked() for _ in cuts]
         weight: list[list[NDArray[np.int64]]] = [[] for _ in cuts]
         auc: list[dict[str, list[NDArray[np.float64]]]] = [{a: [] for a in self.arms} for _ in cuts]
@@ -193,7 +193,7 @@ class PartedRows:
         return out
 
     def lists(self) -> dict[str, dict[str, Any]]:
-        """AUC within the impression lists, by arm; empty where no lists are known."""
+        """AUC within the impression lists, by arm; empty without lists."""
         if self._by_list is None:
             return {}
         won, weight = dict.fromkeys(self.arms, 0.0), 0
@@ -218,7 +218,7 @@ class PartedRows:
     def scored(
         self, arm: str, cuts: Sequence[Cut], bins: int = 20
     ) -> tuple[list[dict[str, float]], Calibration]:
-        """Figures of an arm that need no users, for each cut; and its calibration curve over all rows."""
+        """Figures of an arm that do not depend on users, for each cut; and its calibration curve over all rows."""
         sums = [_Sums() for _ in cuts]
         curve = _Curve(self.rows, bins)
         for rows in self._ascending(arm):
@@ -230,7 +230,7 @@ class PartedRows:
         return [s.figures() | {"n": s.n, "clicks": s.clicks} for s in sums], curve.points()
 
     def _ascending(self, arm: str) -> Iterator[NDArray[Any]]:
-        """``p, label, codes`` of all rows by score, equal ones as added, in pieces that part no equal ones."""
+        """``p, label, codes`` of all rows by score, equal scores in the order added, in pieces that never separate equal scores."""
         span_of, spans = _spans(self._counts[arm], self._part_rows)
         source = self._by_user.dtype
         dtype = np.dtype(
@@ -251,7 +251,7 @@ class PartedRows:
 
 
 class _Curve:
-    """Mean prediction and CTR of groups of equally many rows: :func:`ecdctr.replay.metrics.probability.calibration_curve` in pieces."""
+    """Mean prediction and CTR of groups of equally many rows: :func:`ecdctr.replay.metrics.probability.calibration_curve` computed piece by piece."""
 
     def __init__(self, rows: int, bins: int) -> None:
         self._edge = np.unique(np.linspace(0, rows, bins + 1).astype(np.int64))
@@ -274,13 +274,13 @@ class _Curve:
 
 
 def _range_of(p: NDArray[Any]) -> NDArray[np.intp]:
-    """A range of the score for each row, rising with it: the upper half of a float32's bits."""
+    """The range of each row's score, monotone in the score: the upper half of the bits of a float32."""
     bits = (p.astype(np.float32) + np.float32(0)).view(np.uint32)
     return (bits >> np.uint32(16)).astype(np.intp)
 
 
 def _spans(counts: NDArray[np.int64], part_rows: int) -> tuple[NDArray[np.intp], int]:
-    """Which span of about ``part_rows`` rows each range lies in, and how many there are."""
+    """The span of about ``part_rows`` rows to which each range belongs, and the number of spans."""
     before = np.concatenate([[0], np.cumsum(counts)[:-1]])
     span = np.unique(before // part_rows, return_inverse=True)[1].astype(np.intp)
     return span, int(span[-1]) + 1
@@ -294,7 +294,7 @@ def _as_unsigned(ids: NDArray[Any]) -> NDArray[np.uint64]:
 
 @contextmanager
 def scratch(folder: Path | None) -> Iterator[Path]:
-    """A folder for parts, in ``folder`` or where temporary files go; removed at the end."""
+    """A folder for partitions, in ``folder`` or the default folder of temporary files; removed at the end."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="figures-", dir=folder) as made:

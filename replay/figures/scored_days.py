@@ -1,4 +1,4 @@
-"""Scored rows, one event day at a time: what a report is made of without holding a log in memory."""
+"""Scored rows, one event day at a time, so that a report needs no complete log in memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 ORACLE = "oracle"
-"""Name under which a simulator's true probabilities stand beside the arms."""
+"""Name of the arm that holds a simulator's true probabilities."""
 
 Columns = Mapping[str, NDArray[Any]]
 
 
 @runtime_checkable
 class ScoredDays(Protocol):
-    """Scored rows by event day; may be gone through again."""
+    """Scored rows by event day; :meth:`days` may be called repeatedly."""
 
     def days(self) -> Iterator[tuple[int, Columns]]:
         """Each event day (``ts // DAY_MS``), oldest first, with the columns of its rows."""
@@ -96,16 +96,16 @@ class ScoredRows:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a domain's scored rows hold.
+    """Which columns a domain's scored rows have.
 
     Attributes
     ----------
     domain
         0 natural, 1 ad.
     arms
-        Those that scored any row, in the order asked for.
+        Arms that scored any row, in the requested order.
     rows
-        Rows that some arm scored.
+        Rows that at least one arm scored.
     oracle, lists
         Whether the true probability of every such row is known; whether any row names its list.
     """
@@ -118,7 +118,7 @@ class Shape:
 
 
 def survey(source: ScoredDays, arms: Sequence[str]) -> list[Shape]:
-    """Look through the rows once; domains in which nothing was scored are left out."""
+    """The shape of each domain, from one pass over the rows; domains without scored rows are left out."""
     found = {d: {"rows": 0, "oracle": True, "lists": False} for d in range(len(DOMAIN_NAMES))}
     present: dict[int, set[str]] = {d: set() for d in found}
     for _, columns in source.days():
@@ -141,7 +141,7 @@ def survey(source: ScoredDays, arms: Sequence[str]) -> list[Shape]:
 
 
 def common_rows(columns: Columns, shape: Shape, notes: Sequence[str] = ()) -> tuple[ScoredRows, int]:
-    """The rows of a domain that all of its arms scored, with the named further columns, and how many only some of them did."""
+    """The rows of a domain that all of its arms scored, with the named further columns, and the number of rows that only some of them scored."""
     here = columns["domain"] == shape.domain
     nothing = np.full(int(here.sum()), np.nan, np.float32)
     scores = {a: columns[f"p_{a}"][here] if f"p_{a}" in columns else nothing for a in shape.arms}

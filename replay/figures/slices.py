@@ -1,4 +1,4 @@
-"""Slices of the scored rows: by how much is known of a user or an item, and how old that is."""
+"""Slices of the scored rows: by the number of earlier rows of a user or item, and by the time since the last of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLICES = ("user_rows", "user_gap", "item_rows", "item_gap")
 """Earlier scored rows of the row's user (item), and the time since the last of them, within the domain."""
 
 BUILT_IN = (*SLICES, "user_gap_both", "tpm")
-"""Slices that need no asking; ``user_gap_both`` for ads, ``tpm`` where the models read TPM snapshots."""
+"""Slices of every report; ``user_gap_both`` for ads, ``tpm`` where the models read TPM snapshots."""
 
 _COUNTS = ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 and more")
 _COUNT_EDGES = np.array([1, 10, 100, 1_000])
@@ -30,18 +30,18 @@ _GAP_EDGES = np.array([0, HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS])
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """How the rows are parted by one column of the score log.
+    """How the rows are sliced by one column of the score log.
 
     Attributes
     ----------
     name
-        Of the slice.
+        Name of the slice.
     column
-        Of the score log.
+        Column of the score log.
     values
-        Names; a row's code is an index into them.
+        Names of the values; a row's code is an index into them.
     codes
-        The column's values to their codes.
+        Function from the column's values to their codes, uint8.
     """
 
     name: str
@@ -50,29 +50,29 @@ class Coding:
     codes: Callable[[NDArray[Any]], NDArray[np.uint8]]
 
 
-def _as_kept(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _as_stored(values: NDArray[Any]) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
 TPM = Coding(
-    "tpm", "s_tpm", ("neither", "user only", "item only", "user and item", "no snapshot yet"), _as_kept
+    "tpm", "s_tpm", ("neither", "user only", "item only", "user and item", "no snapshot yet"), _as_stored
 )
 """Whether the row's user and item had a TPM vector in the snapshots that CPM read (bit 0: user, bit 1: item)."""
 
 
-USER_GAP_BOTH = Coding("user_gap_both", "s_user_gap_both", _GAPS, _as_kept)
+USER_GAP_BOTH = Coding("user_gap_both", "s_user_gap_both", _GAPS, _as_stored)
 """Time since the last row of an ad's user in either stream, whether that row was scored or not."""
 
 
 def gap_codes(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Codes of times since a last row, ms; -1: there is none."""
+    """Codes of times since the last row, ms; -1 if there is none."""
     return np.searchsorted(_GAP_EDGES, gaps, side="right").astype(np.uint8)
 
 
 def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many rows of the same key are older, and how far back the youngest of them lies.
+    """The number of older rows of the same key, and the time since the youngest of them.
 
-    Rows of one moment do not count for each other: their labels became known together.
+    Rows with equal ``ts`` do not count for each other, since their labels became known at the same time.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def earlier_rows(key: NDArray[Any], ts: NDArray[np.int64]) -> tuple[NDArray[np.i
     return counts, gaps
 
 
-class _Seen:
-    """:func:`earlier_rows` for a log that comes in stretches of time; remembers two numbers a key."""
+class _EarlierRows:
+    """:func:`earlier_rows` for a log in successive parts; stores two numbers a key."""
 
     def __init__(self) -> None:
         self._ids = IdMap()
@@ -116,7 +116,7 @@ class _Seen:
     def observe(
         self, key: NDArray[Any], ts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Counts and gaps of the rows of a stretch; all of them are younger than those of earlier ones."""
+        """Counts and gaps of the rows of the next part; all of them are younger than those of earlier parts."""
         counts, gaps = earlier_rows(key, ts)
         unique, inverse = np.unique(key.astype(np.uint64), return_inverse=True)
         at = self._ids.add(unique)
@@ -133,12 +133,12 @@ class _Seen:
 
 
 class Slicer:
-    """Which value of each slice the rows of one domain have; asked day by day, oldest first.
+    """Determines the value of each slice for the rows of one domain, day by day, oldest first.
 
     Parameters
     ----------
     further
-        Slices beside those in :data:`SLICES`, by columns that the rows bring along.
+        Slices beside those in :data:`SLICES`, by columns of the rows.
 
     Attributes
     ----------
@@ -154,17 +154,17 @@ class Slicer:
     """
 
     def __init__(self, further: Sequence[Coding] = ()) -> None:
-        self._seen = {"user": _Seen(), "item": _Seen()}
+        self._earlier = {"user": _EarlierRows(), "item": _EarlierRows()}
         self._further = tuple(further)
         self.values: dict[str, Sequence[str]] = dict(zip(SLICES, (_COUNTS, _GAPS) * 2, strict=True))
         self.values |= {coding.name: coding.values for coding in further}
 
     def codes(self, rows: ScoredRows) -> NDArray[np.uint8]:
-        """Codes ``(n, len(values))`` of the rows of a day; without items those two are those of the users."""
+        """Codes ``(n, len(values))`` of the rows of a day; without items, the two slices of items equal those of users."""
         out: list[NDArray[Any]] = []
-        for name, seen in self._seen.items():
+        for name, earlier in self._earlier.items():
             key = rows.user if name == "user" or rows.item is None else rows.item
-            counts, gaps = seen.observe(key, rows.ts)
+            counts, gaps = earlier.observe(key, rows.ts)
             out.append(np.searchsorted(_COUNT_EDGES, counts, side="right"))
             out.append(gap_codes(gaps))
         out += [coding.codes(rows.notes[coding.column]) for coding in self._further]

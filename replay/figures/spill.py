@@ -1,4 +1,4 @@
-"""``Spill``: rows in parts that each fit into memory, on disk when there is more than one."""
+"""``Spill``: rows in partitions that each fit into memory, on disk if there is more than one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Spill:
     Parameters
     ----------
     path
-        Files are made beside it: ``<path>-<part>``. Whoever gives the folder removes it.
+        Prefix of the files, ``<path>-<part>``. The caller removes the folder.
     dtype
-        Of a row.
+        Dtype of a row.
     parts
-        One part is kept in memory.
+        Number of partitions; a single one stays in memory.
 
     Examples
     --------
@@ -36,12 +36,12 @@ class Spill:
     def __init__(self, path: Path, dtype: np.dtype[Any], parts: int) -> None:
         self.dtype, self.parts = np.dtype(dtype), parts
         self._path = path
-        self._held: list[NDArray[Any]] = []
+        self._rows: list[NDArray[Any]] = []
 
     def add(self, rows: NDArray[Any], part: NDArray[np.integer[Any]]) -> None:
-        """Add rows, each to the part named, ``(n,)`` both."""
+        """Add rows, each to its partition ``part``; both of shape ``(n,)``."""
         if self.parts == 1:
-            self._held.append(rows)
+            self._rows.append(rows)
             return
         order = np.argsort(part, kind="stable")
         edge = np.searchsorted(part[order], np.arange(self.parts + 1))
@@ -53,20 +53,20 @@ class Spill:
                         file.write(rows[edge[k] : edge[k + 1]].view(np.uint8).data)
         except OSError as error:
             raise DataError(
-                f"{self._path.parent} cannot take {rows.nbytes:,} bytes of scored rows: {error.strerror}; free some "
-                "space there"
+                f"{self._path.parent} cannot store {rows.nbytes:,} bytes of scored rows: {error.strerror}; free some "
+                "disk space"
             ) from error
 
     def read(self, k: int) -> NDArray[Any]:
-        """Rows of one part."""
+        """Rows of one partition, in the order in which they were added."""
         if self.parts == 1:
-            self._held = [np.concatenate(self._held)] if self._held else [np.empty(0, self.dtype)]
-            return self._held[0]
+            self._rows = [np.concatenate(self._rows)] if self._rows else [np.empty(0, self.dtype)]
+            return self._rows[0]
         return np.fromfile(self._file(k), self.dtype) if self._file(k).is_file() else np.empty(0, self.dtype)
 
     def remove(self) -> None:
-        """Forget the rows."""
-        self._held = []
+        """Delete the rows."""
+        self._rows = []
         for k in range(self.parts if self.parts > 1 else 0):
             self._file(k).unlink(missing_ok=True)
 

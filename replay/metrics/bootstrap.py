@@ -1,7 +1,7 @@
 """Is the difference between two arms real? Paired bootstrap over users.
 
-Users, not rows, are drawn again: the rows of one user depend on each other, and drawing rows would make
-the interval too narrow. Both arms are scored on the identical rows, so a drawn user counts for both.
+Users, not rows, are resampled: the rows of one user depend on each other, so resampling rows would make the interval
+too narrow. Both arms are scored on identical rows, so a drawn user counts for both.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def gauc_difference(
     seed
         The same seed gives the same interval.
     drawn_by
-        ``(n,)``: what is drawn again instead of ``user``, each user lying within one: where the same people were scored
-        by models of several seeds, a user is one person under one seed, and people are drawn.
+        ``(n,)``: the unit that is resampled instead of ``user``; each user belongs to one unit. Where models of several
+        seeds scored the same people, a user is a person under one seed, and people are resampled.
 
     Examples
     --------
@@ -91,12 +91,12 @@ def gauc_contrast(
     seed: int = 0,
     drawn_by: NDArray[np.int64] | None = None,
 ) -> Interval:
-    """``sum_k c_k GAUC(p_k)`` of scores on the same rows, as a difference of differences; paired over users.
+    """``sum_k c_k GAUC(p_k)`` of scores on the same rows, for example a difference of differences; paired over users.
 
     Parameters
     ----------
     y, user, samples, level, seed, drawn_by
-        As of :func:`gauc_difference`.
+        See :func:`gauc_difference`.
     terms
         Pairs ``(c_k, p_k)``.
 
@@ -109,7 +109,7 @@ def gauc_contrast(
     """
     parts = [(c, group_auc(y, p, user)) for c, p in terms]
     first = parts[0][1]
-    keep = first.both_classes  # the same users in the same order for all: labels decide
+    keep = first.both_classes  # the same users in the same order for all terms: this depends on labels only
     value = np.sum([c * part.auc[keep] for c, part in parts], axis=0)
     weight = first.impressions[keep]
     if drawn_by is not None:
@@ -124,7 +124,7 @@ def _gather(
     user: NDArray[np.int64],
     drawn_by: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weighted means of the users within each unit that is drawn, and their weights."""
+    """Weighted means over the users of each resampled unit, and their weights."""
     users, at = np.unique(user, return_index=True)
     unit = np.unique(drawn_by[at], return_inverse=True)[1][np.searchsorted(users, group)]
     total = np.bincount(unit, weight)
@@ -142,11 +142,11 @@ def ne_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """NE of probabilities ``p`` minus NE of ``base``, on the same rows; parameters as :func:`gauc_difference`.
+    """NE of probabilities ``p`` minus NE of ``base``, on the same rows; parameters as in :func:`gauc_difference`.
 
-    All users are drawn from, also those of one class. NE's denominator is that of the rows as they are: it is the
-    same for both arms, so the sign and what the interval says of 0 are those of the log loss. NaN where all rows
-    have one label.
+    All users are resampled, also those with one class only. The denominator of NE is that of the actual rows: it is the same
+    for both arms, so the sign of the difference and whether the interval contains 0 are those of the log loss. NaN where all
+    rows have one label.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def gauc_interval(
     seed: int = 0,
     drawn_by: NDArray[np.int64] | None = None,
 ) -> Interval:
-    """GAUC of one arm with its interval; parameters as :func:`gauc_difference`."""
+    """GAUC of one arm with its interval; parameters as in :func:`gauc_difference`."""
     ranked = group_auc(y, p, user)
     keep = ranked.both_classes
     value, weight = ranked.auc[keep], ranked.impressions[keep]

@@ -1,4 +1,4 @@
-"""``PairedGate``: may a release serve? Paired intervals on the rows that candidate, serving model and control predicted."""
+"""``PairedGate``: decides whether a release may serve, by paired intervals on rows that all models predicted."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ __all__ = ["PairedGate"]
 
 
 class PairedGate:
-    """Refuses a release that is proven worse than the serving model or than the ads-only control.
+    """Rejects a release that is proven worse than the serving model or than the ads-only control.
 
-    Worse is a paired bootstrap interval over users (95 %) that lies wholly on the wrong side of 0: the upper end of
-    the GAUC difference below 0, or the lower end of the NE difference above 0. Four such looks (two metrics, two
-    rivals) refuse a release that is in truth as good in at most one of ten cases; the rivals' differences go
-    together, so it is fewer. What cannot be judged is accepted, and the verdict says so: fewer than ``min_rows`` rows,
-    or fewer than ``min_users`` users that count.
+    A release is worse if a paired bootstrap interval over users (95 %) lies completely on the wrong side of 0: the upper end
+    of the GAUC difference below 0, or the lower end of the NE difference above 0. Four such tests (two metrics, two
+    baselines) reject a release that is in fact equally good in at most one of ten cases, and in fewer because the differences
+    to the two baselines are correlated. A release is accepted without a test, with this as the reason, if there are fewer
+    than ``min_rows`` rows or fewer than ``min_users`` users that count.
 
     The seed is fixed: the same rows give the same verdict.
 
     Parameters
     ----------
     min_rows
-        Rows below which nothing is judged.
+        Fewer rows are not tested.
     min_users
-        Users (for GAUC: with a click and a non-click) below which a metric is not judged: of a handful, the bootstrap's
-        intervals are too narrow.
+        With fewer users (for GAUC: users with a click and a non-click) a metric is not tested: the bootstrap intervals of a
+        handful of users are too narrow.
     max_rows
-        Newest rows that are looked at; bounds the time that a release takes.
+        Only this many of the newest rows are used, which bounds the duration of a release.
     samples, level, seed
-        Of the bootstrap.
+        Parameters of the bootstrap.
 
     Examples
     --------
@@ -61,10 +61,14 @@ class PairedGate:
         self._draws: dict[str, Any] = {"samples": samples, "level": level, "seed": seed}
 
     def __call__(self, rows: GateRows) -> Verdict:
-        """1. Too few rows: accepted. 2. A prediction that is no number: refused. 3. Worse: refused; else accepted.
+        """Decide on a release.
 
-        The figures are differences, candidate minus rival: ``gauc_serving``, ``gauc_serving_low``, ``..._high``, and so
-        for ``ne`` and ``control``; with ``rows``, ``users`` (all) and ``users_ranked`` (those that GAUC counts).
+        1. Too few rows: accept.
+        2. A prediction is not finite: reject.
+        3. Worse than the serving model or the control: reject, else accept.
+
+        The figures are differences, candidate minus baseline: ``gauc_serving``, ``gauc_serving_low``, ``..._high``, and
+        likewise for ``ne`` and ``control``; also ``rows``, ``users`` (all) and ``users_ranked`` (those that GAUC counts).
         """
         if len(rows) < self.min_rows:
             why = f"not judged, {len(rows):,} rows that all predicted are too few ({self.min_rows:,})"
@@ -79,18 +83,18 @@ class PairedGate:
         users, ranked = _users(user, y)
         figures = {"rows": float(len(p)), "users": float(users), "users_ranked": float(ranked)}
         worse = []
-        for rival in ("serving", "control"):
-            base = getattr(rows, rival)[newest]
+        for baseline in ("serving", "control"):
+            base = getattr(rows, baseline)[newest]
             if ranked >= self.min_users:
                 gain = gauc_difference(y, p, base, user, **self._draws)
-                _note(figures, f"gauc_{rival}", gain)
+                _note(figures, f"gauc_{baseline}", gain)
                 if gain.high < 0:
-                    worse.append(f"worse than {rival} on GAUC")
+                    worse.append(f"worse than {baseline} on GAUC")
             if users >= self.min_users:
                 loss = ne_difference(y, p, base, user, **self._draws)
-                _note(figures, f"ne_{rival}", loss)
+                _note(figures, f"ne_{baseline}", loss)
                 if loss.low > 0:
-                    worse.append(f"worse than {rival} on NE")
+                    worse.append(f"worse than {baseline} on NE")
         if worse:
             return Verdict(False, ", ".join(worse), figures)
         if users < self.min_users:

@@ -57,7 +57,7 @@ def entropy(y: ArrayLike) -> float:
 
 
 def entropy_of(clicks: int, n: int) -> float:
-    """:func:`entropy` of ``n`` rows with so many clicks."""
+    """:func:`entropy` of ``n`` rows with ``clicks`` clicks."""
     ctr = clicks / n if n else 0.0
     if ctr in (0.0, 1.0):
         return 0.0
@@ -107,7 +107,7 @@ def calibration_curve(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Mean prediction, CTR and rows of ``bins`` groups of equally many rows, in order of ``p``.
 
-    Fewer groups come back when there are fewer rows than ``bins``.
+    There are fewer groups if there are fewer rows than ``bins``.
     """
     labels, q = probabilities(y, p)
     order = np.argsort(q, kind="stable")

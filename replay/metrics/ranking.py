@@ -2,7 +2,7 @@
 
 One sort ranks everything: a row's 64-bit key holds (group, score, label) from the highest bit down, so a
 plain sort of integers puts each group's rows in score order, and runs of equal (group, score) are ties.
-Groups are worked off in parts, so the memory beyond the inputs stays bounded.
+Groups are processed in parts, so the memory beyond the inputs stays bounded.
 
 References
 ----------
@@ -36,7 +36,7 @@ PART_ROWS = 500_000
 """Rows sorted at a time: about 25 MB of temporary arrays."""
 
 AT_ONCE = 4
-"""Parts that are sorted at the same time, at most."""
+"""Most parts that are sorted at the same time."""
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -55,7 +55,7 @@ class GaucResult:
     users, impressions
         Users with at least one click and one non-click, and their rows: what ``value`` averages over.
     users_total, impressions_total
-        All users and all rows handed in.
+        All users and all rows of the input.
     """
 
     value: float
@@ -77,7 +77,7 @@ class GaucResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupAuc:
-    """AUC of each group; the groups stand in no particular order, but the same for any scores.
+    """AUC of each group; the order of the groups is unspecified, but the same for any scores.
 
     Attributes
     ----------
@@ -116,8 +116,8 @@ class GroupAuc:
 def gauc(y: ArrayLike, p: ArrayLike, user: ArrayLike) -> GaucResult:
     """AUC within each user, averaged over users by impressions.
 
-    Users without a click, or with clicks only, leave numerator *and* denominator; the result says how
-    many stayed. With list ids for ``user`` this is the per-list AUC.
+    Users without a click, or with clicks only, are excluded from numerator *and* denominator; the result counts the
+    others. With list ids for ``user`` this is the per-list AUC.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def gauc(y: ArrayLike, p: ArrayLike, user: ArrayLike) -> GaucResult:
 
     Examples
     --------
-    User 1 is ranked right, user 2 has a tie, user 3 never clicked:
+    User 1 is ranked correctly, user 2 has a tie, user 3 never clicked:
 
     >>> r = gauc([1, 0, 1, 0, 0, 0], [0.9, 0.1, 0.5, 0.5, 0.2, 0.3], [1, 1, 2, 2, 3, 3])
     >>> r.value, r.users, r.users_total, r.impressions, r.impressions_total
@@ -192,7 +192,7 @@ def group_auc(y: ArrayLike, p: ArrayLike, group: ArrayLike) -> GroupAuc:
 
 
 def check_rows(y: ArrayLike, p: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Labels as bool and scores as float32 or float64, or one clear ValueError."""
+    """Labels as bool and scores as float32 or float64; ValueError names the first invalid row."""
     labels, scores = np.asarray(y), np.asarray(p)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(
@@ -215,11 +215,11 @@ def check_rows(y: ArrayLike, p: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[A
 
 
 def _in_parts(y: NDArray[np.bool_], p: NDArray[Any], ids: NDArray[Any]) -> list[_Part]:
-    """Groups by parts of the rows, several at a time: a sort leaves Python's lock to others."""
+    """Process the groups in parts of the rows, several in parallel: sorting releases Python's lock."""
     parts = -(-len(ids) // PART_ROWS)
     if parts == 1:
         return [_one_part(y, p, ids)]
-    # Multiplying spreads ids that share low bits; the part then comes from the high ones.
+    # Multiplication spreads ids that differ in their high bits only; the part is taken from the high bits of the product.
     part = ((ids.astype(np.uint64) * _MIX) >> np.uint64(40)) % np.uint64(max(parts, 1))
     part = part.astype(np.uint16)
 
@@ -243,7 +243,7 @@ def _one_part(y: NDArray[np.bool_], p: NDArray[Any], ids: NDArray[Any]) -> _Part
 
 
 def auc_of_codes(codes: NDArray[np.uint64], y: NDArray[np.bool_], p: NDArray[Any]) -> GroupAuc:
-    """As :func:`group_auc`, for groups named by numbers below ``2**30``: that spares a sort. Groups ascend.
+    """Like :func:`group_auc` for groups numbered below ``2**30``, which saves a sort. Groups ascend.
 
     By the Mann-Whitney count, from any row order. A pair (click, non-click) counts 2 when the click scores higher, 1
     when they tie: integers, so the result does not depend on the order of summation.

@@ -1,4 +1,4 @@
-"""Plots of a replay as inline SVG that follows the page: its font, its colours, light or dark."""
+"""Plots of a replay as inline SVG that uses the font and the colours of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ecdctr.replay.figures import Calibration
 
 __all__ = ["ORACLE_LOOK", "by_value", "calibration", "differences_by_day", "key", "series_by_day"]
 
-# matplotlib knows fixed colours only. Each of these odd ones stands for a variable of the page's style sheet.
+# matplotlib supports fixed colours only. Each of these is replaced by a variable of the page's style sheet.
 _INK, _RULE, _MARK = "#010203", "#010204", "#010205"
 _COLOURS = tuple(f"#0102{10 + k:02d}" for k in range(9))
 _VARIABLES = {_INK: "--muted", _RULE: "--rule", _MARK: "--release"} | {
@@ -42,10 +42,9 @@ Looks = Mapping[str, int]
 def series_by_day(
     days: Days, looks: Looks, metric: str, releases: Sequence[int] = (), ideal: float | None = None
 ) -> str:
-    """A metric by day, one line an arm; ``<metric>_low`` and ``_high``, where there, as a band.
+    """A metric by day, one line an arm; ``<metric>_low`` and ``_high``, if present, as a band.
 
-    ``looks`` names the arms and says which look each has; ``ideal`` draws a level line; ``releases`` (ms) are
-    marked by vertical ones.
+    ``looks`` maps each arm to its look; ``ideal`` draws a horizontal line; ``releases`` (ms) are marked by vertical lines.
     """
 
     def draw(axes: Axes) -> None:
@@ -65,7 +64,7 @@ def series_by_day(
 
 
 def differences_by_day(days: Days, looks: Looks, releases: Sequence[int] = ()) -> str:
-    """GAUC difference to the control by day, with its interval; 0 is no difference."""
+    """GAUC difference to the control by day, with its interval; a horizontal line marks 0."""
 
     def draw(axes: Axes) -> None:
         at = _noons(days)
@@ -89,10 +88,10 @@ def differences_by_day(days: Days, looks: Looks, releases: Sequence[int] = ()) -
 def by_value(
     slices: Sequence[Mapping[str, Any]], looks: Looks, names: tuple[str, str, str], zero: bool = False
 ) -> str:
-    """A figure of each value of a slice, arm beside arm, with its interval.
+    """A figure of each value of a slice, by arm, with its interval.
 
-    ``slices`` are rows of one slice and domain; ``names`` those of the figure and its bounds; ``zero`` draws a level
-    line at 0.
+    ``slices`` are the rows of one slice and domain; ``names`` are the keys of the figure and its bounds; ``zero`` draws a
+    horizontal line at 0.
     """
     values = list(dict.fromkeys(row["value"] for row in slices))
     found = {(row["arm"], row["value"]): [_number(row.get(n)) for n in names] for row in slices}
@@ -125,14 +124,14 @@ def calibration(curves: Mapping[str, Calibration], looks: Looks) -> str:
     """Observed CTR over mean prediction of equally large groups, on logarithmic axes; the diagonal is ideal."""
 
     def draw(axes: Axes) -> None:
-        seen: list[float] = []
+        shown: list[float] = []
         for arm, k in looks.items():
             pairs = zip(curves[arm]["predicted"], curves[arm]["observed"], strict=True)
             points = [(p, o) for p, o in pairs if p > 0 and o > 0]
-            seen += [v for point in points for v in point]
+            shown += [v for point in points for v in point]
             _line(axes, [p for p, _ in points], [o for _, o in points], k)
-        if seen:
-            low, high = min(seen) / 1.3, min(1.0, max(seen) * 1.3)
+        if shown:
+            low, high = min(shown) / 1.3, min(1.0, max(shown) * 1.3)
             axes.plot([low, high], [low, high], color=_INK, linewidth=0.8, zorder=1)
             axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             for axis in (axes.xaxis, axes.yaxis):
@@ -146,7 +145,7 @@ def calibration(curves: Mapping[str, Calibration], looks: Looks) -> str:
 
 
 def key(k: int | None) -> str:
-    """The line of look ``k`` for a legend; None: a release."""
+    """A legend entry: the line of look ``k``, or for None that of a release."""
     if k is None:
         line, colour, pattern = 'x1="16" y1="0" x2="16" y2="12"', "--release", "2.5 2.5"
     else:
@@ -204,7 +203,7 @@ def _style() -> Iterator[None]:
 
 
 def _svg(draw: Callable[[Axes], None]) -> str:
-    """Draw on axes of a size that stays readable on a phone, and turn the colours into variables."""
+    """Draw on axes of a size that is readable on a phone, and replace the colours by variables."""
     with _style():
         figure = Figure(figsize=(4.5, 2.75), layout="constrained")
         FigureCanvasSVG(figure)
@@ -216,7 +215,7 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r'<g id="[^"]+"', "<g", svg)  # the same in every plot, and nothing refers to them
+    svg = re.sub(r'<g id="[^"]+"', "<g", svg)  # the same in every plot, and unused
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")

@@ -26,25 +26,25 @@ _HEAD_ROWS = 100
 class EventFiles:
     """Rows of event files in event order, read in chunks.
 
-    Files are merged by ``ts`` and opened only when their time comes, so a folder of hourly files needs the
-    memory of few. A file may itself be out of order by less than ``window``; rows further behind are
-    counted in ``stragglers`` and still given. Folders named ``key=value`` give columns that the files lack.
+    Files are merged by ``ts``, and a file is opened only when the merge reaches its first row, so a folder of hourly files
+    needs the memory of a few. Within a file rows may be out of order by less than ``window``; later rows are counted in
+    ``stragglers`` and still yielded. Folders named ``key=value`` provide columns that the files lack.
 
     Parameters
     ----------
     path
-        A file, a folder (searched to the bottom) or a glob.
+        A file, a folder (searched recursively) or a glob.
     window
-        How far out of order rows may be, as "10m"; memory holds that much event time.
+        How far rows may be out of order, as "10m"; that much event time is held in memory.
     domain
         "natural" or "ad", for files without a column ``domain``.
     features
-        The configured features, if known: CSV columns are then typed by them.
+        The configured features, if known; they determine the types of CSV columns.
 
     Raises
     ------
     DataError
-        Nothing there, no known ending, a missing column, a file that cannot be read.
+        There is no file, its suffix is unknown, a column is missing, or a file cannot be read.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class EventFiles:
         return tuple(name for name in ("list_id", "oracle") if name in self._names)
 
     def count(self) -> int | None:
-        """Rows of all files, or None where that would need reading them."""
+        """Rows of all files; None if they would have to be read for it."""
         counts = [count_rows(f) for f in self.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; ``stragglers`` is counted anew."""
+        """Event frames in event order; each call restarts ``stragglers`` at 0."""
         order = EventOrder(self.window_ms)
         self.stragglers = 0
         streams = [Stream(self._start(f), partial(self._read, f)) for f in self.files]
@@ -86,7 +86,7 @@ class EventFiles:
             yield frame
 
     def _start(self, file: Path) -> int:
-        """Time of the first rows; a file without any is opened at once."""
+        """Time of the first rows; a file without rows is opened at once."""
         for frame in self._read(file, _HEAD_ROWS):
             first: Any = frame["ts"].min()
             if first is not None:
@@ -104,7 +104,7 @@ class EventFiles:
 
 
 def find_files(text: str) -> tuple[Path, list[Path]]:
-    """The folder that the search begins in, and the files, sorted by name."""
+    """The folder in which the search starts, and the files, sorted by name."""
     path = Path(text)
     if path.is_file():
         root, found = path.parent, [path]
@@ -119,6 +119,6 @@ def find_files(text: str) -> tuple[Path, list[Path]]:
     for file in found:
         if format_of(file) is None:
             raise DataError(
-                f"{file}: the ending is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst)"
+                f"{file}: the suffix is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst)"
             )
     return root, sorted(found)

@@ -1,4 +1,4 @@
-"""Columns of files as event columns: the types that the decoder of events takes."""
+"""``FileColumns``: columns of files converted to the types that the decoder of events accepts."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["BAG_SEPARATOR", "FileColumns"]
 
 REQUIRED = ("domain", "ts", "user_id", "item_id", "label")
 BAG_SEPARATOR = "|"
-"""Between the ids of a bag where the file has no lists (CSV)."""
+"""Separates the ids of a bag in formats without lists (CSV)."""
 
 _PLAIN = ("domain", "event_id", "user_id", "item_id", "list_id")
 _SAMPLE = 1_000
 
 
 class FileColumns:
-    """Turns chunks of one file into event frames; keeps the row count and the kinds found.
+    """Converts the chunks of one file to event frames; stores the row count and the kinds of the columns.
 
-    Types that leave no choice are converted: ``ts`` from dates, date-times and digits to milliseconds; labels from
-    digits and booleans; ids from whole floats; booleans and enumerations to numbers and text. Where ``features``
-    are given, a numeric one written as text becomes a number and a bag is split at ``|``; where
-    they are not, a column of text in which the first chunk holds numbers only counts as numeric (CSV). A
-    value that does not fit becomes NaN or null, and the decoder of events rejects its row by name.
+    Unambiguous types are converted: ``ts`` from dates, date-times and digits to milliseconds; labels from digits and
+    booleans; ids from whole floats; booleans and enumerations to numbers and text. If ``features`` are given, a numeric
+    feature written as text becomes a number and a bag is split at ``|``; otherwise a column of text is numeric if the first
+    chunk contains only numbers (CSV). A value that cannot be converted becomes NaN or null, and the decoder rejects its row
+    with the reason.
 
     Parameters
     ----------
     label
-        How errors name the file.
+        Name of the file in errors.
     constants
-        Values of columns that the file itself does not have (``domain``, folders named ``key=value``).
+        Values of columns that the file does not have (``domain``, folders named ``key=value``).
     features
         The configured features, if known.
     text
@@ -50,7 +50,7 @@ class FileColumns:
         self._row = 0
 
     def events(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """The chunk as an event frame, every row kept."""
+        """The chunk as an event frame with all of its rows."""
         added = {k: v for k, v in self.constants.items() if k not in chunk.columns}
         frame = chunk.with_columns(pl.lit(v).alias(k) for k, v in added.items())
         if not self._row:
@@ -67,8 +67,8 @@ class FileColumns:
         missing = [name for name in REQUIRED if name not in frame.columns]
         if missing == ["domain"]:
             raise DataError(
-                f"{self.label} does not say which rows are natural and which are ads: add a column domain "
-                '("natural" or "ad"), or write ?domain=ad behind the path'
+                f"{self.label} does not distinguish natural rows from ads: add a column domain "
+                '("natural" or "ad"), or write ?domain=ad after the path'
             )
         if missing:
             raise DataError(
@@ -82,7 +82,7 @@ class FileColumns:
                 continue
             values = column.drop_nulls()
             number = values.cast(pl.Float64, strict=False)
-            # Leading zeros say that it is a name, not a number.
+            # With leading zeros it is an identifier, not a number.
             named = values.str.contains(r"^0\d")
             if len(values) and not number.null_count() and not named.any():
                 self.kinds[column.name] = "numeric"
@@ -109,7 +109,7 @@ class FileColumns:
         if wrong.any():
             number = number.zip_with(~wrong, pl.Series([float("nan")]).new_from_index(0, len(number)))
         whole = column.cast(pl.Int64, strict=False)
-        # Without configured features it may be a category after all: whole numbers stay whole.
+        # Without configured features it may be a category: whole numbers stay integers.
         return whole if whole.null_count() == column.null_count() else number
 
 

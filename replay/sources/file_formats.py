@@ -23,11 +23,11 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-"""File endings that are known; JSON lines and CSV may be followed by ``.gz`` or ``.zst``."""
+"""Known file suffixes; JSON lines and CSV may be followed by ``.gz`` or ``.zst``."""
 
 
 def format_of(path: Path) -> str | None:
-    """ "json", "parquet" or "csv" by the file's ending; None for any other.
+    """ "json", "parquet" or "csv" by the file's suffix; None for any other.
 
     >>> format_of(Path("day-1.jsonl.gz")), format_of(Path("notes.txt"))
     ('json', None)
@@ -39,15 +39,15 @@ def format_of(path: Path) -> str | None:
 
 
 def read_chunks(path: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
-    """Rows of a file in its own order, at most 65,536 at a time, the columns as they are in the file.
+    """Yield the rows of a file in their order, at most 65,536 at a time, with the columns of the file.
 
-    CSV columns are all strings. A line that is not a JSON object becomes a row of nulls, so that it is
-    still counted by whoever decodes the rows.
+    CSV columns are all strings. A line that is not a JSON object becomes a row of nulls, so that the
+    decoder counts it as a reject.
 
     Parameters
     ----------
     rows
-        Stop after so many.
+        Stop after this many rows.
     """
     read = {"json": _json, "parquet": _parquet, "csv": _csv}[format_of(path) or ""]
     try:
@@ -59,7 +59,7 @@ def read_chunks(path: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a Parquet file, from its footer; None for forms that would have to be read whole."""
+    """Rows of a Parquet file, from its footer; None for formats that would have to be read completely."""
     if format_of(path) != "parquet":
         return None
     try:

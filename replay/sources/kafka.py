@@ -1,4 +1,4 @@
-"""The click topics as a log to be replayed: by offsets, in event order across partitions and topics."""
+"""``KafkaSource``: the click topics as a log to replay, by offsets, in event order across partitions and topics."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ TAIL_RECORDS = 10_000
 class KafkaSource:
     """Both click topics, merged by the events' own time.
 
-    The broker's time is not used: it says when a record was appended, and a replayed or delayed event would fall
-    into the wrong day. So the range by offsets is read whole, and rows are chosen by their ``ts`` afterwards.
+    The broker's time is not used: it is the time at which a record was appended, which for a replayed or delayed event may be
+    another day. So the whole range of offsets is read, and rows are selected by their ``ts`` afterwards.
 
     Parameters
     ----------
     log
         Reads partitions by offset.
     window
-        How far behind the youngest row of its partition a row may come and still be put in its place, as "10m";
-        those further behind are given out when they come, and counted in ``stragglers``.
+        How far behind the youngest row of its partition a row may be and still be put in order, as "10m". Later rows are
+        yielded as they come, and counted in ``stragglers``.
     offsets
-        Only these ranges: ``"ad-clicks/0:100-2000;ad-clicks/1:0-"``. Default: all that the log holds.
+        Only these ranges: ``"ad-clicks/0:100-2000;ad-clicks/1:0-"``. Default: everything that the log holds.
 
     Attributes
     ----------
     first, end
         Offset range of each partition, clamped to what the log holds.
     clamped
-        What was cut off the wanted ranges, one line each.
+        The requested ranges that the log no longer holds completely, one line each.
     """
 
     def __init__(self, log: KafkaLog, *, window: str = "10m", offsets: str | None = None) -> None:
@@ -58,7 +58,7 @@ class KafkaSource:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return f"Kafka topics {', '.join(sorted(self.log.topics))}"
 
     @property
@@ -70,11 +70,11 @@ class KafkaSource:
         return self._order.stragglers
 
     def restrict(self, first: Mapping[Key, int], end: Mapping[Key, int]) -> None:
-        """Exactly these ranges from now on (an earlier replay's, to be gone on with)."""
+        """Read exactly these ranges from now on: those of the replay to be resumed."""
         self._choose({key: (first[key], end[key]) for key in end})
         if self.clamped:
             raise DataError(
-                f"{self.name} no longer holds the offsets that the replay began with: {self.clamped[0]}"
+                f"{self.name} no longer holds the offsets with which the replay started: {self.clamped[0]}"
             )
 
     def count(self) -> int:
@@ -93,14 +93,14 @@ class KafkaSource:
         """Rows by ``ts``, then topic, partition and offset."""
         self._order = EventOrder(self.window_ms)
         self.rejects.clear()
-        kept = _Kept()
+        chunks = _Chunks()
         dead = self.log.dead_rows
-        begin = -(2**62)  # nothing is known of a partition's first time: all are opened at once
-        streams = [Stream(begin, lambda k=key: kept.frames(self, k)) for key in sorted(self.end)]  # type: ignore[misc]
+        begin = -(2**62)  # the first time of a partition is unknown: all are opened at once
+        streams = [Stream(begin, lambda k=key: chunks.frames(self, k)) for key in sorted(self.end)]  # type: ignore[misc]
         for frame in self._order.merge(streams):
             if self.log.dead_rows > dead:
                 self.rejects["dead letters"] = self.log.dead_rows - dead
-            yield kept.take(frame)
+            yield chunks.take(frame)
         if self.log.dead_rows > dead:
             self.rejects["dead letters"] = self.log.dead_rows - dead
 
@@ -114,13 +114,13 @@ class KafkaSource:
             high = most if high is None else high
             first[key], end[key] = min(max(low, least), most), min(max(high, least), most)
             if (first[key], end[key]) != (low, high):
-                asked, held = f"{low} to {high}", f"{least} to {most}"
-                self.clamped.append(f"{key[0]}/{key[1]}: asked for {asked}, the log holds {held}")
+                wanted_range, held = f"{low} to {high}", f"{least} to {most}"
+                self.clamped.append(f"{key[0]}/{key[1]}: requested {wanted_range}, the log holds {held}")
         self.first, self.end = first, end
 
 
-class _Kept:
-    """Chunks of rows, found again by number once their order is known."""
+class _Chunks:
+    """Decoded chunks, from which rows are taken by chunk and row number once their order is known."""
 
     def __init__(self) -> None:
         self._chunks: dict[int, tuple[Batch, int]] = {}
@@ -148,7 +148,7 @@ class _Kept:
 
 
 def parse_offsets(text: str) -> dict[Key, tuple[int, int | None]]:
-    """Offset ranges, the end left out or None for all there is.
+    """Parse offset ranges; the end is exclusive, None means everything.
 
     >>> parse_offsets("ad-clicks/0:100-2000;ad-clicks/1:5-")
     {('ad-clicks', 0): (100, 2000), ('ad-clicks', 1): (5, None)}

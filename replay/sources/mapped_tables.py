@@ -1,4 +1,4 @@
-"""Any tables as a source, by a mapping file."""
+"""``MappedTables``: any tables as a source, described by a mapping file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OWN = ("domain", "event_id", "ts", "user_id", "item_id", "label", "list_id")
 
 
 class MappedTables:
-    """Tables of events in event order, read as a mapping file says.
+    """Tables of events in event order, read as described by a mapping file.
 
-    Sorted tables are read in chunks and set right within their window; tables in any order are sorted first, on disk
-    if they are big. A feature whose column a table lacks is missing in all of its rows; one that no table has is an
-    error.
+    Sorted tables are read in chunks and reordered within their window; tables in any order are sorted first, on disk
+    if they are large. A feature whose column is absent from a table is missing in all of its rows; a column that no table
+    has is an error.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class MappedTables:
     Attributes
     ----------
     stragglers
-        Rows of sorted tables that came further behind than the window.
+        Rows of sorted tables that came later than the window allows.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,7 +58,7 @@ class MappedTables:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return self.mapping.name or self.path.stem
 
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
@@ -67,16 +67,16 @@ class MappedTables:
 
     @property
     def extra_fields(self) -> tuple[str, ...]:
-        """Columns beside the features."""
+        """Columns other than the features."""
         return ("list_id",) if any(t.spec.columns.list_id for t in self.tables) else ()
 
     def count(self) -> int | None:
-        """Rows of all tables, None where that would need reading them."""
+        """Rows of all tables; None if they would have to be read for it."""
         counts = [count_rows(file) for table in self.tables for file in table.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; ``stragglers`` is counted anew."""
+        """Event frames in event order; each call restarts ``stragglers`` at 0."""
         order = EventOrder(max(t.window_ms for t in self.tables))
         self.stragglers = 0
         with tempfile.TemporaryDirectory(prefix="ecdctr-sort-") as folder:
@@ -134,7 +134,7 @@ class _Table:
             yield columns.events(frame)
 
     def _expressions(self) -> dict[str, pl.Expr]:
-        """Field of the event -> what it is made of."""
+        """By event field, the expression that computes it."""
         spec, columns = self.spec, self.spec.columns
         domain = pl.lit(spec.domain) if isinstance(spec.domain, str) else spec.domain.expression()
         out = {

@@ -1,4 +1,4 @@
-"""The mapping file: a TOML that says how columns of any table become events."""
+"""The mapping file: a TOML file that describes how the columns of any table become events."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ _MS = {"us": 0.001, "ms": 1, "s": 1000}
 
 
 class TimeMap(Section):
-    """How a column says the event time."""
+    """How a column represents the event time."""
 
     column: str
-    unit: Literal["us", "ms", "s"] | None = Field(default=None, description="Of a number since the epoch.")
-    format: str | None = Field(default=None, description="Of a text, as '%Y-%m-%d %H:%M:%S'.")
+    unit: Literal["us", "ms", "s"] | None = Field(
+        default=None, description="Unit of a number since the epoch."
+    )
+    format: str | None = Field(default=None, description="Format of a text, as '%Y-%m-%d %H:%M:%S'.")
     zone: str = Field(default="UTC", description="Time zone of texts that do not name one.")
 
     @model_validator(mode="after")
@@ -46,7 +48,7 @@ class TimeMap(Section):
         return self
 
     def expression(self) -> pl.Expr:
-        """The column as milliseconds since the epoch; what cannot be read is null."""
+        """The column as milliseconds since the epoch; a value that cannot be parsed is null."""
         column = pl.col(self.column)
         if self.unit is not None:
             number = column.cast(pl.Float64, strict=False)
@@ -60,7 +62,7 @@ class TimeMap(Section):
 
 
 class DomainMap(Section):
-    """A column that decides; values that neither list names make the row a reject."""
+    """A column that determines the domain; a row whose value is in neither list is rejected."""
 
     column: str
     ad: list[str | int | bool]
@@ -80,7 +82,7 @@ class BagMap(Section):
 
 
 class ColumnsMap(Section):
-    """Which columns the fields of an event are read from."""
+    """The columns from which the fields of an event are read."""
 
     ts: str | TimeMap
     user_id: str
@@ -103,11 +105,14 @@ class TableMap(Section):
 
     path: str = Field(description="File, folder or glob; relative to the mapping file.")
     domain: Literal["natural", "ad"] | DomainMap
-    order: Literal["sorted", "any"] = Field(default="sorted", description="any: rows are sorted here.")
-    window: str = Field(default="10m", description="How far out of order a sorted table may be.")
+    order: Literal["sorted", "any"] = Field(
+        default="sorted",
+        description="Whether the rows are sorted by time; with any, they are sorted when read.",
+    )
+    window: str = Field(default="10m", description="How far the rows of a sorted table may be out of order.")
     columns: ColumnsMap
     fields: dict[str, str | BagMap] = Field(
-        default_factory=dict, description="Fields of features whose columns are called otherwise."
+        default_factory=dict, description="Columns of feature fields that have another name in this table."
     )
 
     @field_validator("window")
@@ -140,19 +145,19 @@ class Mapping(Section):
 
 
 def read_mapping(path: Path) -> Mapping:
-    """The mapping file, checked.
+    """Read and validate a mapping file.
 
     Raises
     ------
     DataError
-        Names every key that is unknown, missing or wrong.
+        A key is unknown, missing or invalid; the message names every one.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"mapping {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"mapping {path} is no valid TOML: {error}") from error
+        raise DataError(f"mapping {path} is not valid TOML: {error}") from error
     try:
         return Mapping(**content)
     except ValidationError as error:
@@ -188,7 +193,7 @@ def label_expression(text: str) -> pl.Expr:
             found: pl.Expr = _OPERATORS[compared[2]](column, value)
             return found.cast(pl.Float64)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{text!r} is no condition ({error}): write it as 'dwell > 10'") from error
+        raise ValueError(f"{text!r} is not a condition ({error}): write it as 'dwell > 10'") from error
     if re.search(r"[<>=!\[\]]", text):
         raise ValueError(f"{text!r} is neither a column nor a condition as 'dwell > 10'")
     column = pl.col(text)
@@ -203,16 +208,16 @@ def _text(value: Any) -> str:
 
 
 def _explain(error: ValidationError) -> list[str]:
-    """One line a wrong key; of a key that may be a text or a table, what is wrong with the table."""
+    """One line for each invalid key; for a key that may be a text or a table, the problem with the table."""
     lines: dict[str, tuple[bool, str]] = {}
     for item in error.errors():
-        # Keys are lower case and numbers; the rest names the branch of a union that was tried.
+        # Keys are in lower case or numbers; other parts name the branch of a union that pydantic tried.
         parts = [
             str(p) for p in item["loc"] if re.fullmatch(r"\w+", str(p)) and not _BRANCH.fullmatch(str(p))
         ]
         path, text = ".".join(parts), item["type"] in ("string_type", "literal_error")
-        said = item["msg"].removeprefix("Value error, ")
-        line = f"{path}: {said}" if path else said
+        message = item["msg"].removeprefix("Value error, ")
+        line = f"{path}: {message}" if path else message
         if item["type"] == "extra_forbidden":
             line = f"unknown key {path}"
         elif item["type"] == "missing":

@@ -1,4 +1,4 @@
-"""Rows of many files in one order of time, with bounded memory."""
+"""``EventOrder``: the rows of many files merged by time, with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIME, _FROM = "\x00time", "\x00from"
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One file: the time of its first row (ms), and how to read it. A file is opened when its time comes."""
+    """One file: the time of its first row (ms), and how to read it. It is opened when the merge reaches that time."""
 
     start: int
     open: Callable[[], Iterator[pl.DataFrame]]
@@ -28,27 +28,27 @@ class _Open:
 
 
 class EventOrder:
-    """Merges frames by their column ``ts``, setting right what is out of order by less than a window.
+    """Merges frames by their column ``ts``, and reorders rows that are out of order by less than a window.
 
-    1. Of the files that are open, the one that has come least far is read on; a file that begins before that
-       point is opened first.
-    2. Rows older than the least far point minus the window are given out, sorted by time, then file, then
-       place in the file. So rows of one moment in one file stay together, whatever the chunks.
-    3. A row that comes after its time was given out is a straggler: it is counted, and given out next.
+    1. Read the next chunk of the open file whose youngest row is oldest. A file that starts before that time is opened
+       first.
+    2. Yield the rows older than this time minus the window, sorted by time, then file, then position in the file. So
+       rows with equal time in one file stay together, however the file is split into chunks.
+    3. A row that is older than rows that were already yielded is a straggler: it is counted, and yielded next.
 
-    A row without a time takes that of the row before it in its file.
+    A row without a time takes the time of the row before it in its file.
 
     Parameters
     ----------
     window_ms
-        How far back, in event time, a row may lie behind the youngest of its file.
+        How far behind the youngest row of its file a row may be, in event time.
     frame_rows
-        Rows of a frame at most; sorting begins when so many new ones are there.
+        Most rows of a frame; the buffer is sorted when it has this many new rows.
 
     Attributes
     ----------
     stragglers
-        Rows given out too late so far.
+        Number of stragglers so far.
 
     Examples
     --------
@@ -63,8 +63,8 @@ class EventOrder:
         self.window_ms, self.frame_rows = window_ms, frame_rows
         self.stragglers = 0
         self._buffer: list[pl.DataFrame] = []
-        self._rows = self._kept = 0
-        self._given = -(2**62)
+        self._rows = self._remaining = 0
+        self._yielded = -(2**62)
 
     def merge(self, streams: Sequence[Stream]) -> Iterator[pl.DataFrame]:
         """The rows of all streams, in frames of at most ``frame_rows``."""
@@ -82,31 +82,31 @@ class EventOrder:
                 reading.remove(behind)
             else:
                 self._take(behind, chunk)
-            if self._rows - self._kept >= max(self.frame_rows, self._kept):
+            if self._rows - self._remaining >= max(self.frame_rows, self._remaining):
                 points = [s.high for s in reading] + [s.start for _, s in waiting]
-                yield from self._give(min(points, default=2**62) - self.window_ms)
-        yield from self._give(2**62)
+                yield from self._yield_until(min(points, default=2**62) - self.window_ms)
+        yield from self._yield_until(2**62)
 
     def _take(self, stream: _Open, chunk: pl.DataFrame) -> None:
         if not chunk.height:
             return
         time = chunk["ts"].forward_fill().fill_null(stream.high)
         stream.high = max(stream.high, int(time.max()))  # type: ignore[arg-type]
-        self.stragglers += int((time < self._given).sum())
+        self.stragglers += int((time < self._yielded).sum())
         extra = [time.alias(_TIME), pl.lit(stream.number, pl.UInt32).alias(_FROM)]
         self._buffer.append(chunk.with_columns(extra))
         self._rows += chunk.height
 
-    def _give(self, until: int) -> Iterator[pl.DataFrame]:
-        """Hand out the rows with time < ``until``; the rest stays."""
+    def _yield_until(self, until: int) -> Iterator[pl.DataFrame]:
+        """Yield the rows with time < ``until``; the others stay in the buffer."""
         if not self._buffer:
             return
         rows = pl.concat(self._buffer, how="diagonal_relaxed")
-        # One sorted file is the usual case, and looking is cheaper than sorting.
+        # Usually there is one sorted file, and the test is cheaper than sorting.
         if rows[_FROM].n_unique() > 1 or not rows[_TIME].is_sorted():
             rows = rows.sort(_TIME, _FROM, maintain_order=True)
         ready = int(rows[_TIME].search_sorted(until, side="left"))
         self._buffer = [rows[ready:]] if ready < rows.height else []
-        self._rows = self._kept = rows.height - ready
-        self._given = max(self._given, until)
+        self._rows = self._remaining = rows.height - ready
+        self._yielded = max(self._yielded, until)
         yield from rows[:ready].drop(_TIME, _FROM).iter_slices(self.frame_rows)

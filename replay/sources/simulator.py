@@ -2,7 +2,7 @@
 
 Users have long-term tastes, monthly interests that vanish and return, and weeks in which they stay away;
 items drift from day to day and come and go by fortnight. Ads are a twentieth of the natural volume, shifted in taste,
-item bias, position and prior: what natural clicks teach helps, but is not the answer.
+item bias, position and prior, so natural clicks help to predict ads but do not suffice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOUR_EFFECT = 0.3 * np.sin(2 * np.pi * np.arange(24) / 24)
 
 @dataclass(slots=True)
 class _Walk:
-    """A chain of states, one a step; going back starts it again."""
+    """A chain of states, one a step; asking for an earlier step restarts it."""
 
     first: Callable[[], NDArray[Any]]
     following: Callable[[NDArray[Any], int], NDArray[Any]]
@@ -55,12 +55,12 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What never changes. Shapes: users (U,), items (I,), tastes (U, dim), item vectors (I, dim)."""
+    """The constant parameters. Shapes: users (U,), items (I,), tastes (U, dim), item vectors (I, dim)."""
 
     category: NDArray[np.int64]
     item_vector: Floats
     taste: tuple[Floats, Floats]
-    interest: Floats  # (2, U, dim): the two interests that take turns
+    interest: Floats  # (2, U, dim): the two alternating interests
     phase: NDArray[np.int64]
     item_bias: tuple[Floats, Floats]
     user_bias: Floats
@@ -69,7 +69,7 @@ class _World:
 
 
 class Simulator:
-    """Event frames of a simulated marketplace, any day of it on its own.
+    """Event frames of a simulated marketplace; any day can be generated alone.
 
     A click is drawn with probability ``sigmoid(z)`` (column ``oracle``), where in month ``m``::
 
@@ -87,9 +87,9 @@ class Simulator:
     Parameters
     ----------
     seed
-        The same parameters and seed give the same rows, whichever days are asked for and in whatever order.
+        The same parameters and seed give the same rows, independently of which days are generated and in which order.
     days
-        Length. The days before ``live_from`` are history: natural rows only, read by TPM alone.
+        Number of days. The days before ``live_from`` are history: natural rows only, used by TPM only.
     live_from
         First day with ads; default three quarters of ``days``.
     users, items, categories, dim
@@ -97,11 +97,11 @@ class Simulator:
     history_per_day, natural_per_day, ads_per_day
         Rows of a history day, and natural and ad rows of a live day.
     month_days
-        Days of a month; the two interests of a user take turns by month.
+        Days of a month; the two interests of a user alternate by month.
     start
         UTC date of day 0.
     draw
-        Another number gives other rows of the same world: held-out ones.
+        Another number gives other rows of the same world, for example held-out rows.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class Simulator:
         try:
             origin = dt.datetime.fromisoformat(start).replace(tzinfo=dt.UTC)
         except ValueError as e:
-            raise ConfigError(f"simulator: start={start!r} is no date; write it as 2026-01-01") from e
+            raise ConfigError(f"simulator: start={start!r} is not a date; write it as 2026-01-01") from e
         self.start = origin.date().isoformat()
         self.start_ms = int(origin.timestamp() * 1000)
         self._world = self._make_world()
@@ -155,11 +155,11 @@ class Simulator:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return f"simulator (seed {self.seed}, {self.days} days, {self.users:,} users, {self.items:,} items)"
 
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        """The features that its events carry; buckets are plenty, so that ids seldom collide."""
+        """The features that its events carry; with enough buckets that ids rarely collide."""
         return (
             FeatureSpec(name="user", field="user_id", buckets=max(1 << 12, 64 * self.users), tpm=True),
             FeatureSpec(name="item", field="item_id", buckets=max(1 << 12, 64 * self.items), tpm=True),
@@ -171,11 +171,11 @@ class Simulator:
 
     @property
     def extra_fields(self) -> tuple[str, ...]:
-        """Columns beside the features."""
+        """Columns other than the features."""
         return ("oracle",)
 
     def count(self) -> int:
-        """Rows that :meth:`frames` gives."""
+        """Number of rows of :meth:`frames`."""
         return (self.days - self.live_from) * (self.natural_per_day + self.ads_per_day)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -183,7 +183,7 @@ class Simulator:
         return self._frames(self.live_from, self.days)
 
     def history(self) -> Iterator[pl.DataFrame]:
-        """The days before, natural rows only: what TPM learns from."""
+        """The days before ``live_from``, natural rows only: the training data of TPM."""
         return self._frames(0, self.live_from)
 
     def day(self, day: int) -> pl.DataFrame:
@@ -248,7 +248,7 @@ class Simulator:
         return match * (1.6 / math.sqrt(self.dim))
 
     def _next_week(self, on: NDArray[Any], week: int) -> NDArray[Any]:
-        # Coming back with .0875 keeps a fifth of the users on: .2 * .65 + .8 * .0875 = .2
+        # A return probability of .0875 keeps a fifth of the users present: .2 * .65 + .8 * .0875 = .2
         return self._rng(_PRESENCE, week).random(self.users) < np.where(on, 0.65, 0.0875)
 
     def _make_world(self) -> _World:
@@ -284,17 +284,15 @@ class Simulator:
             if value < least.get(name, 1):
                 raise ConfigError(f"simulator: {name}={value} is below {least.get(name, 1)}")
         if self.live_from > self.days:
-            raise ConfigError(
-                f"simulator: live_from={self.live_from} lies behind the last of {self.days} days"
-            )
+            raise ConfigError(f"simulator: live_from={self.live_from} is after the last of {self.days} days")
 
 
 def _draw(rng: np.random.Generator, n: int, weight: Floats, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """``n`` indices by weight among the allowed ones; among all where nothing allowed has weight (tiny worlds)."""
+    """``n`` indices by weight among the allowed ones; among all if no allowed one has weight (tiny worlds)."""
     sums = np.cumsum(weight * allowed)
     if sums[-1] <= 0:
         sums = np.cumsum(weight)
-    # Rounding may put a draw on the very end of the sums, behind the last index that has weight.
+    # Rounding may put a draw at the end of the sums, after the last index that has weight.
     last = int(np.searchsorted(sums, sums[-1]))
     found: NDArray[np.int64] = np.searchsorted(sums, rng.random(n) * sums[-1], side="right")
     found[found > last] = last

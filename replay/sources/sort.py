@@ -20,10 +20,10 @@ _NEVER_LATE = 0
 
 
 def by_time(chunks: Iterable[pl.DataFrame], run_rows: int = RUN_ROWS) -> Iterator[pl.DataFrame]:
-    """All rows by ``ts``; rows of one moment in the order they came in.
+    """Yield all rows by ``ts``; rows with equal ``ts`` keep their input order.
 
-    Up to ``run_rows`` rows never touch the disk. More are written as sorted runs to a temporary folder
-    (``$TMPDIR`` says where), which is removed when the last row is out or the reader gives up.
+    Up to ``run_rows`` rows are sorted in memory. More rows are written as sorted runs to a temporary folder (in
+    ``$TMPDIR``), which is removed after the last row or when the reader stops.
 
     Parameters
     ----------
@@ -43,21 +43,21 @@ def by_time(chunks: Iterable[pl.DataFrame], run_rows: int = RUN_ROWS) -> Iterato
 
 
 def runs(chunks: Iterable[pl.DataFrame], folder: Path, run_rows: int = RUN_ROWS) -> list[Stream]:
-    """Sorted runs of the rows, as streams for :class:`EventOrder`; all but a sole one lie in ``folder``."""
+    """Sorted runs of the rows, as streams for :class:`EventOrder`; a single run stays in memory, several are written to ``folder``."""
     files: list[tuple[Path, int, int]] = []
-    held: list[pl.DataFrame] = []
+    pending: list[pl.DataFrame] = []
     rows = 0
     for chunk in chunks:
-        held.append(chunk)
+        pending.append(chunk)
         rows += chunk.height
         if rows >= run_rows:
-            files.append(_write(_sorted(held), folder / f"run-{len(files):05d}.parquet"))
-            held, rows = [], 0
+            files.append(_write(_sorted(pending), folder / f"run-{len(files):05d}.parquet"))
+            pending, rows = [], 0
     if not files:
-        rest = _sorted(held)
+        rest = _sorted(pending)
         return [Stream(_first(rest), lambda: rest.iter_slices(EventOrder(0).frame_rows))]
     if rows:
-        files.append(_write(_sorted(held), folder / f"run-{len(files):05d}.parquet"))
+        files.append(_write(_sorted(pending), folder / f"run-{len(files):05d}.parquet"))
     step = max(1, BUFFER_ROWS // len(files) // GROUP_ROWS) * GROUP_ROWS
     return [Stream(first, partial(_read, path, rows, step)) for path, first, rows in files]
 

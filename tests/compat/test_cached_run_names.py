@@ -48,7 +48,7 @@ def test_a_run_of_the_evidence_is_cached_under_the_recorded_name(name, tmp_path,
         return evidence_runs.Scored(run, {"ts": np.arange(3)}, rows=3, seconds=1.0)
 
     monkeypatch.setattr(evidence_runs, "play_run", play)
-    evidence_runs.run_all([RUNS[name]], jobs=1, told=lambda scored: None, keep=tmp_path)
+    evidence_runs.run_all([RUNS[name]], jobs=1, on_done=lambda scored: None, keep=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -58,5 +58,5 @@ def test_a_run_of_the_forgetting_study_is_cached_under_the_recorded_name(name, t
         return forgetting_study.Study(run, {}, {}, rows=0, seconds=0.0)
 
     monkeypatch.setattr(forgetting_study, "play_study", play)
-    forgetting_study.run_studies([STUDIES[name]], jobs=1, told=lambda study: None, keep=tmp_path)
+    forgetting_study.run_studies([STUDIES[name]], jobs=1, on_done=lambda study: None, keep=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]

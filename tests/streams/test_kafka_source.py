@@ -110,7 +110,7 @@ def test_offset_ranges_are_clamped_and_said(streams, log):
     assert kafka.clamped == []
     wide = KafkaSource(log, offsets=f"{natural}/0:90-500")
     assert wide.count() == 10
-    assert wide.clamped == [f"{natural}/0: asked for 90 to 500, the log holds 0 to 100"]
+    assert wide.clamped == [f"{natural}/0: requested 90 to 500, the log holds 0 to 100"]
     with pytest.raises(DataError, match=r"no partition nowhere/0; there are"):
         KafkaSource(log, offsets="nowhere/0:1-2")
     with pytest.raises(DataError, match="'nonsense' is not of the form"):

@@ -1,4 +1,4 @@
-"""What the adapters of published data sets share: their files, their headers, their rows in event order."""
+"""``Dataset``: common code of the data sets that are published as CSV: files, headers, rows in event order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Dataset", "text_bag"]
 class Dataset:
     """A folder of CSV files of a published data set.
 
-    Subclasses say how the data set is called and where it is published (``title``, ``published``), which features
-    its events carry, and how chunks of its files become event frames (:meth:`chunks`).
+    Subclasses define the name of the data set and where it is published (``title``, ``published``), the features of its
+    events, and how chunks of its files become event frames (:meth:`chunks`).
 
     Parameters
     ----------
     folder
-        Where the files were unpacked; they may also stand in one of ``subfolders`` of it.
+        Where the files were unpacked; they may also be in one of its ``subfolders``.
     """
 
     title = ""
@@ -40,15 +40,15 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return self.title
 
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        """The features that its events carry."""
+        """The features of its events."""
         raise NotImplementedError
 
     def find_files(self) -> None:
-        """Look up the files, and check that they and their columns are there."""
+        """Find the files, and check that they have their columns."""
         raise NotImplementedError
 
     def chunks(self) -> Iterator[pl.DataFrame]:
@@ -56,17 +56,17 @@ class Dataset:
         raise NotImplementedError
 
     def count(self) -> int | None:
-        """Only reading the CSV files tells."""
+        """Unknown before the CSV files are read."""
         return None
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames by ``ts``; the files are sorted by user, so they are sorted here, on disk if they are big."""
+        """Event frames by ``ts``; the files are sorted by user, so the rows are sorted here, on disk if there are many."""
         yield from by_time(self.chunks())
 
     # -- for subclasses
 
     def error(self, what: str) -> DataError:
-        """An error that says where the data set is to be had."""
+        """An error that names where the data set is published."""
         return DataError(f"{self.title}: {what}. It is published as {self.published}")
 
     def files(self, pattern: str, columns: Sequence[str]) -> list[Path]:
@@ -95,7 +95,7 @@ class Dataset:
             row += frame.height
 
     def table(self, paths: Sequence[Path], columns: Sequence[str]) -> pl.DataFrame:
-        """Files whole, as text: tables of users or items, which rows are joined to."""
+        """Complete files as text: tables of users or items, with which rows are joined."""
         chunks = [chunk.drop("row") for path in paths for chunk in self.read(path, columns)]
         return pl.concat(chunks) if chunks else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
 

@@ -1,13 +1,13 @@
 """HUAWEI DIGIX 2022, cross-domain CTR: a browser's news feed as the natural side, display ads as ads.
 
-Real natural-to-ads data. The two logs name the same people: ``u_userId`` of the feed is ``user_id`` of the ads. Labels
+Real ads beside real natural content. The two logs identify the same people: ``u_userId`` of the feed is ``user_id`` of the ads. Labels
 differ: the feed says 1 and -1, the ads 1 and 0. Times are to the minute and without a zone; they are read as UTC.
 
-What is kept away from the models, and why:
+Columns that are not features, and why:
 
-- ``pro`` and ``cillabel`` say what the reader did with the article: known only after the click.
-- ``i_upTimes`` and ``i_dislikeTimes`` are counts of an article without a time: they may hold the row's own future.
-- ``e_po`` is the place in the feed, which is decided after the prediction.
+- ``pro`` and ``cillabel`` describe what the reader did with the article: known only after the click.
+- ``i_upTimes`` and ``i_dislikeTimes`` are counts of an article without a time: they may include the row's own future.
+- ``e_po`` is the position in the feed, which is decided after the prediction.
 
 ``ad_click_list_*`` and ``ad_close_list_*`` are published as the user's history before the row, and are used as such.
 """

@@ -1,12 +1,12 @@
 """EB-NeRD, a Danish news site's impression lists (2023), as two domains.
 
 The ad side is a *proxy*: paid articles (mapping A) or lists inside an article (mapping B), not advertising.
-Results on it say how transfer between two kinds of content does, and must say so.
+Results on it measure transfer between two kinds of content, and must be labelled so.
 
-What is kept away from the models, and why:
+Columns that are not features, and why:
 
-- Only lists with a click were logged, so the length of a list predicts its clicks. No column tells the length
-  or the place in the list; ``list_id`` is for per-list AUC alone.
+- Only lists with a click were logged, so the length of a list predicts its clicks. No feature contains the length
+  or the position in the list; ``list_id`` is used for per-list AUC only.
 - ``read_time``, ``scroll_percentage`` and ``next_*`` of a row are known only after its click.
 - The validation history overlaps the train week: only the train history is read.
 """
@@ -30,7 +30,7 @@ LISTS_A_FRAME = 4_096
 
 _SPLITS = ("train", "validation")
 _USER_FIELDS = ("device", "gender", "age", "postcode", "subscriber", "signed_in")
-_GET_IT = "EB-NeRD is at https://recsys.eb.dk; unpack it so that DIR/train/behaviors.parquet exists"
+_WHERE = "EB-NeRD is at https://recsys.eb.dk; unpack it so that DIR/train/behaviors.parquet exists"
 
 
 class EbNerd:
@@ -45,11 +45,11 @@ class EbNerd:
         "A": articles open to all are natural, paid ones ads. "B": lists on the front page are natural, lists inside an
         article ads.
     seed
-        Of the sampled negatives of :meth:`history`.
+        Seed of the sampled negatives of :meth:`history`.
 
     Notes
     -----
-    Times carry no zone and are read as UTC. There are no click times, so a click counts at its impression.
+    Times have no zone and are read as UTC. There are no click times, so a click has the time of its impression.
     """
 
     def __init__(self, folder: str | Path, mapping: Literal["A", "B"] = "A", seed: int = 0) -> None:
@@ -57,11 +57,11 @@ class EbNerd:
             raise DataError(f"EB-NeRD has the mappings A and B, not {mapping!r}")
         self.folder, self.mapping, self.seed = Path(folder), mapping, seed
         if not self.folder.is_dir():
-            raise DataError(f"EB-NeRD: there is no folder {self.folder}. {_GET_IT}")
+            raise DataError(f"EB-NeRD: there is no folder {self.folder}. {_WHERE}")
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         kinds = {"A": "paid articles as ads", "B": "lists inside an article as ads"}
         return f"EB-NeRD mapping {self.mapping} ({kinds[self.mapping]}: a proxy, not advertising)"
 
@@ -81,17 +81,17 @@ class EbNerd:
 
     @property
     def extra_fields(self) -> tuple[str, ...]:
-        """Columns beside the features."""
+        """Columns other than the features."""
         return ("list_id",)
 
     def count(self) -> int:
-        """Rows that :meth:`frames` gives."""
+        """Number of rows of :meth:`frames`."""
         rows = [self._scan(f"{s}/behaviors.parquet", ["article_ids_inview"]) for s in _SPLITS]
         lengths = pl.concat(rows).select(pl.col("article_ids_inview").list.len().cast(pl.Int64).sum())
         return int(lengths.collect().item())
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Impressions by ``ts``; the rows of a list share their moment, stand together and are never cut apart."""
+        """Impressions by ``ts``; the rows of a list have the same time, are adjacent and always in one frame."""
         articles = self._articles()
         lists = self._lists()
         for part in lists.iter_slices(LISTS_A_FRAME):
@@ -100,8 +100,8 @@ class EbNerd:
     def history(self) -> Iterator[pl.DataFrame]:
         """Clicks of the three weeks before, with sampled negatives, for TPM; mapping A leaves out paid articles.
 
-        The clicks are the logged ones; the non-clicks are *made up*: four a click, drawn by
-        the popularity of the 24 hours before it (:func:`ecdctr.replay.sources.datasets.ebnerd_history.with_negatives`).
+        The clicks are the logged ones; the non-clicks are *sampled*: four for each click, by
+        popularity in the 24 hours before it (:func:`ecdctr.replay.sources.datasets.ebnerd_history.with_negatives`).
         """
         columns = ["user_id", "impression_time_fixed", "article_id_fixed"]
         clicks = (
@@ -120,7 +120,7 @@ class EbNerd:
             paid = articles.filter(pl.col("premium"))["item_id"]
             clicks = clicks.filter(~pl.col("item_id").is_in(paid.implode()))
         clicks = clicks.sort("ts", "user_id", maintain_order=True)
-        # Not known of the history: there as nulls, so that its rows decode with the same features.
+        # Unknown for the history; nulls, so that its rows have the same features.
         unknown = [pl.lit(None, pl.Int64).alias(name) for name in ("list_id", *_USER_FIELDS)]
         unknown.append(pl.lit(None, pl.String).alias("page"))
         for frame in with_negatives(clicks, seed=self.seed, ratio=NEGATIVES):
@@ -170,7 +170,7 @@ class EbNerd:
         )
 
     def _articles(self) -> pl.DataFrame:
-        """``item_id``, ``premium`` (bool) and ``length`` (a step is a factor of two) of each article."""
+        """``item_id``, ``premium`` (bool) and ``length`` (an increment means a factor of two) of each article."""
         if (self.folder / "articles.parquet").is_file():
             table = self._scan("articles.parquet", ["article_id", "premium", "body"])
             table = table.with_columns(article_length=pl.col("body").str.len_chars())
@@ -187,13 +187,13 @@ class EbNerd:
     def _scan(self, file: str, columns: list[str]) -> pl.LazyFrame:
         path = self.folder / file
         if not path.is_file():
-            raise DataError(f"EB-NeRD: {path} is missing. {_GET_IT}")
+            raise DataError(f"EB-NeRD: {path} is missing. {_WHERE}")
         try:
             frame = pl.scan_parquet(path)
             known = frame.collect_schema().names()
         except pl.exceptions.PolarsError as e:
-            raise DataError(f"EB-NeRD: {path} is no Parquet file that can be read ({e}). {_GET_IT}") from e
+            raise DataError(f"EB-NeRD: {path} cannot be read as Parquet ({e}). {_WHERE}") from e
         missing = [c for c in columns if c not in known]
         if missing:
-            raise DataError(f"EB-NeRD: {path} has no column {', '.join(missing)}. {_GET_IT}")
+            raise DataError(f"EB-NeRD: {path} has no column {', '.join(missing)}. {_WHERE}")
         return frame.select(columns)

@@ -1,4 +1,4 @@
-"""Non-clicks for a log of clicks alone: sampled from what was being clicked at the time."""
+"""Sampled non-clicks for a log that contains clicks only, by the popularity of the items at the time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ecdctr.events.batch import NATURAL
 __all__ = ["NEGATIVES", "with_negatives"]
 
 NEGATIVES = 4
-"""Sampled non-clicks a click."""
+"""Number of sampled non-clicks for each click."""
 
 WINDOW_MS = 24 * 3_600_000
-"""How far back popularity reaches."""
+"""Length of the time before a click from which its non-clicks are drawn."""
 
 _CLICKS_A_FRAME = 16_384
 _TRIES = 4
 
 
 def with_negatives(clicks: pl.DataFrame, *, seed: int, ratio: int = NEGATIVES) -> Iterator[pl.DataFrame]:
-    """Event frames of the clicks, each followed by its sampled non-clicks at the same moment.
+    """Event frames of the clicks, each followed by its sampled non-clicks with the same time.
 
     A non-click is the item of a click drawn at random from the 24 hours *before* (any user's), hence
-    by the popularity of that time and never from the future. Popular items are thereby as
-    frequent among non-clicks as among clicks: what is left to learn is who likes what. An item that the draw
-    repeats from the click itself is drawn again, four times at most, then left out; so are the non-clicks
-    of the very first click.
+    by the popularity of that time and never from the future. Popular items are therefore as
+    frequent among non-clicks as among clicks, and a model can only learn which user likes which item. If the draw gives the
+    clicked item itself, it is repeated up to four times, and then the non-click is left out; so are the non-clicks of the
+    very first click.
 
     Parameters
     ----------

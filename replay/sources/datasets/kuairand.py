@@ -2,14 +2,14 @@
 
 Unlike most data sets with two domains, its ads are real: ``video_type`` says AD or NORMAL.
 
-What is kept away from the models, and why:
+Columns that are not features, and why:
 
 - ``is_like``, ``is_follow``, ``is_comment``, ``is_forward``, ``is_hate``, ``long_view``, ``play_time_ms``,
   ``profile_stay_time``, ``comment_stay_time``, ``is_profile_enter`` of a row are known only after its click.
-- ``video_features_statistic_*`` sums up the whole time span, the future of each row included: it is not read.
-- ``log_random_*`` holds videos shown at random, for other questions: it is not read.
+- ``video_features_statistic_*`` is computed over the whole time span, including the future of each row: it is not read.
+- ``log_random_*`` contains videos shown at random, for other studies: it is not read.
 
-The table of users is one snapshot: its counts of friends and the like may be younger than the rows.
+The table of users is a single snapshot: its counts, such as those of friends, may be younger than the rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VIDEO_FIELDS = ("author", "upload_type", "music_type", "length")
 class KuaiRand(Dataset):
     """Impressions of KuaiRand-Pure, -1K or -27K in event order.
 
-    A row of a video that the table lacks, or of another type than AD and NORMAL, has no domain: the decoder of events
+    A row whose video is not in the table, or has another type than AD and NORMAL, has no domain: the decoder
     rejects and counts it. The table of videos is held in memory (7,583 rows in Pure, 32 million in 27K).
 
     Parameters
@@ -87,7 +87,7 @@ class KuaiRand(Dataset):
                 pl.col("author_id").alias("author"),
                 "upload_type",
                 "music_type",
-                # A step is a factor of two.
+                # An increment means a factor of two.
                 (pl.col("video_duration").cast(pl.Float64, strict=False) / 1000 + 1)
                 .log(2)
                 .floor()
@@ -111,7 +111,7 @@ class KuaiRand(Dataset):
                     pl.col("is_click").cast(pl.Float64, strict=False).alias("label"),
                     "tag",
                     "tab",
-                    # Of the app's own time zone; ts would give UTC.
+                    # The hour in the app's own time zone; ts would give UTC.
                     (pl.col("hourmin").cast(pl.Int64, strict=False) // 100).alias("hour"),
                     *_VIDEO_FIELDS,
                     *_USER_FIELDS,

@@ -1,17 +1,17 @@
 """Taobao display ads (2017): shopping behaviour as the natural side, display ads as ads.
 
-What counts as a label
+Definition of the label
     Ads: ``clk`` of ``raw_sample.csv``, a true click on a shown ad.
-    Natural: ``behavior_log.csv`` holds what people did, never what they were shown and passed by, so there is no click
-    label. A row is labelled 1 where the behaviour goes beyond looking (``cart``, ``fav``, ``buy``) and 0 where it is a
+    Natural: ``behavior_log.csv`` contains what people did, never what they were shown and ignored, so there is no click
+    label. A row is labelled 1 where the behaviour goes beyond viewing (``cart``, ``fav``, ``buy``) and 0 where it is a
     page view (``pv``). That is the only contrast the log has; it is *interest after a click*, a proxy for clicks.
     Figures of the natural side are figures of that proxy.
 
-The behaviour log names no items, only category and brand: both together are its item. Category and brand are
+The behaviour log contains no items, only category and brand; the pair serves as its item. Category and brand are
 features of the ads too, and these and the user are what can be transferred.
 
-Left out: ``nonclk`` (the label, turned round). Some rows of the behaviour log carry times that cannot be; the decoder of
-events rejects those before 2000 and counts them.
+Left out: ``nonclk`` (the inverted label). Some rows of the behaviour log have impossible times; the decoder rejects and
+counts those before 2000.
 """
 
 from __future__ import annotations

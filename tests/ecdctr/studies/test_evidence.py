@@ -175,7 +175,7 @@ def test_a_run_that_is_kept_is_not_run_again(parts, tmp_path, monkeypatch):
     runs = []
     monkeypatch.setattr("ecdctr.studies.evidence_runs.play_run", lambda run: runs.append(run) or parts[0])
     for _ in range(2):
-        (got,) = run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path)
+        (got,) = run_all([parts[0].run], jobs=1, on_done=lambda scored: None, keep=tmp_path)
     assert len(runs) == 1 and got.rows == parts[0].rows
     np.testing.assert_array_equal(got.columns["p_default"], parts[0].columns["p_default"])
 
@@ -184,6 +184,6 @@ def test_folders_that_cannot_be_are_named_before_anything_runs(parts, tmp_path, 
     monkeypatch.setattr("ecdctr.studies.evidence_runs.play_run", lambda run: pytest.fail("a run began"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--keep .*file"):
-        run_all([parts[0].run], jobs=1, told=lambda scored: None, keep=tmp_path / "file")
+        run_all([parts[0].run], jobs=1, on_done=lambda scored: None, keep=tmp_path / "file")
     with pytest.raises(ConfigError, match=r"--data .*ebnerd"):
         run_evidence(Console(file=io.StringIO()), tmp_path / "page.md", data=tmp_path)

@@ -99,7 +99,7 @@ def test_a_run_that_is_kept_is_the_same_and_not_run_again(study, tmp_path, monke
     runs = []
     monkeypatch.setattr("ecdctr.studies.forgetting_study.play_study", lambda run: runs.append(run) or study)
     for _ in range(2):
-        (got,) = run_studies([RUN], jobs=1, told=lambda study: None, keep=tmp_path)
+        (got,) = run_studies([RUN], jobs=1, on_done=lambda study: None, keep=tmp_path)
     assert len(runs) == 1 and got.rows == study.rows
     for name, values in study.ads.items():
         np.testing.assert_array_equal(got.ads[name], values)

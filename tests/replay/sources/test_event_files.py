@@ -197,10 +197,10 @@ def test_errors_name_the_file_and_the_way_out(events, tmp_path):
     with pytest.raises(DataError, match="no event files there"):
         EventFiles(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"notes\.txt: the ending is none of \.jsonl"):
+    with pytest.raises(DataError, match=r"notes\.txt: the suffix is none of \.jsonl"):
         EventFiles(tmp_path / "notes.txt")
     path = write(events.drop("domain"), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet does not say which rows are natural.*domain=ad"):
+    with pytest.raises(DataError, match=r"a\.parquet does not distinguish natural rows from ads.*domain=ad"):
         list(EventFiles(path).frames())
     path = write(events.drop("label", "ts"), tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet has no column ts, label; it has domain, event_id"):

@@ -165,7 +165,7 @@ def test_two_tables_are_merged_by_time(media):
         ('name = "Shop"', 'title = "Shop"', "unknown key title"),
         ('name = "price"\nkind', 'name = "price"\nkinds', r"unknown key features\.2\.kinds"),
         ('sku"\nlabel = "dwell > 10"', 'sku"', r"the key tables\.0\.columns\.label is missing"),
-        ('"dwell > 10"', '"dwell >> 10"', r"tables\.0\.columns\.label: 'dwell >> 10' is no condition"),
+        ('"dwell > 10"', '"dwell >> 10"', r"tables\.0\.columns\.label: 'dwell >> 10' is not a condition"),
         ('format = "%d/%m/%Y %H:%M:%S", ', "", r"tables\.0\.columns\.ts: give either unit"),
         (
             '"dwell > 10"',
@@ -178,7 +178,7 @@ def test_two_tables_are_merged_by_time(media):
         ('name = "price"', 'name = "price"\nfield = "label"', "is never a feature"),
         ('column = "slot", ad', 'column = "slot", ads', r"unknown key tables\.0\.domain\.ads"),
         ("domain = {", 'domain = "both" #', r"tables\.0\.domain: Input should be 'natural' or 'ad'"),
-        ("[[features]]", "[[features]", "no valid TOML"),
+        ("[[features]]", "[[features]", "not valid TOML"),
         ('"log.csv"', '"logs.csv"', "logs.csv: no such file"),
     ],
 )

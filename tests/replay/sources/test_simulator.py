@@ -146,8 +146,8 @@ def test_worlds_of_one_user_and_one_item_still_run():
     [
         ({"users": 0}, "users=0 is below 1"),
         ({"ads_per_day": -1}, "ads_per_day=-1 is below 0"),
-        ({"days": 5, "live_from": 6}, "live_from=6 lies behind"),
-        ({"start": "yesterday"}, "start='yesterday' is no date"),
+        ({"days": 5, "live_from": 6}, "live_from=6 is after"),
+        ({"start": "yesterday"}, "start='yesterday' is not a date"),
     ],
 )
 def test_settings_are_checked(wrong, message):

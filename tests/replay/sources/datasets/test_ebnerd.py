@@ -154,7 +154,7 @@ def test_errors_name_the_path_and_where_to_get_the_data(folder, tmp_path):
     with pytest.raises(DataError, match=r"behaviors\.parquet has no column gender, age"):
         list(EbNerd(folder).frames())
     behaviors.write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"behaviors\.parquet is no Parquet file"):
+    with pytest.raises(DataError, match=r"behaviors\.parquet cannot be read as Parquet"):
         list(EbNerd(folder).frames())
     behaviors.unlink()
     with pytest.raises(DataError, match=r"behaviors\.parquet is missing.*recsys\.eb\.dk"):
