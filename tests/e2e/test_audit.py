@@ -28,7 +28,7 @@ def test_another_learning_rate_is_found_at_its_first_step_and_tensor(site):
     other = settings.model_copy(update={"model": settings.model.model_copy(update={"lr": 0.0010001})})
     rebuilt = site.rebuild(other)
     assert not rebuilt.identical
-    assert "first step that predicts otherwise:" in rebuilt.verdict
+    assert "first step with different predictions:" in rebuilt.verdict
     assert "first tensor that differs:" in rebuilt.verdict
 
 
