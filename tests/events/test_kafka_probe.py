@@ -156,6 +156,20 @@ class TestRights:
             KafkaLog(settings, decoder, {topic: 0})
 
 
+class TestSuspended:
+    pytestmark = needs_kafka
+
+    def test_a_broker_that_hangs(self, cluster):
+        node = cluster.kafka.nodes[0]
+        node.suspend()
+        try:
+            assert problem_of(cluster.settings("SCRAM")).cause is Cause.TIMEOUT
+        finally:
+            node.resume()
+        cluster.kafka.wait_ready()
+        assert probe_brokers(cluster.settings("SCRAM"), timeout_s=10) is None
+
+
 class TestUsers:
     """What uses the probe ends at once, too."""
 

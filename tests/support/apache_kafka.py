@@ -184,10 +184,15 @@ class KafkaNode:
         os.kill(self.pid, signal.SIGCONT)
 
     def log_tail(self) -> str:
-        """The last lines of its output."""
+        """The last warnings, errors and stack traces of its output; everything else is left out."""
         if not self.log_file.exists():
             return "(no output)"
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        # Lines that begin with a tab are of the printed configuration, but for those of a stack trace.
+        wrong = [
+            line for line in lines if " INFO " not in line and (not line.startswith("\t") or "\tat " in line)
+        ]
+        return "\n".join((wrong or lines)[-_LOG_LINES:])
 
 
 class ApacheKafka:

@@ -28,6 +28,7 @@ TOGETHER = {
     "tests/e2e/test_apache_kafka.py": "apache_kafka",
     "tests/events/test_kafka_probe.py": "apache_kafka",
     "tests/streams/test_codecs.py": "apache_kafka",
+    "tests/support/test_apache_kafka.py": "apache_kafka",
     "tests/e2e/test_audit.py": "killed",
     "tests/e2e/test_damaged_checkpoint.py": "killed",
     "tests/monitor/dashboard/test_page.py": "browser",
