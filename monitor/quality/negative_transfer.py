@@ -107,8 +107,8 @@ class TransferWatch:
 
     def gauc(self) -> tuple[Interval | None, int]:
         """A-CTR's GAUC minus the control's, and the number of users that count."""
-        ts, user, label, p = self._users.rows()
-        at = np.flatnonzero(ts > self._clock - self.days * DAY_MS)
+        _, user, label, p = self._users.rows()
+        at, _ = self._users.complete_rows(self._clock - self.days * DAY_MS)
         inside, codes, clickers = of_clickers(user[at], label[at])
         if not len(inside):
             return None, 0

@@ -80,8 +80,7 @@ class DomainSeries:
 
     def rank(self, users: UserRows, since_ms: int, until_ms: int) -> None:
         """Compute GAUC and AUC of the slots in a span of time from retained rows, unless there are too few rows."""
-        ts = users.rows()[0]
-        rows = int(((ts >= since_ms) & (ts < until_ms)).sum())
+        rows = len(_rows_between(users, since_ms, until_ms))
         if rows * self.slot_ms < FEWEST_ROWS * min(until_ms - since_ms, DAY_MS):
             return
         for arm, by_slot in rank_by_slot(users, self.slot_ms, since_ms, until_ms).items():
@@ -137,7 +136,7 @@ def rank_by_slot(
 ) -> dict[str, dict[int, tuple[float, float]]]:
     """By arm and slot: GAUC and AUC of the retained rows with ``since_ms <= ts < until_ms``."""
     ts, user, label, p = users.rows()
-    at = np.flatnonzero((ts >= since_ms) & (ts < until_ms))
+    at = _rows_between(users, since_ms, until_ms)
     if not len(at):
         return {}
     slot, label, p = ts[at] // slot_ms, label[at], p[:, at]
@@ -168,3 +167,9 @@ def rank_by_slot(
             for k, area in zip(whole.group.astype(np.intp).tolist(), whole.auc.tolist(), strict=True)
         }
     return out
+
+
+def _rows_between(users: UserRows, since_ms: int, until_ms: int) -> NDArray[np.intp]:
+    """Numbers of the complete rows with ``since_ms <= ts < until_ms``."""
+    at, _ = users.complete_rows(since_ms - 1)
+    return at[users.rows()[0][at] < until_ms]

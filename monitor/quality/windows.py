@@ -43,6 +43,7 @@ WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "
 AUC_CLASSES = 512
 _LOW, _HIGH = -12.0, 8.0
 _SALT = np.uint64(0x6C1D5A97E2B804F3)
+_NEVER = -(2**62)
 COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
 SUMS = ("rows", "clicks", "predicted", "loss")
 
@@ -98,7 +99,9 @@ class UserRows:
     def __init__(self, arms: Sequence[str], capacity: int, span_ms: int) -> None:
         self.capacity, self.span_ms = capacity, span_ms
         self.share = 1.0
-        self._bound = np.uint64(2**64 - 1)
+        self._doubled_at = (
+            _NEVER  # event time up to which rows of the users that were added last may be missing
+        )
         self.arms = tuple(arms)
         size = 2 * capacity
         self._ts = np.empty(size, np.int64)
@@ -130,14 +133,14 @@ class UserRows:
     ) -> None:
         keep = ts > clock_ms - self.span_ms
         if self.share < 1.0:
-            keep &= mix64(user ^ _SALT) <= self._bound
+            keep &= _in_sample(user, self.share)
         if not keep.all():
             ts, user, label, scores = ts[keep], user[keep], label[keep], scores[:, keep]
         n = len(ts)
         if self._n + n > len(self._ts):
             self._drop(clock_ms)
             if self.share < 1.0:  # the share may have been halved
-                keep = mix64(user ^ _SALT) <= self._bound
+                keep = _in_sample(user, self.share)
                 ts, user, label, scores = ts[keep], user[keep], label[keep], scores[:, keep]
                 n = len(ts)
         part = slice(self._n, self._n + n)
@@ -146,17 +149,18 @@ class UserRows:
         self._n += n
 
     def _drop(self, clock_ms: int) -> None:
-        """Drop rows older than the window, then halve the share of users until the rest fits into ``capacity``."""
-        keep = self._ts[: self._n] > clock_ms - self.span_ms
-        mixed = mix64(self._user[: self._n] ^ _SALT)
+        """Remove rows older than the window, then halve the share of users until the rest fits into ``capacity``."""
+        begin = clock_ms - self.span_ms
+        keep = self._ts[: self._n] > begin
         while int(keep.sum()) > self.capacity:
             self.share /= 2
-            self._bound = np.uint64(int(self.share * 2.0**64) - 1)
-            keep &= mixed <= self._bound
+            self._doubled_at = _NEVER  # the users that were added last are removed again
+            keep &= _in_sample(self._user[: self._n], self.share)
         n = int(keep.sum())
-        if self.share < 1.0 and n < self.capacity // 8:
-            self.share *= 2  # traffic has fallen: further users join the sample with their rows from now on
-            self._bound = np.uint64(min(int(self.share * 2.0**64), 2**64) - 1)
+        # Fewer rows than an eighth of the capacity: add users, of whom only later rows will be complete.
+        if self.share < 1.0 and n < self.capacity // 8 and self._doubled_at <= begin:
+            self.share *= 2
+            self._doubled_at = clock_ms
         for column in (self._ts, self._user, self._label):
             column[:n] = column[: self._n][keep]
         self._p[:, :n] = self._p[:, : self._n][:, keep]
@@ -167,9 +171,20 @@ class UserRows:
         n = self._n
         return self._ts[:n], self._user[:n], self._label[:n], self._p[:, :n]
 
+    def complete_rows(self, after_ms: int) -> tuple[NDArray[np.intp], float]:
+        """Numbers of the rows with ``ts > after_ms`` of sampled users of whom no such row is missing, and the share of these users.
+
+        After the share was doubled, earlier rows of the added users are missing: these users are excluded from a span of time that
+        begins before that.
+        """
+        rows = np.flatnonzero(self._ts[: self._n] > after_ms)
+        if after_ms >= self._doubled_at:
+            return rows, self.share
+        return rows[_in_sample(self._user[rows], self.share / 2)], self.share / 2
+
     def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
-        """By arm: GAUC, the half width of its 95 % interval (0: exact), and the number of users that count."""
-        at = np.flatnonzero(self._ts[: self._n] > clock_ms - self.span_ms)
+        """For each arm: GAUC, half width of its 95 % interval (0 if exact), number of users with clicks and non-clicks."""
+        at, share = self.complete_rows(clock_ms - self.span_ms)
         inside, codes, _ = of_clickers(self._user[at], self._label[at])
         rows = at[inside]
         label = self._label[rows]
@@ -190,9 +205,14 @@ class UserRows:
                 continue
             value = float(n @ a) / int(n.sum())
             spread = math.sqrt(float((n * (a - value)) @ (n * (a - value)))) / int(n.sum())
-            error = 0.0 if self.share >= 1.0 else 1.96 * math.sqrt(1 - self.share) * spread
+            error = 0.0 if share >= 1.0 else 1.96 * math.sqrt(1 - share) * spread
             out[arm] = (value, error, len(n))
         return out
+
+
+def _in_sample(user: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Whether users belong to the sample of a share of all users; a smaller share is a subset of a larger one."""
+    return np.asarray(mix64(user ^ _SALT) <= np.uint64(int(share * 2.0**64) - 1))
 
 
 class DomainWindow:

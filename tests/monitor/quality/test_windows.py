@@ -110,6 +110,32 @@ def test_retained_rows_are_bounded_and_users_are_complete():
         assert sorted(at[who == u]) == sorted(mine)
 
 
+def test_users_added_to_the_sample_are_used_only_when_their_rows_are_complete():
+    retained = UserRows(("actr",), 100, DAY)
+    dense = rows(600, users=300)
+    sparse = rows(4_000, users=300, seed=1, begin=401 * DAY, span=200 * DAY)
+    ts, user, y, p = (np.concatenate(both) for both in zip(dense, sparse, strict=True))
+    shares, incomplete = [], 0
+    for part in np.array_split(np.arange(len(ts)), 500):
+        clock = int(ts[part].max())
+        retained.add(ts[part], user[part], y[part], p[part][None], clock)
+        at, share = retained.complete_rows(clock - DAY)
+        stored, who, _, _ = retained.rows()
+        past = np.arange(len(ts)) <= part[-1]
+        in_window = past & (ts > clock - DAY)
+        for u in np.unique(who[at]):
+            assert sorted(stored[at[who[at] == u]]) == sorted(ts[in_window & (user == u)])
+        if share == 1:
+            assert len(at) == in_window.sum()
+        incomplete += share < retained.share
+        shares.append(share)
+        value, error, count = retained.gauc(clock)["actr"]
+        if share == 1 and count:
+            exact = gauc(y[in_window], p[in_window], user[in_window]).value
+            assert error == 0 and value == pytest.approx(exact, abs=1e-12)
+    assert min(shares) <= 0.25 and shares[-1] == 1 and incomplete
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
 def test_auc_of_counts_is_within_its_error_bound(pairs):
