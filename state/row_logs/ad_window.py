@@ -147,13 +147,6 @@ class AdWindow:
             self._log.append(rows, np.full(count, day, np.int64))
             self._newest = max(self._newest, day)
 
-    def drop_before(self, day: int) -> None:
-        """Remove permanently the days before ``day`` that have left the window.
-
-        A retained checkpoint may need days that the window no longer holds: see :meth:`drop_unused`.
-        """
-        self._log.drop_before(min(day, self.first_day))
-
     def drop_unused(self, retained: Iterable[Mapping[int, int]]) -> None:
         """Remove permanently the days that neither the window nor any of the recorded sizes ``retained`` needs."""
         oldest = self.first_day

@@ -41,21 +41,6 @@ class MonthlyStore:
             raise StateError(f"snapshots of different dimension cannot be used together: {dims}")
         return next(iter(dims.values()), 0)
 
-    def check_use(self, months: Sequence[str]) -> None:
-        """Check that months exist, have one dimension, and are in the order of their rows.
-
-        Raises
-        ------
-        StateError
-            A month has no snapshot, or the dimensions differ.
-        ValueError
-            The months are not given oldest first, each once.
-        """
-        self.dim(months)
-        last = [self.manifest(month).last_ts for month in months]
-        if len(set(months)) < len(months) or last != sorted(last):
-            raise ValueError(f"months in use must be given oldest first, each once, not {list(months)}")
-
 
 def distinct(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp] | None]:
     """Distinct ids, ascending, and the position of each id among them; None if they were distinct and ascending already."""

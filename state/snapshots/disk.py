@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.errors import SnapshotDamagedError, StateError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.errors import SnapshotDamagedError
 from ecdctr.state.hashing import mix64
 from ecdctr.state.snapshots.base import MonthlyStore, distinct, union_chunks
 from ecdctr.state.snapshots.database import VectorDb
@@ -65,8 +63,7 @@ class _OpenMonth:
 class RocksEmbeddingStore(MonthlyStore):
     """All snapshots of one folder; see :class:`EmbeddingStore` for the contract.
 
-    Any number of processes may read; the owner of the state folder writes each month once. The months in use are
-    listed in the file ``CURRENT``, which is replaced atomically.
+    Any number of processes may read. Only the owner of the state folder writes; snapshots are immutable unless ``replace`` is set.
 
     Parameters
     ----------
@@ -81,7 +78,6 @@ class RocksEmbeddingStore(MonthlyStore):
         self._cache_rows = cache_rows
         self._manifests: dict[str, tuple[int, SnapshotManifest]] = {}
         self._open: OrderedDict[str, _OpenMonth] = OrderedDict()
-        self._current: tuple[tuple[int, int], tuple[str, ...]] | None = None
         self._busy = threading.RLock()
 
     def months(self) -> list[str]:
@@ -105,28 +101,6 @@ class RocksEmbeddingStore(MonthlyStore):
             if more.get("replace") and month in self._open:
                 self._open.pop(month).close()
             return write_snapshot(self.folder, month, dim, last_ts, users, items, **more)
-
-    def use(self, months: Sequence[str]) -> None:
-        """Put months into use, newest last; every reader sees either the old set or the new one."""
-        self.check_use(months)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / "CURRENT", json.dumps({"months": list(months)}).encode())
-
-    def in_use(self) -> tuple[str, ...]:
-        """Months in use, newest last, as of now; another process may change them."""
-        path = self.folder / "CURRENT"
-        try:
-            stat = path.stat()
-            version = stat.st_ino, stat.st_mtime_ns
-            if self._current is None or self._current[0] != version:
-                self._current = version, tuple(json.loads(path.read_bytes())["months"])
-        except FileNotFoundError:
-            return ()
-        except (ValueError, KeyError, TypeError) as error:
-            raise StateError(
-                f"{path} cannot be read ({error}); remove it, then put months into use again"
-            ) from error
-        return self._current[1]
 
     def lookup(
         self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]

@@ -20,7 +20,6 @@ class MemoryEmbeddingStore(MonthlyStore):
 
     def __init__(self) -> None:
         self._snapshots: dict[str, tuple[SnapshotManifest, dict[Kind, Vectors]]] = {}
-        self._in_use: tuple[str, ...] = ()
 
     def months(self) -> list[str]:
         return sorted(self._snapshots, key=lambda month: (self._snapshots[month][0].last_ts, month))
@@ -46,13 +45,6 @@ class MemoryEmbeddingStore(MonthlyStore):
             return same_or_refuse(self._snapshots[month][0], manifest)
         self._snapshots[month] = manifest, {kind: (ids.copy(), v.copy()) for kind, (ids, v) in tables.items()}
         return manifest
-
-    def use(self, months: Sequence[str]) -> None:
-        self.check_use(months)
-        self._in_use = tuple(months)
-
-    def in_use(self) -> tuple[str, ...]:
-        return self._in_use
 
     def lookup(
         self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]

@@ -54,7 +54,7 @@ class SnapshotManifest:
 
 
 class EmbeddingStore(Protocol):
-    """The frozen TPM vectors of all months, and which months are in use."""
+    """The frozen TPM vectors of all months."""
 
     def months(self) -> list[str]:
         """Months that have a snapshot, by youngest training row, oldest first."""
@@ -78,14 +78,6 @@ class EmbeddingStore(Protocol):
 
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
         """The ``k`` latest months all of whose training rows are older than ``clock_ms``, newest last."""
-        ...
-
-    def use(self, months: Sequence[str]) -> None:
-        """Put months into use, newest last; every reader sees either the old set or the new one."""
-        ...
-
-    def in_use(self) -> tuple[str, ...]:
-        """Months in use, newest last."""
         ...
 
     def lookup(

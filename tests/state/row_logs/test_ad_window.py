@@ -140,15 +140,6 @@ def test_days_are_dropped_only_when_no_checkpoint_needs_them(make: Make) -> None
     assert items(window) == [2, 3]
 
 
-def test_drop_before_never_takes_a_day_of_the_window(make: Make) -> None:
-    window = make(days=2)
-    window.append(ads(0, [1, 2, 3]))
-    window.drop_before(100)
-    assert items(window) == [1, 2]
-    window.truncate(window.sizes())
-    assert items(window) == [1, 2]
-
-
 def test_a_window_without_days_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least one day"):
         AdWindow(None, 1, 1, 0)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -167,24 +164,14 @@ def test_months_are_chosen_by_point_in_time(store: EmbeddingStore) -> None:
     assert store.select(1_000, 0) == ()
 
 
-def test_months_in_use(store: EmbeddingStore) -> None:
+def test_months_of_different_dimension_are_not_read_together(store: EmbeddingStore) -> None:
     nothing = vectors(u64(), 0)
-    assert store.in_use() == ()
     store.write("a", 4, 100, nothing, nothing)
-    store.write("b", 4, 200, nothing, nothing)
     store.write("wide", 8, 300, vectors(u64(), 0, 8), vectors(u64(), 0, 8))
-    store.use(["a"])
-    store.use(["a", "b"])
-    assert store.in_use() == ("a", "b")
     with pytest.raises(StateError, match="'c'"):
-        store.use(["b", "c"])
+        store.lookup("user", u64(1), ["a", "c"])
     with pytest.raises(StateError, match="dimension"):
-        store.use(["b", "wide"])
-    with pytest.raises(ValueError, match="oldest first"):
-        store.use(["b", "a"])
-    assert store.in_use() == ("a", "b")
-    store.use([])
-    assert store.in_use() == ()
+        store.lookup("user", u64(1), ["a", "wide"])
 
 
 def test_a_month_is_written_once(store: EmbeddingStore) -> None:
@@ -333,60 +320,6 @@ def test_a_full_disk_leaves_no_month(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
     write_snapshot(small_disk, "2026-01", 16, 1, vectors(ids[:9], 1, 16), vectors(ids[:9], 2, 16))
     assert RocksEmbeddingStore(small_disk).months() == ["2026-01"]
-
-
-def test_current_is_replaced_as_a_whole(written: Path) -> None:
-    write_snapshot(written, "2026-02", 4, 2000, vectors(u64(1), 1), vectors(u64(), 1))
-    writer, reader = RocksEmbeddingStore(written), RocksEmbeddingStore(written)
-    for months in (("2026-01",), ("2026-01", "2026-02"), ("2026-02",)):
-        writer.use(months)
-        assert reader.in_use() == months
-    assert json.loads((written / "CURRENT").read_bytes()) == {"months": ["2026-02"]}
-    (written / "CURRENT").write_bytes(b"{")
-    with pytest.raises(StateError, match="CURRENT"):
-        RocksEmbeddingStore(written).in_use()
-
-
-_READER = """
-import json
-import sys
-from pathlib import Path
-import numpy as np
-from ecdctr.state.snapshots import RocksEmbeddingStore
-store = RocksEmbeddingStore(Path(sys.argv[1]))
-seen = set()
-print("ready", flush=True)
-while True:
-    months = store.in_use()
-    found, present = store.lookup("user", np.array([1], np.uint64), months)
-    assert present.all() and (found[0, :, 0] == [float(m) for m in months]).all(), (months, found, present)
-    seen.add(months)
-    if months == ("1", "2", "3"): break
-print(json.dumps(sorted(seen)), flush=True)
-"""
-
-
-def test_another_process_sees_the_old_months_or_the_new(tmp_path: Path) -> None:
-    store = RocksEmbeddingStore(tmp_path)
-    for month in (1, 2, 3):
-        users = u64(1), np.full((1, 4), month, np.float32)
-        store.write(str(month), 4, month, users, vectors(u64(), 0))
-    store.use(["1"])
-    root = Path(__file__).parents[3]
-    with subprocess.Popen(
-        [sys.executable, "-c", _READER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
-    ) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "ready\n"
-        for _ in range(30):
-            store.use(["1", "2"])
-            store.use(["2", "3"])
-            store.lookup("user", u64(1), store.in_use())
-        store.use(["1", "2", "3"])
-        out = reader.stdout.read()
-        assert reader.wait() == 0
-    assert set(map(tuple, json.loads(out))) <= {("1",), ("1", "2"), ("2", "3"), ("1", "2", "3")}
-    store.close()
 
 
 def test_more_months_than_stay_open(tmp_path: Path) -> None:
