@@ -21,6 +21,8 @@ from ecdctr.state.row_logs import ScoreLog
 from tests.support import logs
 from tests.support.logs import SMALL, StopAfter, replay
 
+pytestmark = pytest.mark.slow  # replays of the small log
+
 SETTINGS = (
     *logs.SETTINGS,
     "model.history=none",
@@ -47,7 +49,6 @@ def together(tmp_path_factory):
     return run(SMALL, folder, arms=ARMS) | {"folder": folder}
 
 
-@pytest.mark.slow
 def test_each_arm_scores_as_it_would_alone(together, tmp_path):
     state = together["folder"] / "state"
     alone = {
@@ -86,7 +87,6 @@ def test_the_report_compares_them_on_identical_rows(together):
     }
 
 
-@pytest.mark.slow
 def test_gone_on_with_they_equal_the_uninterrupted(together, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopAfter(patch, 3_000)
@@ -128,7 +128,6 @@ def as_it_was(checkpoint):
     return np.concatenate([trainer.score(step)[1]["actr"] for step in steps if step.kind == "ad"])
 
 
-@pytest.mark.slow
 def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not_seen(checkpoint, tmp_path):
     done = run(SMALL, tmp_path, ONCE, arms={"arms": "full,ads-only", "frozen": [f"tuesday:{checkpoint}"]})
     about = done["meta"]["frozen"]["tuesday"]
