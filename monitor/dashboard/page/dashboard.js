@@ -29,7 +29,7 @@ for (const domain of ["natural", "ad"]) {
   }
 }
 const transfer = new Chart($("charts-transfer"), {
-  title: "A-CTR minus ads-only, GAUC", id: "chart-transfer", hint: "Above 0 the transfer helps. Band: 95 % interval over users. The whole band below 0: negative transfer.",
+  title: "A-CTR minus ads-only, GAUC", id: "chart-transfer", hint: "A-CTR is the arm that serves. Above 0 the transfer helps. Band: 95 % interval over users. The whole band below 0: negative transfer.",
   format: signed(3), ideal: 0, height: 210, none: "Waiting for ad rows that both models have predicted.",
 });
 let staleDays = [];
@@ -38,7 +38,7 @@ function daysText(i) {
   return low === undefined ? "" : high === null || high === undefined ? `\u2265 ${low} d` : `${low}\u2013${high} d`;
 }
 const forgetting = new Chart($("charts-forgetting"), {
-  title: "Change on earlier periods, GAUC", id: "chart-forgetting", hint: "Relative to the GAUC when the period was last learned. A falling line means forgetting.",
+  title: "Change on earlier periods, GAUC", id: "chart-forgetting", hint: "Relative to the GAUC when the slice was first scored. A falling line means forgetting.",
   format: signed(3), ideal: 0, height: 210, none: "Waiting for the second checkpoint that scores a slice.",
 });
 const staleness = new Chart($("charts-forgetting"), {
