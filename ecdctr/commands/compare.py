@@ -98,13 +98,13 @@ def _table(out: Console, domain: str, totals: list[Any], found: Mapping[str, Any
     for arm, result in found.items():
         if any(arm not in side[domain] for side in totals):
             continue
-        judged = (
+        paired = (
             result is not None and domain in result["totals"] and "B" in result["differences"].get(domain, {})
         )
         for name, side in zip("AB", totals, strict=True):
-            f = result["totals"][domain][name] if judged else side[domain][arm]
+            f = result["totals"][domain][name] if paired else side[domain][arm]
             cells = [f"{f['n']:,}", *(_f(f.get(key)) for key in ("gauc", *_FIGURES.values()))]
-            if name == "B" and judged:
+            if name == "B" and paired:
                 d = result["differences"][domain]["B"]
                 cells += [f"{d['value']:+.4f}", f"{d['low']:+.4f} to {d['high']:+.4f}"]
             table.add_row(f"  {arm}" if name == "A" else "", name, *cells)

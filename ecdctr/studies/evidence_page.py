@@ -60,17 +60,17 @@ def _lines(
     yield "# Evidence"
     yield ""
     yield f"Written by `{command}`. Progressive validation: every row is predicted, then scored, then learned; all arms"
-    yield "stand on the identical ad rows of one pass. Intervals are 95 %, bootstrap over users (pairs for differences)."
+    yield "are evaluated on the identical ad rows of one pass. Intervals are 95 %, bootstrap over users (pairs for differences)."
     yield f"`{DEFAULT}` is what the default settings served: `stack` over `ads_only`, `reload` and `bayes_fm`. `stack_all` is one over all"
-    yield "arms, made from their scores from the first judged row on. Differences below .005 GAUC that no bar named beforehand are unproven."
-    yield "Who and what was away for weeks, and earlier periods asked again: [forgetting.md](forgetting.md)."
+    yield "arms, made from their scores from the first evaluated row on. Differences below .005 GAUC are unproven unless a requirement named them beforehand."
+    yield "Returning users and items, and rows of earlier periods predicted again later: [forgetting.md](forgetting.md)."
     yield ""
     yield f"```json\n{json.dumps(bars(found))}\n```\n"
     yield f"![What every arm gains over ads alone, by arm and by the user's earlier ads]({picture})"
     for study, figures in found.items():
         mine = [run for run in runs if run.study == study]
         yield f"\n## {_TITLES[study]}\n"
-        yield f"{figures['rows']:,} ad rows judged (after the first {mine[0].skip_days:g} days), "
+        yield f"{figures['rows']:,} ad rows evaluated (after the first {mine[0].skip_days:g} days), "
         yield f"{figures.get('learned', 0):,} rows played, {figures.get('seconds', 0):,.0f} s on one thread in all."
         shares = [s for s in figures["shares"] if not math.isnan(s)]
         if shares:

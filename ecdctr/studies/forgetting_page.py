@@ -30,12 +30,12 @@ _SHORT_WORLD = {
     "month_days": 10,
 }
 _INTRO = """\
-Returning users and items after weeks away, and rows of earlier periods asked again later. Four engines learn the same simulated
+Returning users and items after weeks away, and rows of earlier periods predicted again later. Four engines learn the same simulated
 stream and serve A-CTR by the paper's `reload`; they differ in two things only:
 
-|arm|CPM has seen|TPM|
+|arm|training data of CPM|TPM|
 |-|-|-|
-|`month`|the live month (it begins cold with it)|no|
+|`month`|the live month (it starts as a new model)|no|
 |`month_tpm`|the live month|yes|
 |`all`|all natural clicks: three months of history, then the live month|no|
 |`all_tpm`|all natural clicks|yes|
@@ -43,8 +43,8 @@ stream and serve A-CTR by the paper's `reload`; they differ in two things only:
 Absence is counted in days: since the last day before today on which the user (the item) had rows in either stream, history
 included; 1 is yesterday. All ad rows of such a day count, so the models may learn from the first of them. Backward transfer:
 held-out rows of a period (another draw of the same world), predicted at the end of the period and at the end of the last one,
-asked each time as of that day; GAUC then and now, the difference below 0 is what was lost. It holds the world's own drift, too:
-what tells of a *method* is the difference between arms on identical rows. Intervals: 95 %, paired bootstrap over users, pooled over
+each time with the date of that day. A GAUC difference below 0 is a loss. It includes the drift of the world, too:
+only the difference between arms on identical rows measures a *method*. Intervals: 95 %, paired bootstrap over users, pooled over
 seeds. A difference whose interval holds 0 is **unproven**."""
 
 
@@ -119,7 +119,7 @@ def verdict(interval: Mapping[str, float] | None) -> str:
 
 def _lines(found: Mapping[str, Any], runs: Sequence[StudyRun], command: str, plot: str) -> Iterator[str]:
     yield f"# Forgetting\n\nWritten by `{command}`.\n\n{_INTRO}\n"
-    yield f"{found['rows']:,} ad rows judged (after the first {runs[0].skip_days} live days), seeds "
+    yield f"{found['rows']:,} ad rows evaluated (after the first {runs[0].skip_days} live days), seeds "
     yield f"{', '.join(str(run.seed) for run in runs)}; {found['played']:,} rows of history and live days, "
     yield f"{found['seconds']:,.0f} s of CPU time on one thread, four engines in one pass.\n"
     yield f"![Gain of TPM by absence, and GAUC of earlier weeks' ad rows later on]({plot})\n"
@@ -138,7 +138,7 @@ def _lines(found: Mapping[str, Any], runs: Sequence[StudyRun], command: str, plo
 
 def _claims(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## The claims\n"
-    yield "Named before any figure was seen. *Shown*: the interval lies above 0; *denied*: below.\n"
+    yield "Stated before any figure was computed. *Shown*: the interval lies above 0; *denied*: below.\n"
     yield "|claim|figure|verdict|\n|-|-|-|"
     by_class = {(part["who"], part["class"]): part["pairs"] for part in found["slices"]}
     for name in list(PAIRS)[:2]:

@@ -100,19 +100,21 @@ class DayCheck:
             self._day = day
         result = self.engine.run(step)
         domain = step.kind.domain
-        arm, kept = _LEARNING[domain], self._samples[domain]
-        if result.skipped is None and len(result.scored) and len(kept) < STEPS_A_DAY:
+        arm, samples = _LEARNING[domain], self._samples[domain]
+        if result.skipped is None and len(result.scored) and len(samples) < STEPS_A_DAY:
             some = slice(0, ROWS_A_STEP)
             rows = step.batch.take(result.scored[some])
-            kept.append(_Sample(rows, result.scores[arm][some], self.engine.trainer.predict(rows, arm)))
+            samples.append(_Sample(rows, result.scores[arm][some], self.engine.trainer.predict(rows, arm)))
 
     def close_day(self) -> None:
         """Score the day's sample again."""
-        for domain, kept in self._samples.items():
-            if not kept:
+        for domain, samples in self._samples.items():
+            if not samples:
                 continue
-            arm, rows = _LEARNING[domain], Batch.concat([k.rows for k in kept])
-            before, then = (np.concatenate([getattr(k, name) for k in kept]) for name in ("before", "then"))
+            arm, rows = _LEARNING[domain], Batch.concat([sample.rows for sample in samples])
+            before, then = (
+                np.concatenate([getattr(sample, name) for sample in samples]) for name in ("before", "then")
+            )
             after = self.engine.trainer.predict(rows, arm)
             self.findings.append(
                 DayFinding(
@@ -126,7 +128,7 @@ class DayCheck:
                     moved_by_day=_moved(before, after),
                 )
             )
-            kept.clear()
+            samples.clear()
 
 
 def _moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:

@@ -84,7 +84,7 @@ def _scored_first(days: Sequence[DayFinding]) -> Check:
 
 
 def _in_order(stragglers: int) -> Check:
-    name = "in the order of time"
+    name = "rows are in the order of time"
     if not stragglers:
         return Check(name, True, "no row came later than the log's window allows")
     return Check(
@@ -95,7 +95,7 @@ def _in_order(stragglers: int) -> Check:
 
 
 def _features(found: Sequence[Finding]) -> Check:
-    name = "no feature gives the answer away"
+    name = "no feature reveals the label"
     bad = [f for f in found if f.suspicious]
     if bad:
         named = ", ".join(f"{f.feature} on {f.domain} rows (AUC {f.auc:.3f})" for f in bad)
@@ -112,7 +112,7 @@ def _features(found: Sequence[Finding]) -> Check:
 
 def _snapshots(months: Sequence[str]) -> Check:
     name = "nothing from the future in the TPM snapshots"
-    read = f"read: {', '.join(months)}; each older than every row that met it" if months else "none was read"
+    read = f"read: {', '.join(months)}; each older than every row that read it" if months else "none was read"
     return Check(name, True, read)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from ecdctr.events.batch import AD, DOMAIN_NAMES
-from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartedRows, Ranked, scratch
+from ecdctr.replay.figures.partitioned import PART_ROWS, Cut, PartitionedRows, Ranked, scratch
 from ecdctr.replay.figures.result import ArmFigures, DayFigures, Difference, ReplayResult, SliceFigures
 from ecdctr.replay.figures.scored_days import (
     ORACLE,
@@ -56,7 +56,7 @@ def evaluate(
     """Compute every figure of a replay. All arms of a domain are evaluated on the identical rows.
 
     Memory is bounded by the largest event day and by the number of users and items: rows are read one day at a
-    time, and figures over all days are computed from partitions on disk (:class:`PartedRows`). The figures are exact.
+    time, and figures over all days are computed from partitions on disk (:class:`PartitionedRows`). The figures are exact.
 
     Parameters
     ----------
@@ -100,15 +100,17 @@ def evaluate(
     }  # fmt: skip
     with scratch(folder) as made:
         shapes = survey(source, arms)
-        judges = [
-            _Judge(shape, made / str(shape.domain), base, further, samples, day_samples, seed, part_rows)
+        domains = [
+            _DomainFigures(
+                shape, made / str(shape.domain), base, further, samples, day_samples, seed, part_rows
+            )
             for shape, further in zip(shapes, _codings(source, shapes, slices), strict=True)
         ]
-        for day, columns in source.days() if judges else ():
-            for judge in judges:
-                judge.add(day, columns)
-        for judge in judges:
-            judge.finish(out)
+        for day, columns in source.days() if domains else ():
+            for domain_figures in domains:
+                domain_figures.add(day, columns)
+        for domain_figures in domains:
+            domain_figures.finish(out)
     if {row["value"] for row in out["slices"] if row["slice"] == TPM.name} == {TPM.values[-1]}:
         # No snapshot was ever read.
         out["slices"] = [row for row in out["slices"] if row["slice"] != TPM.name]
@@ -136,7 +138,7 @@ def _codings(
     ]
 
 
-class _Judge:
+class _DomainFigures:
     """Evaluates one domain: :meth:`add` takes its rows day by day, :meth:`finish` computes the figures."""
 
     def __init__(
@@ -154,17 +156,17 @@ class _Judge:
         self._samples, self._day_samples, self._seed = samples, day_samples, seed
         self._folder, self._part_rows = folder, part_rows
         self._slicer, self._notes = Slicer(further), [coding.column for coding in further]
-        self._parted: PartedRows | None = None
+        self._partitions: PartitionedRows | None = None
         self._left_out = 0
         self._days: list[DayFigures] = []
 
     def add(self, day: int, columns: Columns) -> None:
         rows, left_out = common_rows(columns, self.shape, self._notes)
         self._left_out += left_out
-        if self._parted is None:
+        if self._partitions is None:
             self._folder.mkdir()
             dtypes = {arm: _dtype(p.dtype) for arm, p in rows.scores.items()}
-            self._parted = PartedRows(
+            self._partitions = PartitionedRows(
                 self._folder,
                 dtypes,
                 self.shape.rows,
@@ -174,14 +176,14 @@ class _Judge:
             )
         if not len(rows):
             return
-        self._parted.add(rows, self._slicer.codes(rows))
+        self._partitions.add(rows, self._slicer.codes(rows))
         arms, differences = _of_day(rows, self.base, self._day_samples, self._seed)
         date = (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
         self._days.append({"day": date, "n": len(rows), "arms": arms, "differences": differences})
 
     def finish(self, out: ReplayResult) -> None:
-        parted = self._parted
-        assert parted is not None
+        rows = self._partitions
+        assert rows is not None
         domain = DOMAIN_NAMES[self.shape.domain]
         out["base"][domain], out["left_out"][domain], out["days"][domain] = (
             self.base,
@@ -194,17 +196,17 @@ class _Judge:
             for code, value in enumerate(values)
         ]
         cuts = [_ALL, *(cut for cut, _ in named)]
-        ranked, lists = parted.ranked(cuts), parted.lists()
+        ranked, lists = rows.ranked(cuts), rows.lists()
         figures: dict[str, list[dict[str, Any]]] = {}
         out["calibration"][domain] = {}
-        for arm in parted.arms:
-            figures[arm], out["calibration"][domain][arm] = parted.scored(arm, cuts)
+        for arm in rows.arms:
+            figures[arm], out["calibration"][domain][arm] = rows.scored(arm, cuts)
         out["totals"][domain], out["differences"][domain] = {}, {}
-        for arm in parted.arms:
+        for arm in rows.arms:
             whole = _summary(figures[arm][0], ranked[0], arm) | lists.get(arm, {})
             interval = self._interval(ranked[0], ranked[0].auc[arm], self._samples)
             out["totals"][domain][arm] = cast(ArmFigures, whole | _bounds(interval))
-        for arm in parted.arms:
+        for arm in rows.arms:
             if arm in (self.base, ORACLE):
                 continue
             gain = self._interval(ranked[0], ranked[0].auc[arm] - ranked[0].auc[self.base], self._samples)

@@ -24,7 +24,7 @@ from ecdctr.replay.figures.scored_days import ScoredRows
 from ecdctr.replay.figures.spill import Spill
 from ecdctr.replay.metrics import ROW_METRICS, group_auc
 
-__all__ = ["PART_ROWS", "Cut", "PartedRows", "Ranked", "scratch"]
+__all__ = ["PART_ROWS", "Cut", "PartitionedRows", "Ranked", "scratch"]
 
 PART_ROWS = 1 << 16
 """Approximate rows of a partition: about 10 MB with temporary arrays."""
@@ -105,7 +105,7 @@ class _Sums:
         return {"auc": self.won / pairs if pairs else nan} | found
 
 
-class PartedRows:
+class PartitionedRows:
     """Rows of one domain that all arms scored, with their slice codes, in partitions.
 
     Parameters

@@ -71,7 +71,7 @@ class PairedGate:
         likewise for ``ne`` and ``control``; also ``rows``, ``users`` (all) and ``users_ranked`` (those that GAUC counts).
         """
         if len(rows) < self.min_rows:
-            why = f"not judged, {len(rows):,} rows that all predicted are too few ({self.min_rows:,})"
+            why = f"not tested, {len(rows):,} rows that all predicted are too few ({self.min_rows:,})"
             return Verdict(True, why, {"rows": float(len(rows))})
         newest = slice(-self.max_rows, None)
         user, y = rows.user[newest], rows.label[newest]
@@ -98,7 +98,7 @@ class PairedGate:
         if worse:
             return Verdict(False, ", ".join(worse), figures)
         if users < self.min_users:
-            return Verdict(True, f"not judged, {users} users are too few ({self.min_users})", figures)
+            return Verdict(True, f"not tested, {users} users are too few ({self.min_users})", figures)
         return Verdict(True, "not worse than serving and control", figures)
 
 

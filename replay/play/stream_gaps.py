@@ -54,8 +54,8 @@ class _LastMoments:
         number = self._ids.find(user)
         new = number < 0
         if new.any():
-            met, inverse = np.unique(user[new], return_inverse=True)
-            number[new] = self._ids.add(met)[inverse]
+            users, inverse = np.unique(user[new], return_inverse=True)
+            number[new] = self._ids.add(users)[inverse]
             more = len(self._ids) - len(self._last)
             if more > 0:
                 room = np.full(max(more, len(self._last)), _NEVER, np.int64)
@@ -66,7 +66,7 @@ class _LastMoments:
 class StreamGaps:
     """Computes for each row of a replay how old its user's last row is, from all rows in event order.
 
-    Most natural rows are not scored, so the score log alone cannot tell. Memory: two numbers a user.
+    Most natural rows are not scored, so the score log does not suffice. Memory: two numbers a user.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``ReportMeta``: what a report says about its run; ``Report``: the content of ``report.json``."""
+"""``ReportMeta``: facts about the run of a report; ``Report``: the content of ``report.json``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ReportMeta(TypedDict, total=False):
     frozen
         Arms restored from checkpoints, by name.
     checkpoint
-        Checkpoint of the final models, None if none was kept.
+        Checkpoint of the final models, None if none was saved.
     settings
         The configuration as TOML.
     """

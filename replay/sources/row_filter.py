@@ -62,8 +62,8 @@ class RowFilter:
                 young = batch.ts >= self.until_ms
                 past = bool(young.any())
                 keep &= ~young
-            kept = batch if keep.all() else batch.take(keep)
-            if len(kept):
-                yield kept
+            selected = batch if keep.all() else batch.take(keep)
+            if len(selected):
+                yield selected
             if past:
                 return  # rows come in event order

@@ -110,7 +110,7 @@ def test_what_cannot_be_judged_is_accepted_and_says_so(n: int, users: int) -> No
     cut = GateRows(*(getattr(r, f)[:n] for f in ("user", "label", "candidate", "serving", "control")))
     verdict = PairedGate()(cut)
     assert verdict.accepted
-    assert verdict.reason.startswith("not judged")
+    assert verdict.reason.startswith("not tested")
 
 
 def test_predictions_that_are_no_numbers_are_refused() -> None:

@@ -181,8 +181,8 @@ def test_a_folder_that_cannot_be_written_is_named(result, tmp_path):
 
 @pytest.mark.slow
 def test_checks_and_arms_are_told_and_a_failed_check_stands_open(result, tmp_path):
-    fine = {"name": "in the order of time", "ok": True, "text": "no row came later"}
-    bad = {"name": "no feature gives the answer away", "ok": False, "text": "alone: dwell <AUC 0.999>"}
+    fine = {"name": "rows are in the order of time", "ok": True, "text": "no row came later"}
+    bad = {"name": "no feature reveals the label", "ok": False, "text": "alone: dwell <AUC 0.999>"}
     frozen = {"tuesday": {"checkpoint": "state/7", "clock": 0, "not_asked": 1_234}}
     meta = {"checks": [fine, bad], "arms": {"no-tpm": "model.history=none"}, "frozen": frozen}
     text = write_report(tmp_path, "Replay", result, meta).read_text()
