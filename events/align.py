@@ -1,7 +1,7 @@
 """Event-time alignment: rows of many partitions become one ordered sequence of steps.
 
-Without it, the sparse ad topic would be read days ahead of the natural one on a backlog, and models would learn from the future.
-Live training and replay use the same class, so both cut the same log into the same steps.
+Without alignment, a worker that catches up would read the small ad topic days ahead of the natural topic, and the models would be
+trained on data from the future. Live training and replay use the same class; while no time-out expires, both form the same steps.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from ecdctr.state.positions import Part
 __all__ = ["Aligner", "Chunk"]
 
 Key = tuple[str, int]
+_BEGINNING = -(2**62)  # earlier than every event time
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Decoded rows of one partition: offsets ``first <= o < end`` were read, row ``i`` comes from ``offset[i]``.
+    """Decoded rows of one partition. It covers the offsets ``first <= o < end``; row ``i`` was read from ``offset[i]``.
 
     Several rows may share an offset (packed message); an offset may have no row (dead letter).
     """
@@ -40,33 +41,33 @@ class Chunk:
 
 @dataclass(slots=True)
 class _Segment:
-    """A chunk in a partition's buffer, with the merge times of its rows; ``start`` is the first row that was not cut yet.
+    """A chunk in a partition's buffer, with the merge times of its rows; ``start``: first row that has not been assigned to a step.
 
-    ``opens[i]`` is False where row ``i`` belongs to the same moment as the row before it, and must not be separated from it.
+    ``starts_group[i]`` is False if row ``i`` has to be in the same step as the row before it (same event time or same message).
     """
 
     chunk: Chunk
     time: NDArray[np.int64]
-    opens: NDArray[np.bool_]
+    starts_group: NDArray[np.bool_]
     arrived: float
     start: int = 0
 
 
 @dataclass(slots=True)
-class _Lane:
+class _PartitionBuffer:
     """The buffer of one partition."""
 
     topic: str
     partition: int
     domain: int
-    next_in: int
-    next_out: int
-    added_at: float
+    next_in: int  # next offset to add
+    next_out: int  # next offset to emit
+    added_at: float  # time of the last chunk, seconds
     segments: deque[_Segment] = field(default_factory=deque)
     rows: int = 0
-    last_time: int = -(2**62)
-    last_ts: int = -(2**62)
-    end: int | None = None
+    last_time: int = _BEGINNING  # merge time of the last row added
+    last_ts: int = _BEGINNING  # event time of the last row added
+    end: int | None = None  # end of the partition in the log (exclusive), if known
     closed: bool = False
 
     def times(self) -> NDArray[np.int64]:
@@ -79,38 +80,56 @@ class _Lane:
 
 
 class Aligner:
-    """Merges partitions by event time and cuts the merged sequence into steps.
+    """Merges partitions by event time and divides the merged sequence into steps.
 
-    The steps depend on the merged sequence alone, never on the arrival of rows:
+    While no time-out expires, the steps depend on the merged sequence alone, and not on the order in which chunks arrive:
 
     1. Rows are ordered by (merge time, topic, partition, offset). The merge time of a row is the running maximum of ``ts`` over
-       its partition; all rows of a packed message have the largest of the message. Adjacent rows of one partition with the same
-       ``ts`` (for example an impression list) and rows of one message are never separated: their labels became known together.
-    2. When ``natural_batch`` natural rows are there, the ad rows before the last of them become ad steps, and then the natural
-       rows become one step. So no ad row is predicted by a model that learned from later natural rows.
-    3. ``ad_batch`` ad rows become a step at once.
+       its partition; all rows of a packed message get the largest merge time of the message. Adjacent rows of one partition with
+       the same ``ts`` (for example an impression list) and rows of one message are always in the same step, because their labels
+       become known at the same time.
+    2. As soon as ``natural_batch`` natural rows are available, all ad rows that precede the last of them are emitted as ad steps
+       (about ``ad_batch`` rows each, the last one fewer), followed by the natural rows as one step. Thus an ad row is predicted
+       before natural rows with a later merge time are learned.
+    3. Every ``ad_batch`` ad rows are emitted as a step without waiting for natural rows.
 
-    A row can be cut when no partition can deliver an earlier one any more. An empty partition is waited for: up to
-    ``max_behind_s`` while the log is known to hold more of it, otherwise up to ``max_idle_s``. Then the other partitions continue; its
-    later rows are counted as late, and are still learned. Rows that waited for ``max_wait_s`` do not wait for a full batch.
+    A row that is out of order in its partition has a merge time later than its ``ts``, so that natural rows with a later event time
+    may be learned before it.
+
+    A row can be emitted when no partition can still deliver an earlier row. A partition that delivers nothing delays the others for
+    at most ``max_behind_s`` if the log is known to hold more of it, and for at most ``max_idle_s`` otherwise; a partition with a full
+    buffer does not count as idle. Then the others continue. Rows that arrive later and are older than ``clock`` are counted in
+    ``late_rows``, and are still learned. If no batch is full and rows have been buffered for ``max_wait_s``, all rows that can be
+    emitted are emitted in incomplete batches.
 
     Parameters
     ----------
-    lanes
+    partitions
         ``{(topic, partition): domain}``.
     positions
         Next offset of each partition; 0 where absent.
     natural_batch, ad_batch
         Rows of a full step.
-    max_idle_s, max_wait_s
-        Wall seconds; ``inf`` (offline): no limit.
+    max_idle_s
+        Longest time in wall seconds to wait for a partition that delivers nothing; ``inf`` (replay): no limit.
+    max_wait_s
+        Longest time in wall seconds to wait for a batch to become full; ``inf`` (replay): no limit.
     max_behind_s
-        How long a partition of which the log holds more may deliver nothing (leader election, assigned to another member of the
-        group, transaction markers at the end of the log) before the other partitions continue.
+        As ``max_idle_s``, for a partition whose end in the log has not been reached (leader election, assignment to another member of
+        the group, transaction markers at the end of the log).
     buffer_rows
-        Rows at which the caller stops fetching a partition. A full partition does not count as idle.
+        Number of buffered rows at which the caller pauses a partition; its buffer is full then.
     now
         The caller's monotonic clock, in seconds; the class reads no clock itself.
+
+    Attributes
+    ----------
+    clock
+        Latest merge time emitted, ms.
+    late_rows
+        Number of rows that were older than ``clock`` when they were added.
+    batch_rows
+        ``(natural_batch, ad_batch)``.
 
     Examples
     --------
@@ -122,13 +141,13 @@ class Aligner:
     ...               np.zeros((n, 0), np.float32), np.zeros(n, np.float32))
     ...     return Chunk(topic, 0, 0, n, np.arange(n), b)
     >>> a.add(rows("a", 1, [15, 35])); a.add(rows("n", 0, [10, 20, 30, 40]))
-    >>> [(s.kind.value, s.batch.ts.tolist()) for s in a.cut(final=True)]
+    >>> [(s.kind.value, s.batch.ts.tolist()) for s in a.emit_steps(final=True)]
     [('ad', [15]), ('natural', [10, 20]), ('ad', [35]), ('natural', [30, 40])]
     """
 
     def __init__(
         self,
-        lanes: Mapping[Key, int],
+        partitions: Mapping[Key, int],
         *,
         natural_batch: int,
         ad_batch: int,
@@ -144,174 +163,187 @@ class Aligner:
         self.max_wait_s = max_wait_s
         self.max_behind_s = max_behind_s
         self.buffer_rows = buffer_rows
-        self.clock = -(2**62)
+        self.clock = _BEGINNING
         self.late_rows = 0
-        self._lanes: dict[Key, _Lane] = {}
-        for (topic, partition), domain in sorted(lanes.items()):
-            self.open_lane(topic, partition, domain, (positions or {}).get((topic, partition), 0), now)
+        self._partitions: dict[Key, _PartitionBuffer] = {}
+        for (topic, partition), domain in sorted(partitions.items()):
+            self.open_partition(topic, partition, domain, (positions or {}).get((topic, partition), 0), now)
 
     # -- input
 
-    def open_lane(self, topic: str, partition: int, domain: int, position: int, now: float = 0.0) -> None:
-        """Add a partition, which is merged from ``position`` on."""
-        self._lanes[(topic, partition)] = _Lane(topic, partition, domain, position, position, now)
-        self._lanes = dict(sorted(self._lanes.items()))
+    def open_partition(
+        self, topic: str, partition: int, domain: int, position: int, now: float = 0.0
+    ) -> None:
+        """Add a partition; ``position`` is the next offset that :meth:`add` expects."""
+        self._partitions[(topic, partition)] = _PartitionBuffer(
+            topic, partition, domain, position, position, now
+        )
+        self._partitions = dict(sorted(self._partitions.items()))
 
     def add(self, chunk: Chunk, now: float = 0.0) -> None:
-        """Buffer decoded rows.
+        """Buffer decoded rows; rows older than :attr:`clock` are counted in :attr:`late_rows`.
 
         Raises
         ------
         ValueError
             The chunk does not begin where the previous one of its partition ended.
         """
-        lane = self._lanes[(chunk.topic, chunk.partition)]
-        if chunk.first != lane.next_in:
+        buffer = self._partitions[(chunk.topic, chunk.partition)]
+        if chunk.first != buffer.next_in:
             raise ValueError(
-                f"{chunk.topic}[{chunk.partition}]: rows from offset {chunk.first} were added, {lane.next_in} expected"
+                f"{chunk.topic}[{chunk.partition}]: expected offset {buffer.next_in}, got {chunk.first}"
             )
-        lane.next_in = chunk.end
-        lane.added_at = now
+        buffer.next_in = chunk.end
+        buffer.added_at = now
         ts = chunk.batch.ts
         if len(ts):
             self.late_rows += int((ts < self.clock).sum())
-            time = np.maximum(np.maximum.accumulate(ts), lane.last_time)
+            time = np.maximum(np.maximum.accumulate(ts), buffer.last_time)
             # Rows of one message stay together: all have the last, largest merge time of the message.
             last_of_offset = np.searchsorted(chunk.offset, chunk.offset, side="right") - 1
             time = time[last_of_offset]
-            opens = self._opens(lane, chunk, time)
-            lane.last_ts = int(ts[-1])
-            lane.last_time = int(time[-1])
-            lane.rows += len(ts)
+            starts_group = self._group_starts(buffer, chunk, time)
+            buffer.last_ts = int(ts[-1])
+            buffer.last_time = int(time[-1])
+            buffer.rows += len(ts)
         else:
-            time, opens = np.empty(0, np.int64), np.empty(0, np.bool_)
-        lane.segments.append(_Segment(chunk, time, opens, now))
+            time, starts_group = np.empty(0, np.int64), np.empty(0, np.bool_)
+        buffer.segments.append(_Segment(chunk, time, starts_group, now))
 
     @staticmethod
-    def _opens(lane: _Lane, chunk: Chunk, time: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _group_starts(buffer: _PartitionBuffer, chunk: Chunk, time: NDArray[np.int64]) -> NDArray[np.bool_]:
         ts = chunk.batch.ts
         before_ts, before_time = (
-            np.concatenate([[lane.last_ts], ts[:-1]]),
-            np.concatenate([[lane.last_time], time[:-1]]),
+            np.concatenate([[buffer.last_ts], ts[:-1]]),
+            np.concatenate([[buffer.last_time], time[:-1]]),
         )
         before_offset = np.concatenate([[-1], chunk.offset[:-1]])
-        together = (chunk.offset == before_offset) | ((ts == before_ts) & (time == before_time))
-        return np.asarray(~together)
+        same_group = (chunk.offset == before_offset) | ((ts == before_ts) & (time == before_time))
+        return np.asarray(~same_group)
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """Record that the log holds offsets up to ``end`` of this partition."""
-        self._lanes[(topic, partition)].end = end
+        """Set the end of a partition in the log, exclusive."""
+        self._partitions[(topic, partition)].end = end
 
     def advance(self, time: int) -> None:
-        """Declare that no partition will deliver a row with ``ts < time`` (sources that are globally ordered)."""
-        for lane in self._lanes.values():
-            lane.last_time = max(lane.last_time, time)
+        """Declare that no row with ``ts < time`` will be added, for sources that are sorted by event time over all partitions."""
+        for buffer in self._partitions.values():
+            buffer.last_time = max(buffer.last_time, time)
 
     def close(self, topic: str, partition: int) -> None:
-        """Declare that this partition delivers no more rows: it is not waited for."""
-        self._lanes[(topic, partition)].closed = True
+        """Mark a partition as complete, so that the others do not wait for it."""
+        self._partitions[(topic, partition)].closed = True
 
     # -- state
 
     def position(self, topic: str, partition: int) -> int | None:
-        """Next offset to add; None for a partition that was not opened."""
-        lane = self._lanes.get((topic, partition))
-        return None if lane is None else lane.next_in
+        """Next offset that :meth:`add` expects; None for an unknown partition."""
+        buffer = self._partitions.get((topic, partition))
+        return None if buffer is None else buffer.next_in
 
     def buffered(self, topic: str, partition: int) -> int:
         """Rows in the buffer of one partition."""
-        return self._lanes[(topic, partition)].rows
+        return self._partitions[(topic, partition)].rows
 
     def lag(self, topic: str, learned: Mapping[Key, int]) -> int:
-        """Offsets between the ``learned`` positions and the known ends of a topic's partitions."""
+        """Number of offsets of a topic that are known to exist and are not learned yet; ``learned``: next offset to learn."""
         return sum(
-            max(0, max(lane.end or 0, lane.next_in) - learned.get(key, 0))
-            for key, lane in self._lanes.items()
-            if lane.topic == topic
+            max(0, max(buffer.end or 0, buffer.next_in) - learned.get(key, 0))
+            for key, buffer in self._partitions.items()
+            if buffer.topic == topic
         )
 
     @property
     def buffered_rows(self) -> int:
         """Rows in all buffers."""
-        return sum(lane.rows for lane in self._lanes.values())
+        return sum(buffer.rows for buffer in self._partitions.values())
 
     # -- output
 
-    def cut(self, now: float = 0.0, *, final: bool = False) -> list[Step]:
-        """Return every step that can be cut at ``now``, in order; ``final`` empties the buffers."""
+    def emit_steps(self, now: float = 0.0, *, final: bool = False) -> list[Step]:
+        """Return all steps that can be formed at time ``now``, in order; with ``final`` all buffered rows are emitted."""
         watermark = math.inf if final else self._watermark(now)
-        lanes = list(self._lanes.values())
+        buffers = list(self._partitions.values())
         times, counts = [], []
-        for lane in lanes:
-            t = lane.times()
+        for buffer in buffers:
+            t = buffer.times()
             safe = len(t) if watermark == math.inf else int(np.searchsorted(t, watermark, side="left"))
             times.append(t[:safe])
             counts.append(safe)
-        natural = sum(c for c, lane in zip(counts, lanes, strict=True) if lane.domain == NATURAL)
+        natural = sum(c for c, buffer in zip(counts, buffers, strict=True) if buffer.domain == NATURAL)
         full = natural >= self.batch_rows[NATURAL] or sum(counts) - natural >= self.batch_rows[AD]
-        # On a backlog rows wait long in any case: the waiting time matters only where no batch is full.
+        # While a worker catches up, rows wait long anyway: ``max_wait_s`` applies only if no batch is full.
         overdue = final or (not full and self._overdue(now, counts))
         if not overdue and not full:
             return []
-        order_lane, order_time = self._merge(lanes, times, counts)
-        steps = self._cut_merged(lanes, order_lane, order_time, flush=overdue)
+        order_partition, order_time = self._merge(buffers, times, counts)
+        steps = self._form_steps(buffers, order_partition, order_time, flush=overdue)
         if overdue:
-            steps += self._empty_ranges(lanes)
+            steps += self._empty_ranges(buffers)
         return steps
 
     def _watermark(self, now: float) -> float:
+        """Merge time before which no partition that counts as active can deliver a row any more."""
         bound = math.inf
-        for lane in self._lanes.values():
-            behind = lane.end is not None and lane.next_in < lane.end
+        for buffer in self._partitions.values():
+            behind = buffer.end is not None and buffer.next_in < buffer.end
             timeout = self.max_behind_s if behind else self.max_idle_s
-            idle = lane.rows < self.buffer_rows and now - lane.added_at > timeout
-            if lane.closed or idle:
+            idle = buffer.rows < self.buffer_rows and now - buffer.added_at > timeout
+            if buffer.closed or idle:
                 continue
-            bound = min(bound, lane.last_time)
+            bound = min(bound, buffer.last_time)
         return bound
 
     def _overdue(self, now: float, counts: Sequence[int]) -> bool:
+        """Whether a partition has had rows that can be emitted, or offsets without rows, for more than ``max_wait_s``."""
         return any(
-            (count or not lane.rows) and lane.segments and now - lane.segments[0].arrived > self.max_wait_s
-            for lane, count in zip(self._lanes.values(), counts, strict=True)
+            (count or not buffer.rows)
+            and buffer.segments
+            and now - buffer.segments[0].arrived > self.max_wait_s
+            for buffer, count in zip(self._partitions.values(), counts, strict=True)
         )
 
     @staticmethod
     def _merge(
-        lanes: Sequence[_Lane], times: Sequence[NDArray[np.int64]], counts: Sequence[int]
+        buffers: Sequence[_PartitionBuffer], times: Sequence[NDArray[np.int64]], counts: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lane_of = np.repeat(np.arange(len(lanes)), counts)
+        partition_of = np.repeat(np.arange(len(buffers)), counts)
         time = np.concatenate(times) if times else np.empty(0, np.int64)
-        # Stable: lanes are concatenated in (topic, partition) order and each is in offset order.
+        # Stable: buffers are concatenated in (topic, partition) order and each is in offset order.
         order = np.argsort(time, kind="stable")
-        return lane_of[order], time[order]
+        return partition_of[order], time[order]
 
-    def _cut_merged(
-        self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64], time: NDArray[np.int64], *, flush: bool
+    def _form_steps(
+        self,
+        buffers: Sequence[_PartitionBuffer],
+        partition_of: NDArray[np.int64],
+        time: NDArray[np.int64],
+        *,
+        flush: bool,
     ) -> list[Step]:
-        is_ad = np.array([lane.domain == AD for lane in lanes], dtype=bool)[lane_of]
+        is_ad = np.array([buffer.domain == AD for buffer in buffers], dtype=bool)[partition_of]
         ad_at, natural_at = np.flatnonzero(is_ad), np.flatnonzero(~is_ad)
         steps: list[Step] = []
         ads_done = natural_done = 0
         natural_rows, ad_rows = self.batch_rows
 
-        def emit(at: NDArray[np.int64]) -> int:
-            step, taken = self._take(lanes, lane_of[at])
+        def take(at: NDArray[np.int64]) -> int:
+            step, taken = self._take(buffers, partition_of[at])
             steps.append(step)
             return taken
 
         def emit_ads(until: int, *, partial: bool) -> None:
             nonlocal ads_done
             while ads_done < until and (partial or until - ads_done >= ad_rows):
-                ads_done += emit(ad_at[ads_done : min(ads_done + ad_rows, until)])
+                ads_done += take(ad_at[ads_done : min(ads_done + ad_rows, until)])
 
         while natural_done + natural_rows <= len(natural_at):
             last = natural_at[natural_done + natural_rows - 1]
             emit_ads(int(np.searchsorted(ad_at, last)), partial=True)
-            natural_done += emit(natural_at[natural_done : natural_done + natural_rows])
+            natural_done += take(natural_at[natural_done : natural_done + natural_rows])
         emit_ads(len(ad_at), partial=flush)
         if flush and natural_done < len(natural_at):
-            emit(natural_at[natural_done:])
+            take(natural_at[natural_done:])
         if len(time):
             taken = np.concatenate(
                 [ad_at[:ads_done], natural_at[: len(natural_at) if flush else natural_done]]
@@ -320,50 +352,50 @@ class Aligner:
                 self.clock = max(self.clock, int(time[taken].max()))
         return steps
 
-    def _take(self, lanes: Sequence[_Lane], lane_of: NDArray[np.int64]) -> tuple[Step, int]:
-        """Cut the next rows of each lane, as many as its number occurs in ``lane_of``; whole moments only.
+    def _take(self, buffers: Sequence[_PartitionBuffer], partition_of: NDArray[np.int64]) -> tuple[Step, int]:
+        """Take the next rows of each partition, as many as ``partition_of`` contains its number, and make one step of them.
 
-        Returns the step and its number of rows. It includes rows of the same moment as the last row, which are the next ones in
-        merged order (equal times, one lane).
+        Returns the step and its number of rows. The step also has the rows that must not be separated from these; they follow directly
+        in the merged order (equal times, one partition).
         """
         slices: list[Batch] = []
         parts: list[Part] = []
         total = 0
-        counts = np.bincount(lane_of, minlength=len(lanes))
-        for lane, wanted in zip(lanes, counts.tolist(), strict=True):
+        counts = np.bincount(partition_of, minlength=len(buffers))
+        for buffer, wanted in zip(buffers, counts.tolist(), strict=True):
             if not wanted:
                 continue
-            first = lane.next_out
-            taken = _cut_rows(lane, wanted, slices)
+            first = buffer.next_out
+            taken = _move_rows(buffer, wanted, slices)
             total += taken
-            parts.append(Part(lane.topic, lane.partition, first, lane.next_out))
+            parts.append(Part(buffer.topic, buffer.partition, first, buffer.next_out))
         batch = Batch.concat(slices, parts)
         return Step.from_batch(batch), total
 
-    def _empty_ranges(self, lanes: Iterable[_Lane]) -> list[Step]:
-        """Steps without rows, which cover offsets that have none (only dead letters)."""
+    def _empty_ranges(self, buffers: Iterable[_PartitionBuffer]) -> list[Step]:
+        """Steps without rows, for offset ranges that contain no valid event (rejected records, gaps)."""
         steps = []
-        for lane in lanes:
-            if lane.rows or not lane.segments:
+        for buffer in buffers:
+            if buffer.rows or not buffer.segments:
                 continue
-            chunk = lane.segments[-1].chunk
-            part = Part(lane.topic, lane.partition, lane.next_out, lane.next_in)
-            lane.segments.clear()
-            lane.next_out = lane.next_in
+            chunk = buffer.segments[-1].chunk
+            part = Part(buffer.topic, buffer.partition, buffer.next_out, buffer.next_in)
+            buffer.segments.clear()
+            buffer.next_out = buffer.next_in
             empty = chunk.batch.take(slice(0, 0)).with_parts([part])
-            steps.append(Step(StepKind.from_domain(lane.domain), empty, self.clock))
+            steps.append(Step(StepKind.from_domain(buffer.domain), empty, self.clock))
         return steps
 
 
-def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
-    """Move ``wanted`` rows, and further ones of the same moment, from the lane's buffer to ``out``; return their number."""
+def _move_rows(buffer: _PartitionBuffer, wanted: int, out: list[Batch]) -> int:
+    """Move ``wanted`` rows, and the rows that must stay with the last of them, to ``out``; return how many were moved."""
     taken = 0
-    while lane.segments:
-        segment = lane.segments[0]
+    while buffer.segments:
+        segment = buffer.segments[0]
         chunk, start, n = segment.chunk, segment.start, len(segment.chunk.batch)
         stop = min(n, start + max(0, wanted - taken))
-        # When ``wanted`` rows are taken, only rows that do not begin another moment are added.
-        following = segment.opens[stop:]
+        # Beyond ``wanted``, only rows of the last row's group are taken.
+        following = segment.starts_group[stop:]
         stop = n if not following.any() else stop + int(following.argmax())
         if n and stop == start:
             break
@@ -372,17 +404,17 @@ def _cut_rows(lane: _Lane, wanted: int, out: list[Batch]) -> int:
             taken += stop - start
         if stop < n:
             segment.start = stop
-            lane.next_out = int(chunk.offset[stop - 1]) + 1
+            buffer.next_out = int(chunk.offset[stop - 1]) + 1
             break
-        if not n and taken >= wanted and not _moment_continues(lane):
+        if not n and taken >= wanted and not _group_continues(buffer):
             break
-        lane.segments.popleft()
-        lane.next_out = chunk.end
-    lane.rows -= taken
+        buffer.segments.popleft()
+        buffer.next_out = chunk.end
+    buffer.rows -= taken
     return taken
 
 
-def _moment_continues(lane: _Lane) -> bool:
-    """Whether the lane's next row, after chunks without rows, belongs to the moment of the last row taken."""
-    following = next((s for s in lane.segments if len(s.opens)), None)
-    return following is not None and not following.opens[following.start]
+def _group_continues(buffer: _PartitionBuffer) -> bool:
+    """Whether the next row, after chunks without rows, belongs to the group of the last row that was moved."""
+    following = next((s for s in buffer.segments if len(s.starts_group)), None)
+    return following is not None and not following.starts_group[following.start]

@@ -52,7 +52,7 @@ class AlignedIntake:
         """Next offset that the agents should deliver. A partition that was added to a topic begins at 0."""
         if self.aligner.position(topic, partition) is None and topic in self.domains:
             log.info("%s[%d] is new: it is read from its beginning", topic, partition)
-            self.aligner.open_lane(topic, partition, self.domains[topic], 0, time.monotonic())
+            self.aligner.open_partition(topic, partition, self.domains[topic], 0, time.monotonic())
         return self.aligner.position(topic, partition)
 
     def wants(self, topic: str, partition: int) -> bool:
@@ -92,7 +92,7 @@ class AlignedIntake:
                 await asyncio.wait_for(self._wake.wait(), timeout=_CUT_EVERY_S)
             self._wake.clear()
             if not self._ready:
-                self._ready = self.aligner.cut(time.monotonic())
+                self._ready = self.aligner.emit_steps(time.monotonic())
             while self._ready:
                 try:
                     self.trainer.steps.put_nowait(self._ready[0])

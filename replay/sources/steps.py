@@ -42,5 +42,5 @@ def steps_of(batches: Iterable[Batch], *, natural_batch: int, ad_batch: int) -> 
                 position[key] += len(rows)
                 aligner.add(Chunk(*key, first, position[key], offsets, batch.take(rows)))
         aligner.advance(int(batch.ts.max()))
-        yield from aligner.cut()
-    yield from aligner.cut(final=True)
+        yield from aligner.emit_steps()
+    yield from aligner.emit_steps(final=True)

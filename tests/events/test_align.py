@@ -101,8 +101,8 @@ def test_steps_follow_the_rule_whatever_the_order_of_arrival(rows, natural_batch
         if by_lane[key]:
             _, a, b = by_lane[key].pop(0)
             aligner.add(make_chunk(key, rows[key][a:b], first=a))
-            steps += aligner.cut()
-    steps += aligner.cut(final=True)
+            steps += aligner.emit_steps()
+    steps += aligner.emit_steps(final=True)
     assert shape([s for s in steps if len(s.batch)]) == reference_steps(rows, natural_batch, ad_batch)
     positions = Positions()
     for step in steps:
@@ -120,14 +120,14 @@ def test_no_ad_row_meets_younger_natural_rows_when_the_ad_topic_is_filled_first(
     for p in (0, 1):
         ts = np.sort(rng.integers(0, month, 400)).tolist()
         aligner.add(make_chunk(("ad-clicks", p), ts))
-    assert aligner.cut() == [], "ads must wait: natural rows of the same time may still come"
+    assert aligner.emit_steps() == [], "ads must wait: natural rows of the same time may still come"
     steps = []
     for p in (0, 1):
         ts = np.sort(rng.integers(0, month, 8_000)).tolist()
         for first in range(0, 8_000, 500):
             aligner.add(make_chunk(("natural-clicks", p), ts[first : first + 500], first=first))
-            steps += aligner.cut()
-    steps += aligner.cut(final=True)
+            steps += aligner.emit_steps()
+    steps += aligner.emit_steps(final=True)
     learned = -1
     ads = 0
     for step in steps:
@@ -146,9 +146,9 @@ def test_rows_that_wait_are_cut_in_time_but_a_backlog_is_cut_in_full_batches():
     )
     aligner.add(make_chunk(("natural-clicks", 0), [1, 2, 3, 4, 5, 6, 7]), now=0.0)
     aligner.add(make_chunk(("natural-clicks", 0), [8, 9, 10], first=7), now=100.0)
-    assert shape(aligner.cut(now=100.0)) == [("natural", [1, 2, 3, 4]), ("natural", [5, 6, 7, 8])]
-    assert aligner.cut(now=102.0) == []
-    assert shape(aligner.cut(now=104.0)) == [("natural", [9, 10])]
+    assert shape(aligner.emit_steps(now=100.0)) == [("natural", [1, 2, 3, 4]), ("natural", [5, 6, 7, 8])]
+    assert aligner.emit_steps(now=102.0) == []
+    assert shape(aligner.emit_steps(now=104.0)) == [("natural", [9, 10])]
 
 
 def test_an_empty_partition_is_waited_for_while_the_log_holds_more_then_for_max_idle():
@@ -157,15 +157,15 @@ def test_an_empty_partition_is_waited_for_while_the_log_holds_more_then_for_max_
         if key != ("natural-clicks", 1):
             aligner.add(make_chunk(key, [10, 20, 30, 40]), now=0.0)
     aligner.set_end("natural-clicks", 1, 7)
-    assert aligner.cut(now=100.0) == [], "the log is known to hold seven more records of it"
+    assert aligner.emit_steps(now=100.0) == [], "the log is known to hold seven more records of it"
     aligner.set_end("natural-clicks", 1, 0)
     aligner.close("ad-clicks", 0)
-    assert aligner.cut(now=4.0) == [], "caught up, but not yet idle for five seconds"
-    steps = aligner.cut(now=6.0)
+    assert aligner.emit_steps(now=4.0) == [], "caught up, but not yet idle for five seconds"
+    steps = aligner.emit_steps(now=6.0)
     assert sum(len(s.batch) for s in steps) == 12
     aligner.add(make_chunk(("natural-clicks", 1), [15]), now=7.0)
     assert aligner.late_rows == 1
-    late = aligner.cut(now=50.0)
+    late = aligner.emit_steps(now=50.0)
     assert shape(late) == [("natural", [15])], "a late row is counted and still trained"
 
 
@@ -181,13 +181,13 @@ def test_a_partition_that_owes_rows_for_too_long_is_not_waited_for_but_a_full_on
         return aligner
 
     owing = lanes()  # partition 1 ends in offsets that hold no row, or somebody else has it
-    assert owing.cut(now=29.0) == []
-    assert shape(owing.cut(now=31.0)) == [("natural", [10, 20])]
+    assert owing.emit_steps(now=29.0) == []
+    assert shape(owing.emit_steps(now=31.0)) == [("natural", [10, 20])]
     full = (
         lanes()
     )  # partition 1 is not fetched because its buffer is full: what it holds still bounds the others
     full.add(make_chunk(("natural-clicks", 1), [11, 12, 13, 14]), now=0.0)
-    steps = full.cut(now=100.0)
+    steps = full.emit_steps(now=100.0)
     assert max(int(s.batch.ts.max()) for s in steps) < 14
 
 
@@ -195,7 +195,7 @@ def test_offsets_without_rows_are_counted_too():
     aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=4, ad_batch=2)
     aligner.add(make_chunk(("natural-clicks", 0), [1, 2], offsets=[1, 4], end=9))
     aligner.add(make_chunk(("natural-clicks", 0), [], first=9, end=12))
-    steps = aligner.cut(final=True)
+    steps = aligner.emit_steps(final=True)
     assert sum(len(s.batch) for s in steps) == 2
     assert [(p.first, p.end) for s in steps for p in s.parts] == [(0, 9), (9, 12)]
 
@@ -205,7 +205,7 @@ def test_a_packed_message_is_never_split():
     aligner.add(
         make_chunk(("natural-clicks", 0), [5, 1, 2, 3, 7, 8, 9], offsets=[0, 0, 0, 0, 1, 1, 2], end=3)
     )
-    steps = aligner.cut(final=True)
+    steps = aligner.emit_steps(final=True)
     assert [[(p.first, p.end) for p in s.parts] for s in steps] == [[(0, 1)], [(1, 3)]]
     assert shape(steps) == [("natural", [5, 1, 2, 3]), ("natural", [7, 8, 9])]
 
@@ -213,18 +213,18 @@ def test_a_packed_message_is_never_split():
 def test_an_impression_list_is_never_parted_even_over_two_polls():
     aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
     aligner.add(make_chunk(("natural-clicks", 0), [1, 2, 5, 5]))
-    assert aligner.cut() == [], "more rows of time 5 may follow"
+    assert aligner.emit_steps() == [], "more rows of time 5 may follow"
     aligner.add(make_chunk(("natural-clicks", 0), [5, 5, 6, 7, 7, 7, 8], first=4))
-    assert shape(aligner.cut()) == [("natural", [1, 2, 5, 5, 5, 5]), ("natural", [6, 7, 7, 7])]
+    assert shape(aligner.emit_steps()) == [("natural", [1, 2, 5, 5, 5, 5]), ("natural", [6, 7, 7, 7])]
     aligner.add(
         make_chunk(("natural-clicks", 0), [], first=11, end=12)
     )  # a poll of dead letters only, in between
     aligner.add(make_chunk(("natural-clicks", 0), [8, 8, 8, 9], first=12))
-    assert shape(aligner.cut(final=True)) == [("natural", [8, 8, 8, 8]), ("natural", [9])]
+    assert shape(aligner.emit_steps(final=True)) == [("natural", [8, 8, 8, 8]), ("natural", [9])]
 
 
 def test_a_chunk_that_does_not_continue_its_partition_is_refused():
     aligner = Aligner({("natural-clicks", 0): NATURAL}, natural_batch=3, ad_batch=2)
     aligner.add(make_chunk(("natural-clicks", 0), [1]))
-    with pytest.raises(ValueError, match=r"natural-clicks\[0\]: rows from offset 3 were added, 1 expected"):
+    with pytest.raises(ValueError, match=r"natural-clicks\[0\]: expected offset 1, got 3"):
         aligner.add(make_chunk(("natural-clicks", 0), [1], first=3))

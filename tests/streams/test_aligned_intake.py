@@ -37,7 +37,7 @@ def steps_of_a_full_buffer(batch: int, buffer_rows: int) -> list[int]:
     intake = AlignedIntake(aligner, buffer_rows, {"n": 0})
     while intake.wants("n", 0):
         aligner.add(chunk(aligner.position("n", 0) or 0))
-    return [len(step.batch) for step in aligner.cut()]
+    return [len(step.batch) for step in aligner.emit_steps()]
 
 
 @pytest.mark.parametrize("batch", [128, 4_096, 65_536])
