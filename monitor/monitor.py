@@ -1,4 +1,4 @@
-"""``Monitor``: figures about the streams and the models, computed from the steps of a trainer, live or on old logs."""
+"""``Monitor``: computes metrics of the streams and the models from completed training steps, live or in a replay."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ __all__ = ["Monitor"]
 log = logging.getLogger("ecdctr.monitor")
 
 BLOCK_ROWS = 32_768
-"""Rows that are counted together, at least: this spreads numpy's cost per call over many rows, and bounds memory."""
+"""Rows after which the collected steps are added as one block: this amortises numpy's overhead per call and limits memory."""
 
 RULES_EVERY_MS = 300_000
 """Event time between two evaluations of the alert rules."""
 
-MARKS = 200
+MAX_MARKS = 200
+"""Number of most recent marks that are retained."""
 
 
 class Monitor:
-    """Watches a trainer through its steps. One thread reports steps; other threads may read at the same time.
+    """Computes metrics from the steps of a trainer. All methods may be called from any thread; steps must be reported in order.
 
-    :meth:`observe` counts at once, in blocks of many steps: a caller with a live trainer queues steps and reports them from another
-    thread. Everything follows event time; nothing depends on the wall clock.
+    :meth:`observe` does its work synchronously, and is most efficient with many steps per call: a live trainer should queue its steps
+    and report them from another thread. All windows and intervals are in event time; the wall clock is not read.
 
     Parameters
     ----------
@@ -61,7 +62,16 @@ class Monitor:
     settings
         Windows, drift, forgetting, alert rules.
     reference
-        Drift is measured against this reference; default: as configured.
+        Reference for drift; default: ``settings.drift.reference``, or the first rows of the stream if that is empty.
+
+    Attributes
+    ----------
+    clock
+        Event time reached, ms; None before the first row.
+    rows
+        Rows observed since the start, by domain.
+    quality, drift, detectors, forgetting, transfer, rules
+        The parts that compute the metrics; change them through the methods of this class only.
 
     Examples
     --------
@@ -92,7 +102,7 @@ class Monitor:
         self._transfer_figure = TransferFigure(self.transfer)
         self._rules_evaluated_at = -1
         self._late_ms = duration_ms(s.late_after)
-        self._marks: deque[Mark] = deque(maxlen=MARKS)
+        self._marks: deque[Mark] = deque(maxlen=MAX_MARKS)
         self._alerts = PendingAlerts()
         self._folder: MonitorFolder | None = None
         self._reference_is_given = reference is not None or bool(s.drift.reference)
@@ -102,7 +112,7 @@ class Monitor:
         self._lock = threading.RLock()
 
     def observe(self, steps: Sequence[ObservedStep]) -> None:
-        """Count completed steps, in the order in which they were done."""
+        """Add completed steps, in the order in which they were executed, to all metrics."""
         with self._lock:
             block: list[tuple[ObservedStep, NDArray[np.bool_] | None]] = []
             rows = 0
@@ -115,7 +125,8 @@ class Monitor:
                 if clock is not None and int(batch.ts.min()) < clock - self._late_ms:
                     late = batch.ts < clock - self._late_ms
                 if clock is not None and newest // DAY_MS > clock // DAY_MS:
-                    self._count_block(block)  # rank the old day while all of its rows are still retained
+                    # GAUC and AUC of the past day are computed while all of its rows are still retained.
+                    self._add_block(block)
                     block, rows = [], 0
                     self.quality.rank_past_days(newest)
                 block.append((step, late))
@@ -126,35 +137,35 @@ class Monitor:
                 self._loss.update(step.loss)
                 self.clock = newest if clock is None else max(clock, newest)
                 if rows >= BLOCK_ROWS:
-                    self._count_block(block)
+                    self._add_block(block)
                     block, rows = [], 0
-            self._count_block(block)
+            self._add_block(block)
 
     def release(self, report: ReleaseReport) -> None:
-        """Report a CPM release: a mark on the time axis, and an alert where the gate refused it."""
+        """Record a CPM release: adds a mark to the charts; if the gate refused it, a rule with metric ``release`` raises an alert."""
         state = "" if report.accepted else ", refused by the gate"
         with self._lock:
             self._mark(report.clock_ms, "release", f"CPM release {report.number}{state}")
             self._last_release = report
 
     def month(self, months: Sequence[str], clock_ms: int | None = None) -> None:
-        """Report that CPM reads other TPM snapshots from now on: a mark on the time axis."""
+        """Record that CPM now reads other TPM snapshots: adds a mark to the charts."""
         with self._lock:
             at = self.clock if clock_ms is None else clock_ms
             self._mark(at or 0, "month", f"TPM {', '.join(months) or 'none'}")
 
-    def checkpoint(self, predict: Predict) -> None:
-        """Score the probe slices with the present model, which adds a point to each forgetting curve.
+    def score_probes(self, predict: Predict) -> None:
+        """Score the probe slices with the current model; this adds a point to each forgetting curve.
 
-        Call it at a checkpoint, in the thread that owns the model. It costs a forward pass over at most ``periods`` times ``rows`` rows
-        per domain.
+        Call it at a checkpoint, in the thread that owns the model. It predicts at most ``probes.periods * probes.rows`` rows for each
+        arm (one arm of natural rows, two of ad rows).
         """
         with self._lock:
             if self.clock is not None:
                 self.forgetting.score(predict, self.clock)
 
     def snapshot(self) -> Snapshot:
-        """All figures up to now, ready for JSON."""
+        """Return all metrics as values for JSON. GAUC and AUC of the current day are updated first."""
         with self._lock:
             clock = self.clock or 0
             windows = self.quality.window_figures(clock)
@@ -181,12 +192,12 @@ class Monitor:
             return self.rules.raised()
 
     def take_events(self) -> list[Alert]:
-        """Alerts raised or resolved since the last call, in order, each once; call :meth:`delivered` after they were delivered."""
+        """Return the alerts raised or resolved since the last call, oldest first. Call :meth:`delivered` after delivering them."""
         with self._lock:
             return self._alerts.take()
 
     def delivered(self) -> None:
-        """All events of :meth:`take_events` were delivered: they are not returned again after a restart."""
+        """Mark all alerts returned by :meth:`take_events` as delivered, so that they are not returned again after a restart."""
         with self._lock:
             if self._alerts.confirm():
                 self._save_alerts()
@@ -194,21 +205,26 @@ class Monitor:
     # -- restart
 
     def restore(self, folder: Path, scores: ScoreLog | None = None, clock_ms: int = 0) -> None:
-        """Continue from the state in a folder, and save to it from now on. Call it before the first row.
+        """Continue from the state in a folder, and save to it from now on. Call it before the first :meth:`observe`.
 
-        1. Raised alerts, undelivered events, marks.
+        The following is restored:
+
+        1. Raised and undelivered alerts, marks, and the changes that the detectors found.
         2. Counts of windows and series, Bloom filters of ids; the drift reference; probe slices and their curves.
-        3. From the score log: sums of the windows, the rows behind GAUC, the transfer comparison. Only the counts of natural rows that
-           were not scored since the last :meth:`save` are missing.
+        3. From the score log: sums of the windows, the rows from which GAUC is computed, the transfer comparison.
 
-        The drift table and the detectors start empty. Until they cover a day again, alerts that depend on them stay as they are.
+        Not restored for rows after the last :meth:`save`: counts of natural rows that were not scored, and, for all rows, the numbers
+        of late rows and of unseen users and items and the TPM share.
+
+        The drift table is empty until a full day has been compared again; alerts about drift do not change until then. The detectors
+        themselves start again.
 
         Parameters
         ----------
         folder
             Made if absent.
         scores
-            Rows scored so far, including those that recovery repeated.
+            Rows scored so far, including rows of steps that were executed again during recovery.
         clock_ms
             Event time reached.
         """
@@ -230,7 +246,7 @@ class Monitor:
                 read_score_log(scores, self.quality, self.transfer, self.settings.transfer_days, clock)
 
     def save(self) -> None:
-        """Write the state that :meth:`restore` reads, apart from the score log. It takes some milliseconds per million distinct ids."""
+        """Write the state that :meth:`restore` reads, apart from the score log."""
         with self._lock:
             if self._folder is None or self.clock is None:
                 return
@@ -247,14 +263,18 @@ class Monitor:
             self._alerts.add(self.rules.restore(stored.get("states", {}), clock))
             self.detectors.restore(stored.get("detectors", ()))
         except (KeyError, TypeError, ValueError) as error:
-            log.error("stored alerts were written by another version (%r): they are reset", error)
+            log.error(
+                "the stored alerts cannot be read (%r; another version?): they are not restored completely",
+                error,
+            )
 
     def _restore_figures(self, arrays: Mapping[str, NDArray[Any]], clock: int) -> None:
         try:
             self.quality.restore(arrays, clock)
         except (KeyError, ValueError) as error:
             log.error(
-                "stored figures were written by another version (%s): windows and series are reset", error
+                "the stored counts cannot be read (%s; another version?): windows and series are not restored completely",
+                error,
             )
 
     def _save_alerts(self) -> None:
@@ -271,14 +291,14 @@ class Monitor:
             }
         )
 
-    # -- counting
+    # -- adding rows
 
-    def _count_block(self, steps: Sequence[tuple[ObservedStep, NDArray[np.bool_] | None]]) -> None:
-        """Count steps, each with the mask of its late rows.
+    def _add_block(self, steps: Sequence[tuple[ObservedStep, NDArray[np.bool_] | None]]) -> None:
+        """Add steps to all metrics, each with a boolean mask of its late rows (None: no row is late).
 
-        1. The rows of each domain as one block, in event order.
-        2. Rank the past day, if one has ended.
-        3. Compare with the drift reference, if a slot has ended.
+        1. Join the rows of each domain to one block, in the order of the steps, and add it.
+        2. If a day has ended, compute its GAUC and AUC.
+        3. If a slot of the drift settings (``drift.every``) has ended, compare the last day with the drift reference.
         4. Evaluate the alert rules after a comparison, and otherwise every :data:`RULES_EVERY_MS`.
         """
         if not steps:
@@ -287,7 +307,7 @@ class Monitor:
         for domain, arms in ARMS_OF.items():  # 1
             of_domain = [(step, late) for step, late in steps if step.kind == domain]
             if of_domain:
-                self._count(domain, RowBlock.join(of_domain, arms), self.clock)
+                self._add_rows(domain, RowBlock.join(of_domain, arms), self.clock)
         self.quality.rank_past_days(self.clock)  # 2
         reference_was_ready = self.drift.ready
         compared = self.drift.advance(self.clock)  # 3
@@ -298,7 +318,7 @@ class Monitor:
             self._rules_evaluated_at = interval
             self._evaluate_rules(self.clock)
 
-    def _count(self, domain: str, block: RowBlock, clock: int) -> None:
+    def _add_rows(self, domain: str, block: RowBlock, clock: int) -> None:
         scored = self.quality.add(domain, block, clock)
         self._add_drift(domain, block)
         for arm, p in block.scores.items():
@@ -329,7 +349,9 @@ class Monitor:
 
     def _mark(self, ts: int, kind: Literal["release", "month", "reference"], text: str) -> None:
         mark: Mark = {"ts": ts, "kind": kind, "text": text}
-        if mark not in self._marks:  # after a restart the last release is reported again
+        if (
+            mark not in self._marks
+        ):  # the last release is reported again after a restart; do not mark it twice
             self._marks.append(mark)
 
     def _evaluate_rules(self, clock: int) -> None:
@@ -347,4 +369,4 @@ class Monitor:
         events = self.rules.update(clock, lambda rule: measure(rule, inputs))
         if events:
             self._alerts.add(events)
-            self._save_alerts()  # before any of them is delivered
+            self._save_alerts()  # save first, so that undelivered alerts survive a crash

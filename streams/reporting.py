@@ -192,7 +192,7 @@ class Reporter:
     def _score_probes(self, engine: Engine) -> None:
         """Score probe slices: in this thread, since it owns the model, and for :data:`PROBE_SHARE` of its time at most."""
         began = self._now()
-        self._safely(lambda: self.monitor.checkpoint(engine.trainer.predict))
+        self._safely(lambda: self.monitor.score_probes(engine.trainer.predict))
         self._probes_due = self._now() + (self._now() - began) / PROBE_SHARE
 
     # -- in the monitor's thread

@@ -9,7 +9,7 @@ from typing import cast
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.alerts.rules import Measurement
-from ecdctr.monitor.drift import Detectors, Row, describe
+from ecdctr.monitor.drift import Detectors, DriftTableRow, describe
 from ecdctr.monitor.marks import Mark
 from ecdctr.monitor.quality import ArmFigures, DomainWindow, Forgetting, TransferFigures, WindowFigures
 from ecdctr.monitor.settings import RuleSpec
@@ -52,7 +52,7 @@ class Inputs:
 
     clock_ms: int
     windows: Mapping[str, Mapping[str, DomainWindow]]
-    drift: Sequence[Row] | None
+    drift: Sequence[DriftTableRow] | None
     detectors: Detectors
     transfer: Callable[[], TransferFigures]
     forgetting: Forgetting
@@ -109,7 +109,9 @@ def _arm_value(metric: str, figures: ArmFigures) -> float | None:
     return cast("float | None", dict(figures)[metric])
 
 
-def _drift(rule: RuleSpec, what: str, table: Sequence[Row], marks: Sequence[Mark]) -> list[Measurement]:
+def _drift(
+    rule: RuleSpec, what: str, table: Sequence[DriftTableRow], marks: Sequence[Mark]
+) -> list[Measurement]:
     """Rows of the drift table whose change counts; a row that is not named here is within bounds."""
     out = []
     largest = table[0] if table else None

@@ -5,15 +5,15 @@ from ecdctr.monitor.drift.detectors import Detectors
 from ecdctr.monitor.drift.reference import Reference
 from ecdctr.monitor.drift.report import summarise, write_drift_report
 from ecdctr.monitor.drift.results import DriftFigures, DriftRow
-from ecdctr.monitor.drift.watch import DriftWatch, Row, describe
+from ecdctr.monitor.drift.watch import DriftTableRow, DriftWatch, describe
 
 __all__ = [
     "Detectors",
     "DriftFigures",
     "DriftRow",
+    "DriftTableRow",
     "DriftWatch",
     "Reference",
-    "Row",
     "by_day",
     "describe",
     "gather",

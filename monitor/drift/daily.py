@@ -11,7 +11,7 @@ from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.drift.reference import Reference
-from ecdctr.monitor.drift.watch import DriftWatch, Row
+from ecdctr.monitor.drift.watch import DriftTableRow, DriftWatch
 from ecdctr.monitor.settings import DriftSettings
 from ecdctr.state.errors import DataError
 
@@ -35,7 +35,7 @@ class Day:
     start_ms: int
     rows: dict[str, int]
     clicks: dict[str, int]
-    table: list[Row]
+    table: list[DriftTableRow]
 
 
 def gather(batches: Iterable[Batch], schema: FeatureSchema, settings: DriftSettings, name: str) -> Reference:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ecdctr.monitor.drift.daily import Day
 from ecdctr.monitor.drift.reference import Reference
-from ecdctr.monitor.drift.watch import day_of
+from ecdctr.monitor.drift.watch import format_minute
 from ecdctr.state.errors import DataError
 
 __all__ = ["summarise", "write_drift_report"]
@@ -46,7 +46,7 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
     out: Things = []
     for (what, name, domain), t in things.items():
         moved = [i for i, m in enumerate(t["moved"]) if m]
-        first = day_of(days[moved[0]].start_ms)[:10] if moved else None
+        first = format_minute(days[moved[0]].start_ms)[:10] if moved else None
         t = {"psi": None, "js": None, "q_value": None, "description": "", "said": ""} | t
         out.append(
             {
@@ -60,7 +60,7 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
         )
     out.sort(key=lambda t: (t["days_moved"] == 0, -t["effect"], t["name"]))
     return {
-        "days": [{"day": day_of(d.start_ms)[:10], "rows": d.rows, "clicks": d.clicks} for d in days],
+        "days": [{"day": format_minute(d.start_ms)[:10], "rows": d.rows, "clicks": d.clicks} for d in days],
         "things": out,
     }
 
@@ -92,7 +92,7 @@ def _page(
 
     title = f"Drift of {source}"
     yield page_start(title)
-    span = f"{day_of(reference.from_ms)} to {day_of(reference.until_ms)}"
+    span = f"{format_minute(reference.from_ms)} to {format_minute(reference.until_ms)}"
     yield f'<p class="muted">against {escape(reference.name)}, {span} (UTC)</p>\n'
     things: Things = result["things"]
     moved = [t for t in things if t["days_moved"]]

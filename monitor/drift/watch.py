@@ -1,4 +1,7 @@
-"""Drift: the last day of each stream against the reference, ranked by effect, with a false discovery rate over all features."""
+"""``DriftWatch``: compares the last day of each stream with a reference.
+
+Results are sorted by effect, and p-values are corrected for the false discovery rate over all comparisons.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,35 @@ from ecdctr.monitor.drift.significance import Baseline, Finding, Thresholds, adj
 from ecdctr.monitor.drift.sketches import Block, Sketch, make_layout
 from ecdctr.monitor.settings import DriftSettings
 
-__all__ = ["DriftWatch", "Row", "day_of", "describe"]
+__all__ = ["DriftTableRow", "DriftWatch", "describe", "format_minute"]
 
 CTR_PRIOR_ROWS = 200
-"""Rows of the mean click rate that are added to each hour, so that an hour with few rows has a plausible rate."""
+"""Weight, in rows, of the mean click rate as a prior for the click rate of each hour, so that an hour with few rows has a plausible rate."""
+
+SUSPECT_P_VALUE, SUSPECT_EFFECT = 0.01, 0.25
+"""Limits of a change that may be drift. They are weaker than those of drift, so that ``since`` is the beginning of a slow change."""
 
 
-def day_of(ms: int) -> str:
-    """UTC date and minute."""
+def format_minute(ms: int) -> str:
+    """Format a time in ms as UTC date, hour and minute."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 @dataclass(slots=True)
-class Row:
-    """A line of the drift table: a finding, whether the change counts, and since when (event time, ms)."""
+class DriftTableRow:
+    """One row of the drift table.
+
+    Attributes
+    ----------
+    finding
+        The comparison.
+    domain
+        ``natural``, ``ad``, or ``both`` if the change is in both domains.
+    moved
+        Whether the change is significant and large enough to be reported as drift.
+    since_ms
+        Event time since which it has been at least suspected, ms; None unless ``moved``.
+    """
 
     finding: Finding
     domain: str
@@ -53,7 +71,7 @@ class Row:
             "moved": self.moved,
             "since": self.since_ms,
             "description": text,
-            "said": text,
+            "said": text,  # old name of description, for one version
         }
 
 
@@ -62,7 +80,7 @@ def _finite(v: float) -> float | None:
 
 
 def describe(f: Finding) -> str:
-    """The size of a change, in words."""
+    """Text that describes the size of a change."""
     d = f.detail
     if f.what == "label":
         before, after = d["before"], d["after"]
@@ -71,30 +89,32 @@ def describe(f: Finding) -> str:
     if f.what == "behaviour":
         where = f"segment {d['bin']} of {f.name}"
         if d["kind"] == "level":
-            return f"clicks over predicted clicks in {where}: x {math.exp(d['change']):.2f} relative to the other segments"
+            return f"observed / predicted clicks in {where} changed by a factor of {math.exp(d['change']):.2f}, relative to the other segments"
         inverted = " (preferences are inverted)" if d["change"] < -1 else ""
-        return f"clicks follow predictions in {where} with slope {1 + d['change']:.2f} instead of 1{inverted}"
+        return f"slope of clicks on predictions in {where}: {1 + d['change']:.2f} (reference: 1){inverted}"
     if "quantiles" in d:
         before, after = d["quantiles"]
-        return f"median {before[1]:.3g} -> {after[1]:.3g}, 5-95 % {before[0]:.3g}..{before[2]:.3g} -> {after[0]:.3g}..{after[2]:.3g}"
+        span = f"{before[0]:.3g} to {before[2]:.3g} -> {after[0]:.3g} to {after[2]:.3g}"
+        return f"median {before[1]:.3g} -> {after[1]:.3g}, 5th to 95th percentile {span}"
     return f"share of bin {d['bin']}: {d['before']:.1%} -> {d['after']:.1%}"
 
 
 @dataclass(slots=True)
 class _Domain:
-    """The last day of one stream, in slots, and the reference that it is compared with."""
+    """Histograms of the last day of one stream, by number of the time slot, and values computed from its reference."""
 
     slots: dict[int, Sketch] = field(default_factory=dict)
     baseline: Baseline | None = None
 
 
 class DriftWatch:
-    """Compares the last event day of each domain with a reference, slot by slot.
+    """Compares the last 24 hours of each domain with a reference, at the end of each time slot.
 
-    1. Without a given reference, the rows of the first ``reference_length`` of event time become the reference.
-    2. Rows are counted into slots of length ``every``; the slots of one day are retained.
-    3. When a slot ends, at least ``compare_rows`` rows have arrived since the last comparison, and the slots cover a day, everything is
-       compared: all features, the label, the predictions and the behaviour of segments, in both domains, with one false discovery rate.
+    1. If no reference is given, one is collected from the first ``reference_length`` of event time.
+    2. Rows are added to the histograms of slots of length ``every``; the slots of one day are retained.
+    3. A comparison is made at the end of a slot if at least ``compare_rows`` rows were added since the last attempt and the slots cover
+       a full day. It covers all features, the label, the predictions and the behaviour of segments, in both domains, with one
+       false discovery rate.
 
     A whole day is compared, so that the daily cycle of a stream is not reported as drift.
 
@@ -103,16 +123,16 @@ class DriftWatch:
     schema, settings
         The features; sizes and thresholds.
     reference
-        A saved reference; default: the configured one, otherwise one is collected.
+        Saved reference. Default: the one in ``settings.reference``; if that is empty, a reference is collected from the stream.
 
     Attributes
     ----------
     reference
         None before the first row, unless given.
     ready
-        The reference is complete.
+        Whether the reference is complete.
     table
-        The last comparison, largest effect first.
+        Rows of the last comparison; see :func:`_sorted_table` for their order.
     evaluated_at
         Event time of the last comparison, ms; None before the first.
     """
@@ -128,18 +148,18 @@ class DriftWatch:
         self.slot_ms = duration_ms(settings.every)
         self.slots = max(1, round(DAY_MS / self.slot_ms))
         self.evaluated_at: int | None = None
-        self.table: list[Row] = []
+        self.table: list[DriftTableRow] = []
         self._domains: dict[str, _Domain] = {}
-        self._suspect: dict[tuple[str, str, str], int] = {}
+        # Event time since which a change has been suspected, by (what, name, domain).
+        self._changed_since: dict[tuple[str, str, str], int] = {}
         self._slot = -1
         self._rows_since = 0
         self._limits = Thresholds(settings.psi, settings.label_ratio, settings.behaviour)
         self._length_ms = duration_ms(settings.reference_length)
-        self._began: int | None = None
 
     def resume(self, reference: Reference, *, ready: bool) -> None:
         """Continue with a reference that is complete (``ready``) or still being collected."""
-        self.reference, self.ready, self._began = reference, ready, reference.from_ms
+        self.reference, self.ready = reference, ready
 
     def add(
         self,
@@ -148,13 +168,13 @@ class DriftWatch:
         scored: NDArray[np.intp] | None = None,
         p: NDArray[np.float32] | None = None,
     ) -> None:
-        """Add rows of one domain; ``p``: predictions of its main arm for the rows ``scored``."""
+        """Add rows of one domain; ``p``: predictions of its first arm (cpm, actr) for the rows with the numbers ``scored``."""
         if not len(batch):
             return
         if self.reference is None:
-            self._began = int(batch.ts.min())
+            begin = int(batch.ts.min())
             self.reference = Reference(
-                "the first days", self.schema.fingerprint(), self._began, self._began + self._length_ms
+                "first days of the stream", self.schema.fingerprint(), begin, begin + self._length_ms
             )
         self._rows_since += len(batch)
         d = self._domains.setdefault(domain, _Domain())
@@ -190,7 +210,7 @@ class DriftWatch:
         hours[1] += np.bincount(hour, minlength=HOURS)
 
     def advance(self, clock_ms: int) -> bool:
-        """Event time has reached ``clock_ms``; True when a comparison was made."""
+        """Advance event time to ``clock_ms``; return whether a comparison was made."""
         slot = clock_ms // self.slot_ms
         if self.reference is None or slot <= self._slot:
             return False
@@ -207,7 +227,7 @@ class DriftWatch:
         return self._evaluate(slot * self.slot_ms)
 
     def _evaluate(self, now_ms: int) -> bool:
-        """Compare the day that ends at ``now_ms``; earlier slots have been removed."""
+        """Compare the day that ends at ``now_ms``, from the slots that :meth:`advance` retained."""
         assert self.reference is not None
         found: list[Finding] = []
         full = now_ms // self.slot_ms
@@ -229,19 +249,22 @@ class DriftWatch:
         for f, q in zip(found, q_values, strict=True):
             f.q_value = float(q)
             key = (f.what, f.name, f.domain)
-            if f.p_value < 0.01 and f.effect > 0.25:
-                since = self._suspect.setdefault(key, self.evaluated_at or now_ms - self.slot_ms)
+            if f.p_value < SUSPECT_P_VALUE and f.effect > SUSPECT_EFFECT:
+                since = self._changed_since.setdefault(key, self.evaluated_at or now_ms - self.slot_ms)
             else:
-                self._suspect.pop(key, None)
+                self._changed_since.pop(key, None)
                 since = now_ms
             moved = f.q_value <= self.settings.alpha and f.effect >= 1
-            rows.append(Row(f, f.domain, moved, since if moved else None))
-        self.table = _both(rows)
+            rows.append(DriftTableRow(f, f.domain, moved, since if moved else None))
+        self.table = _sorted_table(rows)
         self.evaluated_at = now_ms
         return True
 
     def hourly_ctr(self, domain: str) -> NDArray[np.float64] | None:
-        """Click rate of the reference by hour of the day (UTC), shape ``(24,)``; None: the reference is not ready."""
+        """Click rate of the reference by hour of the day (UTC), shape ``(24,)``.
+
+        None if the reference is not complete or has no rows of this domain.
+        """
         hours = None if self.reference is None or not self.ready else self.reference.hours.get(domain)
         if hours is None:
             return None
@@ -250,7 +273,7 @@ class DriftWatch:
         return np.clip(rate, 1e-6, 1 - 1e-6)
 
     def to_json(self) -> DriftTable:
-        """The figures of the snapshot, without detectors."""
+        """The section ``drift`` of ``Monitor.snapshot``, without the detectors."""
         none: ReferenceInfo = {
             "name": "",
             "from": None,
@@ -265,23 +288,25 @@ class DriftWatch:
         }
 
 
-def _both(rows: list[Row]) -> list[Row]:
-    """Largest effect first; a change in both domains is one line with the figures of the larger one."""
-    by: dict[tuple[str, str], list[Row]] = {}
+def _sorted_table(rows: list[DriftTableRow]) -> list[DriftTableRow]:
+    """Sort the rows: drift first, then by effect. A change in both domains becomes one row with the values of the larger one.
+
+    If the behaviour of a segment changed, it is listed before the change of the click rate that it causes.
+    """
+    by_name: dict[tuple[str, str], list[DriftTableRow]] = {}
     out = []
-    # A segment whose behaviour changed explains a change of the click rate, not the other way round: cause before consequence.
     explained = any(r.moved and r.finding.what == "behaviour" for r in rows)
 
-    def rank(r: Row) -> tuple[bool, bool, float, float]:
+    def order(r: DriftTableRow) -> tuple[bool, bool, float, float]:
         is_consequence = explained and r.finding.what == "label"
         return (not r.moved, is_consequence, -r.finding.effect, r.finding.p_value)
 
-    for row in sorted(rows, key=rank):
+    for row in sorted(rows, key=order):
         if row.moved:
-            twins = by.setdefault((row.finding.what, row.finding.name), [])
-            twins.append(row)
-            if len(twins) > 1:
-                twins[0].domain = "both"
+            same = by_name.setdefault((row.finding.what, row.finding.name), [])
+            same.append(row)
+            if len(same) > 1:
+                same[0].domain = "both"
                 continue
         out.append(row)
     return out

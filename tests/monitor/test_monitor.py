@@ -68,7 +68,7 @@ def test_the_snapshot_is_json_with_the_right_figures(stream):
     monitor = watched(stream)
     monitor.release(ReleaseReport(1, sim.start_ms + DAY_MS, sim.start_ms + DAY_MS, ("2026-01",)))
     monitor.month(("2026-01",), sim.start_ms)
-    monitor.checkpoint(lambda b, arm: np.full(len(b), 0.1, np.float32))
+    monitor.score_probes(lambda b, arm: np.full(len(b), 0.1, np.float32))
     now = json.loads(json.dumps(monitor.snapshot(), allow_nan=False))
     ads = [s for s in steps if s[0] == "ad"]
     assert now["rows"] == {"natural": 18_000, "ad": 9_000}

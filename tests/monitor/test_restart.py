@@ -168,18 +168,18 @@ def test_the_reference_and_probe_slices_continue(stream, tmp_path):
     second = started(stream, tmp_path)
     feed(second, days[0][12:])
     feed(second, days[1])
-    second.checkpoint(predict)
+    second.score_probes(predict)
     second.save()
     third = started(stream, tmp_path)
     feed(third, days[2])
-    third.checkpoint(predict)
+    third.score_probes(predict)
 
     whole = started(stream, tmp_path / "whole")
     for steps in days[:2]:
         feed(whole, steps)
-    whole.checkpoint(predict)
+    whole.score_probes(predict)
     feed(whole, days[2])
-    whole.checkpoint(predict)
+    whole.score_probes(predict)
     now, expected = third.snapshot(), whole.snapshot()
     mine, theirs = now["drift"]["reference"], expected["drift"]["reference"]
     assert mine.pop("rows") == pytest.approx(
@@ -199,7 +199,7 @@ def test_a_damaged_file_is_named_and_its_content_reset(stream, tmp_path, name, c
     first = started(stream, tmp_path)
     for steps in stream[2][:3]:
         feed(first, steps)
-    first.checkpoint(predict)
+    first.score_probes(predict)
     first.save()
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -215,7 +215,7 @@ def test_names_in_files_are_those_that_earlier_versions_wrote(stream, tmp_path):
     monitor = started(stream, tmp_path)
     for steps in stream[2][:3]:
         feed(monitor, steps)
-    monitor.checkpoint(predict)
+    monitor.score_probes(predict)
     monitor.save()
     with np.load(tmp_path / "figures.npz") as figures:
         names = set(figures.files)
