@@ -36,7 +36,7 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Pro
     """A progress bar, updated by calls with ``(rows done, event clock in ms)``; hidden if the output is not a terminal."""
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:>9,.0f} rows/s  {task.fields[day]}"),

@@ -258,7 +258,7 @@ def settings_table(loaded: Loaded) -> Iterator[tuple[str, Any, str, str]]:
                 source = loaded.origin.get(path, "default")
                 for spec in value:
                     shown = spec.model_dump(exclude_defaults=True, exclude={"name"})
-                    yield f"{path}[{spec.name}]", shown, source, ""
+                    yield f"{path}[{spec.name}]", shown, source, info.description or ""
             else:
                 yield path, value, loaded.origin.get(path, "default"), info.description or ""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
+from rich.text import Text
 
 from ecdctr.cli.evidence import evidence
 from ecdctr.cli.inspecting import config_show, inspect_checkpoint, inspect_snapshot
@@ -83,7 +84,7 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except EcdctrError as error:
-        err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted")
@@ -96,11 +97,9 @@ def main() -> None:
         click_error = getattr(error, "format_message", None)
         if click_error is None:
             raise
-        err.print(f"[bold red]error:[/] {_escape(click_error())}", soft_wrap=True, highlight=False)
+        _print_error(click_error())
         sys.exit(2)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _print_error(text: str) -> None:
+    err.print(Text.assemble(("error:", "bold red"), f" {text}"), soft_wrap=True, highlight=False)

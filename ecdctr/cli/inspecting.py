@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from ecdctr.cli.options import ConfigOption, SetOption, load, out
 
@@ -34,7 +35,7 @@ def inspect_snapshot(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Verify the checksums of TPM snapshots, and show their months, rows and youngest training rows."""
+    """Verify the checksums of TPM snapshots, and show their months, rows and latest training rows."""
     from ecdctr.commands.inspect import show_snapshots
 
     raise typer.Exit(show_snapshots(out, load(config, overrides), month))
@@ -50,15 +51,22 @@ def config_show(
         bool, typer.Option("--changed", help="Show only the keys that differ from their defaults.")
     ] = False,
 ) -> None:
-    """Show every key of the configuration: its value, where the value comes from, and what it is for."""
+    """Show every key of the configuration: its value, the origin of the value, and its description."""
     from ecdctr.settings import dump_toml, settings_table
 
     loaded = load(config, overrides)
     if toml:
         out.print(dump_toml(loaded.settings), markup=False, highlight=False, soft_wrap=True)
         return
-    table = Table("key", "value", "from", "what it is for", box=None, pad_edge=False)
     for key, value, origin, text in settings_table(loaded):
         if not changed or origin != "default":
-            table.add_row(key, str(value), origin, text, style=None if origin == "default" else "bold")
-    out.print(table)
+            # One line per key: a table would truncate long keys, and `grep` finds the value with the key.
+            line = Text.assemble(
+                (key, "bold"), f" = {value} ", (f"({origin})", "dim" if origin == "default" else "bold")
+            )
+            out.print(line, soft_wrap=True, highlight=False)
+            out.print(
+                textwrap.indent(textwrap.fill(text, max(out.width - 4, 40)), "    "),
+                soft_wrap=True,
+                highlight=False,
+            )

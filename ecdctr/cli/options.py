@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigOption", "SetOption", "SourceArgument", "err", "load", "out"]
 
-out = Console()
-err = Console(stderr=True)
+# Without markup: keys such as ``features[user]``, paths and messages are printed as they are.
+out = Console(markup=False)
+err = Console(stderr=True, markup=False)
 
 ConfigOption = Annotated[
     Path | None,

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ecdctr import factory
 from ecdctr.commands.rebuild import rebuild
@@ -104,13 +105,14 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     folder.mkdir(parents=True)
     began = time.monotonic()
     plan = _plan(data, mapping, seed)
-    out.print(f"[bold]E-CDCTR demo[/] on {plan.title}; all of its files are in {folder}/")
+    title = Text.assemble(("E-CDCTR demo", "bold"), f" on {plan.title}; all of its files are in {folder}/")
+    out.print(title)
     with EmbeddedBroker(log_file=folder / "broker.log") as broker:
         loaded, config = _configure(folder, plan, broker.address)
         settings = loaded.settings
         out.print(f"1  broker on {broker.address}, configuration in {config}")
         out.print("2  TPM on long-term natural clicks: one frozen snapshot a month")
-        train_tpm(out, Console(stderr=True), loaded, plan.source)
+        train_tpm(out, Console(stderr=True, markup=False), loaded, plan.source)
         out.print("3  producing the live month to both topics; a worker trains on it")
         run = _LiveRun(out, folder, config, settings)
         produced = run.train(plan.source)

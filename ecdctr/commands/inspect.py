@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ecdctr import factory
 from ecdctr.progress import event_day
@@ -44,7 +45,7 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
             meta = store.load(name).meta
         except CheckpointDamagedError as error:
             damaged += 1
-            table.add_row(name, f"[red]damaged[/]: {error}")
+            table.add_row(name, _damaged(error))
             continue
         rows = meta["progress"]["rows"]
         table.add_row(
@@ -54,6 +55,10 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
         )  # fmt: skip
     out.print(table)
     return 1 if damaged else 0
+
+
+def _damaged(error: Exception) -> Text:
+    return Text.assemble(("damaged", "red"), f": {error}")
 
 
 def _releases(progress: dict[str, Any]) -> str:
@@ -70,17 +75,15 @@ def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
         raise StateError(
             f"there is no snapshot in {settings.state.folder}/snapshots: create some with `ecdctr tpm train SOURCE`"
         )
-    table = Table(
-        "month", "state", "users", "items", "dim", "youngest training row", box=None, pad_edge=False
-    )
+    table = Table("month", "state", "users", "items", "dim", "latest training row", box=None, pad_edge=False)
     damaged = 0
     for name in months:
         try:
             store.verify(name)
-            state = "whole"
+            state = Text("whole")
         except SnapshotDamagedError as error:
             damaged += 1
-            state = f"[red]damaged[/]: {error}"
+            state = _damaged(error)
         manifest = store.manifest(name)
         table.add_row(
             name, state, f"{manifest.rows['user']:,}", f"{manifest.rows['item']:,}", str(manifest.dim), event_day(manifest.last_ts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ecdctr import factory
 from ecdctr.commands.peak_memory import peak_mib
@@ -238,7 +238,8 @@ def _print(out: Console, err: Console, done: Playback, outcome: ReplayOutcome) -
         err.print(f"rejected rows: {', '.join(f'{n:,} {why}' for why, n in rejects.items())}", soft_wrap=True)
     for check in meta["checks"]:
         if check["ok"] is False:
-            err.print(f"[bold yellow]check:[/] {check['name']}? {escape(check['text'])}", soft_wrap=True)
+            line = Text.assemble(("check:", "bold yellow"), f" {check['name']}? {check['text']}")
+            err.print(line, soft_wrap=True)
     for name, frozen in meta["frozen"].items():
         if frozen["not_asked"]:
             err.print(
