@@ -243,8 +243,8 @@ def _print(out: Console, err: Console, done: Playback, outcome: ReplayOutcome) -
     for name, frozen in meta["frozen"].items():
         if frozen["not_asked"]:
             err.print(
-                f"arm {name} does not predict {frozen['not_asked']:,} rows up to {event_day(frozen['clock'])}, from which it may have "
-                "learned; no arm is evaluated on them",
+                f"arm {name} did not predict {frozen['not_asked']:,} rows up to {event_day(frozen['clock'])}, which its checkpoint "
+                "may have learned; these rows are excluded for all arms",
                 soft_wrap=True,
             )
     if meta["checkpoint"]:

@@ -111,7 +111,7 @@ def _features(found: Sequence[Finding]) -> Check:
 
 
 def _snapshots(months: Sequence[str]) -> Check:
-    name = "nothing from the future in the TPM snapshots"
+    name = "no TPM snapshot from the future"
     read = f"read: {', '.join(months)}; each older than every row that read it" if months else "none was read"
     return Check(name, True, read)
 

@@ -136,7 +136,7 @@ def test_a_frozen_checkpoint_learns_nothing_and_is_asked_only_of_what_it_has_not
     late = ours["ts"] > about["clock"]
     assert 0 < (ads & late).sum() < ads.sum()
     assert about["not_asked"] == (~late).sum()
-    assert "tuesday does not predict" in done["err"]
+    assert "tuesday did not predict" in done["err"]
     np.testing.assert_array_equal(np.isnan(old["p_actr"][ads]), ~late[ads])
     # Its predictions are those of the model as it was then, to the last row; the learning arm has moved on.
     np.testing.assert_array_equal(old["p_actr"][ads & late], as_it_was(checkpoint)[late[ads]])
