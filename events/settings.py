@@ -22,7 +22,9 @@ class FeatureSpec(Section):
         default="",
         description="Field of the event (default: the name). '@hour' and '@weekday' are derived from ts (UTC).",
     )
-    kind: Literal["categorical", "numeric", "bag"] = "categorical"
+    kind: Literal["categorical", "numeric", "bag"] = Field(
+        default="categorical", description="categorical, numeric, or bag (a list of categorical values)."
+    )
     buckets: int = Field(
         default=100_000, ge=1, le=500_000_000, description="Hash buckets (categorical, bag)."
     )
@@ -31,7 +33,7 @@ class FeatureSpec(Section):
         default=8, ge=1, le=256, description="Maximum number of ids of a bag; further ids are ignored."
     )
     transform: Literal["none", "log1p"] = Field(default="none", description="log1p: sign(x) * log(1 + |x|).")
-    tpm: bool = Field(default=False, description="Whether TPM reads the feature, too.")
+    tpm: bool = Field(default=False, description="Whether TPM also reads the feature.")
 
     @model_validator(mode="after")
     def _field_defaults_to_name(self) -> FeatureSpec:
@@ -58,7 +60,7 @@ class EventSettings(Section):
 
     list_field: str | None = Field(
         default=None,
-        description="Field with the impression list (slate), for AUC per list; never a feature.",
+        description="Field with the id of the row's impression list (slate); used for AUC per list, never as a feature.",
     )
     oracle_field: str | None = Field(
         default=None, description="Field with the true click probability, written by a simulator."

@@ -42,10 +42,16 @@ class FactorPriorSettings(Section):
         default=0.01, gt=0, description="Prior variance of a factor's difference in ads."
     )
     bias_memory: float = Field(
-        default=1.0, gt=0, le=1, description="Decay of a bias's evidence per day (1: no decay)."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Factor per event day on the precision of a bias from natural rows (1: no decay).",
     )
     factor_memory: float = Field(
-        default=1.0, gt=0, le=1, description="Decay of a factor's evidence per day (1: no decay)."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Factor per event day on the precision of a factor from natural rows (1: no decay).",
     )
 
 
@@ -58,7 +64,9 @@ class BayesFmSettings(Section):
         le=32,
         description="Number of factors of an id; memory and time grow with its square.",
     )
-    batch: int = Field(default=512, ge=1, description="Maximum number of rows of a step.")
+    batch: int = Field(
+        default=512, ge=1, description="Maximum number of rows of a chunk, in which bayes_fm learns a step."
+    )
     init: float = Field(default=0.1, gt=0, description="Standard deviation of the initial factors.")
     user: FactorPriorSettings = FactorPriorSettings(ad_bias=0.005, ad_factor=0.1)
     item: FactorPriorSettings = FactorPriorSettings(ad_bias=0.4, bias_memory=0.6, factor_memory=0.97)
@@ -70,7 +78,8 @@ class ModelSettings(Section):
 
     dim: int = Field(default=16, ge=1, le=1024, description="Embedding size of a feature.")
     interaction: Literal["dcn", "dot", "none"] = Field(
-        default="dcn", description="Feature interaction layer."
+        default="dcn",
+        description="Feature interaction layer: dcn (DCN-V2), dot (products of all pairs) or none.",
     )
     cross_layers: int = Field(default=2, ge=0, le=8, description="DCN-V2 cross layers.")
     hidden: tuple[int, ...] = Field(default=(128, 64), description="Widths of the MLP, each with batch norm.")
@@ -80,16 +89,26 @@ class ModelSettings(Section):
     )
     embedding_init: float = Field(default=0.01, gt=0, description="Standard deviation of new embedding rows.")
     adagrad_accumulator: float = Field(
-        default=1e-6, gt=0, description="Initial row-wise Adagrad accumulator; 1e-2 is slow SGD (measured)."
+        default=1e-6,
+        gt=0,
+        description="Initial value of the row-wise Adagrad accumulator. With a large value, such as 1e-2, Adagrad behaves like SGD "
+        "with a small constant learning rate.",
     )
-    lr: float = Field(default=1e-3, gt=0, description="Learning rate of Adam, for dense parameters.")
+    lr: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Learning rate of Adam for the dense parameters of all networks except A-CTR (transfer_lr), linked (linked_lr) "
+        "and TPM (tpm.lr).",
+    )
     natural_embedding_lr: float = Field(
-        default=0.1, gt=0, description="Learning rate of Adagrad for CPM's embedding rows."
+        default=0.1,
+        gt=0,
+        description="Learning rate of Adagrad for the embedding rows of CPM, mixed and mixed_tpm.",
     )
     ad_embedding_lr: float = Field(
         default=0.1,
         gt=0,
-        description="Learning rate of Adagrad for the embedding rows of the ads-only control.",
+        description="Learning rate of Adagrad for the embedding rows of ads_only and ads_tpm.",
     )
     transfer_lr: float = Field(
         default=5e-4, gt=0, description="Learning rate of Adam for A-CTR, from the first CPM release on."
@@ -99,7 +118,7 @@ class ModelSettings(Section):
         gt=0,
         description="Learning rate of Adagrad for A-CTR's embedding rows, from the first CPM release on.",
     )
-    natural_batch: int = Field(default=512, ge=1, description="Number of natural rows of a step.")
+    natural_batch: int = Field(default=512, ge=1, description="Number of natural rows of a full step.")
     ad_batch: int = Field(default=128, ge=1, description="Maximum number of ad rows of a step.")
     natural_score_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of natural users whose rows are scored before learning."
@@ -109,15 +128,16 @@ class ModelSettings(Section):
     )
     batch_norm: Literal["batch", "running"] = Field(
         default="batch",
-        description="Statistics that normalise rows while learning: those of their chunk (the paper), or the running "
-        "statistics, for streams whose neighbouring rows are similar (impression lists, news); the latter with a small "
-        "momentum, such as 0.005.",
+        description="Statistics that normalise rows while learning. batch: those of the chunk, as in the paper. running: the running "
+        "statistics, for streams in which consecutive rows are similar (impression lists, news), with a small "
+        "batch_norm_momentum, such as 0.005.",
     )
     transfer: ServingArm = Field(
         default="stack",
-        description="How knowledge from natural clicks is transferred to the serving ads model: stack, an online "
-        "combination of arms (docs/evidence.md); reload, CPM's parameters at releases (the paper); linked, differences to a "
-        "backbone that continues to learn; bayes_fm, natural clicks as the prior of ads.",
+        description="Arm that serves. stack: an online combination of the arms of stack_of (docs/evidence.md). reload: A-CTR, which "
+        "takes over CPM's parameters at releases (the paper). linked: parameters specific to ads are added to those of a "
+        "backbone that continues to learn. bayes_fm: a Bayesian factorization machine in which natural rows give the prior "
+        "of the ad parameters.",
     )
     arms: tuple[ExtraArm, ...] = Field(
         default=(), description="Further arms to run and score for comparison."
@@ -132,7 +152,9 @@ class ModelSettings(Section):
     linked_embedding_lr: float = Field(
         default=0.03, gt=0, description="Learning rate of Adagrad for linked's differences of embedding rows."
     )
-    linked_batch: int = Field(default=64, ge=1, description="Maximum number of ad rows of a step of linked.")
+    linked_batch: int = Field(
+        default=64, ge=1, description="Maximum number of ad rows of a chunk, in which linked learns a step."
+    )
     linked_momentum: float = Field(
         default=0.05, gt=0, le=1, description="Momentum of linked's own batch norm."
     )
@@ -142,27 +164,32 @@ class ModelSettings(Section):
         description="Arms that stack combines. The default has nearly the accuracy of all arms at a fraction of their cost.",
     )
     stack_ridge: float = Field(
-        default=20.0, gt=0, description="Regularisation of the stack's weights towards equal ones."
+        default=20.0,
+        gt=0,
+        description="Strength of the regularisation of the stack's weights towards equal weights.",
     )
     stack_every: str = Field(
         default="1d",
         pattern=r"^\d+(m|h|d)$",
-        description="Event time between two fits of the stack; for news: 6h.",
+        description="Event time between two fits of the stack's weights. 6h is better for news.",
     )
     stack_fade: float = Field(
         default=0.97,
         gt=0,
         le=1,
-        description="Decay of the stack's statistics per day of event time (1: no decay).",
+        description="Factor per event day on the stack's statistics (1: no decay).",
     )
     bayes_fm: BayesFmSettings = BayesFmSettings()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Seed of the initial parameters.")
     threads: int = Field(
         default=0,
         ge=0,
-        description="Number of torch threads; 0: all cores but one, which the event loop uses. Recorded in checkpoints.",
+        description="Number of torch threads; 0: all cores but one, which is left to the event loop. Results are identical bit for bit "
+        "only with the same number, which checkpoints record.",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device of the networks: auto (CUDA if available), cpu or cuda."
+    )
     products: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Precision of the factors of the networks' matrix products; bfloat16 is faster on GPUs and on CPUs "
@@ -171,13 +198,17 @@ class ModelSettings(Section):
 
 
 class TpmSettings(Section):
-    """TPM, the tiny pre-trained model of long-term natural clicks."""
+    """TPM, the tiny pre-training model of long-term natural clicks."""
 
     dim: int = Field(default=16, ge=1, le=1024, description="Length of a frozen user or item vector.")
-    hidden: tuple[int, ...] = (32,)
-    lr: float = Field(default=1e-3, gt=0)
-    embedding_lr: float = Field(default=0.1, gt=0)
-    batch: int = Field(default=1024, ge=1)
+    hidden: tuple[int, ...] = Field(default=(32,), description="Widths of the hidden layers of TPM.")
+    lr: float = Field(
+        default=1e-3, gt=0, description="Learning rate of Adam for the dense parameters of TPM."
+    )
+    embedding_lr: float = Field(
+        default=0.1, gt=0, description="Learning rate of Adagrad for the embedding rows of TPM."
+    )
+    batch: int = Field(default=1024, ge=1, description="Number of rows of a chunk in which TPM learns.")
     k: int = Field(
         default=3,
         ge=1,
@@ -187,16 +218,17 @@ class TpmSettings(Section):
     month: str = Field(
         default="calendar",
         pattern=r"^(calendar|\d+d)$",
-        description="'calendar' (UTC) or a length such as '30d'.",
+        description="Length of a TPM month: 'calendar' (calendar months, UTC) or a number of days such as '30d'.",
     )
     live: bool = Field(
         default=False,
-        description="Train TPM from the running stream, too: the snapshot of a month that closes there is written in the "
-        "background. Disabled: months come from `ecdctr tpm train` alone, and a step costs less.",
+        description="Whether the worker also trains TPM on the stream and writes the snapshot of each month in the background. "
+        "If not, snapshots come only from `ecdctr tpm train`, and steps cost less.",
     )
     month_origin: str = Field(
         default="1970-01-01",
-        description="Start of a month of fixed length; the others follow at whole lengths (UTC date).",
+        description="Start date (UTC) of one month, if tpm.month is a number of days; other months start at multiples of this length "
+        "before and after it.",
     )
 
 
@@ -211,23 +243,30 @@ class ScheduleSettings(Section):
     first_release_after: str = Field(
         default="1d",
         pattern=r"^\d+(m|h|d)$",
-        description="Event time that natural rows span before the first release.",
+        description="Event time that natural rows must span before the first release, and before linked and stack predict (warm-up).",
     )
     ad_window_days: int = Field(
-        default=30, ge=1, description="Event days of ad rows on which a release is fine-tuned."
+        default=30,
+        ge=1,
+        description="Length of the ad window in event days: the ad rows on which a release is calibrated and fine-tuned.",
     )
     fine_tune: bool = Field(
         default=True, description="Fine-tune in one pass over the ad window at each release."
     )
-    releases: Literal["every", "once", "never"] = "every"
+    releases: Literal["every", "once", "never"] = Field(
+        default="every",
+        description="Which CPM releases are made: every, only up to the first accepted one (once), or never.",
+    )
     reset_batch_norm: bool = Field(
         default=True, description="Reset batch norm at a release (the paper); false: copy CPM's."
     )
     gate: bool = Field(
         default=True,
-        description="Accept a release only if it is not significantly worse than the serving model or the ads-only "
-        "control (GAUC and NE, on rows that all of them predicted).",
+        description="Accept a release only if it is significantly worse neither than the current A-CTR nor than the ads-only control "
+        "(in GAUC and NE, on rows that all of them predicted).",
     )
     gate_days: int = Field(
-        default=3, ge=1, description="Last event days of the ad window on which the gate decides."
+        default=3,
+        ge=1,
+        description="Number of event days at the end of the ad window whose rows the gate compares.",
     )

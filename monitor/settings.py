@@ -14,18 +14,18 @@ LENGTH = r"^\d+(s|m|h|d)$"
 
 
 class RuleSpec(Section):
-    """One alert rule: a figure, its window, its limits, and for how long they must be exceeded."""
+    """One alert rule: a metric, its window, its limits, and for how long they must be exceeded."""
 
     name: str = Field(min_length=1, description="Name of the alert.")
     metric: str = Field(
-        description="Figure of a window (ctr, rows, late_share, unseen_users, unseen_items, tpm_share, log_loss, ne, pcoc, auc, "
+        description="Metric of a window (ctr, rows, late_share, unseen_users, unseen_items, tpm_share, log_loss, ne, pcoc, auc, "
         "gauc), or drift.feature, drift.label, drift.prediction, drift.behaviour, drift.detectors, transfer, forgetting, release."
     )
     window: Literal["5m", "1h", "1d"] = Field(default="1h", description="Window of event time.")
     domain: Literal["natural", "ad", "any"] = "any"
-    arm: str = Field(default="", description="Arm that the figure belongs to; empty: any arm that has it.")
-    above: float | None = Field(default=None, description="Raise when the figure is above this.")
-    below: float | None = Field(default=None, description="Raise when the figure is below this.")
+    arm: str = Field(default="", description="Arm that the metric belongs to; empty: any arm that has it.")
+    above: float | None = Field(default=None, description="Raise the alert when the metric is above this.")
+    below: float | None = Field(default=None, description="Raise the alert when the metric is below this.")
     hold: str = Field(
         default="0s",
         pattern=LENGTH,
@@ -65,31 +65,46 @@ class DriftSettings(Section):
         default="7d", pattern=LENGTH, description="Length of a reference that is collected from the stream."
     )
     every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
-    compare_rows: int = Field(default=8192, ge=1, description="Smallest number of rows between comparisons.")
-    natural_every: int = Field(default=4, ge=1, description="Every n-th natural row is compared.")
+    compare_rows: int = Field(default=8192, ge=1, description="Minimum number of rows between comparisons.")
+    natural_every: int = Field(default=4, ge=1, description="Only every n-th natural row is counted.")
     bins: int = Field(default=64, ge=8, le=1024, description="Bins of the histogram of a feature.")
     groups: int = Field(
-        default=32, ge=8, le=64, description="Groups of users (and of items) that estimate the variance."
+        default=32,
+        ge=8,
+        le=64,
+        description="Number of groups of users (and of items) from which the variance of histograms is estimated.",
     )
     alpha: float = Field(default=0.01, gt=0, lt=1, description="False discovery rate of one comparison.")
-    psi: float = Field(default=0.1, gt=0, description="PSI in excess of chance from which a change counts.")
+    psi: float = Field(
+        default=0.1,
+        gt=0,
+        description="Smallest PSI, after subtraction of the value expected by chance, that is reported as drift of a feature (of the "
+        "predictions: 2.5 times this value).",
+    )
     label_ratio: float = Field(
-        default=0.25, gt=0, description="|ln(CTR / reference CTR)| from which a change counts."
+        default=0.25,
+        gt=0,
+        description="Smallest |ln(CTR / reference CTR)| that is reported as drift, at the end of its interval that is nearer to 0.",
     )
     behaviour: float = Field(
         default=0.25,
         gt=0,
-        description="|ln(level)| or change of slope of a segment from which a change counts.",
+        description="Smallest change of ln(clicks / predicted clicks) of a segment (a bin of a feature) that is reported as drift; for "
+        "the slope of clicks on predictions, twice this value.",
     )
 
 
 class ProbeSettings(Section):
-    """Probe slices for the forgetting chart."""
+    """Probe slices: rows of earlier periods that are scored again at checkpoints to measure forgetting."""
 
-    period: str = Field(default="7d", pattern=LENGTH, description="Event time of one slice.")
-    periods: int = Field(default=8, ge=1, description="Number of slices that are retained.")
+    period: str = Field(
+        default="7d", pattern=LENGTH, description="Length of the period of a probe slice, in event time."
+    )
+    periods: int = Field(default=8, ge=1, description="Number of periods whose probe slices are retained.")
     rows: int = Field(
-        default=4096, ge=64, description="Largest number of rows of a slice; it holds whole users."
+        default=4096,
+        ge=64,
+        description="Maximum number of rows of a probe slice; a user's rows are retained completely or not at all.",
     )
 
 
@@ -100,7 +115,9 @@ class WatchSettings(Section):
         default="5m", pattern=LENGTH, description="Rows this far behind the event clock are late."
     )
     gauc_rows: int = Field(
-        default=65_536, ge=1024, description="Rows of whole users that each window retains for GAUC."
+        default=65_536,
+        ge=1024,
+        description="Maximum number of rows that each window retains for GAUC; beyond it, a sample of users with all their rows.",
     )
     drift: DriftSettings = Field(default_factory=DriftSettings, description="Drift against a reference.")
     probes: ProbeSettings = Field(
@@ -110,6 +127,6 @@ class WatchSettings(Section):
         default=7,
         ge=1,
         le=60,
-        description="Days that the comparison of A-CTR with the ads-only control covers.",
+        description="Event days over which the serving arm is compared with the ads-only control.",
     )
     rules: tuple[RuleSpec, ...] = Field(default_factory=default_rules, description="Alert rules.")

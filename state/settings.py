@@ -16,12 +16,22 @@ class Section(BaseModel):
 
 
 class StateSettings(Section):
-    """One folder holds everything: ``checkpoints/``, ``journal/``, ``snapshots/``, ``ad-window/``, ``scores/``."""
+    """The state folder: ``checkpoints/``, ``journal/``, ``snapshots/``, ``tpm/``, ``ad-window/``, ``scores/``, ``monitor/``."""
 
-    folder: Path = Field(default=Path("state-dir"), description="One trainer owns it; locked while it runs.")
-    checkpoint_every_s: float = Field(default=30.0, gt=0, description="Wall seconds between checkpoints.")
+    folder: Path = Field(
+        default=Path("state-dir"),
+        description="Folder of checkpoints, journal, TPM snapshots, ad window, scores and the monitor's state. One trainer uses it "
+        "at a time and locks it.",
+    )
+    checkpoint_every_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A checkpoint is written after this many seconds, or after state.checkpoint_every_steps.",
+    )
     checkpoint_every_steps: int = Field(
-        default=2_000, ge=1, description="... or steps, whichever comes first."
+        default=2_000,
+        ge=1,
+        description="A checkpoint is written after this many steps, or after state.checkpoint_every_s.",
     )
     keep_checkpoints: int = Field(
         default=3, ge=1, description="Number of newest intact checkpoints that are retained."
@@ -29,15 +39,19 @@ class StateSettings(Section):
     journal_keep_days: float = Field(
         default=30.0,
         gt=0,
-        description="Event days of the journal retained for audit before the oldest checkpoint.",
+        description="Journal entries older than the oldest checkpoint are retained for this many event days, for `ecdctr replay "
+        "--journal`.",
     )
     fsync_journal: bool = Field(
         default=False,
-        description="fsync each journal line: survives power loss, costs ~1 ms a step. kill -9 is survived without.",
+        description="fsync each journal line: the journal then also survives power loss, at a cost of about 1 ms per step. It survives "
+        "kill -9 in any case.",
     )
     score_days: int = Field(
         default=30, ge=1, description="Event days of scored rows retained for windows and reports."
     )
     cache_rows: int = Field(
-        default=1 << 18, ge=1024, description="TPM rows cached in memory, per kind and snapshot set."
+        default=1 << 18,
+        ge=1024,
+        description="TPM vectors cached in memory, separately for users and for items of each open snapshot.",
     )

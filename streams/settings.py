@@ -22,8 +22,16 @@ class TopicSettings(Section):
     'ad-clicks.dlq'
     """
 
-    natural: str = Field(default="natural-clicks", min_length=1, description="Topic of natural clicks.")
-    ad: str = Field(default="ad-clicks", min_length=1, description="Topic of ad clicks.")
+    natural: str = Field(
+        default="natural-clicks",
+        min_length=1,
+        description="Topic of the events of natural content: impressions with their label.",
+    )
+    ad: str = Field(
+        default="ad-clicks",
+        min_length=1,
+        description="Topic of the events of ads: impressions with their label.",
+    )
     partitions: int = Field(default=4, ge=1, description="Partitions of a topic that the worker creates.")
     replication: int = Field(default=1, ge=1, description="Replicas of a topic that the worker creates.")
     dead_letter_suffix: str = Field(
@@ -55,30 +63,35 @@ class WorkerSettings(Section):
     session_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="A worker that sends no heartbeat for this long loses its partitions; brokers reject less than 6.",
+        description="A worker that sends no heartbeat for this long loses its partitions; by default, brokers reject values below 6.",
     )
     connect_timeout_s: float = Field(
         default=60.0, ge=0, description="How long to wait at start for a broker that does not answer."
     )
     max_idle_s: float = Field(
-        default=5.0, ge=0, description="How long the other partitions wait for an empty partition."
+        default=5.0,
+        ge=0,
+        description="Seconds that the other partitions wait for a partition whose records have all been read.",
     )
     max_behind_s: float = Field(
         default=30.0,
         gt=0,
-        description="How long the other partitions wait for a partition that has rows but delivers none.",
+        description="Seconds that the other partitions wait for a partition of which the topic has unread records, but which "
+        "delivers none.",
     )
     max_wait_s: float = Field(
-        default=5.0, gt=0, description="Longest time that a row waits for its batch to become full."
+        default=5.0, gt=0, description="Seconds that a row waits for its batch to become full, at most."
     )
     buffer_rows: int = Field(
         default=0,
         ge=0,
-        description="Rows of one partition that wait for alignment before fetching it pauses; 0: eight full steps, at least "
-        "20,000.",
+        description="Maximum number of buffered rows per partition; a partition with a full buffer is not fetched. 0: eight full "
+        "steps, but at least 20,000.",
     )
     queue_length: int = Field(
-        default=8, ge=1, description="Steps that wait for the trainer before fetching pauses."
+        default=8,
+        ge=1,
+        description="Maximum number of steps in the trainer's queue; fetching pauses while it is full.",
     )
     decoders: int = Field(
         default=0,
@@ -111,15 +124,20 @@ class MonitorSettings(Section):
         default="127.0.0.1", description="Address of the dashboard and /metrics; 0.0.0.0 in a container."
     )
     port: int = Field(
-        default=9108, ge=0, le=65535, description="Port of the dashboard and /metrics; 0: nothing is served."
+        default=9108,
+        ge=0,
+        le=65535,
+        description="Port of the dashboard and /metrics; 0: no HTTP server is started.",
     )
     watchdog_s: float = Field(
         default=300.0,
         gt=0,
-        description="/healthz returns 503 if records wait and no step is completed for this long. Must exceed the longest release.",
+        description="/healthz returns 503 if records are waiting and no step was completed for this many seconds. Must exceed the "
+        "longest release.",
     )
     alerts_topic: str = Field(
-        default="ecdctr-alerts", description="Topic for alerts as JSON, created if absent; empty: none."
+        default="ecdctr-alerts",
+        description="Topic for alerts as JSON, created if absent; empty: alerts are not sent to Kafka.",
     )
     webhook_url: SecretStr | None = Field(
         default=None,
