@@ -35,7 +35,7 @@ __all__ = ["Reporter"]
 log = logging.getLogger("ecdctr.worker")
 
 HISTORY_EVERY = 8
-"""Of so many natural steps, one is compared with the TPM snapshots for users with vectors: natural rows are many and alike."""
+"""The users of every n-th natural step are looked up in the TPM snapshots: natural rows are numerous and similar."""
 
 PROBE_SHARE = 0.005
 """Largest share of the trainer's time that scoring probe slices may take."""
@@ -44,10 +44,11 @@ SAVE_SHARE = 0.002
 """Largest share of time that writing the monitor's state may take."""
 
 QUEUE_STEPS = 1024
-"""Steps that may be queued. The monitor's thread is woken at a quarter of them; at all of them, training counts them itself."""
+"""Capacity of the queue, in entries. At a quarter of it the monitor's thread is woken; when it is full, the trainer's thread
+processes the queue itself."""
 
 DRAIN_EVERY_S = 1.0
-"""Interval at which the monitor's thread counts queued steps."""
+"""Interval at which the monitor's thread processes the queue."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +63,10 @@ class _CompletedStep:
 
 
 class Reporter:
-    """Reports the worker's progress to the monitor and the dashboard. A failure of theirs never stops training.
+    """Reports the worker's progress to the monitor and the dashboard. An exception in either is logged and does not stop training.
 
-    One queue lies between the trainer's thread, which only appends to it, and the monitor's thread, which empties it.
+    The trainer's thread appends to a queue that the monitor's thread processes. If the queue is full, the trainer's thread
+    processes it.
 
     Parameters
     ----------
@@ -73,14 +75,15 @@ class Reporter:
     kafka, topics, settings
         Configuration.
     folder
-        Folder of the monitor's state; None: it is not saved.
+        Folder of the monitor's state; if None, the state is not saved.
     now
         Reads a monotonic clock, in seconds.
 
     Attributes
     ----------
     waiting_for
-        Why no rows arrive (no broker answers); None: they do. Part of the reason that ``/healthz`` reports.
+        Why no rows arrive, for example because no broker answers; None if rows arrive. Appended to the reason in the
+        response of ``/healthz``.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Reporter:
         self._releases = self._checkpoints = 0
         self._months: tuple[str, ...] = ()
         self._failed = False
+        self._failing: set[str] = set()
         self.waiting_for: str | None = None
         self._now = now
         self._store: EmbeddingStore | None = None
@@ -116,7 +120,7 @@ class Reporter:
         self._queue: deque[_CompletedStep | Callable[[], None]] = deque()
         self._drain_lock = threading.Lock()
         self._wake, self._ended = threading.Event(), False
-        self._steps = 0
+        self._natural_steps = 0
         self._probes_due = self._save_due = -float("inf")
         self._checkpoints_done = self._checkpoints_saved = 0
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
@@ -131,28 +135,30 @@ class Reporter:
         return channels
 
     def serve(self) -> None:
-        """Open the port, unless it is 0."""
+        """Start the HTTP server of the dashboard, unless ``monitor.port`` is 0."""
         if self._settings.port:
             port = self.dashboard.serve(self._settings.host, self._settings.port)
             log.info("dashboard and metrics on http://%s:%d", self._settings.host, port)
 
     def close(self) -> None:
-        """Count the queued steps, save the monitor's state, deliver queued alerts (for a few seconds at most), close the port."""
+        """Process the queued steps, save the monitor's state, deliver queued alerts (for a few seconds at most), and stop the
+        HTTP server."""
         self._ended = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self.drain()
         self._safely(self.monitor.save)
-        self._safely(self.dashboard.deliver)
+        self.deliver()
         self.dashboard.close()
         if self._topic is not None:
             self._topic.close()
 
     def begin(self, engine: Engine) -> None:
-        """Recovery is complete: restore the monitor's state and start its thread.
+        """Restore the monitor's state and start its thread. Call it when recovery is complete.
 
-        Steps and releases of recovery are not reported, except the last release: its alert may have to be raised or resolved.
+        Steps and releases that recovery repeats are not reported, except the last release, because its alert may have to be
+        raised or resolved.
         """
         if self._folder is not None:
             folder = self._folder
@@ -168,7 +174,7 @@ class Reporter:
     # -- in the trainer's thread
 
     def stepped(self, engine: Engine, step: Step, result: StepResult, seconds: float) -> None:
-        """Report a completed step. It is queued here, and counted in the monitor's thread."""
+        """Queue a completed step for the monitor's thread."""
         self.health.step()
         months = tuple(engine.trainer.cpm_months)
         for report in engine.releases[self._releases :]:
@@ -182,9 +188,8 @@ class Reporter:
         if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probes_due:
             self._checkpoints = engine.progress.checkpoints
             self._score_probes(engine)
-        if (
-            len(self._queue) >= QUEUE_STEPS
-        ):  # the thread does not keep up: training waits, or memory would grow
+        if len(self._queue) >= QUEUE_STEPS:
+            # The monitor's thread cannot keep up: process the queue here, so that memory does not grow.
             self.drain()
         elif len(self._queue) >= QUEUE_STEPS // 4:
             self._wake.set()
@@ -204,18 +209,17 @@ class Reporter:
             self.drain()
 
     def drain(self) -> None:
-        """Count the queued steps, and save the monitor's state after a checkpoint."""
+        """Process the queued steps, and save the monitor's state after a checkpoint."""
         with self._drain_lock:
             queued = [self._queue.popleft() for _ in range(len(self._queue))]
             steps = [item for item in queued if isinstance(item, _CompletedStep)]
-            for item in (
-                queued
-            ):  # first: the alert rules, which are evaluated with the steps, look at releases and months
+            # Releases and months first: the alert rules, which ``monitor.observe`` evaluates, depend on them.
+            for item in queued:
                 if not isinstance(item, _CompletedStep):
                     self._safely(item)
             if steps:
                 self._safely(lambda: self.monitor.observe(self._observed(steps)))
-                self._safely(lambda: self._count(steps))
+                self._safely(lambda: self._update_metrics(steps))
             if self._checkpoints_done != self._checkpoints_saved and self._now() >= self._save_due:
                 self._checkpoints_saved = self._checkpoints_done
                 self._save()
@@ -234,7 +238,17 @@ class Reporter:
             self._failed = True
             log.exception("the monitor has failed: training continues without it")
 
-    def _count(self, steps: list[_CompletedStep]) -> None:
+    def _try(self, what: str, call: Callable[[], None]) -> None:
+        """Run a call that is repeated every second: an exception is logged when it first occurs, and the next call tries again."""
+        try:
+            call()
+            self._failing.discard(what)
+        except Exception:  # a fault of the dashboard must not end training
+            if what not in self._failing:
+                log.exception("%s failed: training continues, and it is tried again every second", what)
+            self._failing.add(what)
+
+    def _update_metrics(self, steps: list[_CompletedStep]) -> None:
         """Update the worker's own metrics, with one call per kind."""
         m = self.dashboard.metrics
         for kind in StepKind:
@@ -252,7 +266,7 @@ class Reporter:
                     self.dashboard.stepped(kind, ts, rows=rows, wall=ended)
 
     def _observed(self, steps: list[_CompletedStep]) -> list[ObservedStep]:
-        """The steps that were not rolled back, as the monitor counts them."""
+        """The steps that were not rolled back, converted for the monitor."""
         return [
             ObservedStep(s.step.kind, s.step.batch, r.scored, r.scores, r.loss, s.seconds, has_history)
             for s, has_history in zip(steps, self._histories(steps), strict=True)
@@ -260,12 +274,13 @@ class Reporter:
         ]
 
     def _histories(self, steps: list[_CompletedStep]) -> list[NDArray[np.bool_] | None]:
-        """Whether the users of each step's rows have TPM vectors; None where it was not looked up."""
+        """Whether the users of each step's rows have TPM vectors; None for steps whose users are not looked up."""
         out: list[NDArray[np.bool_] | None] = [None] * len(steps)
         by_months: dict[tuple[str, ...], list[int]] = {}
         for i, s in enumerate(steps):
-            self._steps += 1
-            if s.months and (s.step.kind != StepKind.NATURAL or not self._steps % HISTORY_EVERY):
+            natural = s.step.kind == StepKind.NATURAL
+            self._natural_steps += natural
+            if s.months and (not natural or not self._natural_steps % HISTORY_EVERY):
                 by_months.setdefault(s.months, []).append(i)
         for months, numbers in by_months.items():
             if self._store is None:
@@ -289,6 +304,17 @@ class Reporter:
 
     def tick(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
         """Update gauges and health; called about once a second."""
+        self._try("updating the metrics", lambda: self._update_gauges(engine, intake, dead_letters))
+        failed = "the monitor has failed: windows, drift and alerts are not updated" if self._failed else None
+        failing = [f"{what} fails: see the log" for what in sorted(self._failing)]
+        reasons = filter(None, (self.waiting_for, engine.progress.last_error, failed, *failing))
+        self.health.problem("; ".join(reasons) or None)
+
+    def deliver(self) -> None:
+        """Deliver alerts that were raised or resolved; called about once a second, always from one thread at a time."""
+        self._try("delivering alerts", self.dashboard.deliver)
+
+    def _update_gauges(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
         m, progress = self.dashboard.metrics, engine.progress
         m.releases.set(progress.releases)
         m.checkpoints.set(progress.checkpoints)
@@ -296,8 +322,6 @@ class Reporter:
         m.stall.set(progress.stall_s_max)
         m.waiting.set(intake.waiting_rows)
         m.late_rows.set(intake.aligner.late_rows)
-        failed = "the monitor has failed: windows, drift and alerts are not updated" if self._failed else None
-        self.health.problem("; ".join(filter(None, (self.waiting_for, progress.last_error, failed))) or None)
         domains = self._topics.domains
         self.dashboard.tick(
             event_clock_ms=engine.clock,

@@ -315,7 +315,7 @@ class Worker:
                 self._reporter.waiting_for = None
             self._reporter.tick(engine, intake, {} if self._letters is None else self._letters.counts)
             # In a thread: a snapshot of the monitor may take a moment.
-            await asyncio.to_thread(self._reporter.dashboard.deliver)
+            await asyncio.to_thread(self._reporter.deliver)
 
     def _publish(self, positions: Positions) -> None:
         """Called in the saving thread: show the durable positions to lag tools."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ecdctr.events.batch import AD, Batch
+from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings, default_features
 from ecdctr.events.step import Step, StepKind
@@ -136,6 +137,54 @@ def test_a_failure_of_the_monitor_is_reported_and_training_continues(make, monke
     assert "the monitor has failed" in (verdict.reason or "")
 
 
+def test_a_failure_of_the_dashboard_is_reported_and_tried_again(make, monkeypatch, caplog):
+    report, of = make(), engine()
+    intake = SimpleNamespace(waiting_rows=0, aligner=SimpleNamespace(late_rows=0), lag=lambda topic, at: 7)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such gauge")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(report.dashboard, "tick", fail)
+        broken.setattr(report.dashboard, "deliver", fail)
+        for _ in range(3):
+            report.tick(of, intake, {})
+            report.deliver()
+        report.tick(of, intake, {})
+        assert caplog.text.count("updating the metrics failed") == 1
+        assert caplog.text.count("delivering alerts failed") == 1
+        assert "no such gauge" in caplog.text
+        reason = report.health.verdict().reason
+        assert "updating the metrics fails" in reason and "delivering alerts fails" in reason
+    report.deliver()
+    report.tick(of, intake, {})
+    assert "fails" not in report.health.verdict().reason
+    assert report.health.verdict().lag == 14
+
+
+def test_every_nth_natural_step_is_compared_with_the_snapshots_whatever_ad_steps_are_between(
+    make, monkeypatch
+):
+    report, of = make(), engine()
+    of.trainer.cpm_months = ("2026-01",)
+    of.trainer.store = SimpleNamespace(
+        lookup=lambda kind, users, months: (None, np.ones((len(users), 1), bool))
+    )
+    report.begin(of)
+    seen = []
+    monkeypatch.setattr(report.monitor, "observe", seen.extend)
+    for number in range(2 * reporting.HISTORY_EVERY):
+        step, result = a_step(number)
+        rows = replace(step.batch, domain=np.full(ROWS, NATURAL, np.uint8))
+        natural = Step(StepKind.NATURAL, rows, step.clock)
+        report.stepped(of, natural, replace(result, kind=StepKind.NATURAL, scores={}), 0.001)
+        report.stepped(of, step, result, 0.001)
+    report.drain()
+    natural = [s.has_history is not None for s in seen if s.kind == StepKind.NATURAL]
+    assert natural == 2 * [*[False] * (reporting.HISTORY_EVERY - 1), True]
+    assert all(s.has_history is not None for s in seen if s.kind == StepKind.AD)
+
+
 def test_months_and_releases_become_marks_in_order(make):
     report, of = make(), engine()
     report.begin(of)
@@ -156,7 +205,7 @@ def test_probe_slices_are_scored_at_a_checkpoint_and_take_a_share_of_the_time(ma
         scored.append(now[0])
         now[0] += 2.0
 
-    monkeypatch.setattr(report.monitor, "checkpoint", score)
+    monkeypatch.setattr(report.monitor, "score_probes", score)
     report.begin(of)
     for at in (101.0, 110.0, 102.0 + 2.0 / reporting.PROBE_SHARE + 2):
         now[0] = at
