@@ -41,7 +41,7 @@ import numpy as np
 from benchmarks._clicks import BATCH, FIELDS, HIDDEN, clicks, names, per_field
 from benchmarks._events import frame
 from ecdctr import factory
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.metrics import auc
 from ecdctr.settings import dump_toml, load_settings
 from ecdctr.streams.embedded import EmbeddedBroker

@@ -38,7 +38,7 @@ from benchmarks._worker import make_worker
 from ecdctr import factory
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder, to_json_messages
-from ecdctr.models.settings import FeatureSpec
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.training import Engine
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.streams.decoders import DecodePool

@@ -39,8 +39,8 @@ from benchmarks._events import frame
 from benchmarks._worker import make_worker
 from ecdctr import factory
 from ecdctr.events.batch import Batch
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.settings import FeatureSpec
 from ecdctr.models.training import Engine
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.streams.embedded import EmbeddedBroker

@@ -40,8 +40,8 @@ from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field
 from benchmarks._events import frame
 from ecdctr import factory
 from ecdctr.events.batch import Batch
+from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
-from ecdctr.models.settings import FeatureSpec
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.snapshots import RocksEmbeddingStore
 from ecdctr.streams.embedded import EmbeddedBroker

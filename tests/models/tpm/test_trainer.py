@@ -34,9 +34,9 @@ def test_a_month_closes_when_a_row_passes_its_end(world: Any) -> None:
     assert store.months() == []
     (manifest,) = trainer.learn(world.batch(10, at=START_MS + 10 * DAY_MS))
     assert manifest.month == "2026-01-01"
-    seen = Batch.concat(days(world, 0, 10))
-    assert (manifest.first_ts, manifest.last_ts) == (int(seen.ts.min()), int(seen.ts.max()))
-    assert manifest.rows == {"user": len(np.unique(seen.user)), "item": len(np.unique(seen.item))}
+    learned = Batch.concat(days(world, 0, 10))
+    assert (manifest.first_ts, manifest.last_ts) == (int(learned.ts.min()), int(learned.ts.max()))
+    assert manifest.rows == {"user": len(np.unique(learned.user)), "item": len(np.unique(learned.item))}
     assert manifest.features == ("user_id", "item_id", "site", "tags")
     assert trainer.finish() == ["2026-01-01", "2026-01-11"]
 
