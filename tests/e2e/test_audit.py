@@ -49,7 +49,7 @@ def test_without_a_checkpoint_to_start_from_the_reason_is_reported(site):
     journal = Journal(site.folders.journal)
     journal.drop_before(_step(newest) + 1)
     journal.close()
-    with pytest.raises(StateError, match="older journal files were dropped"):
+    with pytest.raises(StateError, match="older journal files were deleted"):
         site.rebuild()
 
 

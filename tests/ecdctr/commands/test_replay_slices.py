@@ -104,7 +104,7 @@ def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             StopAfter(patch, rows)
             assert run(tmp_path, "model.history=none", **asked)["meta"]["interrupted"]
-    with pytest.raises(StateError, match="begun with --slice 'category,x,hour', now it is None"):
+    with pytest.raises(StateError, match="started with --slice 'category,x,hour', now it is None"):
         run(tmp_path, "model.history=none", **{**asked, "slices": ()})
     done = run(tmp_path, "model.history=none", **asked)
     assert json.dumps(done["result"]) == json.dumps(whole["result"])
