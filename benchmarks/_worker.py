@@ -7,6 +7,7 @@ from typing import Any
 
 from ecdctr import factory
 from ecdctr.events.batch import Batch
+from ecdctr.events.step import Step
 from ecdctr.models.training import Engine, StepResult
 from ecdctr.settings import Settings
 from ecdctr.streams.worker import Worker
@@ -23,9 +24,9 @@ def make_worker(settings: Settings, watch: Watch) -> Worker:
         made = factory.live_engine(settings, **hooks)
         run = made.run
 
-        def watched(kind: str, batch: Batch, clock: int) -> StepResult:
-            result = run(kind, batch, clock)
-            watch(made, kind, batch)
+        def watched(step: Step) -> StepResult:
+            result = run(step)
+            watch(made, step.kind, step.batch)
             return result
 
         made.run = watched  # type: ignore[method-assign]
