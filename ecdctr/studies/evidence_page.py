@@ -59,10 +59,10 @@ def _lines(
 ) -> Iterator[str]:
     yield "# Evidence"
     yield ""
-    yield f"Written by `{command}`. Progressive validation: every row is predicted, then scored, then learned; all arms"
-    yield "are evaluated on the identical ad rows of one pass. Intervals are 95 %, bootstrap over users (pairs for differences)."
-    yield f"`{DEFAULT}` is what the default settings served: `stack` over `ads_only`, `reload` and `bayes_fm`. `stack_all` is one over all"
-    yield "arms, made from their scores from the first evaluated row on. Differences below .005 GAUC are unproven unless a requirement named them beforehand."
+    yield f"Written by `{command}`. Progressive validation: every row is predicted before the models learn from it; all arms"
+    yield "are evaluated on the identical ad rows of one pass. Intervals are 95 % bootstrap intervals over users, paired for differences."
+    yield f"`{DEFAULT}` is the arm that serves with the default settings: `stack` of `ads_only`, `reload` and `bayes_fm`. `stack_all` combines all"
+    yield "arms; it is computed from their scores, from the first evaluated row on. Differences below .005 GAUC are unproven unless a requirement named them beforehand."
     yield "Returning users and items, and rows of earlier periods predicted again later: [forgetting.md](forgetting.md)."
     yield ""
     yield f"```json\n{json.dumps(bars(found))}\n```\n"
@@ -71,11 +71,11 @@ def _lines(
         mine = [run for run in runs if run.study == study]
         yield f"\n## {_TITLES[study]}\n"
         yield f"{figures['rows']:,} ad rows evaluated (after the first {mine[0].skip_days:g} days), "
-        yield f"{figures.get('learned', 0):,} rows played, {figures.get('seconds', 0):,.0f} s on one thread in all."
+        yield f"{figures.get('learned', 0):,} rows replayed, {figures.get('seconds', 0):,.0f} s on one thread in total."
         shares = [s for s in figures["shares"] if not math.isnan(s)]
         if shares:
             yield f"Share of the gap to the oracle that `{DEFAULT}` closes, by run: {', '.join(f'{s:.1%}' for s in shares)}"
-            yield "(from `ads_only`, the control of the paper's own network). From the better of the controls that ads alone teach,"
+            yield "(relative to `ads_only`, the control with the paper's network). Relative to the better of the controls that are trained on ads alone,"
             yield f"`{best_control(figures['arms'])}`, it closes {figures['arms'][DEFAULT]['share_closed_best']:.1%}."
         yield ""
         yield "|arm|GAUC|v ads_only|v mixed_tpm|AUC|NE|PCOC|gap closed|"
@@ -97,14 +97,14 @@ def _lines(
         yield "\nSources: " + ", ".join(f"`{Path(run.source).name}`" for run in mine) + ". Settings: "
         yield (
             ", ".join(f"`{text}`" for text in mine[0].settings)
-            + "; else the defaults of `ecdctr config show`."
+            + "; otherwise the defaults of `ecdctr config show`."
         )
 
 
 def _steps(figures: Mapping[str, Any]) -> Iterator[str]:
     if not figures["steps"]:
         return
-    yield "\nWhat each part adds (GAUC). `full_7d` and `no_tpm_7d`: `reload` at the paper's pace, with and without TPM;"
+    yield "\nWhat each part adds (GAUC). `full_7d` and `no_tpm_7d`: `reload` with weekly releases as in the paper, with and without TPM;"
     yield "`ads_tpm`: ads alone, reading TPM.\n"
     yield "|step|difference|"
     yield "|-|-|"
@@ -113,7 +113,7 @@ def _steps(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _losses(figures: Mapping[str, Any]) -> Iterator[str]:
-    yield "\nLog loss less that of ads-only (below 0 is better):\n"
+    yield "\nLog loss minus that of ads-only (below 0 is better):\n"
     yield "|arm|difference|"
     yield "|-|-|"
     for name, loss in sorted(figures["losses"].items(), key=lambda pair: -pair[1]["value"]):
@@ -134,7 +134,7 @@ def _slices(figures: Mapping[str, Any]) -> Iterator[str]:
     )
     shown = [name for name in names if any(name in part["gains"] for part in figures["slices"])]
     yield "\nGAUC gain over ads-only by days since the user's last row in either stream, and by the user's earlier ad rows"
-    yield "(`TPM in reload`: `full_7d` less `no_tpm_7d`):\n"
+    yield "(`TPM in reload`: `full_7d` minus `no_tpm_7d`):\n"
     yield f"|slice|rows|{'|'.join(shown)}|"
     yield f"|-|-|{'-|' * len(shown)}"
     for part in figures["slices"]:

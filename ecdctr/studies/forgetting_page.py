@@ -41,11 +41,11 @@ stream and serve A-CTR by the paper's `reload`; they differ in two things only:
 |`all_tpm`|all natural clicks|yes|
 
 Absence is counted in days: since the last day before today on which the user (the item) had rows in either stream, history
-included; 1 is yesterday. All ad rows of such a day count, so the models may learn from the first of them. Backward transfer:
+included; 1 is yesterday. All ad rows of such a day are included, so the models may already have learned from the first of them. Backward transfer:
 held-out rows of a period (another draw of the same world), predicted at the end of the period and at the end of the last one,
-each time with the date of that day. A GAUC difference below 0 is a loss. It includes the drift of the world, too:
+each time with the date of that day. A GAUC difference below 0 is a loss. It also includes the drift of the simulated world:
 only the difference between arms on identical rows measures a *method*. Intervals: 95 %, paired bootstrap over users, pooled over
-seeds. A difference whose interval holds 0 is **unproven**."""
+seeds. A difference whose interval contains 0 is **unproven**."""
 
 
 def run_forgetting(
@@ -129,7 +129,10 @@ def _lines(found: Mapping[str, Any], runs: Sequence[StudyRun], command: str, plo
     for kind, transfer in found["transfer"].items():
         yield from _transfer(kind, transfer)
     yield "\n## Settings\n"
-    yield ", ".join(f"`{text}`" for text in runs[0].settings) + "; else the defaults of `ecdctr config show`."
+    yield (
+        ", ".join(f"`{text}`" for text in runs[0].settings)
+        + "; otherwise the defaults of `ecdctr config show`."
+    )
     for arm, more in ARMS.items():
         yield f"`{arm}`: {', '.join(f'`{text}`' for text in more) or 'as above'}; "
     if runs[0].world:
@@ -138,8 +141,8 @@ def _lines(found: Mapping[str, Any], runs: Sequence[StudyRun], command: str, plo
 
 def _claims(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## The claims\n"
-    yield "Stated before any figure was computed. *Shown*: the interval lies above 0; *denied*: below.\n"
-    yield "|claim|figure|verdict|\n|-|-|-|"
+    yield "Stated before any result was computed. *Shown*: the interval lies above 0; *denied*: below.\n"
+    yield "|claim|value|verdict|\n|-|-|-|"
     by_class = {(part["who"], part["class"]): part["pairs"] for part in found["slices"]}
     for name in list(PAIRS)[:2]:
         for key in (("all", "all"), ("user", CLAIMS[0]), ("user", CLAIMS[1]), ("item", CLAIMS[0])):
@@ -182,7 +185,7 @@ def _transfer(kind: str, transfer: Mapping[str, Any]) -> Iterator[str]:
     for period in transfer["periods"]:
         cells = [" → ".join(f"{value:.4f}" for value in period["curves"][arm]) for arm in arms]
         yield f"|{period['period']}|{period['rows']:,}|{'|'.join(cells)}|"
-    yield "\nBackward transfer by arm, and what changes it (first arm's less second's):\n"
+    yield "\nBackward transfer by arm, and what changes it (first arm minus second):\n"
     yield f"|period|{'|'.join([*arms, *pairs])}|"
     yield f"|-|{'-|' * (len(arms) + len(pairs))}"
     for name, changes in [
