@@ -323,7 +323,7 @@ def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
     """
     if not checkpoint.is_dir():
         raise ConfigError(
-            f"there is no checkpoint {checkpoint}: name its folder, as state/checkpoints/000003-step-500"
+            f"there is no checkpoint {checkpoint}: name its folder, as state/checkpoints/00000003-step-500"
         )
     schema = FeatureSchema(settings.features, settings.model.dim)
     loaded = CheckpointStore(checkpoint.parent).load(checkpoint.name)

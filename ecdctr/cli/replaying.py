@@ -78,7 +78,7 @@ def replay(
     frozen: Annotated[
         list[str] | None,
         typer.Option(
-            help="Add a checkpoint as an arm that does not learn: `--frozen tuesday:state/checkpoints/000003-step-500`. It "
+            help="Add a checkpoint as an arm that does not learn: `--frozen tuesday:state/checkpoints/00000003-step-500`. It "
             "predicts only rows younger than itself. May be repeated."
         ),
     ] = None,

@@ -158,7 +158,7 @@ def parse_arms(arms: str | None, variants: Sequence[str] = (), frozen: Sequence[
     paths: dict[str, Path] = {}
     for text in frozen:
         name, rest = _named(
-            "--frozen", text, "tuesday:state/checkpoints/000003-step-500", taken=[*found, *paths]
+            "--frozen", text, "tuesday:state/checkpoints/00000003-step-500", taken=[*found, *paths]
         )
         paths[name] = Path(rest).expanduser()
     chosen = None if arms is None else columns or ("ads_only",)
