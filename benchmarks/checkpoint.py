@@ -6,7 +6,7 @@ One engine per table size, all in the same process and on the same disk, run alt
 number of rows, then a checkpoint, which is written in the background while the next steps run, as in a worker.
 
 ========  ============================================================================================
-stall     time for which the trainer thread is blocked: wait for disk space, capture, hand-over
+stall     time for which the trainer thread is blocked: end of the previous save, capture, hand-over
 save      from the capture to the last fsync, in the background
 time      stall + save
 ========  ============================================================================================
