@@ -95,7 +95,7 @@ def test_a_range_of_offsets_is_trained_and_the_worker_continues_from_there(live,
     worker = live.start()
     live.train(1_800, worker)
     live.terminate(worker)
-    assert "TPM goes on from" in live.log()
+    assert "TPM continues from" in live.log()
     (enabled,) = [e for e in live.entries() if e.kind == "tpm"]
     assert enabled.extra["from"] is not None
     assert any(e.kind == "month" and e.extra["months"] == ["2023-11-14"] for e in live.entries())
