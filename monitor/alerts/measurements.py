@@ -1,4 +1,4 @@
-"""The figures that alert rules compare with their limits, and the sentences of the alerts."""
+"""The metrics that alert rules compare with their limits, and the texts of the alerts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
 from ecdctr.monitor.alerts.rules import Measurement
-from ecdctr.monitor.drift import Detectors, DriftTableRow, describe
+from ecdctr.monitor.drift import MAKERS, Detectors, DriftTableRow, describe
 from ecdctr.monitor.marks import Mark
 from ecdctr.monitor.quality import ArmFigures, DomainWindow, Forgetting, TransferFigures, WindowFigures
 from ecdctr.monitor.settings import RuleSpec
@@ -28,7 +28,7 @@ _CAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything that rules can look at.
+    """Everything that rules can measure.
 
     Attributes
     ----------
@@ -37,17 +37,17 @@ class Inputs:
     windows
         By window and domain.
     drift
-        The drift table; None: nothing was compared yet.
+        The drift table; None: no comparison was made yet.
     detectors
         Sequential change detectors.
     transfer
-        Returns the transfer figures; called only if a rule needs them.
+        Returns the transfer metrics; called only if a rule needs them.
     forgetting
         Probe slices.
     release
         Report of the last CPM release; None: none since the start.
     marks
-        Marks on the time axis, which are named as possible causes of drift.
+        Marks on the time axis; they are reported as possible causes of drift.
     """
 
     clock_ms: int
@@ -61,7 +61,7 @@ class Inputs:
 
 
 def measure(rule: RuleSpec, inputs: Inputs) -> Sequence[Measurement] | None:
-    """Measure what a rule watches; None: it cannot be measured at present, and its alerts stay as they are."""
+    """Measure the metric of a rule. None: it cannot be measured now, and the alerts of the rule do not change."""
     kind, _, what = rule.metric.partition(".")
     if kind == "drift" and what == "detectors":
         return _detectors(rule, inputs.detectors.agreeing(inputs.clock_ms, DAY_MS))
@@ -77,7 +77,7 @@ def measure(rule: RuleSpec, inputs: Inputs) -> Sequence[Measurement] | None:
 
 
 def _window(rule: RuleSpec, by_domain: Mapping[str, DomainWindow], clock_ms: int) -> list[Measurement]:
-    """A figure of a window, by domain (and arm)."""
+    """A metric of a window, by domain (and arm)."""
     out = []
     for domain, window in by_domain.items():
         if rule.domain not in ("any", domain):
@@ -112,7 +112,7 @@ def _arm_value(metric: str, figures: ArmFigures) -> float | None:
 def _drift(
     rule: RuleSpec, what: str, table: Sequence[DriftTableRow], marks: Sequence[Mark]
 ) -> list[Measurement]:
-    """Rows of the drift table whose change counts; a row that is not named here is within bounds."""
+    """Rows of the drift table that are drift; a row that is not returned is within its limits."""
     out = []
     largest = table[0] if table else None
     for row in table:
@@ -140,8 +140,8 @@ def _detectors(rule: RuleSpec, agreeing: Mapping[tuple[str, str, str], int]) -> 
     return [
         Measurement(
             f"{domain}:{arm}:{signal}",
-            n / 3,
-            f"{n} of 3 detectors found a change of {signal} of {arm} on {_NAMES[domain]}",
+            n / len(MAKERS),
+            f"{n} of {len(MAKERS)} detectors found a change of {signal} of {arm} on {_NAMES[domain]}",
             "a lasting change of level",
         )
         for (domain, arm, signal), n in agreeing.items()
@@ -181,7 +181,7 @@ def _forgetting(rule: RuleSpec, worst: Mapping[str, tuple[float, str]]) -> list[
 
 
 def _release(report: ReleaseReport | None) -> list[Measurement] | None:
-    """1 when the gate refused the last release, with its figures; None: no release since the start."""
+    """1 if the gate refused the last release, with the gate's metrics; None: no release since the start."""
     if report is None:
         return None
     figures = ", ".join(f"{name} {value:+.4g}" for name, value in report.figures.items())

@@ -19,7 +19,7 @@ from ecdctr.events.time import HOUR_MS
 from ecdctr.models.probability import LOGIT_CLIP, fast_logit
 from ecdctr.monitor.drift.results import DetectorState
 
-__all__ = ["POINT_ROWS", "Detectors"]
+__all__ = ["MAKERS", "POINT_ROWS", "Detectors"]
 
 POINT_ROWS = 1024
 SIGNALS = ("log_loss", "pcoc", "ctr")
