@@ -1,4 +1,4 @@
-"""Alert rules, the figures that they compare, and delivery to log, topic and webhook."""
+"""Alert rules, the metrics that they compare, and delivery to the log, a topic and a webhook."""
 
 from ecdctr.monitor.alerts.delivery import AlertDelivery, Send, webhook
 from ecdctr.monitor.alerts.measurements import Inputs, measure

@@ -24,7 +24,7 @@ WAITS_S = (1.0, 5.0, 20.0)
 """Pauses between attempts to deliver one alert on one channel."""
 
 Send = Callable[[bytes, bytes], None]
-"""``send(key, value)``: returns when the alert is delivered, raises when it is not."""
+"""``send(key, value)``: returns after the alert was delivered, raises if it could not be."""
 
 Outcome = Callable[[str, str], None]
 """``outcome(channel, "sent" | "failed" | "dropped")``."""
@@ -138,7 +138,7 @@ class _Channel:
 
 
 def _reason(error: Exception) -> str:
-    """The kind of failure, without anything that may contain a secret (addresses of webhooks do)."""
+    """The kind of failure, without text that may contain a secret (the address of a webhook is one)."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):

@@ -9,11 +9,11 @@ from ecdctr.monitor.alerts.rules import Alert
 __all__ = ["PendingAlerts"]
 
 CAPACITY = 1000
-"""Events retained while nothing takes them; the oldest are dropped first."""
+"""Number of alerts retained until they are taken; the oldest are dropped first."""
 
 
 class PendingAlerts:
-    """Events in order. Those taken count as pending until :meth:`confirm`, so that a restart in between delivers them again.
+    """Alerts in order. Those that were taken remain pending until :meth:`confirm`, so that they are delivered again after a restart.
 
     Examples
     --------
@@ -30,21 +30,21 @@ class PendingAlerts:
         self._in_flight: list[Alert] = []
 
     def add(self, events: Iterable[Alert]) -> None:
-        """Append events."""
+        """Append alerts."""
         self._new = [*self._new, *events][-CAPACITY:]
 
     def take(self) -> list[Alert]:
-        """Events since the last call, each once."""
+        """Return the alerts added since the last call."""
         events, self._new = self._new, []
         self._in_flight = (self._in_flight + events)[-CAPACITY:]
         return events
 
     def confirm(self) -> bool:
-        """All events that were taken have been delivered; False: there were none."""
+        """Mark all alerts that were taken as delivered; returns whether there were any."""
         confirmed = bool(self._in_flight)
         self._in_flight = []
         return confirmed
 
     def unconfirmed(self) -> Sequence[Alert]:
-        """All events that are not known to be delivered, oldest first."""
+        """All alerts that have not been confirmed, oldest first."""
         return self._in_flight + self._new

@@ -70,14 +70,14 @@ class AlertRecord(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The present value of one subject of a rule.
+    """The current value of one subject of a rule.
 
     Attributes
     ----------
     about
-        The subject: distinguishes what one rule watches (domain, arm, feature).
+        The subject (domain, arm, feature): one rule may have several.
     value
-        None: unknown at present; a raised alert stays raised.
+        None: unknown now; a raised alert stays raised.
     what, cause
         Sentences for the alert.
     since_ms
@@ -101,13 +101,13 @@ class _State:
 class RuleBook:
     """The state of all alerts.
 
-    The states of one (rule, subject) are: good -> bad for ``hold`` -> *raised* -> good for ``clear`` -> *resolved*. There are no events
+    The states of one (rule, subject) are: good -> bad for ``hold`` -> *raised* -> good for ``clear`` -> *resolved*. Nothing is reported
     in between.
 
     Parameters
     ----------
     rules
-        From the configuration. A rule with neither ``above`` nor ``below`` takes 1 and more as bad, which suits the drift figures.
+        From the configuration. For a rule with neither ``above`` nor ``below``, values from 1 are bad, which suits the drift metrics.
     """
 
     def __init__(self, rules: Sequence[RuleSpec]) -> None:
@@ -119,8 +119,8 @@ class RuleBook:
     ) -> list[Alert]:
         """Evaluate all rules; returns the alerts that were raised or resolved.
 
-        A subject that ``measure`` no longer returns is good. Where it returns None, the rule cannot be evaluated and its alerts stay
-        as they are.
+        A subject that ``measure`` no longer returns is good. If it returns None, the rule cannot be evaluated and its alerts do not
+        change.
         """
         out: list[Alert] = []
         for rule in self.rules:
@@ -148,7 +148,7 @@ class RuleBook:
         return sorted(raised, key=lambda a: (a.raised_ms, a.key))
 
     def to_json(self) -> dict[str, Any]:
-        """The state of all alerts, for :meth:`restore`."""
+        """Return the state of all alerts for :meth:`restore`."""
         return {
             key: {
                 "bad_since": s.bad_since,

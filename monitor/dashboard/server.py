@@ -24,7 +24,7 @@ __all__ = ["MonitorServer"]
 log = logging.getLogger("ecdctr.monitor")
 
 MAX_STREAMS = 16
-"""Largest number of open pages; each of them needs a thread."""
+"""Maximum number of concurrent event streams (one per open page); each occupies a thread."""
 
 HEARTBEAT_S = 15.0
 """Interval of comments in an idle stream, because proxies and browsers drop silent connections."""
@@ -33,7 +33,7 @@ REQUEST_TIMEOUT_S = 30.0
 """A client that neither sends nor receives for this long is disconnected."""
 
 HEADERS = {
-    # Only files of this server are loaded, whatever names in the data contain.
+    # Browsers load only files of this server, even if the name of a feature or an item contains HTML.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -51,12 +51,13 @@ _TYPES = {
 
 
 class MonitorServer:
-    """Serves from threads of its own, without delaying training.
+    """HTTP server that handles requests in its own threads.
 
     =====================  ==============================================================================
     ``/``                  the dashboard
-    ``/metrics``           Prometheus
-    ``/healthz``           200, or 503 when no progress is made although records wait; JSON with the reason
+    ``/metrics``           metrics in the Prometheus text format
+    ``/healthz``           200, or 503 if records wait and no step is completed, or if training has
+                           failed; the body gives the reason as JSON
     ``/readyz``            200 once the worker is live and healthy
     ``/api/snapshot``      everything that the page shows; ``/api/snapshot/drift`` is one section
     ``/api/events``        the same as server-sent events, named by section, whenever a section changes
@@ -65,11 +66,11 @@ class MonitorServer:
     Parameters
     ----------
     registry, health, snapshot
-        Sources of the responses.
+        Prometheus registry, health state and JSON snapshot from which the responses are made.
     every_s
         Seconds between two checks for changed sections, per open page.
     max_streams
-        Largest number of event streams; None: :data:`MAX_STREAMS`.
+        Maximum number of concurrent event streams; default :data:`MAX_STREAMS`.
     """
 
     def __init__(
@@ -84,17 +85,19 @@ class MonitorServer:
         self.registry, self.health, self.snapshot = registry, health, snapshot
         self.every_s = every_s
         self.closing = threading.Event()
-        self.streams = threading.BoundedSemaphore(max_streams or MAX_STREAMS)
+        self.max_streams = MAX_STREAMS if max_streams is None else max_streams
+        self.streams = threading.BoundedSemaphore(self.max_streams)
         self.files = _static_files()
         self._http: _Http | None = None
 
     def start(self, host: str, port: int) -> int:
-        """Listen; returns the port (another one where ``port`` is 0)."""
+        """Start listening and return the port; with ``port=0`` the operating system chooses a free one."""
         try:
             self._http = _Http(self, host, port)
         except OSError as error:
             raise ConfigError(
-                f"monitor.port = {port} cannot be bound on {host} ({error.strerror or error}): choose another, or 0 for none"
+                f"the dashboard cannot listen on {host}:{port} ({error.strerror or error}); set monitor.port to another port, "
+                "or to 0 to disable the server"
             ) from error
         threading.Thread(target=self._http.serve_forever, args=(0.1,), name="monitor", daemon=True).start()
         return int(self._http.server_address[1])
@@ -118,7 +121,7 @@ class _Http(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        log.debug("a request of %s was interrupted", client_address, exc_info=True)
+        log.debug("a request from %s was interrupted", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -166,7 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             self._answer(HTTPStatus.OK, b"", "text/event-stream")
         elif not owner.streams.acquire(blocking=False):
-            self._problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open: close one of them")
+            self._problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"more than {owner.max_streams} event streams are open: close a page",
+            )
         else:
             try:
                 self._stream()
@@ -176,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 owner.streams.release()
 
     def _stream(self) -> None:
-        """Send all sections, then each section whenever it has changed, until the client disconnects."""
+        """Send all sections, then each section whenever it has changed, until the client disconnects or the server is closed."""
         owner = self.server.owner
         self.close_connection = True
         self.send_response(HTTPStatus.OK)
@@ -189,7 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             try:
                 sections = owner.snapshot.sections()
-            except Exception:  # the page keeps its values; the next attempt may succeed
+            except (
+                Exception
+            ):  # send nothing: the page keeps the old values, and the next iteration tries again
                 log.exception("the snapshot for the dashboard failed")
                 sections = {}
             changed = {k: v for k, v in sections.items() if sent.get(k) != v}

@@ -16,8 +16,8 @@ __all__ = ["BloomFilter"]
 class BloomFilter:
     """The set of ids that have occurred, in fixed memory.
 
-    An id that has occurred is never reported as new. A new id is taken for one that has occurred with probability :attr:`error`, which
-    is below 0.1 % up to a fiftieth as many ids as there are bits. All bits of an id are in one word, so a row costs one look-up.
+    An id that has occurred is never reported as new. A new id is not recognised as new with probability :attr:`error`, which
+    is below 0.1 % while there are at least 50 bits per id. All bits of an id are in one word, so a row costs one look-up.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class BloomFilter:
         self.count = 0
 
     def add(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Add ids; True in the first row of each new one, shape ``(n,)``."""
+        """Add ids ``(n,)``; returns a mask ``(n,)`` that is True at the first occurrence of each new id."""
         h = mix64(ids)
         word = (h >> self._shift).astype(np.intp)
         bits = np.zeros(len(ids), np.uint64)
@@ -63,7 +63,7 @@ class BloomFilter:
         return out
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The whole state, for :meth:`restore`."""
+        """Return the state for :meth:`restore`."""
         return {"words": self._words, "count": np.asarray(self.count)}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:  # noqa: ARG002

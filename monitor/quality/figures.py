@@ -19,7 +19,7 @@ from ecdctr.monitor.steps import RowBlock
 __all__ = ["QualityFigures"]
 
 TALLY_MS = 60_000
-"""The slots of all windows and series are whole multiples of it."""
+"""Length of a slot in which rows are counted; the slots of all windows and series are whole multiples of it."""
 
 RERANK_DAY_MS = 4 * HOUR_MS
 """Event time after which GAUC and AUC of the current day are computed again."""
@@ -32,19 +32,19 @@ class _Stored(Protocol):
 
 
 class QualityFigures:
-    """Counts rows into windows and series, and ranks the past hours and days.
+    """Adds rows to all windows and series, and computes GAUC and AUC of past hours and days.
 
     Parameters
     ----------
     gauc_rows
-        Rows that each window retains for GAUC.
+        ``capacity`` of the :class:`~ecdctr.monitor.quality.windows.UserRows` of each window.
 
     Attributes
     ----------
     windows
         By window and domain.
     newest
-        By domain: event time of the newest row counted, ms; -1 before the first.
+        By domain: latest event time of a row that was added, ms; -1 before the first.
     """
 
     def __init__(self, gauc_rows: int) -> None:
@@ -57,7 +57,7 @@ class QualityFigures:
         self._days_ranked_until = self._hours_ranked_until = self._today_ranked_at = 0
 
     def add(self, domain: str, block: RowBlock, clock_ms: int) -> Scored:
-        """Count a block; returns its predicted rows with what was computed for them."""
+        """Add a block; returns its predicted rows with their losses and bins."""
         batch, at = block.batch, block.scored
         scored = Scored(batch.ts[at], batch.user[at], batch.label[at], block.scores, ARMS_OF[domain])
         columns = (
@@ -78,15 +78,15 @@ class QualityFigures:
     def add_logged(
         self, domain: str, rows: Mapping[str, NDArray[Any]], clock_ms: int, *, counted: bool
     ) -> None:
-        """Count rows of the score log after a restart.
+        """Add rows of the score log after a restart.
 
         Parameters
         ----------
         rows
             Columns of the score log, all of one domain.
         counted
-            The restored counts include these rows already: only the sums of windows and the rows behind GAUC, which are not stored, are
-            rebuilt.
+            Whether the restored counts include these rows already. If so, only the sums of windows and the rows for GAUC, which are not
+            stored, are rebuilt.
         """
         ts, user, label = rows["ts"], rows["user"], rows["label"].astype(np.float32)
         scores = {arm: rows[f"p_{arm}"] for arm in ARMS_OF[domain] if f"p_{arm}" in rows}
@@ -104,7 +104,7 @@ class QualityFigures:
     # -- GAUC and AUC of series
 
     def rank_past_days(self, clock_ms: int) -> None:
-        """GAUC and AUC of the day that has ended and of its hours, if one has."""
+        """If a day has ended, compute GAUC and AUC of this day and of its hours."""
         day = clock_ms // DAY_MS * DAY_MS
         if day > self._days_ranked_until:
             for name in ("1h", "1d"):
@@ -112,7 +112,7 @@ class QualityFigures:
             self._days_ranked_until = self._hours_ranked_until = self._today_ranked_at = day
 
     def rank_today(self, clock_ms: int) -> None:
-        """The same for the current day: the hours since the last call, and the day so far every :data:`RERANK_DAY_MS`."""
+        """Compute GAUC and AUC of the hours since the last call, and every :data:`RERANK_DAY_MS` those of the current day so far."""
         if clock_ms > self._hours_ranked_until:
             self._rank("1h", self._hours_ranked_until // HOUR_MS * HOUR_MS, clock_ms + 1)
             self._hours_ranked_until = clock_ms
@@ -127,20 +127,20 @@ class QualityFigures:
     # -- results
 
     def window_figures(self, clock_ms: int) -> dict[str, dict[str, WindowFigures]]:
-        """By window and domain."""
+        """Metrics by window and domain."""
         return {
             w: {d: window.figures(clock_ms) for d, window in by_domain.items()}
             for w, by_domain in self.windows.items()
         }
 
     def series_figures(self) -> dict[str, SeriesFigures]:
-        """By length of a slot."""
+        """Series by length of a slot."""
         return {w: _on_one_axis(by_domain) for w, by_domain in self._series.items()}
 
     # -- restart
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that cannot be rebuilt from the score log, for :meth:`restore`."""
+        """Return everything that cannot be rebuilt from the score log, for :meth:`restore`."""
         arrays: dict[str, NDArray[Any]] = {f"newest.{d}": np.asarray(ts) for d, ts in self.newest.items()}
         for name, part in self._parts().items():
             arrays |= {f"{name}.{k}": v for k, v in part.to_arrays().items()}

@@ -1,4 +1,4 @@
-"""Forgetting: rows of earlier periods are scored again at checkpoints; quality by the time since a user was last learned.
+"""``Forgetting``: scores rows of earlier periods again at checkpoints; GAUC by the time since a user's rows were last learned.
 
 A probe slice holds all rows of a fixed sample of users in one period of event time. It is scored at the first checkpoint after the
 period, and again at later ones; ``transfer`` is GAUC now minus GAUC at the first time (backward transfer: Lopez-Paz and Ranzato,
@@ -36,7 +36,7 @@ Predict = Callable[[Batch, str], NDArray[np.float32]]
 ARMS_OF = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
 STALENESS_DAYS = (0, 1, 3, 7, 14, 30)
 POINTS = 200
-"""Points per curve; beyond it every second one between the first and the last is removed."""
+"""Largest number of points per curve; when it is exceeded, every second point between the first and the last is removed."""
 
 _SALT = np.uint64(0x3B9AC6E15F7D2084)
 
@@ -292,7 +292,7 @@ class Forgetting:
     # -- scoring
 
     def score(self, predict: Predict, clock_ms: int) -> None:
-        """Score all slices with the present model.
+        """Score all slices with the current model.
 
         1. Each slice by each arm of its domain: GAUC, loss, and the change of GAUC since the slice was first scored.
         2. All rows of an arm together, by days since their user was last learned, with and without TPM vectors.
@@ -339,7 +339,7 @@ class Forgetting:
         return out
 
     def worst(self) -> dict[str, tuple[float, str]]:
-        """By arm: the lowest present transfer of any slice, and the slice's period."""
+        """By arm: the lowest current transfer of all slices, and the period of that slice."""
         out: dict[str, tuple[float, str]] = {}
         for (_, number, arm), curve in self._curves.items():
             value = curve.transfer[-1] if curve.transfer else math.nan
@@ -351,7 +351,7 @@ class Forgetting:
         return datetime.fromtimestamp(number * self._period_ms / 1000, UTC).strftime("%Y-%m-%d")
 
     def to_json(self) -> ForgettingFigures:
-        """The figures of the snapshot."""
+        """The section ``forgetting`` of ``Monitor.snapshot``."""
         slices = sorted(self._slices, key=lambda s: (s.number, s.domain))
         return {
             "periods": [

@@ -1,10 +1,10 @@
 """Negative transfer: A-CTR against the ads-only control on identical rows, with an interval, in bounded memory.
 
-Each row counts in the replicate ``b`` of an online bootstrap with a Poisson(1) weight (Oza and Russell, "Online bagging and
+Each row enters replicate ``b`` of an online bootstrap with a Poisson(1) weight (Oza and Russell, "Online bagging and
 boosting", AISTATS 2001); the weight is drawn by a hash of the *user*, so that all rows of a user have the same weight
 (Chamandy et al., "Estimating uncertainty for massive data streams", Google, 2012).
 
-The loss difference is an exact mean over rows. GAUC compares the retained rows of whole users.
+The loss difference is an exact mean over rows. GAUC is compared on all rows of a sample of users (:class:`UserRows`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.probability import fast_log_losses
 from ecdctr.monitor.quality.results import Interval, TransferFigures
-from ecdctr.monitor.quality.windows import UserRows, of_clickers
+from ecdctr.monitor.quality.windows import UserRows, rows_of_clickers
 from ecdctr.replay.metrics import auc_of_codes
 from ecdctr.state.hashing import mix64
 
@@ -50,7 +50,7 @@ class TransferWatch:
     days
         Length of the window.
     rows
-        Rows retained for GAUC, by whole users.
+        ``capacity`` of :class:`UserRows`, for GAUC.
     """
 
     def __init__(self, days: int = 7, rows: int = 65_536) -> None:
@@ -95,7 +95,7 @@ class TransferWatch:
         self._users.add(ts, user, label, np.stack([actr, control]), self._clock)
 
     def log_loss(self) -> Interval | None:
-        """A-CTR's loss minus the control's; below 0 is better."""
+        """Loss of A-CTR minus that of the control; below 0, A-CTR is better. None without rows."""
         recent = self._day > self._clock // DAY_MS - self.days
         rows = int(self._rows[recent].sum())
         if not rows:
@@ -106,10 +106,10 @@ class TransferWatch:
         return {"value": value, "low": value - half, "high": value + half}
 
     def gauc(self) -> tuple[Interval | None, int]:
-        """A-CTR's GAUC minus the control's, and the number of users that count."""
+        """GAUC of A-CTR minus that of the control (None: too few users), and the number of users with clicks and non-clicks."""
         _, user, label, p = self._users.rows()
         at, _ = self._users.complete_rows(self._clock - self.days * DAY_MS)
-        inside, codes, clickers = of_clickers(user[at], label[at])
+        inside, codes, clickers = rows_of_clickers(user[at], label[at])
         if not len(inside):
             return None, 0
         rows = at[inside]
@@ -126,7 +126,7 @@ class TransferWatch:
         return {"value": value, "low": value - half, "high": value + half}, int(keep.sum())
 
     def to_json(self) -> TransferFigures:
-        """The figures of the snapshot. GAUC decides the verdict unless its interval contains 0; then the loss does."""
+        """The section ``transfer`` of ``Monitor.snapshot``. GAUC decides the verdict unless its interval contains 0; then the loss does."""
         recent = self._day > self._clock // DAY_MS - self.days
         gain, users = self.gauc()
         loss = self.log_loss()

@@ -1,4 +1,4 @@
-"""Types of the quality figures in a monitor's snapshot. Numbers that do not exist are None."""
+"""Types of the quality metrics in ``Monitor.snapshot``. Undefined metrics are None."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ArmFigures(TypedDict):
     """One arm in one window.
 
     The true AUC always lies within ``auc +- auc_error``. The true GAUC lies within ``gauc +- gauc_error`` in 95 of 100 windows; 0: the
-    figure is exact, because the rows of all users were retained. ``gauc_users``: users with both clicks and non-clicks.
+    value is exact, because it is computed from the rows of all users. ``gauc_users``: users with both clicks and non-clicks.
     """
 
     rows: int

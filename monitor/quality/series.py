@@ -1,4 +1,4 @@
-"""Figures over time for charts: one value per slot of event time, in ring buffers."""
+"""Metrics over time for charts: one value per slot of event time, in ring buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality.results import ArmSeries, DomainSeriesFigures
-from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, of_clickers
+from ecdctr.monitor.quality.windows import SUMS, Floats, Tally, UserRows, rows_of_clickers
 from ecdctr.replay.metrics import auc_of_codes
 
 __all__ = ["SERIES", "DomainSeries", "rank_by_slot"]
@@ -37,7 +37,7 @@ class DomainSeries:
     name
         A key of :data:`SERIES`.
     arms
-        Arms that may score rows.
+        Names of the arms whose predictions are summed.
     """
 
     def __init__(self, name: str, arms: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class DomainSeries:
         self._ranks = np.full((len(self.arms), self.length, 2), np.nan)
 
     def add(self, tally: Tally) -> None:
-        """Add rows that were summed by slot."""
+        """Add the sums of a block of rows."""
         slot = tally.at_ms // self.slot_ms
         newest = int(slot[-1])
         if newest > int(self.slot.max()):
@@ -79,7 +79,7 @@ class DomainSeries:
         self._ranks[:, i] = np.nan
 
     def rank(self, users: UserRows, since_ms: int, until_ms: int) -> None:
-        """Compute GAUC and AUC of the slots in a span of time from retained rows, unless there are too few rows."""
+        """Compute GAUC and AUC of the slots with ``since_ms <= ts < until_ms`` from the buffered rows, unless these are too few."""
         rows = len(_rows_between(users, since_ms, until_ms))
         if rows * self.slot_ms < FEWEST_ROWS * min(until_ms - since_ms, DAY_MS):
             return
@@ -118,7 +118,7 @@ class DomainSeries:
 
 
 def _figures(sums: Floats) -> dict[str, Floats]:
-    """``log_loss, ne, pcoc`` from sums ``(S, 4)``, each ``(S,)``; NaN where a figure does not exist."""
+    """``log_loss, ne, pcoc`` from sums ``(S, 4)``, each ``(S,)``; NaN where a metric is undefined."""
     rows, clicks, predicted, loss = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         ctr, log_loss = clicks / rows, loss / rows
@@ -134,7 +134,7 @@ def _listed(values: Floats) -> list[float | None]:
 def rank_by_slot(
     users: UserRows, slot_ms: int, since_ms: int, until_ms: int
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """By arm and slot: GAUC and AUC of the retained rows with ``since_ms <= ts < until_ms``."""
+    """By arm and slot: GAUC and AUC of the buffered rows with ``since_ms <= ts < until_ms``."""
     ts, user, label, p = users.rows()
     at = _rows_between(users, since_ms, until_ms)
     if not len(at):
@@ -142,7 +142,7 @@ def rank_by_slot(
     slot, label, p = ts[at] // slot_ms, label[at], p[:, at]
     first = int(slot.min())
     code = (slot - first).astype(np.uint64)
-    inside, person, clickers = of_clickers(user[at], label)
+    inside, person, clickers = rows_of_clickers(user[at], label)
     pair = code[inside] * np.uint64(len(clickers)) + person
     length = int(code.max()) + 1
     out: dict[str, dict[int, tuple[float, float]]] = {}

@@ -1,4 +1,4 @@
-"""The transfer figure of a monitor, computed no more often than it can change noticeably."""
+"""``TransferFigure``: a cache of the transfer metrics, which are computed again only after they may have changed noticeably."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["TransferFigure"]
 class TransferFigure:
     """Caches :meth:`TransferWatch.to_json`.
 
-    The figure covers days, and its bootstrap is the most expensive part of a snapshot. It is computed again when a day has passed, or
-    when the ad rows since the last time exceed a twentieth of its rows.
+    The metrics cover several days, and their bootstrap is the most expensive part of ``Monitor.snapshot``. They are computed again when
+    a new day has begun, or when the ad rows since the last time exceed a twentieth of their rows.
 
     Parameters
     ----------
@@ -28,12 +28,12 @@ class TransferFigure:
         self._day = -1
 
     def advance(self, clock_ms: int) -> None:
-        """Event time has reached ``clock_ms``."""
+        """Advance event time to ``clock_ms``; a new day invalidates the cached metrics."""
         if clock_ms // DAY_MS != self._day:
             self._day, self._figures = clock_ms // DAY_MS, None
 
     def figures(self, ad_rows: int) -> TransferFigures:
-        """The figure; ``ad_rows``: ad rows observed since the start."""
+        """Return the metrics; ``ad_rows``: ad rows observed since the start."""
         if self._figures is None or 20 * (ad_rows - self._rows) > self._figures["rows"]:
             self._figures, self._rows = self._watch.to_json(), ad_rows
         return self._figures

@@ -1,14 +1,15 @@
-"""Sliding windows of event time in bounded memory: counts, loss, calibration, AUC with an error bound, GAUC on whole users.
+"""Sliding event-time windows in bounded memory: counts, loss, calibration, AUC with an error bound, GAUC of a sample of users.
 
-A window of 5 minutes, 1 hour or 1 day consists of 5, 12 or 24 slots, which slide with the event clock.
+A window of 5 minutes, 1 hour or 1 day consists of 5, 12 or 24 slots; the oldest slot is dropped when event time enters a new one.
 
 - **Sums** (rows, clicks, predicted clicks, loss) are exact.
-- **AUC** comes from histograms of predicted log-odds. Two rows in one class count as a tie, so the true value is within
-  ``sum_k P_k N_k / (2 P N)`` of the one given, always (``P_k, N_k``: clicks and non-clicks in class k).
-- **GAUC** comes from the rows of a fixed sample of users (by hash), all rows of a user or none. While the window's rows fit
-  into ``gauc_rows``, the sample contains all users and the value is exact. Otherwise the share of users is halved until their rows fit,
-  and the error is that of a ratio estimated from a sample of users: ``1.96 sqrt(1 - f) sqrt(sum n_u^2 (A_u - GAUC)^2) / sum n_u``
-  (Cochran, "Sampling Techniques", 1977, section 6.5).
+- **AUC** is computed from histograms of the predicted log-odds. Rows in the same bin count as ties, so the error is at most
+  ``sum_k P_k N_k / (2 P N)`` (``P_k, N_k``: clicks and non-clicks in bin k).
+- **GAUC** is computed from a sample of users, selected by hash, with all of their rows in the window. While the window's rows fit
+  into ``gauc_rows``, the sample contains all users and the value is exact. Otherwise the share ``f`` of users is halved until their
+  rows fit, and the error is that of a ratio estimated from a sample of users:
+  ``1.96 sqrt(1 - f) sqrt(sum n_u^2 (A_u - GAUC)^2) / sum n_u`` (Cochran, "Sampling Techniques", 1977, section 6.5). If the rows
+  become few, the share is doubled; the added users are used when the window has no rows from before that time.
 """
 
 from __future__ import annotations
@@ -34,24 +35,28 @@ __all__ = [
     "Tally",
     "UserRows",
     "auc_of_counts",
-    "of_clickers",
+    "rows_of_clickers",
 ]
 
 WINDOWS: dict[str, tuple[int, int]] = {"5m": (60_000, 5), "1h": (300_000, 12), "1d": (3_600_000, 24)}
 """Name -> length of a slot (ms), number of slots."""
 
-AUC_CLASSES = 512
+AUC_BINS = 512
+"""Histogram bins of the predicted log-odds, between ``_LOW`` and ``_HIGH``."""
+
 _LOW, _HIGH = -12.0, 8.0
 _SALT = np.uint64(0x6C1D5A97E2B804F3)
 _NEVER = -(2**62)
 COUNTS = ("rows", "clicks", "late", "unseen_users", "unseen_items", "with_history", "history_known")
+"""Counts of a slot; the last two: rows whose user had TPM vectors, and rows for which this was looked up."""
+
 SUMS = ("rows", "clicks", "predicted", "loss")
 
 Floats = NDArray[np.float64]
 
 
 def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
-    """AUC of score classes (in order of rising scores) and its error bound; NaN without clicks or without non-clicks.
+    """AUC from a histogram of scores (ascending bins) and its largest error; NaN without clicks or without non-clicks.
 
     >>> auc_of_counts(np.array([0.0, 2.0]), np.array([2.0, 0.0]))
     (1.0, 0.0)
@@ -64,14 +69,14 @@ def auc_of_counts(clicks: Floats, others: Floats) -> tuple[float, float]:
     return (float(clicks @ below) + tied / 2) / (p * n), tied / (2 * p * n)
 
 
-def of_clickers(
+def rows_of_clickers(
     user: NDArray[np.uint64], click: NDArray[np.bool_]
 ) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint64]]:
-    """Rows of users who clicked, the position of each row's user in the third result, and these users in ascending order.
+    """Row numbers of users with a click, index of each row's user in the third array, and the ids of these users, ascending.
 
-    Other users do not count in GAUC, and most users of a window have not clicked, so a sort of all rows is avoided.
+    Users without clicks do not contribute to GAUC. As most users of a window have none, sorting only the others is much cheaper.
 
-    >>> [a.tolist() for a in of_clickers(np.array([7, 9, 7, 8], np.uint64), np.array([1, 0, 0, 0], bool))]
+    >>> [a.tolist() for a in rows_of_clickers(np.array([7, 9, 7, 8], np.uint64), np.array([1, 0, 0, 0], bool))]
     [[0, 2], [0, 0], [7]]
     """
     clickers = np.unique(user[click])
@@ -84,16 +89,24 @@ def of_clickers(
 
 
 class UserRows:
-    """Scored rows of a sample of whole users, at most ``capacity``; rows older than the window are dropped first.
+    """Scored rows of a sample of users.
+
+    Up to ``2 * capacity`` rows are buffered. When the buffer is full, rows older than the window are removed, and then users until at
+    most ``capacity`` rows remain.
 
     Parameters
     ----------
     arms
-        Columns of scores.
+        Names of the arms whose predictions are stored.
     capacity
-        Rows retained.
+        Rows that remain at most when the buffer is reduced.
     span_ms
         Length of the window.
+
+    Attributes
+    ----------
+    share
+        Fraction of the users that is sampled.
     """
 
     def __init__(self, arms: Sequence[str], capacity: int, span_ms: int) -> None:
@@ -167,7 +180,7 @@ class UserRows:
         self._n = n
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]:
-        """The retained rows: ts, user, label, scores ``(arms, n)``. These are views; some rows may be older than the window."""
+        """The buffered rows: ts, user, label, scores ``(arms, n)``. These are views; some rows may be older than the window."""
         n = self._n
         return self._ts[:n], self._user[:n], self._label[:n], self._p[:, :n]
 
@@ -185,7 +198,7 @@ class UserRows:
     def gauc(self, clock_ms: int) -> dict[str, tuple[float, float, int]]:
         """For each arm: GAUC, half width of its 95 % interval (0 if exact), number of users with clicks and non-clicks."""
         at, share = self.complete_rows(clock_ms - self.span_ms)
-        inside, codes, _ = of_clickers(self._user[at], self._label[at])
+        inside, codes, _ = rows_of_clickers(self._user[at], self._label[at])
         rows = at[inside]
         label = self._label[rows]
         out = {}
@@ -223,9 +236,9 @@ class DomainWindow:
     name
         A key of :data:`WINDOWS`.
     arms
-        Arms that may score rows.
+        Names of the arms whose predictions are summed.
     gauc_rows
-        See :class:`UserRows`.
+        ``capacity`` of :class:`UserRows`.
     """
 
     def __init__(self, name: str, arms: Sequence[str], gauc_rows: int) -> None:
@@ -234,7 +247,7 @@ class DomainWindow:
         self._slot = np.full(self.slots, -1, np.int64)
         self._counts = np.zeros((self.slots, len(COUNTS)))
         self._sums = np.zeros((len(self.arms), self.slots, len(SUMS)))
-        self._classes = np.zeros((len(self.arms), self.slots, 2 * AUC_CLASSES))
+        self._bins = np.zeros((len(self.arms), self.slots, 2 * AUC_BINS))
         self.users = UserRows(self.arms, gauc_rows, self.slot_ms * self.slots)
         self._now = -1
 
@@ -244,7 +257,7 @@ class DomainWindow:
         return self.slot_ms * self.slots
 
     def advance(self, clock_ms: int) -> None:
-        """Event time has reached ``clock_ms``: clear slots that have left the window."""
+        """Advance event time to ``clock_ms`` and clear the slots that are no longer in the window."""
         now = clock_ms // self.slot_ms
         if now <= self._now:
             return
@@ -253,11 +266,11 @@ class DomainWindow:
             self._slot[i] = s
             self._counts[i] = 0
             self._sums[:, i] = 0
-            self._classes[:, i] = 0
+            self._bins[:, i] = 0
         self._now = now
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The counts, which cannot be rebuilt from the score log, for :meth:`restore`."""
+        """Return the counts for :meth:`restore`; the sums are rebuilt from the score log."""
         return {"slot": self._slot, "counts": self._counts}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], clock_ms: int) -> None:
@@ -268,7 +281,7 @@ class DomainWindow:
                 self._counts[s % self.slots] = c
 
     def add(self, tally: Tally, scored: Scored, clock_ms: int) -> None:
-        """Add rows that were summed by slot, and those of them that were predicted."""
+        """Add the sums of a block of rows, and the predictions for those of them that were scored."""
         self.advance(clock_ms)
         slot = tally.at_ms // self.slot_ms
         inside = slot > self._now - self.slots
@@ -289,21 +302,21 @@ class DomainWindow:
             if known is None:
                 continue
             rows = inside & known
-            flat = slot[rows] % self.slots * (2 * AUC_CLASSES) + s.classes[i][rows]
-            counts = np.bincount(flat, minlength=self.slots * 2 * AUC_CLASSES)
-            self._classes[i] += counts.reshape(self.slots, -1)
+            flat = slot[rows] % self.slots * (2 * AUC_BINS) + s.bins[i][rows]
+            counts = np.bincount(flat, minlength=self.slots * 2 * AUC_BINS)
+            self._bins[i] += counts.reshape(self.slots, -1)
         self.users.add(s.ts, s.user, s.label, s.p, clock_ms)
 
     def figures(self, clock_ms: int, *, auc: bool = True, gauc: bool = True) -> WindowFigures:
-        """The figures of the window; ``auc`` and ``gauc`` select whether these two are computed (otherwise they are None)."""
+        """Return the metrics of the window. AUC and GAUC are expensive: they are None unless ``auc`` and ``gauc`` are set."""
         self.advance(clock_ms)
         c = dict(zip(COUNTS, self._counts.sum(0).tolist(), strict=True))
         rows = c["rows"]
-        ranked = self.users.gauc(clock_ms) if gauc else {}
+        gauc_of = self.users.gauc(clock_ms) if gauc else {}
         arms = {}
         for i, arm in enumerate(self.arms):
             if self._sums[i, :, 0].any():
-                arms[arm] = self._arm(i, ranked.get(arm), auc=auc)
+                arms[arm] = self._arm(i, gauc_of.get(arm), auc=auc)
         known = c["history_known"]
         return {
             "rows": int(rows),
@@ -317,15 +330,15 @@ class DomainWindow:
             "arms": arms,
         }
 
-    def _arm(self, i: int, ranked: tuple[float, float, int] | None, *, auc: bool) -> ArmFigures:
+    def _arm(self, i: int, gauc: tuple[float, float, int] | None, *, auc: bool) -> ArmFigures:
         rows, clicks, predicted, loss = (float(v) for v in self._sums[i].sum(0))
         ctr = clicks / rows
         entropy = -(ctr * math.log(ctr) + (1 - ctr) * math.log1p(-ctr)) if 0 < ctr < 1 else 0.0
         area = area_error = math.nan
         if auc:
-            classes = self._classes[i].sum(0)
-            area, area_error = auc_of_counts(classes[1::2], classes[::2])
-        value, error, users = ranked or (math.nan, math.nan, 0)
+            bins = self._bins[i].sum(0)
+            area, area_error = auc_of_counts(bins[1::2], bins[::2])
+        value, error, users = gauc or (math.nan, math.nan, 0)
         return {
             "rows": int(rows),
             "clicks": int(clicks),
@@ -346,7 +359,7 @@ def _finite(value: float) -> float | None:
 
 
 class Scored:
-    """Predicted rows, with quantities that all windows need computed once.
+    """Predicted rows. Losses and histogram bins are computed once and shared by all windows.
 
     Parameters
     ----------
@@ -356,6 +369,17 @@ class Scored:
         Probabilities by arm, each ``(n,)``; NaN where an arm did not predict a row.
     arms
         The order of the arms in the attributes.
+
+    Attributes
+    ----------
+    p
+        Probabilities, ``(arms, n)``; NaN where there is none.
+    known
+        For each arm the mask of the rows that it predicted, ``(n,)``; None if it predicted none.
+    loss
+        For each arm the log loss of each row, ``(n,)``; meaningless where ``known`` is None.
+    bins
+        For each arm and row twice the bin of the score, plus 1 if the row was clicked, ``(n,)``; empty where ``known`` is None.
     """
 
     def __init__(
@@ -371,14 +395,14 @@ class Scored:
         self.p = np.full((len(arms), n), np.nan, np.float32)
         self.known: list[NDArray[np.bool_] | None] = []
         self.loss: list[NDArray[np.float32]] = []
-        self.classes: list[NDArray[np.int32]] = []
+        self.bins: list[NDArray[np.int32]] = []
         click = label > 0
         for i, arm in enumerate(arms):
             p = scores.get(arm)
             if p is None or not n:
                 self.known.append(None)
                 self.loss.append(label)
-                self.classes.append(np.empty(0, np.int32))
+                self.bins.append(np.empty(0, np.int32))
                 continue
             self.p[i] = p
             known = ~np.isnan(p)
@@ -386,12 +410,25 @@ class Scored:
             self.loss.append(fast_log_losses(click, p))
             z = fast_logit(p)
             with np.errstate(invalid="ignore"):
-                k = ((z - _LOW) * (AUC_CLASSES / (_HIGH - _LOW))).clip(0, AUC_CLASSES - 1).astype(np.int32)
-            self.classes.append(2 * k + click)
+                k = ((z - _LOW) * (AUC_BINS / (_HIGH - _LOW))).clip(0, AUC_BINS - 1).astype(np.int32)
+            self.bins.append(2 * k + click)
 
 
 class Tally:
-    """Rows summed by slots of ``slot_ms``, once for all windows and series whose slots are whole multiples of it.
+    """Counts and sums of rows by slots of ``slot_ms``.
+
+    They are computed once and added to all windows and series, whose slots are multiples of ``slot_ms``.
+
+    Parameters
+    ----------
+    slot_ms
+        Length of a slot.
+    ts
+        Event times of all rows, ms, ``(n,)``.
+    columns
+        Masks of the rows to count, in the order of ``COUNTS[1:]``, each ``(n,)``; None: none.
+    scored
+        Those of the rows that were predicted.
 
     Attributes
     ----------
@@ -415,7 +452,7 @@ class Tally:
         if last - first < 4 * len(ts) + 4096:
             slots = np.arange(first, last + 1)
             code, of_scored = slot - first, scored.ts // slot_ms - first
-        else:  # one row of another year must not cost memory for all slots in between
+        else:  # sparse slots: a single outlier in time must not allocate all slots in between
             slots, code = np.unique(slot, return_inverse=True)
             of_scored = np.searchsorted(slots, scored.ts // slot_ms)
         n = len(slots)
