@@ -1,11 +1,11 @@
-"""Every error that this project raises on purpose.
+"""All errors that this project raises for expected failures.
 
 ::
 
     EcdctrError                  exit code 1
     ├── ConfigError              exit code 2   a key or a value of the configuration
     ├── DataError                exit code 3   a source, a file, an event that cannot be read
-    │   └── PointInTimeError                   a row would read a snapshot younger than itself
+    │   └── PointInTimeError                   a row would read a snapshot that is later than itself
     ├── StateError               exit code 4   state on disk
     │   ├── StateLockedError                   another process owns the state folder
     │   ├── CheckpointDamagedError             files that do not match the checkpoint's manifest
@@ -17,7 +17,7 @@
         ├── BrokerRefusedError                 a broker answers and refuses; waiting does not help
         └── OffsetsLostError                   the log no longer holds offsets that are needed
 
-Each message names the object, the value and the way out; the command line prints it as one line and exits with the code
+Each message contains the object, the value and what to do; the command line prints it as one line and exits with the code
 above, which subclasses inherit.
 """
 
@@ -60,7 +60,7 @@ class DataError(EcdctrError):
 
 
 class PointInTimeError(DataError):
-    """A row would read a TPM snapshot that was trained on rows not older than the row itself."""
+    """A row would read a TPM snapshot that was trained on rows that are not earlier than itself."""
 
 
 class StateError(EcdctrError):

@@ -25,7 +25,7 @@ _CHUNK = 1 << 22
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all bytes: usually one ``write(2)``, more where the system accepts only a part of them."""
+    """Write all bytes: usually one ``write(2)``, more if the system accepts only a part of them."""
     written = os.write(fd, data)
     if written == len(data):
         return

@@ -44,21 +44,21 @@ class FolderLock:
     def acquire(
         self, wait: bool = False, poll_s: float = 0.2, should_stop: Callable[[], bool] | None = None
     ) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Parameters
         ----------
         wait
-            False: raise at once when another process holds it. True: try again every ``poll_s`` seconds (standby).
+            False: raise immediately if another process holds it. True: try again every ``poll_s`` seconds (standby).
         poll_s
-            Seconds between two tries.
+            Seconds between two attempts.
         should_stop
-            Called between two tries; True ends the waiting with the error.
+            Called between two attempts; if it returns True, the error is raised.
 
         Raises
         ------
         StateLockedError
-            Another process holds the lock; the message names its host and process.
+            Another process holds the lock; the message contains its host and process.
         """
         if self._fd is not None:
             return
@@ -78,7 +78,7 @@ class FolderLock:
         self._fd = fd
 
     def owner(self) -> dict[str, Any]:
-        """The process that holds (or last held) the lock: ``host``, ``pid``, ``since``; empty if there was none yet."""
+        """The process that holds, or last held, the lock: ``host``, ``pid``, ``since``; empty if there was none."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.path.read_bytes())
             if isinstance(found, dict):

@@ -11,8 +11,8 @@ __all__ = ["Part", "Positions"]
 class Part(NamedTuple):
     """A contiguous range of offsets ``first <= offset < end`` of one partition.
 
-    The range includes offsets without a row (dead letters, compaction gaps): it states which offsets have been
-    processed, not how many rows they held.
+    The range includes offsets without a row (dead letters, compaction gaps): it describes which offsets have been
+    processed, not how many rows they contained.
     """
 
     topic: str

@@ -53,7 +53,7 @@ class ProbeStore:
         """
         if not _NAME.match(name):
             raise ValueError(
-                f"probe slice {name!r}: the name may hold letters, digits, dots, dashes and underscores only"
+                f"probe slice {name!r}: the name may contain only letters, digits, dots, dashes and underscores"
             )
         if self.folder is None:
             self._memory[name] = {k: v.copy() for k, v in columns.items()}

@@ -1,4 +1,4 @@
-"""``VectorCache``: a direct-mapped cache of vectors by 64-bit id, in whole arrays."""
+"""``VectorCache``: a direct-mapped cache of vectors by 64-bit id, which works on arrays of ids."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["VectorCache"]
 class VectorCache:
     """Direct-mapped cache: each id has one slot, and a new id evicts the one that occupies its slot.
 
-    Absence is cached, too: an id without a vector is found as absent instead of missing. With ``dim=0`` the cache
-    holds presence only.
+    Absence is cached, too: a cached id without a vector is reported as absent and not as missing. With ``dim=0`` only presence
+    is cached.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class VectorCache:
         ids
             uint64, shape ``(n,)``.
         hashed
-            ``mix64(ids)``, where the caller looks the same ids up in several caches.
+            ``mix64(ids)``, if the caller looks up the same ids in several caches.
 
         Returns
         -------

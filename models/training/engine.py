@@ -154,7 +154,7 @@ class Engine:
     def begin_at(self, loaded: Loaded, ad_window: Path) -> None:
         """Load a checkpoint of another engine, whose ad window is in the folder ``ad_window``, into this new engine in memory."""
         self._load(loaded)
-        self.ad_window.adopt(ad_window, {int(k): v for k, v in loaded.meta["ad_window"].items()})
+        self.ad_window.copy_from(ad_window, {int(k): v for k, v in loaded.meta["ad_window"].items()})
 
     def _load(self, loaded: Loaded) -> None:
         meta = loaded.meta

@@ -262,7 +262,7 @@ class Trainer:
         boundary = self.schedule.due(clock_ms)
         evidence, months = None, self.actr_months
         if self.gate is not None:
-            evidence = Evidence(self.ad_window.last_days(self._gate_days))
+            evidence = Evidence(self.ad_window.first_of_last_days(self._gate_days))
             self.transfer.begin()
         copied = self.transfer.load()
         self.months.set_actr(self.cpm_months, self.clock)

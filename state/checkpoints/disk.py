@@ -38,18 +38,20 @@ _log = logging.getLogger(__name__)
 class CheckpointStore:
     """Checkpoints in one folder, each a self-contained folder ``<sequence>-step-<step>``.
 
-    Rows are stored as segments: each checkpoint writes the rows changed since the previous one and shares the older
-    segments by hard links; :func:`ecdctr.state.checkpoints.files.merge_from` decides when segments are merged.
+    Embedding rows are stored in segments: each checkpoint writes the rows that changed since the previous checkpoint and
+    hard-links the older segment files; :func:`ecdctr.state.checkpoints.files.merge_from` decides when segments are merged.
 
     Parameters
     ----------
     folder
-        Created at the first save. One writer at a time (the state folder's lock); readers open their own store.
+        Created at the first save. Only one process may write (ensured by the lock of the state folder); readers use a separate
+        ``CheckpointStore``.
     keep
-        Number of newest intact checkpoints that are retained. One more is retained that shares no base segment with
-        them, so that a single damaged file cannot invalidate all of them.
+        Number of newest intact checkpoints that are retained. In addition, the newest older checkpoint with a different oldest
+        segment is retained, if there is one: it survives damage to a segment file that the others share.
     compact_ratio
-        Trade-off between disk space and rewriting, see ``merge_from``.
+        A segment is merged when the later ones together have this many times its size. A larger value rewrites less and uses
+        more disk space.
 
     Attributes
     ----------
@@ -64,17 +66,17 @@ class CheckpointStore:
         self.damaged: list[tuple[str, str]] = []
         self._keep = keep
         self._ratio = compact_ratio
-        self._parent: Manifest | None = None  # the next delta adds to it
-        self._pending: list[Rows] = []  # deltas not stored in any checkpoint yet
-        self._may_merge = True
-        self._busy = threading.Lock()
+        self._parent: Manifest | None = None  # checkpoint whose segments the next save links
+        self._pending: list[Rows] = []  # changed rows of failed saves
+        self._merge_allowed = True  # False after a failed save: merging needs additional disk space
+        self._lock = threading.Lock()
 
     def save(self, capture: Capture) -> CheckpointInfo:
-        """Write a checkpoint; may run in a background thread, one at a time.
+        """Write a checkpoint. May be called from a background thread; concurrent calls wait for each other.
 
-        1. Prepend the deltas of failed attempts.
-        2. Write into ``.partial-<name>``: the dense tensors, the dirty rows (merged with older segments when due),
-           hard links to the other segments; sync each new file.
+        1. Merge the changed rows with those of previous failed saves.
+        2. Write into ``.partial-<name>``: the dense tensors, the changed rows (merged with older segments if ``merge_from``
+           requires it), hard links to the other segments; sync each new file.
         3. Write the manifest last, with size and checksum of every file; sync it and the folder.
         4. Rename to the final name; sync the parent folder. From here on the checkpoint is valid.
         5. Remove old checkpoints.
@@ -84,8 +86,12 @@ class CheckpointStore:
         StateError
             The files could not be written (disk full). Earlier checkpoints remain valid, and the rows of this capture
             stay in memory and become part of the next attempt.
+        CheckpointDamagedError
+            An older segment that would be merged is damaged; saving is impossible until a restart.
+        ValueError
+            The dtype or the width of a table changed.
         """
-        with self._busy:
+        with self._lock:
             start = time.perf_counter()
             delta = merge_rows([*self._pending, capture.rows])  # 1
             self._pending = [delta]
@@ -97,28 +103,30 @@ class CheckpointStore:
                 partial.rename(final)  # 4
                 fsync_dir(self.folder)
             except (OSError, SafetensorError) as error:
-                self._may_merge = False  # merging needs more room than the delta alone
+                self._merge_allowed = False
                 remove_folder(partial)
                 raise StateError(
-                    f"checkpoint {final} could not be written: {error}; free some space. Earlier checkpoints remain valid, "
-                    "and the next attempt includes these rows"
+                    f"checkpoint {final} could not be written: {error} (if the disk is full, free some space). Earlier "
+                    "checkpoints remain valid, and the next one includes these rows"
                 ) from error
             except BaseException:
                 remove_folder(partial)
                 raise
-            self._pending, self._parent, self._may_merge = [], manifest, True
+            self._pending, self._parent, self._merge_allowed = [], manifest, True
             self._drop_old()  # 5
             return _info(self.folder, manifest, written, time.perf_counter() - start)
 
     def newest(self) -> Loaded | None:
-        """The newest intact checkpoint, every byte verified; the next :meth:`save` adds to it.
+        """Load the newest checkpoint whose checksums are correct. The next :meth:`save` stores the rows changed since it.
 
         Damaged ones are listed in :attr:`damaged`, skipped and left on disk. None if there is no intact one; then
         ``damaged`` distinguishes an empty store from one in which all are damaged.
         """
         self.damaged = []
-        for left in sorted(self.folder.glob(_PARTIAL + "*")):
-            _log.warning("checkpoint %s is incomplete: skipped", left)
+        for leftover in sorted(self.folder.glob(_PARTIAL + "*")):
+            _log.warning(
+                "checkpoint %s was not completed; it is ignored, and the next save removes it", leftover
+            )
         for name in reversed(self._names()):
             try:
                 loaded = self.load(name)
@@ -131,12 +139,14 @@ class CheckpointStore:
         return None
 
     def load(self, name: str) -> Loaded:
-        """One checkpoint by name, every byte verified. The base of the next :meth:`save` does not change.
+        """Load a checkpoint by name and verify all checksums.
+
+        This does not affect which checkpoint the next :meth:`save` builds on (see :meth:`adopt`).
 
         Raises
         ------
         CheckpointDamagedError
-            A file is missing or not as it was written.
+            A file is missing, or its size or checksum differs from the manifest.
         StateError
             There is no checkpoint of that name.
         """
@@ -154,7 +164,7 @@ class CheckpointStore:
         )
 
     def adopt(self, loaded: Loaded) -> None:
-        """Continue from a checkpoint that :meth:`load` returned: the next :meth:`save` adds to it."""
+        """Let the next :meth:`save` build on a loaded checkpoint; rows of failed saves are discarded."""
         self._parent = Manifest.read(self.folder / loaded.name, deep=False)
         self._pending = []
 
@@ -168,13 +178,13 @@ class CheckpointStore:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and _sequence(p.name) is not None)
 
     def _next_sequence(self) -> int:
-        names = self._names()  # damaged ones count, because their names are in use
+        names = self._names()  # includes damaged checkpoints, because their folders exist
         return 1 + (_sequence(names[-1]) or 0) if names else 1
 
     def _make_partial(self, partial: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(_PARTIAL + "*"):
-            remove_folder(left)
+        for leftover in self.folder.glob(_PARTIAL + "*"):
+            remove_folder(leftover)
         partial.mkdir()
 
     def _write(self, partial: Path, name: str, delta: Rows, capture: Capture) -> tuple[Manifest, int]:
@@ -185,13 +195,15 @@ class CheckpointStore:
         for table, (_, values) in delta.items():
             found = (str(values.dtype), int(values.shape[1]))
             if tables.setdefault(table, found) != found:
-                raise ValueError(f"table {table!r} has rows {found}, earlier checkpoints {tables[table]}")
+                raise ValueError(
+                    f"table {table!r}: rows have dtype and width {found}, but {tables[table]} in earlier checkpoints"
+                )
         new: tuple[FileRecord, ...] = ()
         if any(len(index) for index, _ in delta.values()):
             segment = partial / f"rows-{name}.safetensors"
             new_bytes = sum(index.nbytes + values.nbytes for index, values in delta.values())
             first = merge_from([*(s.bytes for s in segments), new_bytes], self._ratio)
-            if self._may_merge and first < len(segments):
+            if self._merge_allowed and first < len(segments):
                 delta = merge_rows([*map(self._read_parent, segments[first:]), delta])
                 segments = segments[:first]
             new = (write_rows(segment, delta),)
@@ -209,7 +221,7 @@ class CheckpointStore:
         path = self.folder / self._parent.name / record.name
         if checksum(path) != record.checksum:
             raise CheckpointDamagedError(
-                f"{path} is damaged, and no checkpoint can build on it; restart to recover from an older one"
+                f"{path} is damaged, so that no further checkpoint can be written; restart the worker to recover from an older one"
             )
         return read_rows(path)
 
@@ -226,10 +238,10 @@ class CheckpointStore:
         damaged = {name for name, _ in self.damaged}
         intact = [manifest for manifest in self._manifests() if manifest.name not in damaged]
         retained, older = intact[-self._keep :], intact[: -self._keep]
-        bases = {manifest.segments[:1] for manifest in retained}
-        apart = next((m for m in reversed(older) if m.segments and m.segments[:1] not in bases), None)
+        oldest = {manifest.segments[:1] for manifest in retained}
+        independent = next((m for m in reversed(older) if m.segments and m.segments[:1] not in oldest), None)
         for manifest in older:
-            if manifest is not apart:
+            if manifest is not independent:
                 remove_folder(self.folder / manifest.name)
 
 

@@ -49,7 +49,7 @@ class Manifest:
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """Every file but the manifest itself."""
+        """All files except the manifest itself."""
         return (self.dense, *self.segments)
 
     def write(self, folder: Path) -> int:
@@ -60,7 +60,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, deep: bool = True) -> Manifest:
-        """Read the manifest and check every file it names: its size, and its checksum if ``deep``.
+        """Read the manifest and check every file that it lists: its size, and its checksum if ``deep``.
 
         Raises
         ------
@@ -131,20 +131,20 @@ def link(source: Path, target: Path) -> None:
 
 
 def merge_from(sizes: Sequence[int], ratio: float) -> int:
-    """First of the segments (sizes in bytes, oldest first) that are merged into one with all younger ones.
+    """Index of the first segment (sizes in bytes, oldest first) that is merged into one with all later ones.
 
-    A segment is merged once the younger ones together hold ``ratio`` times its bytes. Sizes then fall
-    geometrically from old to young: the number of segments, and how often a row is rewritten, grow with the logarithm
-    of the number of rows ever changed, and nothing depends on the size of a table.
+    A segment is merged once the later ones together have ``ratio`` times its size. Sizes then decrease
+    geometrically from the oldest to the latest: the number of segments, and how often a row is rewritten, grow with the
+    logarithm of the number of rows ever changed, and do not depend on the size of a table.
 
     >>> merge_from([900, 10], 2.0), merge_from([900, 10, 10, 10], 2.0), merge_from([50, 60, 60], 2.0)
     (1, 1, 0)
     """
-    first, younger = len(sizes) - 1, sizes[-1]
+    first, later = len(sizes) - 1, sizes[-1]
     for i in range(len(sizes) - 2, -1, -1):
-        if younger >= ratio * sizes[i]:
+        if later >= ratio * sizes[i]:
             first = i
-        younger += sizes[i]
+        later += sizes[i]
     return first
 
 

@@ -39,7 +39,7 @@ class Capture:
 
 @dataclass
 class Loaded:
-    """A complete checkpoint as read back; ``rows`` holds *all* rows ever captured, each index once, ascending."""
+    """A complete checkpoint that was loaded; ``rows`` contains *all* rows ever captured, each index once, ascending."""
 
     name: str
     dense: dict[str, NDArray[Any]]
@@ -58,9 +58,9 @@ class CheckpointInfo:
     step
         Number of the last step before the checkpoint.
     bytes_written, seconds
-        Cost of writing it; 0 for one that was found on disk.
+        Cost of writing it; 0 for a checkpoint that was found on disk.
     bytes_total
-        Size of its files, those shared with earlier checkpoints included.
+        Size of its files, including those shared with earlier checkpoints.
     segments
         Names of its row segments, oldest first.
     meta
@@ -89,7 +89,7 @@ class CheckpointStoreLike(Protocol):
     damaged: builtins.list[tuple[str, str]]
 
     def save(self, capture: Capture) -> CheckpointInfo:
-        """Write a checkpoint; may run in a background thread, one at a time.
+        """Write a checkpoint. May be called from a background thread; concurrent calls wait for each other.
 
         Raises
         ------
@@ -99,23 +99,23 @@ class CheckpointStoreLike(Protocol):
         ...
 
     def newest(self) -> Loaded | None:
-        """The newest intact checkpoint, adopted; None if there is none."""
+        """Load and adopt the newest intact checkpoint; None if there is none."""
         ...
 
     def load(self, name: str) -> Loaded:
-        """One checkpoint by name, verified, without adopting it.
+        """Load and verify a checkpoint by name, without adopting it.
 
         Raises
         ------
         CheckpointDamagedError
-            A file is missing or not as it was written.
+            A file is missing, or its size or checksum differs from the manifest.
         StateError
             There is no checkpoint of that name.
         """
         ...
 
     def adopt(self, loaded: Loaded) -> None:
-        """Continue from a checkpoint that :meth:`load` returned: the next :meth:`save` adds to it."""
+        """Let the next :meth:`save` build on a loaded checkpoint; rows of failed saves are discarded."""
         ...
 
     def list(self) -> builtins.list[CheckpointInfo]:

@@ -1,4 +1,4 @@
-"""The journal: one entry per step, appended before the step is done; on disk, in memory, or discarded."""
+"""The journal: one entry per step, appended before the step is executed; on disk, in memory, or discarded."""
 
 from ecdctr.state.journals.disk import Journal
 from ecdctr.state.journals.memory import MemoryJournal, NoJournal

@@ -1,4 +1,4 @@
-"""``Journal``: the append-only plan of steps, one checksummed line of text per step, written before the step is done."""
+"""``Journal``: an append-only write-ahead log of training steps, one checksummed line of text per step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 class Journal:
     """Files ``journal-<first step>.log`` in one folder; only the newest is appended to.
 
-    An append is a single ``write(2)``: it survives ``kill -9`` of the process as soon as it returns. Power loss
-    may take the last lines unless ``fsync`` is set.
+    Each append is a single ``write(2)``, so that an appended line survives ``kill -9``. After a power loss the last lines may
+    be missing unless ``fsync`` is set.
 
     Parameters
     ----------
@@ -32,17 +32,18 @@ class Journal:
     fsync
         Sync after every line.
     read_only
-        For a reader while another process writes: nothing is created or truncated, an incomplete last line is ignored.
+        Open for reading while another process writes: nothing is created or truncated, and an incomplete or damaged last line is
+        ignored.
 
     Attributes
     ----------
-    cut_bytes
-        Length of the incomplete or damaged last line that was cut off when the folder was opened; 0 if it was intact.
+    truncated_bytes
+        Length of the incomplete or damaged last line that was removed when the folder was opened; 0 if it was intact.
     """
 
     def __init__(self, folder: Path, fsync: bool = False, read_only: bool = False) -> None:
         self.folder = Path(folder)
-        self.cut_bytes = 0
+        self.truncated_bytes = 0
         self._fsync = fsync
         self._read_only = read_only
         self._fd: int | None = None
@@ -55,12 +56,14 @@ class Journal:
             self._open_newest()
 
     def append(self, entry: JournalEntry) -> None:
-        """Write one line; ValueError unless its step follows the last one.
+        """Append an entry.
 
         Raises
         ------
+        ValueError
+            The step is not the last step + 1.
         StateError
-            The line could not be written completely (disk full); the file is as it was before.
+            The file could not be created, or the line not be written completely (disk full); the entries are unchanged.
         """
         if self._last is not None and entry.step != self._last + 1:
             raise ValueError(f"step {entry.step} does not follow step {self._last} in journal {self.folder}")
@@ -75,7 +78,8 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._fd, self._size)
             raise StateError(
-                f"journal {self.folder} cannot take step {entry.step}: {error.strerror}; free some space; no data is lost"
+                f"journal {self.folder}: step {entry.step} could not be written: {error.strerror}; free some space (the journal is "
+                "unchanged)"
             ) from error
         self._size += len(line)
         self._last = entry.step
@@ -86,7 +90,10 @@ class Journal:
         Raises
         ------
         JournalDamagedError
-            A line other than the last one is damaged, or steps are missing; the message names the file and the line.
+            A line is damaged (except the last line of the newest file), or steps are missing; the message contains the file and
+            the line.
+        StateError
+            An entry was written by a later version.
         """
         files = self._files()
         expected: int | None = None
@@ -96,7 +103,9 @@ class Journal:
                 continue
             first = _first_step(path)
             if expected is not None and first != expected:
-                raise JournalDamagedError(f"journal {self.folder} has no steps {expected} to {first - 1}")
+                raise JournalDamagedError(
+                    f"journal {self.folder}: steps {expected} to {first - 1} are missing; restore the file that was removed"
+                )
             expected = first
             for entry, _ in _read_file(path, tolerate_last=newest):
                 expected = entry.step + 1
@@ -104,30 +113,30 @@ class Journal:
                     yield entry
 
     def first_step(self) -> int | None:
-        """Oldest retained step, or None."""
+        """First step in the journal, or None if it is empty."""
         if not self._read_only:
             files = self._files()
             return _first_step(files[0]) if files and self._last is not None else None
         return next((entry.step for entry in self.entries()), None)
 
     def last_step(self) -> int | None:
-        """Newest step, or None."""
+        """Last step in the journal, or None if it is empty."""
         if not self._read_only:
             return self._last
         files = self._files()
         last = None
         for entry, _ in _read_file(files[-1], tolerate_last=True) if files else ():
             last = entry.step
-        return last if last is not None or not files else _first_step(files[-1]) - 1
+        return _first_step(files[-1]) - 1 if last is None and len(files) > 1 else last
 
     def sync(self) -> None:
-        """Make all lines durable: before a checkpoint that builds on them becomes durable.
+        """fsync all lines. Must be called before a checkpoint that depends on them is written.
 
         May run in another thread than :meth:`append`, and does not block it.
         """
         unsynced, self._unsynced = self._unsynced, set()
         for path in [*sorted(unsynced), *self._files()[-1:]]:
-            with contextlib.suppress(FileNotFoundError):  # dropped in the meantime
+            with contextlib.suppress(FileNotFoundError):  # removed by drop_before in the meantime
                 fsync_file(path)
         fsync_dir(self.folder)
 
@@ -140,7 +149,7 @@ class Journal:
     def drop_before(self, step: int, clock: int | None = None) -> None:
         """Remove the oldest files all of whose entries have a smaller step (and, if given, an older clock).
 
-        Only whole files are removed, so that somewhat more than requested remains; the newest file always remains.
+        Only whole files are removed, so some earlier entries may remain; the newest file always remains.
         """
         files = self._files()
         for path, following in itertools.pairwise(files):
@@ -150,7 +159,7 @@ class Journal:
             self._max_clocks.pop(path, None)
 
     def truncate_after(self, step: int) -> None:
-        """Remove every entry with a larger step; the steps are abandoned deliberately."""
+        """Remove all entries with a larger step (used when offsets are reset)."""
         self._close_file()
         for path in reversed(self._files()):
             if _first_step(path) > step:
@@ -184,17 +193,19 @@ class Journal:
             fsync_dir(self.folder)
 
     def _open_newest(self) -> None:
-        """Open the newest file for appending, and cut off an incomplete last line that a crash left."""
+        """Open the newest file for appending, and remove an incomplete or damaged last line that a crash left."""
         self._last = None
         while files := self._files():
             path = files[-1]
             good = 0
             for entry, end in _read_file(path, tolerate_last=True):
                 good, self._last = end, entry.step
-            torn = path.stat().st_size - good
-            if torn:
-                self.cut_bytes += torn
-                _log.warning("journal %s: cut off an incomplete last line of %d bytes", path, torn)
+            damaged_bytes = path.stat().st_size - good
+            if damaged_bytes:
+                self.truncated_bytes += damaged_bytes
+                _log.warning(
+                    "journal %s: removed an incomplete or damaged last line (%d bytes)", path, damaged_bytes
+                )
                 os.truncate(path, good)
             if good:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -213,7 +224,9 @@ class Journal:
             try:
                 for entry, _ in _read_file(path, tolerate_last=False):
                     newest = max(newest, entry.clock)
-            except JournalDamagedError as error:  # removal of an audit file must not stop training
+            except (
+                JournalDamagedError
+            ) as error:  # a damaged old file must not stop training: it may be removed at any clock
                 _log.warning("%s", error)
             self._max_clocks[path] = newest
         return self._max_clocks[path]
@@ -238,12 +251,13 @@ def _read_file(path: Path, tolerate_last: bool) -> Iterator[tuple[JournalEntry, 
                 if tolerate_last and not following:
                     return
                 raise JournalDamagedError(
-                    f"journal {path}, line {number}: {error}; steps from {expected} on cannot be redone. Restore the "
-                    "file, or move the journal folder away to continue from the newest checkpoint without it"
+                    f"journal {path}, line {number}: {error}; steps from {expected} on cannot be replayed. Restore the "
+                    "file, or move the journal folder away: training then continues from the newest checkpoint, and the steps after "
+                    "it cannot be rebuilt bit for bit"
                 ) from None
             if entry.step != expected:
                 raise JournalDamagedError(
-                    f"journal {path}, line {number}: step {entry.step} found where step {expected} is expected"
+                    f"journal {path}, line {number}: found step {entry.step}, expected step {expected}; restore the file"
                 )
             end += len(line)
             yield entry, end

@@ -1,4 +1,4 @@
-"""The text line that a journal entry becomes: a checksum and compact JSON."""
+"""Encoding of a journal entry as a line of text: a checksum and compact JSON."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def decode_line(line: bytes) -> JournalEntry:
     Raises
     ------
     ValueError
-        The line is damaged; the message names the damage.
+        The line is damaged; the message describes the damage.
     StateError
-        The line is whole, but its kind is not one of :class:`EntryKind`: a later version wrote it.
+        The line is intact, but its kind is not one of :class:`EntryKind`: a later version wrote it.
 
     >>> decode_line(b'86a015d5 {"step":7,"kind":"ad","parts":[["ad-clicks",0,3,5]],"clock":1000}\\n').parts
     (Part(topic='ad-clicks', partition=0, first=3, end=5),)
@@ -53,7 +53,7 @@ def decode_line(line: bytes) -> JournalEntry:
     body = line[9:-1]
     found = b"%08x " % _crc32c.crc32c(body)
     if found != line[:9]:
-        raise ValueError(f"checksum {found[:8].decode()} where {line[:8]!r} is written")
+        raise ValueError(f"the line has checksum {found[:8].decode()}, but records {line[:8]!r}")
     content = json.loads(body)
     return JournalEntry(
         step=content["step"],
@@ -68,8 +68,8 @@ def _kind(content: Mapping[str, Any]) -> EntryKind:
     try:
         return EntryKind(content["kind"])
     except ValueError:
-        # Not a ValueError: the reader would take the journal's last line for a torn one and cut it.
+        # Not a ValueError: the reader would treat the last line of the journal as damaged and remove it.
         raise StateError(
-            f"journal step {content['step']} is of the kind {content['kind']!r}, which this version does not have: "
+            f"journal step {content['step']} has the kind {content['kind']!r}, which this version does not support: "
             "continue with the version of ecdctr that wrote the journal"
         ) from None

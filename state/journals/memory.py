@@ -14,7 +14,7 @@ class MemoryJournal:
     """A journal in memory, for tests and for runs without a state folder."""
 
     def __init__(self) -> None:
-        self.cut_bytes = 0
+        self.truncated_bytes = 0
         self._files: list[list[JournalEntry]] = []
         self._open = False
 

@@ -1,4 +1,4 @@
-"""``JournalLike``, the protocol of journals, and ``JournalEntry``, the plan of one step."""
+"""``JournalLike``, the protocol of journals, and ``JournalEntry``, the description of one step."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """The plan of one step, written before the step is done.
+    """Description of one step, written before the step is executed.
 
     Attributes
     ----------
     step
-        Number of the step; rises by exactly 1.
+        Number of the step, which increases by 1 from entry to entry.
     kind
         What the step does.
     parts
@@ -44,7 +44,7 @@ class JournalEntry:
     clock
         Event clock before the step, milliseconds since the epoch.
     extra
-        Anything else that is needed to redo the step; plain JSON.
+        Further values that are needed to replay the step; plain JSON.
     """
 
     step: int
@@ -55,15 +55,17 @@ class JournalEntry:
 
 
 class JournalLike(Protocol):
-    """Entries of consecutive steps; each is appended before its step is done."""
+    """Entries of consecutive steps; each is appended before its step is executed."""
 
     def append(self, entry: JournalEntry) -> None:
-        """Add an entry; ValueError unless its step follows the last one.
+        """Append an entry.
 
         Raises
         ------
+        ValueError
+            The step is not the last step + 1.
         StateError
-            It could not be written; the journal is as it was before.
+            The entry could not be written; the journal is unchanged.
         """
         ...
 
@@ -73,20 +75,20 @@ class JournalLike(Protocol):
         Raises
         ------
         JournalDamagedError
-            An entry other than the last one is damaged or missing.
+            An entry is missing, or one that is not the last one is damaged.
         """
         ...
 
     def first_step(self) -> int | None:
-        """Oldest retained step, or None."""
+        """First step in the journal, or None if it is empty."""
         ...
 
     def last_step(self) -> int | None:
-        """Newest step, or None."""
+        """Last step in the journal, or None if it is empty."""
         ...
 
     def sync(self) -> None:
-        """Make all entries durable: before a checkpoint that builds on them becomes durable."""
+        """Make all entries durable. Must be called before a checkpoint that depends on them is written."""
         ...
 
     def rotate(self) -> None:
@@ -98,7 +100,7 @@ class JournalLike(Protocol):
         ...
 
     def truncate_after(self, step: int) -> None:
-        """Remove every entry with a larger step."""
+        """Remove all entries with a larger step."""
         ...
 
     def close(self) -> None:

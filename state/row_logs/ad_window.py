@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from ecdctr.state.row_logs.protocol import RowLogLike
 __all__ = ["AdWindow"]
 
 PREDICTIONS = ("p_serving", "p_control")
-"""Predictions of the serving model and of the ads-only control for a row before they learned it; NaN: none."""
+"""Predictions of A-CTR (the arm that releases replace) and of the ads-only control, made before they learned the row; NaN: none.
+
+The names are part of the file format: ``p_serving`` is the prediction of A-CTR, whichever arm serves.
+"""
 
 
 class AdWindow:
     """Encoded ad rows of the last ``days`` event days, counted from the newest day that was appended.
 
-    The window moves with the appended rows and not with a clock, so that a redone run holds the same rows. A day that
-    leaves the window remains on disk until :meth:`drop_unused`: an older checkpoint may still need it.
+    The window moves with the appended rows and not with a clock, so that replaying the journal yields the same window. Days that
+    leave the window stay on disk until :meth:`drop_unused` removes them, because retained checkpoints may refer to them.
 
     Parameters
     ----------
@@ -58,7 +62,7 @@ class AdWindow:
 
     @property
     def row_columns(self) -> tuple[str, ...]:
-        """Columns of a row besides its predictions."""
+        """All columns except the predictions."""
         return tuple(name for name in self._dtype.names or () if name not in PREDICTIONS)
 
     @property
@@ -69,7 +73,7 @@ class AdWindow:
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add ad rows: ``ts`` (ms), ``user``, ``item``, ``features`` (n, F), ``dense`` (n, D), ``label``.
 
-        Optionally ``p_serving`` and ``p_control``, the live predictions; NaN where absent. Rows older than the window
+        ``p_serving`` and ``p_control`` (live predictions) are optional; missing ones are stored as NaN. Rows older than the window
         are ignored.
         """
         ts = np.asarray(columns["ts"], np.int64)
@@ -80,20 +84,20 @@ class AdWindow:
         for name in self._dtype.names or ():
             rows[name] = columns.get(name, np.nan) if name in PREDICTIONS else columns[name]
         newest = max(self._newest, int(days.max()))
-        young = days > newest - self.days
-        if not young.all():
-            rows, days = rows[young], days[young]
+        in_window = days > newest - self.days
+        if not in_window.all():
+            rows, days = rows[in_window], days[in_window]
         self._log.append(rows, days)
         self._newest = newest
 
-    def last_days(self, days: int) -> int:
-        """First of the last ``days`` event days of the window (days since the epoch)."""
+    def first_of_last_days(self, days: int) -> int:
+        """First day (days since the epoch) of the last ``days`` event days, or of the window if that is shorter."""
         return max(self.first_day, self._newest - days + 1)
 
     def chunks(self, rows: int, first_day: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
-        """The window's rows in pieces of ``rows`` (the last one may be smaller): by event day, then as appended.
+        """Iterate over the window in chunks of ``rows`` rows, ordered by event day and, within a day, by insertion.
 
-        Days before ``first_day`` are left out.
+        The last chunk may be smaller. Days before ``first_day`` are left out.
         """
         first = self.first_day if first_day is None else max(first_day, self.first_day)
         for chunk in self._log.iter_chunks(rows, first_day=first):
@@ -107,48 +111,48 @@ class AdWindow:
         return {day: count for day, count in self._log.sizes().items() if day >= self.first_day}
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
-        """Return to the rows that a checkpoint recorded by :meth:`sizes`.
+        """Truncate the log to the sizes that a checkpoint recorded.
 
-        Days that had already left the window at that time remain: an even older checkpoint may name them.
+        Days that had already left the window at that time are kept, because older checkpoints may refer to them.
 
         Raises
         ------
         StateError
-            Rows that are named are missing.
+            A day has fewer rows than ``sizes`` requires, or was removed.
         """
         newest = max((day for day, count in sizes.items() if count), default=-1)
         first = newest - self.days + 1
         dropped = [day for day, count in sizes.items() if count and day < self._log.first_day()]
         if dropped:
             raise StateError(
-                f"the ad window's days {min(dropped)} to {max(dropped)} were dropped; start from a newer checkpoint"
+                f"days {_date(min(dropped))} to {_date(max(dropped))} of the ad window were removed; start from a newer checkpoint"
             )
         older = {day: count for day, count in self._log.sizes().items() if newest >= 0 and day < first}
         self._log.truncate({**older, **sizes})
         self._newest = newest
 
-    def adopt(self, folder: Path, sizes: Mapping[int, int]) -> None:
-        """Copy the rows that a checkpoint recorded by :meth:`sizes` from the folder of another window.
+    def copy_from(self, folder: Path, sizes: Mapping[int, int]) -> None:
+        """Copy rows from the folder of another window: of each day the first ``sizes[day]`` rows.
 
-        The other window may be appended to in the meantime; this one must be empty.
+        Another process may append to the other window at the same time; this window must be empty.
 
         Raises
         ------
         StateError
-            Rows that are named are missing.
+            A day of the other window has fewer rows than ``sizes`` requires.
         """
         source = RowLog(Path(folder), self._dtype, read_only=True)
         for day, count in sorted(sizes.items()):
             rows = source.read(day, day)[:count]
             if len(rows) < count:
                 raise StateError(
-                    f"the ad window in {folder} has {len(rows)} rows of day {day}, the checkpoint records {count}"
+                    f"the ad window in {folder} has {len(rows)} rows of day {_date(day)}, the checkpoint records {count}"
                 )
             self._log.append(rows, np.full(count, day, np.int64))
             self._newest = max(self._newest, day)
 
     def drop_unused(self, retained: Iterable[Mapping[int, int]]) -> None:
-        """Remove permanently the days that neither the window nor any of the recorded sizes ``retained`` needs."""
+        """Permanently remove all days before the first day that the window or one of the checkpoints' sizes ``retained`` needs."""
         oldest = self.first_day
         for sizes in retained:
             oldest = min([oldest, *sizes])
@@ -161,3 +165,8 @@ class AdWindow:
     def close(self) -> None:
         """Close the files."""
         self._log.close()
+
+
+def _date(day: int) -> str:
+    """ISO date of a number of days since the epoch."""
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()

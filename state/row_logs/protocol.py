@@ -1,4 +1,4 @@
-"""``RowLogLike``, the protocol of row logs: rows of a fixed dtype by event day, cut back to recorded sizes."""
+"""``RowLogLike``, the protocol of row logs: rows of a fixed dtype by event day, truncated to recorded sizes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class RowLogLike(Protocol):
         ...
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
-        """Cut every day to the rows named; days that are not named are removed.
+        """Truncate each day to ``sizes[day]`` rows; days that are not in ``sizes`` are removed.
 
         Raises
         ------
         StateError
-            A day has fewer rows than named and was not dropped; nothing is cut then.
+            A day has fewer rows and was not dropped; nothing is truncated then.
         """
         ...
 
@@ -45,7 +45,7 @@ class RowLogLike(Protocol):
     def iter_chunks(
         self, rows: int, first_day: int | None = None, last_day: int | None = None
     ) -> Iterator[NDArray[Any]]:
-        """The rows of :meth:`read` in pieces of ``rows`` rows across days; the last piece may be smaller."""
+        """The rows of :meth:`read` in chunks of ``rows`` rows across days; the last chunk may be smaller."""
         ...
 
     def drop_before(self, day: int) -> None:
@@ -53,15 +53,15 @@ class RowLogLike(Protocol):
         ...
 
     def first_day(self) -> int:
-        """Days before this one were dropped."""
+        """The day before which all days were removed."""
         ...
 
     def flush(self, fsync: bool = False) -> None:
-        """With ``fsync``, make all rows durable: before a checkpoint records :meth:`sizes`."""
+        """With ``fsync``, make all rows durable; call it before a checkpoint records :meth:`sizes`."""
         ...
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all files."""
         ...
 
 

@@ -28,7 +28,7 @@ _ROW = (
     ("oracle", "<f8"),
 )
 ROW_COLUMNS = tuple(name for name, _ in _ROW)
-"""Columns of a row besides its predictions and notes."""
+"""All columns except predictions and notes."""
 
 _DEFAULTS = {"list_id": 0, "oracle": np.nan}
 
@@ -41,11 +41,11 @@ class ScoreLog:
     folder
         Folder of the rows; None: in memory.
     arms
-        Names of the arms, one column ``p_<arm>`` each. May be left out where the folder exists.
+        Names of the arms, one column ``p_<arm>`` each. May be omitted if the folder exists.
     read_only
-        For a reader while another process writes.
+        Open for reading while another process writes.
     notes
-        Further columns and their types, by which reports slice the rows later. Read from the folder where ``arms`` are.
+        Further columns and their types, by which reports slice the rows. Read from the folder if ``arms`` is omitted.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class ScoreLog:
     def read(
         self, domain: int | None = None, first_day: int | None = None, last_day: int | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Columns of the rows of one domain (or all) and of some event days, by day, then as scored."""
+        """Columns of the rows of one domain (or all) and of some event days, by day, then in the order in which they were scored."""
         rows = self._log.read(first_day, last_day)
         if domain is not None:
             rows = rows[rows["domain"] == domain]

@@ -1,4 +1,4 @@
-"""Shared by the snapshot store on disk and its in-memory double: content, choice of months, sets of ids."""
+"""Functions shared by the snapshot store on disk and its in-memory double: manifests, choice of months, sets of ids."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class MonthlyStore:
         raise NotImplementedError
 
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
-        """The ``k`` latest months all of whose training rows are older than ``clock_ms``, newest last."""
-        old_enough = [month for month in self.months() if self.manifest(month).last_ts < clock_ms]
-        return tuple(old_enough[-k:]) if k > 0 else ()
+        """The ``k`` latest months all of whose training rows are earlier than ``clock_ms``, in ascending order."""
+        earlier = [month for month in self.months() if self.manifest(month).last_ts < clock_ms]
+        return tuple(earlier[-k:]) if k > 0 else ()
 
     def dim(self, months: Sequence[str]) -> int:
         """Length of the vectors; StateError when the months differ in it."""
@@ -52,7 +52,7 @@ def distinct(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.in
 
 
 def union_chunks(tables: Sequence[NDArray[np.uint64]], rows: int) -> Iterator[NDArray[np.uint64]]:
-    """Union of ascending arrays, ascending, in pieces of at most ``rows * len(tables)`` ids.
+    """Union of ascending arrays, ascending, in chunks of at most ``rows * len(tables)`` ids.
 
     >>> a, b = np.array([1, 3, 5, 7], np.uint64), np.array([3, 4], np.uint64)
     >>> [c.tolist() for c in union_chunks([a, b], 2)]
@@ -73,7 +73,7 @@ def union_chunks(tables: Sequence[NDArray[np.uint64]], rows: int) -> Iterator[ND
 
 
 def is_month(name: str) -> bool:
-    """Whether a name can label a month: it becomes the name of a folder."""
+    """Whether a string can be the name of a month, which is also the name of a folder."""
     return _MONTH.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""``RocksEmbeddingStore``: snapshots in one folder, opened read-only, with frequent rows cached in arrays."""
+"""``RocksEmbeddingStore``: reads and writes the TPM snapshots of a folder; recently used vectors are cached in memory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ecdctr.state.vector_cache import VectorCache
 
 __all__ = ["RocksEmbeddingStore"]
 
-_OPEN_MONTHS = 12
+_OPEN_MONTHS = 12  # largest number of RocksDB databases that are kept open
 
 
 class _OpenMonth:
-    """An open snapshot with a cache for each kind."""
+    """An open snapshot with one cache for users and one for items."""
 
     def __init__(self, path: Path, manifest: SnapshotManifest, cache_rows: int) -> None:
         self.path = path
@@ -44,9 +44,9 @@ class _OpenMonth:
         cache = self._caches[kind]
         vectors, present, missing = cache.get(ids, hashed)
         if len(missing):
-            found, there = self._db.get(KINDS.index(kind), ids[missing])
-            vectors[missing], present[missing] = found, there
-            cache.put(ids[missing], found, there, hashed[missing])
+            vectors_found, is_found = self._db.get(KINDS.index(kind), ids[missing])
+            vectors[missing], present[missing] = vectors_found, is_found
+            cache.put(ids[missing], vectors_found, is_found, hashed[missing])
         return vectors, present
 
     def ids(self, kind: Kind) -> NDArray[np.uint64]:
@@ -70,7 +70,7 @@ class RocksEmbeddingStore(MonthlyStore):
     folder
         Created at the first write.
     cache_rows
-        Rows cached in memory for each kind and open month, rounded up to a power of two.
+        Number of cached vectors per month and kind (user, item), rounded up to a power of two.
     """
 
     def __init__(self, folder: Path, cache_rows: int = 1 << 18) -> None:
@@ -78,15 +78,16 @@ class RocksEmbeddingStore(MonthlyStore):
         self._cache_rows = cache_rows
         self._manifests: dict[str, tuple[int, SnapshotManifest]] = {}
         self._open: OrderedDict[str, _OpenMonth] = OrderedDict()
-        self._busy = threading.RLock()
+        self._lock = threading.RLock()
 
     def months(self) -> list[str]:
-        """Months that have a snapshot, by youngest training row, oldest first."""
+        """Months that have a snapshot, in ascending order of their most recent training row."""
         return sorted(month_names(self.folder), key=lambda month: (self.manifest(month).last_ts, month))
 
     def manifest(self, month: str) -> SnapshotManifest:
         """Description of the month's snapshot; StateError when there is none."""
         path = self.folder / month
+        # A snapshot that replaced another one is another folder: its manifest is read again.
         inode = path.stat().st_ino if path.exists() else 0
         known = self._manifests.get(month)
         if known is None or known[0] != inode:
@@ -96,8 +97,8 @@ class RocksEmbeddingStore(MonthlyStore):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest:
-        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
-        with self._busy:
+        """Write a month; arguments as in :func:`ecdctr.state.snapshots.snapshot.write_snapshot`."""
+        with self._lock:
             if more.get("replace") and month in self._open:
                 self._open.pop(month).close()
             return write_snapshot(self.folder, month, dim, last_ts, users, items, **more)
@@ -105,31 +106,38 @@ class RocksEmbeddingStore(MonthlyStore):
     def lookup(
         self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``, for ids in any order that may repeat."""
+        """Look up vectors; ``ids`` may be in any order and contain duplicates.
+
+        Returns
+        -------
+        vectors, present
+            float32 ``(n, K, d)``, zeros where absent, and bool ``(n, K)``, for ``K`` months.
+        """
         unique, inverse = distinct(ids)
         hashed = mix64(unique)
         vectors = np.empty((len(unique), len(months), self.dim(months)), np.float32)
         present = np.empty((len(unique), len(months)), np.bool_)
-        with self._busy:
+        with self._lock:
             for k, month in enumerate(months):
                 vectors[:, k], present[:, k] = self._month(month).get(kind, unique, hashed)
         return (vectors, present) if inverse is None else (vectors[inverse], present[inverse])
 
     def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
-        """All ids that any of the months holds, each once, ascending, in pieces of bounded size."""
-        with self._busy:
+        """Iterate over all distinct ids of the months in ascending order, in chunks of at most ``rows * len(months)``."""
+        with self._lock:
             tables = [self._month(month).ids(kind) for month in months]
         yield from union_chunks(tables, rows)
 
     def scan(
         self, kind: Kind, months: Sequence[str], rows: int = 65_536
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
-        """Ids as of :meth:`iter_ids` with their vectors and presence as of :meth:`lookup`, read in sequence.
+        """Iterate over all ids as :meth:`iter_ids` does, with vectors and presence as :meth:`lookup` returns them.
 
-        Much faster than look-ups, and leaves the caches unchanged: for whole tables.
+        Use it to read whole tables: the databases are read sequentially, which is much faster than :meth:`lookup`, and the caches
+        are not filled.
         """
         dim = self.dim(months)
-        with self._busy:
+        with self._lock:
             tables = [self._month(month).ids(kind) for month in months]
         dbs = [
             VectorDb(self.folder / month / "db", dim) for month in months
@@ -152,16 +160,17 @@ class RocksEmbeddingStore(MonthlyStore):
                 db.close()
 
     def verify(self, month: str) -> None:
-        """Verify every byte of a month; SnapshotDamagedError names the damaged file."""
+        """Verify all checksums of a month; the message of SnapshotDamagedError contains the damaged file."""
         check_files(self.folder / month)
 
     def close(self) -> None:
         """Close all months; later calls open them again."""
-        with self._busy:
+        with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
 
     def _month(self, month: str) -> _OpenMonth:
+        """The open month; if more than ``_OPEN_MONTHS`` are open, the least recently used ones are closed."""
         found = self._open.pop(month, None)
         if found is None:
             found = _OpenMonth(self.folder / month, self.manifest(month), self._cache_rows)

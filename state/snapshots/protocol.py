@@ -28,12 +28,12 @@ class SnapshotManifest:
     dim
         Length of a vector.
     last_ts, first_ts
-        Event time of the youngest and of the oldest training row, milliseconds since the epoch. Only rows younger
-        than ``last_ts`` may read the snapshot.
+        Event times of the most recent and of the earliest training row, milliseconds since the epoch. Only rows with
+        a later event time than ``last_ts`` may read the snapshot.
     rows
         Number of vectors of each kind.
     checksum
-        CRC-32C over ids and vectors in id order: equal for equal content, wherever it was written.
+        CRC-32C over ids and vectors in id order; it depends on the content alone.
     features
         Names of the features that TPM reads.
     created_from
@@ -57,7 +57,7 @@ class EmbeddingStore(Protocol):
     """The frozen TPM vectors of all months."""
 
     def months(self) -> list[str]:
-        """Months that have a snapshot, by youngest training row, oldest first."""
+        """Months that have a snapshot, in ascending order of their most recent training row."""
         ...
 
     def manifest(self, month: str) -> SnapshotManifest:
@@ -77,32 +77,32 @@ class EmbeddingStore(Protocol):
         ...
 
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
-        """The ``k`` latest months all of whose training rows are older than ``clock_ms``, newest last."""
+        """The ``k`` latest months all of whose training rows are earlier than ``clock_ms``, in ascending order."""
         ...
 
     def lookup(
         self, kind: Kind, ids: NDArray[np.uint64], months: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``, for ids in any order that may repeat."""
+        """Vectors ``(n, K, d)``, zeros where absent, and presence ``(n, K)``; ids in any order, with duplicates."""
         ...
 
     def iter_ids(self, kind: Kind, months: Sequence[str], rows: int = 65_536) -> Iterator[NDArray[np.uint64]]:
-        """All ids that any of the months holds, each once, ascending, in pieces of bounded size."""
+        """Iterate over all distinct ids of the months in ascending order, in chunks of at most ``rows * len(months)``."""
         ...
 
     def scan(
         self, kind: Kind, months: Sequence[str], rows: int = 65_536
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
-        """Ids as of :meth:`iter_ids` with their vectors and presence as of :meth:`lookup`, read in sequence."""
+        """Iterate over all ids as :meth:`iter_ids` does, with vectors and presence as :meth:`lookup` returns them."""
         ...
 
     def verify(self, month: str) -> None:
-        """Verify every byte of a month.
+        """Verify all checksums of a month.
 
         Raises
         ------
         SnapshotDamagedError
-            A file differs from what was written; the message names it.
+            A file differs from the manifest; the message contains its name.
         """
         ...
 

@@ -34,7 +34,7 @@ def write_snapshot(
 ) -> SnapshotManifest:
     """Write the immutable snapshot of a month.
 
-    1. Sort by id. If the month exists with the same content, return: a redone month is not an error.
+    1. Sort by id. If the month exists with the same content, return: writing a month again is not an error.
     2. Write into ``.partial-<month>``: sorted tables, ingested into a new RocksDB; the ids of each kind.
     3. Write the manifest last, with size and checksum of every file; sync all.
     4. Rename to ``<month>``; sync the parent folder.
@@ -96,7 +96,7 @@ def check_files(path: Path) -> None:
     Raises
     ------
     SnapshotDamagedError
-        A file differs from what was written; the message names the month and the first such file.
+        A file differs from the manifest; the message contains the month and the first such file.
     """
     _, files = _read(path)
     for name, (size, sum_) in files.items():

@@ -37,13 +37,13 @@ class SnapshotWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._pending: dict[str, partial[SnapshotManifest]] = {}
         self._running: dict[str, Future[None]] = {}
-        self._busy = threading.Lock()
+        self._lock = threading.Lock()
 
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
         """Schedule the write of a month; the arrays must not change afterwards."""
-        with self._busy:
+        with self._lock:
             self._pending[month] = partial(self._store.write, month, dim, last_ts, users, items, **more)
             self._running[month] = self._pool.submit(self._write, month)
         if not self._background:
@@ -53,7 +53,7 @@ class SnapshotWriter:
     @property
     def pending(self) -> tuple[str, ...]:
         """Months that are not on disk yet."""
-        with self._busy:
+        with self._lock:
             return tuple(self._pending)
 
     def settle(self, months: Sequence[str] | None = None) -> None:
@@ -64,13 +64,13 @@ class SnapshotWriter:
         StateError
             The write failed again (disk full). The month remains pending: call again.
         """
-        with self._busy:
+        with self._lock:
             scheduled = [m for m in self._pending if months is None or m in months]
         for month in scheduled:
             try:
                 self._running[month].result()
             except StateError:
-                with self._busy:
+                with self._lock:
                     again = self._running[month] = self._pool.submit(self._write, month)
                 again.result()
 
@@ -81,7 +81,7 @@ class SnapshotWriter:
 
     def _write(self, month: str) -> None:
         began = time.perf_counter()
-        with self._busy:
+        with self._lock:
             write = self._pending.get(month)
         if write is None:
             return
@@ -95,7 +95,7 @@ class SnapshotWriter:
             log.error("TPM month %s: the existing snapshot is retained: %s", month, error)
         except ValueError as error:  # permanent: another try would fail, too
             log.error("TPM month %s has no snapshot: %s", month, error)
-        with self._busy:
+        with self._lock:
             self._pending.pop(month, None)
 
 

@@ -173,7 +173,7 @@ def test_every_torn_last_line_is_cut(tmp_path: Path) -> None:
         assert reader.last_step() == 1
         assert (folder / path.name).stat().st_size == cut, "a reader changes nothing"
         journal = Journal(folder)
-        assert journal.cut_bytes == cut - start_of_last
+        assert journal.truncated_bytes == cut - start_of_last
         assert steps(journal) == [0, 1]
         journal.append(entry(2))
         journal.close()
@@ -185,8 +185,14 @@ def test_zeros_after_power_loss_are_cut(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(bytes(4096))
     journal = Journal(tmp_path)
-    assert (journal.cut_bytes, journal.last_step()) == (4096, 2)
+    assert (journal.truncated_bytes, journal.last_step()) == (4096, 2)
     journal.close()
+
+
+def test_a_reader_of_a_journal_without_a_complete_line_finds_no_step(tmp_path: Path) -> None:
+    (tmp_path / "journal-000000000000.log").write_bytes(b"86a015d5 {")
+    reader = Journal(tmp_path, read_only=True)
+    assert (reader.first_step(), reader.last_step()) == (None, None)
 
 
 def test_an_empty_file_left_by_a_crash_is_removed(tmp_path: Path) -> None:
@@ -233,7 +239,7 @@ def test_damage_at_the_end_of_an_older_file_is_not_a_torn_line(tmp_path: Path) -
 def test_a_missing_file_is_named_by_its_steps(tmp_path: Path) -> None:
     files = fill(tmp_path, 9, rotate_at=(2, 5))
     files[1].unlink()
-    with pytest.raises(JournalDamagedError, match="no steps 3 to 5"):
+    with pytest.raises(JournalDamagedError, match="steps 3 to 5 are missing"):
         list(Journal(tmp_path, read_only=True).entries())
 
 
@@ -259,7 +265,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
         resource.RLIMIT_FSIZE, (len(before) + 20, hard)
     )  # the next line is longer than 20 bytes
     try:
-        with pytest.raises(StateError, match="cannot take step 1: " + os.strerror(errno.EFBIG)):
+        with pytest.raises(StateError, match="step 1 could not be written: " + os.strerror(errno.EFBIG)):
             journal.append(entry(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -355,6 +361,6 @@ def test_a_whole_line_of_a_kind_that_a_later_version_wrote_is_neither_cut_nor_sk
     journal.append(JournalEntry(1, "split"))
     journal.close()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    with pytest.raises(StateError, match=r"step 1 is of the kind 'split'.*the version"):
+    with pytest.raises(StateError, match=r"step 1 has the kind 'split'.*the version"):
         Journal(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

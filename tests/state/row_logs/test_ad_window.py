@@ -134,7 +134,7 @@ def test_days_are_dropped_only_when_no_checkpoint_needs_them(make: Make) -> None
     assert items(window) == [0, 1]
     window.append(ads(2, [3, 4]))
     window.drop_unused([new])
-    with pytest.raises(StateError, match="days 1 to 2 were dropped"):
+    with pytest.raises(StateError, match="days 1970-01-02 to 1970-01-03 of the ad window were removed"):
         window.truncate(old)
     window.truncate(new)
     assert items(window) == [2, 3]
