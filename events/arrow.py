@@ -36,7 +36,7 @@ def unpack(value: bytes) -> pl.DataFrame:
     Raises
     ------
     PackedError
-        Not an Arrow IPC stream, cut off, compressed inside, or more than ``MAX_PACKED_ROWS`` rows.
+        Not an Arrow IPC stream, truncated, with compressed bodies, or with more than ``MAX_PACKED_ROWS`` rows.
 
     Examples
     --------
@@ -127,21 +127,21 @@ def _walk(value: bytes) -> _Walk:
         try:
             marker, size = struct.unpack_from("<Ii", value, at)
         except struct.error:
-            raise PackedError(f"cut off at byte {at} of {end}") from None
+            raise PackedError(f"truncated at byte {at} of {end}") from None
         if marker != _CONTINUATION:
             raise PackedError(f"no Arrow IPC stream: byte {at} does not start a message")
         if size == 0:  # end of stream
             break
         at += 8
         if size < 0 or at + size > end:
-            raise PackedError(f"cut off: the message at byte {at - 8} claims {size} bytes of metadata")
+            raise PackedError(f"truncated: the message at byte {at - 8} claims {size} bytes of metadata")
         try:
             kind, body, claimed = _Message(value[at : at + size]).check()
         except (struct.error, IndexError):
             raise PackedError(f"the metadata at byte {at} is damaged") from None
         at += size
         if body < 0 or at + body > end:
-            raise PackedError(f"cut off: the message at byte {at} claims a body of {body} bytes")
+            raise PackedError(f"truncated: the message at byte {at} claims a body of {body} bytes")
         if (kind == _SCHEMA) != (schema_end == 0):
             raise PackedError("does not start with one schema")
         at += body
@@ -151,7 +151,7 @@ def _walk(value: bytes) -> _Walk:
         if rows > MAX_PACKED_ROWS:
             raise PackedError(f"claims more than {MAX_PACKED_ROWS} rows")
     if not schema_end:
-        raise PackedError("holds no Arrow message")
+        raise PackedError("contains no Arrow message")
     return _Walk(value[:schema_end], value[schema_end:at] if plain else None, rows)
 
 
@@ -203,7 +203,7 @@ class _Message:
         return list(zip(flat[::2], flat[1::2], strict=True))
 
     def _field(self, table: int, number: int) -> int:
-        """Position of a table's field, 0 when absent."""
+        """Position of a table's field; 0 if it is absent."""
         vtable = table - struct.unpack_from("<i", self.data, table)[0]
         if vtable < 0:
             raise IndexError

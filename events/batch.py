@@ -1,4 +1,4 @@
-"""``Batch``: the one columnar type in which rows pass through all packages."""
+"""``Batch``: the columnar type of rows in all packages."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Batch:
     parts
         Offset ranges of the rows; empty for rows that were not read from Kafka.
     notes
-        Further columns by name, shape ``(n,)`` each, or None. They follow the rows through :meth:`take` and :meth:`concat`
-        and are never features: a replay notes here what its report slices the rows by. None on the live path.
+        Further columns by name, shape ``(n,)`` each, or None. :meth:`take` and :meth:`concat` keep them with their rows. They are
+        never features: a replay stores here the columns by which its report slices the rows. None in live training.
     """
 
     ts: NDArray[np.int64]
@@ -112,7 +112,7 @@ class Batch:
 
 
 COLUMNS = tuple(field.name for field in fields(Batch) if field.name not in ("parts", "notes"))
-"""Names of all columns of a batch, those that may be None included."""
+"""Names of all columns of a batch, including those that may be None."""
 
 REQUIRED_COLUMNS = tuple(field.name for field in fields(Batch) if field.default is MISSING)
 """Names of the columns that every batch has: ``ts, domain, user, item, features, dense, label``."""

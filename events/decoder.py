@@ -1,20 +1,20 @@
-"""``EventDecoder``: raw events to ``Batch`` and rejects, many at a time.
+"""``EventDecoder``: decodes and validates many raw events at once; returns a ``Batch`` and the rejected events.
 
-An event is ``event_id, ts, user_id, item_id, label`` and the configured feature fields. It is one
-JSON object, a row of a packed Arrow message, or a row of a frame; the same events give the same batch, bit for bit,
-in all three forms.
+An event has the fields ``event_id, ts, user_id, item_id, label`` and the configured feature fields. It is one JSON object,
+one row of an Arrow IPC stream (a packed message), or a row of a data frame; the same events give the same batch, bit for
+bit, in all three forms.
 
 =================  ==========================================================================
 field              content
 =================  ==========================================================================
-event_id           string or integer; named in dead letters, not used otherwise
+event_id           string or integer; required, but not read by the models
 ts                 integer, milliseconds since the epoch
-user_id, item_id   string or integer; an integer is the same id as its decimal digits
+user_id, item_id   string or integer; the integer 7 and the string "7" are the same id
 label              0 or 1
 categorical        string, integer, or null (missing)
 numeric            number, or null (missing)
 bag                list of strings or integers, or null (missing)
-list_id            string or integer, optional: the list (slate) the impression was shown in
+list_id            optional id of the impression list (slate), string or integer
 =================  ==========================================================================
 
 A configured feature field must be present; null marks a missing value. Other fields are ignored.
@@ -54,13 +54,13 @@ __all__ = [
 
 CONTENT_TYPE_HEADER = "content-type"
 ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
-"""A message with this header value is packed; any other is JSON. The name is IANA's."""
+"""Content type of messages in Arrow IPC format (a registered media type); all other messages are decoded as JSON."""
 
 REASONS = {
     "json": "not one JSON object in UTF-8",
     "arrow": "not an Arrow IPC stream",
     "missing": "a field is absent, or a required one is null",
-    "type": "a field has a value of another type",
+    "type": "a field has the wrong type",
     "ts": "the event time is out of bounds",
     "label": "the label is neither 0 nor 1",
     "nan": "a number is not finite",
@@ -69,7 +69,7 @@ REASONS = {
 }
 """Reasons for which an event becomes a dead letter, with their explanations."""
 
-_DETAIL = 200  # maximum length of a detail in characters: it quotes foreign input
+_DETAIL = 200  # maximum length of a detail in characters, because it may quote untrusted input
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,13 @@ class Reject:
     Attributes
     ----------
     index
-        Position of the message (of the row, for :meth:`EventDecoder.from_arrow` and ``from_frame``).
+        Index of the message in the input; for :meth:`EventDecoder.from_arrow` and ``from_frame`` the row number.
     reason
         A key of ``REASONS``.
     detail
         The field and the cause, as text.
     row
-        Row within a packed message; -1 for a whole message.
+        Row number within a packed message (:meth:`EventDecoder.from_packed` only); otherwise -1.
     """
 
     index: int
@@ -103,7 +103,7 @@ class Decoded:
     batch
         The accepted rows, in the order of the input.
     index
-        Position of each row in the input, ascending, int64 ``(n,)``; the rows of one packed message share one.
+        Position of each row in the input, ascending, int64 ``(n,)``; rows of the same packed message have the same index.
     rejects
         The rejected events, ascending by position.
     """
@@ -114,7 +114,7 @@ class Decoded:
 
 
 class EventDecoder:
-    """Decodes events for one list of features.
+    """Decodes events with a fixed set of features.
 
     Parameters
     ----------
@@ -123,17 +123,18 @@ class EventDecoder:
     max_string
         Longest id or category, bytes of UTF-8.
     ts_min_ms, ts_max_ms
-        Bounds of the event time. The defaults, years 2000 to 2100, catch seconds sent as milliseconds.
+        Bounds of the event time. The defaults (years 2000 to 2100) detect timestamps in seconds.
     list_field
-        Optional field with the impression list; None: ``Batch.list_id`` is None.
+        Name of the optional field with the id of the impression list; None: ``Batch.list_id`` is None.
     oracle_field
-        Optional field with the true click probability; None: ``Batch.oracle`` is None.
+        Name of the optional field with the true click probability; None: ``Batch.oracle`` is None.
 
     Attributes
     ----------
     text_notes
-        Fields (ids or categories) whose text the rows carry along as the note ``text:<field>``. Empty by default: a Python
-        string a row is far too slow for the live path, and only reports need the names behind the hashed ids.
+        Names of id or categorical fields whose original strings are stored in ``Batch.notes`` as ``text:<field>``. Empty by
+        default, because one Python string per row is too slow for live training; only reports need the original values of
+        hashed ids.
 
     Examples
     --------
@@ -169,9 +170,9 @@ class EventDecoder:
         self._get = {name: attrgetter(python_name) for python_name, name in fields.python_names()}
 
     def from_json(self, values: Sequence[bytes | None], domain: int) -> Decoded:
-        """One JSON object a message; ``index`` and ``Reject.index`` are positions in ``values``.
+        """Decode messages with one JSON object each; ``index`` and ``Reject.index`` are positions in ``values``.
 
-        Each message is decoded on its own, so that the result cannot depend on its neighbours.
+        Each message is decoded separately, so that a damaged message cannot affect others.
         """
         decode = self._decode
         events: list[Any] = []
@@ -200,9 +201,10 @@ class EventDecoder:
         return self._finish(columns, np.array(index, dtype=np.int64), rejects)
 
     def from_arrow(self, value: bytes, domain: int) -> Decoded:
-        """One packed message; ``index`` and ``Reject.index`` are row numbers within it.
+        """Decode one packed message; ``index`` and ``Reject.index`` are row numbers within it.
 
-        A bad row is a reject of that row; a message that cannot be read is one reject, at index 0.
+        An invalid row gives a reject with its row number; a message that cannot be read gives a single reject with index 0 and
+        reason ``arrow``.
         """
         try:
             frame = unpack(value)
@@ -213,10 +215,10 @@ class EventDecoder:
         return self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
 
     def from_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
-        """Many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.
+        """Decode many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.
 
-        Messages of one schema are decoded together: otherwise the set-up of the columns dominates the cost of a
-        message of 64 rows.
+        Messages with the same schema are decoded together, because the fixed cost per data frame would dominate for messages
+        of 64 rows.
         """
         unpacked, bad = unpack_many(values)
         rejects = [Reject(i, "arrow", why[:_DETAIL]) for i, why in bad]
@@ -224,12 +226,14 @@ class EventDecoder:
         rejects.sort(key=lambda r: (r.index, r.row))
         if not parts:
             return Decoded(self.empty(), np.empty(0, dtype=np.int64), rejects)
-        return Decoded(*(parts[0] if len(parts) == 1 else merge(parts)), rejects)
+        return Decoded(*(parts[0] if len(parts) == 1 else _merge(parts)), rejects)
 
     def from_frame(self, frame: pl.DataFrame) -> Decoded:
-        """Rows of a frame with a column ``domain``: "natural", "ad", or their numbers 0 and 1."""
+        """Decode the rows of a frame with a column ``domain``: "natural", "ad", or their numbers 0 and 1."""
         if "domain" not in frame.columns:
-            raise DataError(f'events need a column "domain" ("natural" or "ad"); there are {frame.columns}')
+            raise DataError(
+                f'events need a column "domain" ("natural" or "ad"); the columns are {frame.columns}'
+            )
         column = frame["domain"]
         if column.dtype.is_integer():
             domain = column.cast(pl.Int64)
@@ -291,7 +295,7 @@ class EventDecoder:
         return Decoded(batch, index, rejects)
 
 
-def merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDArray[np.int64]]:
+def _merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDArray[np.int64]]:
     """Concatenate batches and sort their rows by index (stable)."""
     batch = Batch.concat([b for b, _ in parts])
     index = np.concatenate([i for _, i in parts])
@@ -300,18 +304,18 @@ def merge(parts: Sequence[tuple[Batch, NDArray[np.int64]]]) -> tuple[Batch, NDAr
 
 
 def to_json_messages(frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:
-    """``(key, value)`` of each row: the user's id and one JSON object; without the column ``domain``.
+    """Return ``(key, value)`` for each row: the user id and the row as a JSON object without the column ``domain``.
 
     Raises
     ------
     DataError
-        A number is NaN or infinite: JSON cannot represent it, and null would mean "missing".
+        A number is NaN or infinite, which JSON cannot represent; null means that the value is missing.
     """
     floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
     for name in floats:
         if not frame[name].is_finite().fill_null(True).all():
             raise DataError(
-                f'column "{name}" holds NaN or infinity, which JSON cannot represent: fill it with null'
+                f'column "{name}" contains NaN or infinity, which JSON cannot represent: replace these values by null'
             )
     plain = frame.drop("domain", strict=False).with_columns(pl.col(floats).cast(pl.Float64))
     out = io.BytesIO()
@@ -327,13 +331,13 @@ def to_arrow_message(frame: pl.DataFrame) -> bytes:
 
 
 def _explain(value: bytes | None, error: Exception) -> tuple[str, str]:
-    """Reason and detail of a message that did not decode."""
+    """Return reason and detail for a message that could not be decoded."""
     message = str(error)[:_DETAIL]
     if not value:
         return "json", "the message is empty"
     if not isinstance(error, msgspec.ValidationError):
         return "json", message
-    try:  # the typed decoder stops at the first wrong field: check that the rest is JSON
+    try:  # the typed decoder stops at the first invalid field: parse the whole message to find out whether it is JSON at all
         msgspec.json.decode(value)
     except msgspec.ValidationError:
         pass

@@ -1,4 +1,4 @@
-"""Kafka records to ``Chunk`` and rejects: shared by the live agents and the replay of a topic."""
+"""Decoding of Kafka records to ``Chunk`` and rejects, shared by live training and the replay of a topic."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fetched:
     Attributes
     ----------
     first
-        First offset of the chunk; at most that of the first record (a compacted log may have a gap there).
+        First offset of the chunk; not after that of the first record (a compacted log may have a gap there).
     records
         In offset order; JSON and packed Arrow messages may be mixed.
     """
@@ -82,8 +82,7 @@ def decode_values(
 ) -> Decoded:
     """Decode messages, some of which are packed; ``index`` and ``Reject.index`` are positions in ``values``.
 
-    A message is decoded independently of its neighbours: however the values are split, :func:`join` of the parts
-    gives the same result.
+    Each message is decoded separately: however the values are split, :func:`join` of the parts gives the same result.
     """
     return join(
         [

@@ -18,10 +18,10 @@ from ecdctr.state.hashing import mix64
 __all__ = ["DERIVED_FIELDS", "OUTCOME_FIELDS", "ColumnGroup", "FeatureSchema", "NumericColumn"]
 
 DERIVED_FIELDS = {"@hour": 24, "@weekday": 7}
-"""Fields made from ``ts`` (UTC), with the number of values each takes; Monday is weekday 0."""
+"""Fields derived from ``ts`` (UTC), with the number of their values; Monday is weekday 0."""
 
 OUTCOME_FIELDS = frozenset({"label", "oracle"})
-"""The outcome to predict. A feature that reads one of these would leak it."""
+"""Fields with the outcome to predict. A feature that reads one of them would leak it."""
 
 _HASHING = 1
 """Version of the mapping from ids to buckets; incremented when it changes, because trained tables no longer fit."""
@@ -150,7 +150,7 @@ class FeatureSchema:
             if group.name == name:
                 return group
         raise ConfigError(
-            f'no categorical feature or bag is named "{name}"; there are {[g.name for g in self.categorical]}'
+            f'no categorical feature or bag is named "{name}"; the names are {[g.name for g in self.categorical]}'
         )
 
     def fingerprint(self) -> str:
@@ -177,7 +177,7 @@ def _salt(name: str) -> int:
 
 def _check(specs: Sequence[FeatureSpec]) -> None:
     if not specs:
-        raise ConfigError("the feature list is empty: name at least one feature")
+        raise ConfigError("the feature list is empty: configure at least one feature")
     names: set[str] = set()
     for spec in specs:
         if spec.name in names:

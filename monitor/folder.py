@@ -1,4 +1,4 @@
-"""The stored state of a monitor: after a restart alerts are neither lost nor raised again."""
+"""``MonitorFolder``: the stored state of a monitor, so that alerts are neither lost nor raised again after a restart."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class MonitorFolder:
     """Files of a monitor. Each is written to a temporary file and renamed, so ``kill -9`` leaves the old or the new one.
 
     ==================  ===============================================================  =============================
-    ``alerts.json``     raised alerts, undelivered events, marks                         at each event
+    ``alerts.json``     raised and undelivered alerts, marks                             at each alert
     ``figures.npz``     counts of windows and series, Bloom filters of ids               at checkpoints
     ``reference/``      the drift reference, also while it is being collected            at checkpoints, then once
     ``probes/``         probe slices with their curves                                   at checkpoints
     ==================  ===============================================================  =============================
 
-    A damaged file is named in the log and its content is reset, because the worker must start in any case. Sums of windows and the
-    rows behind GAUC are not stored here; they are rebuilt from the score log.
+    A damaged file is reported in the log and its content is reset, because the worker must start nevertheless. Sums of windows and
+    the rows for GAUC are not stored here; they are rebuilt from the score log.
 
     Parameters
     ----------
     folder
-        Made at the first save.
+        Created at the first save.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,7 +95,7 @@ class MonitorFolder:
             write()
         except (OSError, EcdctrError) as error:
             log.error(
-                "the state of the monitor cannot be written to %s (%s): a restart would load older figures",
+                "the state of the monitor cannot be written to %s (%s): a restart would load older values",
                 self.folder,
                 error,
             )

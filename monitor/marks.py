@@ -1,4 +1,4 @@
-"""Marks on the time axis of the monitor's figures."""
+"""Marks on the time axis of the monitor's charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a restarted monitor reads again from the score log, because it is too large to be stored a second time."""
+"""Restores the metrics that are computed from scored rows; these are read again from the score log instead of being stored twice."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BLOCK_ROWS = 32_768
 def read_score_log(
     scores: ScoreLog, quality: QualityFigures, transfer: TransferWatch, transfer_days: int, clock_ms: int
 ) -> None:
-    """Rebuild sums of windows, the rows behind GAUC and the transfer comparison, one day at a time.
+    """Rebuild sums of windows, the rows for GAUC and the transfer comparison, one day at a time.
 
-    Whether the restored counts of windows and series include a row already follows from its event time.
+    The restored counts of windows and series include a row if its event time is not after the latest one that was counted.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The type of ``Monitor.snapshot``: all figures of a monitor as plain data for JSON."""
+"""The type of ``Monitor.snapshot``: all metrics of a monitor as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingFigures(TypedDict):
 
 
 class Snapshot(TypedDict):
-    """All figures of a monitor; numbers that do not exist are None.
+    """All metrics of a monitor; undefined ones are None.
 
     Attributes
     ----------
@@ -29,11 +29,11 @@ class Snapshot(TypedDict):
     rows
         Rows observed since the start, by domain.
     training
-        Figures of the training steps.
+        Metrics of the training steps.
     windows
         By window (``5m``, ``1h``, ``1d`` of event time up to ``clock``) and domain (``natural``, ``ad``).
     series
-        The past for charts, by length of a slot: ``5m`` (last day), ``1h`` (last week), ``1d`` (last quarter).
+        Earlier values for charts, by length of a slot: ``5m`` (last day), ``1h`` (last week), ``1d`` (last quarter).
     drift, forgetting, transfer
         See their types.
     marks

@@ -1,4 +1,4 @@
-"""Completed training steps as the monitor counts them, and the block of rows that they are joined to."""
+"""Completed training steps as reported to the monitor, and the block of rows to which they are joined."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ObservedStep:
     seconds
         Wall time of the step.
     has_history
-        Which rows' users had TPM vectors, shape ``(n,)``; None: unknown.
+        Mask of the rows whose user had TPM vectors, shape ``(n,)``; None: unknown.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class ObservedStep:
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
-    """Rows of several steps of one domain in event order.
+    """Rows of several steps of one domain, in the order of the steps.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class RowBlock:
     scored, scores
         As in :class:`ObservedStep`; a probability is NaN where an arm did not predict the row.
     late
-        Which rows arrived late, shape ``(n,)``.
+        Mask of the late rows, shape ``(n,)``.
     history
         1: the row's user had TPM vectors, 0: not, -1: unknown; shape ``(n,)``. None: unknown for all rows.
     """
@@ -70,7 +70,7 @@ class RowBlock:
     ) -> RowBlock:
         """Join steps of one domain, each with the mask of its late rows (None: no row is late).
 
-        ``arms`` are those that may have predicted rows.
+        ``arms``: names of the arms whose predictions are retained.
         """
         steps = [step for step, _ in observed]
         batch = (

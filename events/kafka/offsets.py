@@ -1,4 +1,4 @@
-"""Where partitions begin and truly end."""
+"""First and end offsets of partitions, verified against brokers that report wrong ends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def partition_offsets(
 ) -> dict[TopicPartition, int]:
     """The broker's answer to ``beginning_offsets`` or ``end_offsets``, for every partition.
 
-    kafka-python 3.0 leaves out partitions whose leader it does not see at the moment, as long as it sees one of
-    another partition, and then raises a bare ``KeyError``. That happens right after a topic was created, while
-    a broker restarts, and after ``assign`` has narrowed the metadata to other topics. The request itself asks for
-    newer metadata, so it is sent again until every partition has an answer.
+    If the leaders of some partitions are unknown, kafka-python 3.0 omits these partitions and then raises a bare
+    ``KeyError``. This happens right after a topic was created, while a broker restarts, and after ``assign`` has
+    restricted the metadata to other topics. The request also updates the metadata, so it is sent again until every
+    partition has an answer.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def partition_offsets(
     partitions
         Any number, of any topics.
     which
-        The first offset that a partition still holds, or its end as the broker reports it (see :func:`true_ends`).
+        The first offset that a partition still has, or its end as the broker reports it (see :func:`true_ends`).
     timeout_s
         Limit for the whole call.
 
@@ -72,13 +72,13 @@ def true_ends(
 ) -> dict[TopicPartition, int]:
     """The next offset that each partition will write.
 
-    ``end_offsets`` alone is not enough: some brokers answer with the beginning of the last batch + 1. The
-    high watermark that comes with a fetch is right everywhere, so one fetch is made from there.
+    ``end_offsets`` alone is not enough, because some brokers return the first offset of the last batch + 1. The
+    high watermark in a fetch response is correct on all brokers, so one fetch is made from that offset.
 
     Parameters
     ----------
     consumer
-        A kafka-python consumer that nobody else uses meanwhile: it is assigned the partitions and moved.
+        A kafka-python consumer that is not used elsewhere at the same time: its assignment and positions are changed.
     partitions
         Any number, of any topics.
     timeout_s
@@ -98,7 +98,7 @@ def true_ends(
         consumer.assign(filled)
         for tp in filled:
             consumer.seek(tp, ends[tp] - 1)
-        # Not the records count but the answer: the last offset may be a transaction marker, or compacted away.
+        # Wait for a response, not for records: the last offset may be a transaction marker, or removed by compaction.
         while waiting := [tp for tp in filled if consumer.highwater(tp) is None]:
             if time.monotonic() > deadline:
                 raise BrokerUnavailableError(

@@ -19,16 +19,16 @@ class PartitionReader:
     Parameters
     ----------
     consumer
-        A kafka-python consumer for this partition alone; it is closed with the reader.
+        A kafka-python consumer used for this partition only; it is closed with the reader.
     tp
         The partition.
 
     Attributes
     ----------
     wanted
-        Offset that is to be read next.
+        Next offset to read.
     rest
-        Decoded rows of which some were not returned yet.
+        Decoded rows that were not all returned yet.
     """
 
     def __init__(self, consumer: Any, tp: Any) -> None:
@@ -39,7 +39,7 @@ class PartitionReader:
         consumer.assign([tp])
 
     def go_to(self, offset: int) -> None:
-        """Continue at ``offset``; free if that is the current position."""
+        """Continue at ``offset``; does nothing if that is the current position."""
         if offset == self.wanted:
             return
         self.rest = None
@@ -59,7 +59,7 @@ class PartitionReader:
         Raises
         ------
         OffsetsLostError
-            The log does not hold the offset any more.
+            The topic no longer has the offset.
         BrokerUnavailableError
             The read failed.
         """
@@ -73,7 +73,7 @@ class PartitionReader:
                 return []
         except OffsetOutOfRangeError as error:
             raise OffsetsLostError(
-                f'topic "{self.tp.topic}" partition {self.tp.partition} does not hold offset {self.wanted}: {error}'
+                f'topic "{self.tp.topic}" partition {self.tp.partition} no longer has offset {self.wanted}: {error}'
             ) from error
         except KafkaError as error:
             where = f"{self.tp.topic}[{self.tp.partition}]"

@@ -1,4 +1,4 @@
-"""Why a broker cannot be used, as one sentence with the thing, the value and the way out."""
+"""Reasons why a broker cannot be used, each a sentence with the setting, its value and the solution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BrokerProblem", "Cause"]
 
 
 class Cause(StrEnum):
-    """What is wrong; the values are stable and suit metric labels."""
+    """Kind of problem; the values are stable and can be used as metric labels."""
 
     NAME = "name"
     REFUSED = "refused"
@@ -40,7 +40,7 @@ _MAY_PASS = frozenset({Cause.NAME, Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEO
 _SENTENCES = {
     Cause.NAME: 'the name of {address} does not resolve ({detail}): correct "kafka.brokers", or make the name known on this machine',
     Cause.REFUSED: 'nothing listens at {address} ({detail}): start a broker (`ecdctr broker` starts one for development), or correct "kafka.brokers"',
-    Cause.UNREACHABLE: '{address} cannot be reached ({detail}): correct "kafka.brokers", or open the way through the network',
+    Cause.UNREACHABLE: '{address} cannot be reached ({detail}): correct "kafka.brokers", or allow the connection in the network',
     Cause.TIMEOUT: "{address} does not answer: {detail}. A firewall, an overloaded broker or a suspended one behave like this",
     Cause.CLOSED: "{address} closes the connection without an answer ({detail}): the broker may be starting; if this lasts, its log has the reason",
     Cause.ADVERTISED: "{address} answers, but it sends its clients on to {detail}, where no connection can be made from here: "
@@ -58,7 +58,7 @@ _SENTENCES = {
     "use one that is valid and from an authority that the broker trusts",
     Cause.SASL_EXPECTED: '{address} requires a user ({detail}), but kafka.security is "{security}": set kafka.security to "{with_sasl}", '
     "with kafka.mechanism, kafka.username and kafka.password_file",
-    Cause.SASL_UNEXPECTED: '{address} does not take a user and a password, but kafka.security is "{security}": '
+    Cause.SASL_UNEXPECTED: '{address} does not support a user and a password, but kafka.security is "{security}": '
     'set kafka.security to "{without_sasl}", or name the port of a SASL listener',
     Cause.MECHANISM: '{address} does not accept kafka.mechanism = "{mechanism}" ({detail}): set kafka.mechanism to one that it accepts',
     Cause.CREDENTIALS: '{address} refuses the user kafka.username = "{username}" with {mechanism} ({detail}): correct the user name, or the password in {password}',
@@ -74,13 +74,13 @@ class BrokerProblem:
     Attributes
     ----------
     cause
-        What is wrong.
+        Kind of problem.
     address
         ``host:port`` of the broker.
     detail
-        What the system, the TLS library or the broker reported.
+        Error text of the system, the TLS library or the broker.
     settings
-        What was configured; the sentence quotes it, the password never.
+        The connection settings; the sentence quotes them, except the password.
     """
 
     cause: Cause

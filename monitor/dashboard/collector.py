@@ -1,4 +1,4 @@
-"""The figures of the monitor for Prometheus: windows, drift, forgetting, transfer and alerts, read at each scrape."""
+"""The metrics of the monitor for Prometheus: windows, drift, forgetting, transfer and alerts, read at each scrape."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["MonitorCollector"]
 ARM_FIGURES = {
     "gauc": ("ecdctr_window_gauc", "GAUC of a window of event time."),
     "auc": ("ecdctr_window_auc", "AUC of a window of event time."),
-    "ne": ("ecdctr_window_normalized_entropy", "Log loss over that of always predicting the mean CTR."),
-    "pcoc": ("ecdctr_window_pcoc_ratio", "Predicted over observed clicks of a window of event time."),
+    "ne": ("ecdctr_window_normalized_entropy", "Log loss divided by that of always predicting the mean CTR."),
+    "pcoc": ("ecdctr_window_pcoc_ratio", "Predicted divided by observed clicks of a window of event time."),
     "log_loss": ("ecdctr_window_log_loss", "Progressive log loss of a window of event time."),
 }
 SIDE_FIGURES = {
     "rows": ("ecdctr_window_rows", "Rows of a window of event time."),
-    "ctr": ("ecdctr_window_ctr_ratio", "Clicks over impressions of a window of event time."),
+    "ctr": ("ecdctr_window_ctr_ratio", "Clicks divided by impressions of a window of event time."),
     "late": ("ecdctr_window_late_rows", "Late rows of a window of event time."),
     "unseen_users": (
         "ecdctr_window_unseen_users_ratio",
@@ -38,7 +38,7 @@ SIDE_FIGURES = {
 DRIFT_FIGURES = {
     "psi": ("ecdctr_drift_psi", "Population stability index against the reference."),
     "js": ("ecdctr_drift_js_divergence", "Jensen-Shannon divergence from the reference."),
-    "moved": ("ecdctr_drift_moved", "1: the change is significant and large enough to count."),
+    "moved": ("ecdctr_drift_moved", "1: the change is significant and large enough to be drift."),
 }
 BOUNDS = (
     ("", ""),
@@ -66,7 +66,7 @@ class MonitorCollector(Collector):
         return self._families(None)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All families with the present values."""
+        """All families with the current values."""
         return self._families(self._snapshot())
 
     def _families(self, snapshot: Snapshot | None) -> Iterator[GaugeMetricFamily]:

@@ -1,4 +1,4 @@
-"""The dashboard of a worker: metrics, health, recent values, the figures of the monitor, and alerts."""
+"""The dashboard of a worker: metrics, health, recent values, the snapshot of the monitor, and alerts."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["Dashboard", "SnapshotSource"]
 log = logging.getLogger("ecdctr.monitor")
 
 OLDEST_S = 30.0
-"""Age of a cached snapshot at which it is replaced in any case."""
+"""Age from which a cached snapshot is always replaced."""
 
 RESOLVED_SHOWN = 50
 TRANSFER_POINTS = 1_000
 UNATTENDED_EVERY_S = 15.0
-"""Interval between snapshots while no page is open, so that the transfer chart has a past when one is opened."""
+"""Interval between snapshots while no page is open, so that the transfer chart has earlier values when one is opened."""
 
 
 class SnapshotSource(Protocol):
     """The methods of :class:`ecdctr.monitor.monitor.Monitor` that the dashboard needs."""
 
     def snapshot(self) -> Snapshot:
-        """All figures, ready for JSON."""
+        """All metrics as values for JSON."""
         ...
 
     def take_events(self) -> list[Alert]:
@@ -48,19 +48,19 @@ class SnapshotSource(Protocol):
         ...
 
     def delivered(self) -> None:
-        """All of them were delivered."""
+        """Mark the alerts that were returned as delivered."""
         ...
 
 
 class Dashboard:
     """Collects the reports of a worker and serves them over HTTP.
 
-    The worker calls :meth:`stepped` after each step, :meth:`tick` and :meth:`deliver` about once a second.
+    The worker calls :meth:`stepped` after each step, and :meth:`tick` and :meth:`deliver` about once per second.
 
     Parameters
     ----------
     monitor
-        Source of the figures; None: its sections stay empty.
+        Source of the metrics; None: its sections are empty.
     channels
         Receivers of alerts in addition to the log: ``{name: send}``.
     watchdog_s
@@ -159,7 +159,7 @@ class Dashboard:
         dead_letters: Mapping[str, int] | None = None,
         **worker: Any,
     ) -> None:
-        """Report the present state; call about once a second.
+        """Report the current state; call about once per second.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Dashboard:
         lag
             Records of each topic not yet learned.
         dead_letters
-            Events refused since the start, by reason.
+            Events rejected since the start, by reason.
         worker
             Further values that the page shows: ``releases``, ``tpm_months``, ``topics``.
         """
@@ -199,7 +199,7 @@ class Dashboard:
             self._rate_from = (now, rows)
 
     def deliver(self) -> None:
-        """Deliver alerts that were raised or resolved; call about once a second, always from the same thread."""
+        """Deliver alerts that were raised or resolved; call about once per second, always from the same thread."""
         if self._monitor is None:
             return
         events = self._monitor.take_events()
@@ -215,7 +215,7 @@ class Dashboard:
             self.snapshot()
 
     def _record_transfer(self, snapshot: Snapshot) -> None:
-        """The snapshot holds the present figure only; the chart shows its past."""
+        """Store the current value for the chart, because the snapshot contains only the current one."""
         clock, gain = snapshot["clock"], snapshot["transfer"]["gauc"]
         if clock is not None and gain and (not self._transfer or clock > self._transfer[-1][0]):
             if self._transfer and gain == self._transfer[-1][1]:
@@ -225,7 +225,7 @@ class Dashboard:
     # -- results
 
     def snapshot(self, *, fresh: bool = False) -> Snapshot | None:
-        """The figures of the monitor, shared by scrapes and pages; None without a monitor.
+        """The snapshot of the monitor, shared by scrapes and pages; None without a monitor.
 
         A snapshot is reused for half of ``refresh_s``, and longer if it is expensive, up to :data:`OLDEST_S`: snapshots take half a
         percent of the time, however many clients read them. ``fresh``: do not reuse the last one.

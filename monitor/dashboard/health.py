@@ -87,7 +87,7 @@ class Health:
             self._since = self._now()
 
     def step(self) -> None:
-        """A step was completed (or repeated, during recovery)."""
+        """Report that a step was completed (or executed again, during recovery)."""
         with self._lock:
             self._step_at = self._now()
 
@@ -104,7 +104,7 @@ class Health:
             self._problem = text
 
     def verdict(self) -> Verdict:
-        """The present health."""
+        """The current health."""
         with self._lock:
             phase, detail, problem, lag = self._phase, self._detail, self._problem, self._lag
             idle = self._now() - max(self._step_at, self._since)

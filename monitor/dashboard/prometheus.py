@@ -65,8 +65,8 @@ class WorkerMetrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=r,
         )
-        self.healthy = Gauge("ecdctr_healthy", "1: /healthz answers 200.", registry=r)
-        self.ready = Gauge("ecdctr_ready", "1: /readyz answers 200.", registry=r)
+        self.healthy = Gauge("ecdctr_healthy", "1: /healthz returns 200.", registry=r)
+        self.ready = Gauge("ecdctr_ready", "1: /readyz returns 200.", registry=r)
         self.alert_deliveries = Counter(
             "ecdctr_alert_deliveries",
             "Alerts by channel and outcome of the delivery.",
@@ -78,7 +78,7 @@ class WorkerMetrics:
 
 
 class Total:
-    """A counter that is set to a total which its owner counts.
+    """A counter that is set to a total, which is counted elsewhere.
 
     >>> total = Total(Counter("example", "An example.", registry=CollectorRegistry()))
     >>> total.set(3); total.set(5); total.value

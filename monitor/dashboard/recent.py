@@ -12,7 +12,7 @@ __all__ = ["RecentSeries"]
 
 
 class RecentSeries:
-    """A ring buffer of samples. Columns may appear later than others, as a new reason for dead letters does.
+    """A ring buffer of samples. A column may start later than others, for example that of a new reason for dead letters.
 
     Parameters
     ----------

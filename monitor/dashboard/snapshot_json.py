@@ -62,4 +62,4 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise NotImplementedError(f"the snapshot must hold plain values, not {type(value).__name__}")
+    raise NotImplementedError(f"the snapshot must contain plain values, not {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Rows to histogram bins: all features of a domain in one flat layout, so that a block costs one ``bincount``."""
+"""``BinLayout``: histogram bins of all features of a domain in one flat array, so that a block needs one ``bincount``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 class Column(NamedTuple):
-    """A feature, the label or the prediction: its bins are ``offset .. offset + size``."""
+    """A feature, the label or the prediction; its bins are ``offset <= bin < offset + size``."""
 
     what: str
     name: str
@@ -32,10 +32,10 @@ class Column(NamedTuple):
 
 
 class BinLayout:
-    """The bins of a domain: features, then the label, then the prediction of its main arm.
+    """The bins of a domain: features, then the label, then the prediction of its first arm.
 
-    A categorical feature with at most ``bins`` buckets has one bin per bucket. One with more buckets (which are hashes already) has them
-    folded onto ``bins``. Missing values have a bin of their own. The bins of a numeric feature lie between quantiles of the first
+    A categorical feature with at most ``bins`` buckets has one bin per bucket; if it has more buckets (which are hashes already), they
+    are mapped to ``bins`` bins. Missing values have a separate bin. The bins of a numeric feature lie between quantiles of the first
     rows. Features of the time of day are left out, because they change with the clock and not with the data.
 
     Parameters

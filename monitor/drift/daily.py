@@ -27,7 +27,7 @@ class Day:
     start_ms
         Midnight at its start, ms.
     rows, clicks
-        Numbers by domain.
+        Numbers of rows and of clicks by domain.
     table
         As :attr:`ecdctr.monitor.drift.watch.DriftWatch.table`, largest effect first.
     """
@@ -54,7 +54,7 @@ def gather(batches: Iterable[Batch], schema: FeatureSchema, settings: DriftSetti
         last = max(last, int(batch.ts.max()))
         watch.advance(last)
     if watch.reference is None:
-        raise DataError(f"{name} holds no rows to make a drift reference from")
+        raise DataError(f"{name} has no rows for a drift reference")
     watch.reference.name, watch.reference.until_ms = name, last + 1
     return watch.reference
 

@@ -1,4 +1,4 @@
-"""Sequential change detectors on log loss, PCOC and CTR: river's ADWIN, Page-Hinkley and KSWIN, each point a mean of many rows.
+"""Sequential change detectors on log loss, PCOC and CTR: river's ADWIN, Page-Hinkley and KSWIN, each point is a mean of many rows.
 
 A point is a studentised mean over :data:`POINT_ROWS` scored rows. CTR is compared with the reference's CTR of the same hour, log loss
 with its expectation under the prediction, and PCOC enters as the residual, so that the daily cycle of a stream is not reported
@@ -54,7 +54,7 @@ class Detectors:
     Parameters
     ----------
     point_rows
-        Rows of a point.
+        Number of rows per point.
     """
 
     def __init__(self, point_rows: int = POINT_ROWS) -> None:

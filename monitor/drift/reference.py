@@ -144,7 +144,7 @@ class Reference:
         return out
 
     def about(self, *, ready: bool) -> ReferenceInfo:
-        """The entry of the snapshot."""
+        """The entry ``reference`` of the drift section in ``Monitor.snapshot``."""
         rows = {d: self.sketches[d].rows if d in self.sketches else 0 for d in ("natural", "ad")}
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""The report of ``ecdctr drift``: one self-contained page, and the same figures as JSON."""
+"""The report of ``ecdctr drift``: one self-contained page, and the same values as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Things = list[dict[str, Any]]
 
 
 def summarise(days: Sequence[Day]) -> dict[str, Any]:
-    """Days and compared things as plain data.
+    """Days and all comparisons as plain data.
 
     Returns
     -------
     dict
-        ``days``: ``{day, rows, clicks}``; ``things``, largest effect first: ``{what, name, domain, days_moved, first_moved}``, the figures
+        ``days``: ``{day, rows, clicks}``; ``things``, largest effect first: ``{what, name, domain, days_moved, first_moved}``, the values
         ``{effect, psi, js, q_value, description}`` of the day with the largest effect (``said`` is the old name of ``description``), and
         one value per day in ``effects`` (None: not compared) and ``moved``.
     """
@@ -33,7 +33,7 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
     for i, day in enumerate(days):
         for row in day.table:
             f = row.finding
-            # A line for both domains has the figures of the larger change only.
+            # A row for both domains has the values of the larger change only.
             for domain in _DOMAINS if row.domain == "both" else (row.domain,):
                 t = things.setdefault(
                     (f.what, f.name, domain),
@@ -105,16 +105,16 @@ def _page(
     if things:
         yield "<h2>Changes, largest first</h2>\n"
         yield from _things(things)
-        yield "<h2>Effect by day</h2>\n<p>1 is the threshold at which a change counts; days on which it counts are highlighted.</p>\n"
+        yield "<h2>Effect by day</h2>\n<p>1 is the threshold from which a significant change is drift; days with drift are highlighted.</p>\n"
         yield from _days(things, result["days"])
     yield _GLOSSARY
-    yield "<footer>The same figures, unrounded: <code>drift.json</code> in the same folder.</footer>\n"
+    yield "<footer>The same values, unrounded: <code>drift.json</code> in the same folder.</footer>\n"
     yield PAGE_END
 
 
 def _lead(moved: Things, days: int) -> Iterator[str]:
     if not moved:
-        yield '<p class="lead"><span class="good">Nothing has changed</span> beyond what the sample of users and items explains.</p>\n'
+        yield '<p class="lead"><span class="good">Nothing has changed</span> beyond the variation between samples of users and items.</p>\n'
         return
     t = moved[0]
     yield f'<p class="lead"><span class="bad">{escape(t["what"])} {escape(t["name"])}</span> changed most, in {_DOMAINS[t["domain"]]}, '
@@ -174,9 +174,9 @@ def _q(v: float | None) -> str:
 
 _GLOSSARY = """\
 <h2>How to read this</h2>
-<p>Each UTC day is compared with the whole reference. A change counts when its effect reaches the threshold <em>and</em> another sample
+<p>Each UTC day is compared with the whole reference. A change is drift if its effect reaches the threshold <em>and</em> another sample
 of users and items does not explain it, at a false discovery rate over all comparisons of a day.</p>
-<details><summary>What the figures mean</summary>
+<details><summary>Definitions</summary>
 <p><strong>PSI</strong>: population stability index over the bins of a feature's histogram; the effect is the PSI in excess of chance, divided
 by the threshold (0.1 by default). <strong>JS</strong>: Jensen-Shannon divergence, nats. <strong>label</strong>: the click rate; the effect is
 |ln of the ratio| minus two standard errors, divided by its threshold (0.25). <strong>q</strong>: the false discovery rate at which the

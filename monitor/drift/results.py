@@ -1,4 +1,4 @@
-"""Types of the drift figures in a monitor's snapshot. Numbers that do not exist are None."""
+"""Types of the drift section in ``Monitor.snapshot``. Undefined values are None."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ReferenceInfo = TypedDict(
 
 
 class DriftRow(TypedDict):
-    """One line of the drift table.
+    """One row of the drift table.
 
     ``what`` is the kind of comparison (``feature``, ``label``, ``prediction``, ``behaviour``), ``name`` the feature or arm, ``domain``
-    is ``natural``, ``ad`` or ``both``. ``effect`` 1 is the threshold at which a change counts;
-    ``q_value`` is the Benjamini-Hochberg adjusted ``p_value``. ``moved``: the change is significant and large enough to count, ``since``
-    (event time, ms) is None otherwise. ``description``: the size of the change in words; ``said`` is its old name, for one version.
+    is ``natural``, ``ad`` or ``both``. ``effect`` 1 is the threshold from which a significant change is drift;
+    ``q_value`` is the Benjamini-Hochberg adjusted ``p_value``. ``moved``: the change is drift, that is significant and at least as large as the
+    threshold; ``since`` (event time, ms) is None otherwise. ``description``: the size of the change in words; ``said`` is its old name, for one version.
     """
 
     what: str

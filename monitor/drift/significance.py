@@ -1,15 +1,15 @@
-"""Comparison of two sketches: what changed, by how much, and whether chance can explain it.
+"""Comparison of two sketches: size and significance of the change of each feature, label, prediction and segment.
 
 Distributions (features, label, prediction): with shares ``p`` (reference) and ``q`` (now), the statistic is
 ``T = sum (q - p)^2 / m``, ``m`` their mean. Its covariance under "only the sample of users and items
 changed" is estimated from the groups of users and of items: each group is compared with itself (linearised, as for ratios of cluster
-totals), and the spread of these differences estimates how far the whole moves by chance. ``T / E[T]`` is referred to an F distribution with
-Satterthwaite's degrees of freedom. The click rate is compared on the scale of ratios, by users alone.
+totals), and the spread of these differences estimates the change of the whole that is due to chance. ``T / E[T]`` is referred to an F distribution with
+Satterthwaite's degrees of freedom. The click rate is compared as a ratio, and its variance is estimated from the groups of users alone.
 This is the second-order correction of Rao and Scott, "On chi-squared tests for multiway contingency tables" (Annals of
 Statistics, 1984). Without it the dependence between rows of a user is reported as drift.
 
-Behaviour (of a segment, that is a bin of a feature): two figures that measure whether clicks still follow predictions there as they
-do elsewhere. The level is ``ln(clicks / predicted)``, the slope that of a regression of the residual on the centred logit (-2: the
+Behaviour (of a segment, that is a bin of a feature): two values that measure whether clicks depend on predictions in the segment as
+they do elsewhere. The level is ``ln(clicks / predicted)``, the slope is that of a regression of the residual on the centred logit (-2: the
 segment's preferences are inverted). Both are relative to the whole domain, compared with the reference, and studentised by the same groups.
 """
 
@@ -39,7 +39,7 @@ SMALL = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Sizes from which a difference counts."""
+    """Sizes from which a significant change is drift."""
 
     psi: float = 0.1
     label_ratio: float = 0.25
@@ -55,7 +55,7 @@ class Finding:
     what, name
         ``feature``, ``label``, ``prediction`` or ``behaviour``; name of the feature.
     effect
-        Size beyond what chance explains, in units of the threshold at which it counts.
+        Size in excess of chance, in units of the threshold for drift.
     psi, js
         Population stability index and Jensen-Shannon divergence (nats); NaN for behaviour.
     p_value, q_value
@@ -77,7 +77,7 @@ class Finding:
 
 
 def adjust(p: Floats) -> Floats:
-    """Benjamini and Hochberg's adjusted p-values: the false discovery rate at which each would be called.
+    """Benjamini and Hochberg's adjusted p-values: the false discovery rate at which each would be reported.
 
     >>> adjust(np.array([0.01, 0.02, 0.03, 0.5])).round(3).tolist()
     [0.04, 0.04, 0.04, 0.5]
@@ -92,7 +92,7 @@ def adjust(p: Floats) -> Floats:
 
 @dataclass(eq=False)
 class Baseline:
-    """A reference with quantities that all comparisons need, computed once."""
+    """A reference, with quantities that are computed once for all comparisons."""
 
     sketch: Sketch
 
@@ -130,7 +130,7 @@ def compare(
 
 
 def _padded(layout: BinLayout) -> tuple[NDArray[np.intp], int]:
-    """Bin numbers by (column, place); places that a column lacks point to the extra bin after the last one."""
+    """Bin numbers by (column, place); places beyond the size of a column refer to the extra bin after the last one."""
     width = max(c.size for c in layout.columns)
     index = np.full((len(layout.columns), width), layout.total, np.intp)
     for i, c in enumerate(layout.columns):
@@ -141,7 +141,7 @@ def _padded(layout: BinLayout) -> tuple[NDArray[np.intp], int]:
 def _by_column(sketch: Sketch, index: NDArray[np.intp]) -> Floats:
     """Counts as ``(columns, 2 G, places)``."""
     wide = sketch.counts.reshape(2 * sketch.groups, -1).astype(np.float64)
-    wide[:, -1] = 0  # values that are not counted; places that a column lacks point there
+    wide[:, -1] = 0  # values that are not counted; places beyond the size of a column refer to it
     return np.ascontiguousarray(wide[:, index].transpose(1, 0, 2))
 
 
@@ -191,9 +191,9 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
             detail |= {"before": before, "after": after}
             if min(before, after) <= 0:
                 continue  # the ratio does not exist
-            # On the scale of ratios, where items of high and of low click rate change alike.
+            # As a ratio, so that items with high and with low click rates change alike.
             moved = math.log(after / before)
-            # By users alone: a change of the items that are shown is a cause of a changed click rate, not sampling noise.
+            # Variance from users alone: other items being shown is a cause of a changed click rate, not sampling noise.
             noise = math.sqrt(float(((v[i, :g, 1] / after - u[i, :g, 1] / before) ** 2).sum()))
             p_value[i] = 2 * special.stdtr(g - 1, -abs(moved) / noise) if noise else 1.0
             certain = max(0.0, abs(moved) - 2 * noise)  # the end of its interval that is nearer to no change
@@ -223,7 +223,7 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
 
 
 def _squared(w: Floats, g: int) -> Floats:
-    """``tr((w' w)^2)`` of each column. The products are small enough that BLAS starts no threads, which training needs."""
+    """``tr((w' w)^2)`` of each column. The products are small, so that BLAS starts no threads; training needs the cores."""
     parts = w.reshape(len(w), -1, g // 2 if g % 2 == 0 else g, w.shape[2])
     product = np.matmul(parts.transpose(0, 1, 3, 2), parts).sum(1)
     return np.asarray(np.einsum("fkl,fkl->f", product, product))

@@ -1,4 +1,4 @@
-"""Histograms by groups of users and of items: the distributions of a stream in bounded memory, with their own variance.
+"""``Sketch``: histograms of a stream by groups of users and of items, in bounded memory, from which their variance is estimated.
 
 Rows of one user depend on each other, and so do rows of one item; a test that assumes independence finds drift every day.
 Each histogram is therefore maintained for ``G`` groups of users and for ``G`` groups of items (by hash). The spread between the groups
@@ -63,9 +63,9 @@ class Block:
     dense
         Numeric features of counted rows, ``(n, numeric)``.
     scored_index, scored_group, predicted, weights
-        Rows that the main arm predicted: the same, the bin of the prediction, and ``y, p, y L, p L, p (1 - p) L^2``.
+        Rows that the first arm predicted: the same, the bin of the prediction, and ``y, p, y L, p L, p (1 - p) L^2``.
     rows
-        Rows that one counted row represents.
+        Number of rows that one counted row represents.
     ts, scored_ts
         Event times, ms.
     """
@@ -173,7 +173,7 @@ class Sketch:
         )
 
     def add(self, block: Block) -> None:
-        """Count rows."""
+        """Add a block of rows."""
         width = np.int32(self.layout.total + 1)
         self.rows += block.rows * len(block.label)
         times = block.scored_index.shape[1]
