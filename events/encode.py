@@ -124,7 +124,7 @@ def encode(
 ) -> Batch:
     """Check every value, hash the ids, and return the rows without fault as a ``Batch``.
 
-    Faults are marked in ``columns.faults``; the batch holds the other rows, in their original order. Each field named in
+    Faults are marked in ``columns.faults``; the batch contains the other rows, in their original order. Each field in
     ``text_notes`` becomes the note ``text:<field>``: its strings as Python objects, None where missing.
     """
     _check(columns, limits)
@@ -172,10 +172,10 @@ def _check(columns: Columns, limits: Limits) -> None:
     flats = {name: flat for name, (_, flat) in columns.bags.items()}
     for name, flat in flats.items():
         if flat.null_count():
-            mark(_rows_of(columns, name, flat.is_null().to_numpy()), "type", f"{name} holds a null")
+            mark(_rows_of(columns, name, flat.is_null().to_numpy()), "type", f"{name} contains a null")
     for name, too_long in _too_long(flats, limits.max_string):
         bad = _rows_of(columns, name, too_long)
-        mark(bad, "long", f"{name} holds an id of more than {limits.max_string} bytes")
+        mark(bad, "long", f"{name} contains an id of more than {limits.max_string} bytes")
 
 
 def _too_long(columns: dict[str, pl.Series], limit: int) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -199,7 +199,7 @@ def _by_length(columns: dict[str, pl.Series]) -> list[tuple[int, list[str]]]:
 
 
 def _rows_of(columns: Columns, bag: str, bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows that hold a bad id in this bag."""
+    """Mask of the rows with an invalid id in this bag."""
     out = np.zeros(columns.n, dtype=np.bool_)
     out[np.repeat(np.arange(columns.n), columns.bags[bag][0])[bad]] = True
     return out

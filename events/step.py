@@ -50,7 +50,7 @@ class Step:
     Raises
     ------
     ValueError
-        The batch holds rows of another domain.
+        The batch contains rows of another domain.
     """
 
     kind: StepKind

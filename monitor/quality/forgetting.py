@@ -1,6 +1,6 @@
 """``Forgetting``: scores rows of earlier periods again at checkpoints; GAUC by the time since a user's rows were last learned.
 
-A probe slice holds all rows of a fixed sample of users in one period of event time. It is scored at the first checkpoint after the
+A probe slice contains all rows of a sample of users in one period of event time. It is scored at the first checkpoint after the
 period, and again at later ones; ``transfer`` is GAUC now minus GAUC at the first time (backward transfer: Lopez-Paz and Ranzato,
 "Gradient episodic memory for continual learning", NeurIPS 2017). Below 0 the model has forgotten.
 """

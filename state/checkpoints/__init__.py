@@ -1,4 +1,4 @@
-"""Checkpoints: what a trainer captures, and the stores that hold it, on disk or in memory."""
+"""Checkpoints: what a trainer captures, and the stores on disk and in memory."""
 
 from ecdctr.state.checkpoints.disk import CheckpointStore
 from ecdctr.state.checkpoints.memory import MemoryCheckpointStore

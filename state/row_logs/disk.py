@@ -30,7 +30,7 @@ class RowLog:
     """Rows of a structured dtype, in files ``day-<day>.rows`` of plain little-endian records.
 
     Nothing is buffered in the process: rows survive ``kill -9`` as soon as :meth:`append` returns. Recovery cuts off the
-    rows that were appended after the last checkpoint (:meth:`truncate`), and the redone steps append them again.
+    rows that were appended after the last checkpoint (:meth:`truncate`), and the replayed steps append them again.
     One thread appends; :meth:`flush` may run in another, and does not block it.
 
     Parameters
@@ -40,7 +40,7 @@ class RowLog:
     dtype
         Structured dtype of the rows.
     read_only
-        For a reader while another process writes: nothing is created or truncated, and each call reads the sizes again.
+        Open for reading while another process writes: nothing is created or truncated, and each call reads the sizes again.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], read_only: bool = False) -> None:
@@ -49,7 +49,7 @@ class RowLog:
         self._read_only = read_only
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._dirty: set[int] = set()
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
         self._new_names = False
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class RowLog:
             The rows could not be written completely (disk full); the log is as it was before.
         """
         before: dict[int, int] = {}
-        with self._changing:
+        with self._lock:
             try:
                 for day, run in runs_by_day(np.ascontiguousarray(rows, self.dtype), days):
                     before[day] = self._rows.get(day, 0)
@@ -75,9 +75,9 @@ class RowLog:
                     self._dirty.add(day)
             except OSError as error:
                 for day, count in before.items():
-                    self._cut(day, count)
+                    self._truncate_day(day, count)
                 raise StateError(
-                    f"row log {self.folder} cannot take {len(rows)} rows: {error.strerror}; free some space"
+                    f"row log {self.folder}: {len(rows)} rows could not be written: {error.strerror}; free some space"
                 ) from error
 
     def sizes(self) -> dict[int, int]:
@@ -87,28 +87,28 @@ class RowLog:
         return dict(sorted(self._rows.items()))
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
-        """Cut every day to the rows named; days that are not named are removed.
+        """Truncate each day to ``sizes[day]`` rows; days that are not in ``sizes`` are removed.
 
-        Days before :meth:`first_day` may be named although they are missing: they were dropped after the sizes were recorded.
+        ``sizes`` may contain missing days before :meth:`first_day`: they were removed after the sizes were recorded.
 
         Raises
         ------
         StateError
-            A day has fewer rows than named; nothing is cut then.
+            A day has fewer rows than ``sizes`` requires; nothing is truncated then.
         """
-        for day, named in sizes.items():
+        for day, recorded in sizes.items():
             found = self._rows.get(day, 0)
-            if found < named and day >= self._first_day:
+            if found < recorded and day >= self._first_day:
                 raise StateError(
-                    f"row log {self._path(day)} has {found} rows, the checkpoint records {named}; restore the file "
+                    f"row log {self._path(day)} has {found} rows, the checkpoint records {recorded}; restore the file "
                     "or start from an older checkpoint"
                 )
-        with self._changing:
+        with self._lock:
             for day in list(self._rows):
                 if day not in sizes:
                     self._remove(day)
                 elif self._rows[day] > sizes[day]:
-                    self._cut(day, sizes[day])
+                    self._truncate_day(day, sizes[day])
 
     def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]:
         """All rows of the days ``first_day..last_day`` (both included), by day, then in the order appended."""
@@ -123,7 +123,7 @@ class RowLog:
     def iter_chunks(
         self, rows: int, first_day: int | None = None, last_day: int | None = None
     ) -> Iterator[NDArray[Any]]:
-        """The rows of :meth:`read` in pieces of ``rows`` rows across days; the last piece may be smaller."""
+        """The rows of :meth:`read` in chunks of ``rows`` rows across days; the last chunk may be smaller."""
         chosen = self._chosen(first_day, last_day)
         left = sum(count for _, count in chosen)
         day_at, row_at = 0, 0
@@ -146,7 +146,7 @@ class RowLog:
             # Written first: a crash before the removal leaves days that the next call removes.
             write_atomic(self.folder / "first-day.json", json.dumps({"first_day": day}).encode())
             self._first_day = day
-        with self._changing:
+        with self._lock:
             for old in [d for d in self._rows if d < day]:
                 self._remove(old)
 
@@ -158,7 +158,7 @@ class RowLog:
         """With ``fsync``, make all rows durable: before a checkpoint records :meth:`sizes`."""
         if not fsync:
             return  # nothing is buffered in the process
-        with self._changing:
+        with self._lock:
             dirty, self._dirty = sorted(self._dirty), set()
             new_names, self._new_names = self._new_names, False
         try:
@@ -168,7 +168,7 @@ class RowLog:
             if new_names:
                 fsync_dir(self.folder)
         except OSError:
-            with self._changing:
+            with self._lock:
                 self._dirty.update(dirty)
                 self._new_names |= new_names
             raise
@@ -192,7 +192,7 @@ class RowLog:
             os.close(self._fds.popitem(last=False)[1])
         return fd
 
-    def _cut(self, day: int, rows: int) -> None:
+    def _truncate_day(self, day: int, rows: int) -> None:
         if rows == 0:
             self._remove(day)
             return
@@ -228,9 +228,9 @@ class RowLog:
         rows: dict[int, int] = {}
         for path in self.folder.glob("day-*.rows"):
             day = int(path.stem.removeprefix("day-"))
-            rows[day], torn = divmod(path.stat().st_size, self.dtype.itemsize)
-            if torn and not self._read_only:
-                _log.warning("row log %s: cut off an incomplete last row of %d bytes", path, torn)
+            rows[day], incomplete_bytes = divmod(path.stat().st_size, self.dtype.itemsize)
+            if incomplete_bytes and not self._read_only:
+                _log.warning("row log %s: removed an incomplete last row of %d bytes", path, incomplete_bytes)
                 os.truncate(path, rows[day] * self.dtype.itemsize)
         return {day: count for day, count in rows.items() if count}
 
@@ -245,7 +245,7 @@ class RowLog:
         found = json.loads(path.read_bytes())["dtype"]
         if found != wanted:
             raise StateError(
-                f"row log {self.folder} holds rows {found}, the configuration requires {wanted}; "
+                f"row log {self.folder} has rows of dtype {found}, the configuration requires {wanted}; "
                 "restore the old feature list or name another state folder"
             )
 

@@ -31,11 +31,11 @@ class MemoryRowLog:
 
     def truncate(self, sizes: Mapping[int, int]) -> None:
         found = self.sizes()
-        for day, named in sizes.items():
-            if found.get(day, 0) < named and day >= self._first_day:
-                raise StateError(f"day {day} has {found.get(day, 0)} rows, the checkpoint records {named}")
-        cut = {day: np.concatenate(runs)[: sizes.get(day, 0)] for day, runs in self._days.items()}
-        self._days = {day: [rows] for day, rows in cut.items() if len(rows)}
+        for day, recorded in sizes.items():
+            if found.get(day, 0) < recorded and day >= self._first_day:
+                raise StateError(f"day {day} has {found.get(day, 0)} rows, the checkpoint records {recorded}")
+        truncated = {day: np.concatenate(runs)[: sizes.get(day, 0)] for day, runs in self._days.items()}
+        self._days = {day: [rows] for day, rows in truncated.items() if len(rows)}
 
     def read(self, first_day: int | None = None, last_day: int | None = None) -> NDArray[Any]:
         runs = [

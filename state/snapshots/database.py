@@ -131,7 +131,7 @@ class VectorDb:
         data = b"".join(values)
         if len(data) != len(values) * self._dim * 4:
             raise SnapshotDamagedError(
-                f"snapshot {self.folder.parent} holds vectors whose length is not {self._dim}"
+                f"snapshot {self.folder.parent} contains vectors whose length is not {self._dim}"
             )
         return np.frombuffer(data, "<f4").reshape(len(values), self._dim).astype(np.float32, copy=False)
 

@@ -57,7 +57,7 @@ class SnapshotWriter:
             return tuple(self._pending)
 
     def settle(self, months: Sequence[str] | None = None) -> None:
-        """Wait until all scheduled months (or those named) are on disk; a failed write is tried once more.
+        """Wait until all scheduled months (or those in ``months``) are on disk; a failed write is repeated once.
 
         Raises
         ------

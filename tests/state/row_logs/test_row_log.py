@@ -192,7 +192,7 @@ def test_a_full_disk_rolls_back_the_whole_append(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20 * DTYPE.itemsize + 3, hard))
     try:
-        with pytest.raises(StateError, match="cannot take 10 rows"):
+        with pytest.raises(StateError, match="10 rows could not be written"):
             log.append(rows(30, 10), np.repeat(days(0, 1, 2), [2, 1, 7]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
