@@ -2,7 +2,7 @@
 
 :func:`logit` and :func:`log_losses` compute in float64 with two logarithms a row, which is exact to the last digits
 near 0 and 1; training and offline metrics use them. :func:`fast_logit` and :func:`fast_log_losses` compute in the dtype
-they get with one logarithm a row: the monitor runs during live training, and its float32 rows need no more (4,096 log
+of their argument with one logarithm a row: the monitor runs during live training, and float32 is sufficient for it (4,096 log
 losses take 27 us instead of 198).
 """
 

@@ -1,4 +1,4 @@
-"""The table of arms: which models can run side by side, and from when their predictions count.
+"""The table of arms: the models that can run side by side, and the milestones from which they predict and learn.
 
 Everything that lists arms is derived from :data:`ARMS`: the values that the settings accept, the columns of the score
 log, the arms that a trainer builds, and the tests that every arm has to pass. A new arm is one module in
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SERVING = "actr"
-"""Name under which the score log and reports hold the predictions of the arm that serves."""
+"""Name of the serving arm's predictions in the score log and in reports."""
 
 
 class Milestone(Enum):
@@ -50,15 +50,15 @@ class ArmEntry:
     factory
         ``module:function`` in ``models/arms``; called with an ``ArmContext``, it returns the arm.
     saved_as
-        The arm's own name, which prefixes its tensors in checkpoints; empty: ``name``.
+        Name of the arm object and prefix of its tensors in checkpoints; if empty, ``name``.
     always
-        Whether the arm runs in every configuration; all others run when a setting asks for them.
+        Whether the arm runs in every configuration; other arms run if a setting names them or another arm needs them.
     can_serve
         Whether ``model.transfer`` accepts the name.
     can_be_stacked
         Whether ``model.stack_of`` accepts the name.
     needs
-        Setting of the model that names one or several further arms without which this one cannot run.
+        Key of the model settings that names the arms without which this one cannot run; empty if it needs none.
     predicts_from
         Until then the predictions of ``ads_only`` are used in place of the arm's own.
     learns_from

@@ -21,7 +21,7 @@ ANSWER_S = 20.0
 class TopicChannel:
     """Sends alerts as JSON. The key identifies rule and subject, so that a compacted topic retains the last state of each.
 
-    A channel of :class:`ecdctr.monitor.alerts.delivery.AlertDelivery`: called from its thread alone.
+    A channel of :class:`ecdctr.monitor.alerts.delivery.AlertDelivery`; called only from its thread.
 
     Parameters
     ----------

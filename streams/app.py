@@ -57,15 +57,15 @@ class StreamApp:
 
     Each list of records is processed as follows:
 
-    1. Records before the intake's position were counted already: they are skipped (``redelivered``).
+    1. Records before the intake's position have already been accepted: they are skipped (``redelivered``).
     2. If the list was fetched from an offset after the position, a list in between was lost in a rebalance: seek back (``jumps``).
-       A gap after the fetched offset belongs to the log (compaction, transaction markers) and is valid, unless the log begins
-       only there.
+       A gap after the fetched offset is part of the log (compaction, transaction markers) and is valid, unless the log begins
+       after the position.
     3. Decode all lists of a topic that arrived together in one call. Send rejected records to the dead-letter topic and wait for
        the acknowledgement.
     4. Only then deliver the valid rows, which moves the position.
 
-    A partition that a rebalance takes away is not read any more; reading of one that returns continues at the intake's position.
+    A partition that a rebalance revokes is no longer read; if it is assigned again, reading continues at the intake's position.
     Offsets that the group has committed are never used.
 
     Parameters
@@ -79,14 +79,14 @@ class StreamApp:
     dead_letters
         Receives rejected records; started by the caller.
     pool
-        Decoding processes, started by the caller; None: this process decodes.
+        Decoding processes, started by the caller. If None, this process decodes.
 
     Attributes
     ----------
     records, rows
         Number of records read and of rows delivered.
     redelivered
-        Records that were skipped because they were counted already.
+        Records that were skipped because the intake had already accepted them.
     jumps
         Number of seeks back because a list was lost.
     """
@@ -158,7 +158,7 @@ class StreamApp:
         return consumer
 
     async def publish(self, positions: Mapping[tuple[str, int], int]) -> bool:
-        """Commit the positions of the last checkpoint to the group, for lag tools only."""
+        """Commit the positions of the last checkpoint to the group, only so that monitoring tools can show the lag."""
         return bool(await self.consumer.publish(positions))
 
     def idle_s(self) -> float:
@@ -199,7 +199,7 @@ class StreamApp:
             self.rows += len(chunk.batch)
 
     async def _fresh(self, records: RecordList) -> Fetched | None:
-        """The part of a list that must be decoded; None: nothing, or reading continues at an earlier offset first."""
+        """The part of a list that must be decoded; None if there is none, or if reading first continues at an earlier offset."""
         topic, partition = records.tp
         position = self.intake.position(topic, partition)
         if position is None:
@@ -226,7 +226,7 @@ class StreamApp:
         return Fetched(topic, partition, position, fresh)
 
     async def _check_gap(self, tp: Any, position: int) -> None:
-        """Raise unless the log still holds the position: otherwise records were deleted before they were read."""
+        """Raise an error if the log no longer contains the position, because records were then deleted before they were read."""
         beginning = (await self.consumer.earliest_offsets(tp))[tp]
         if beginning > position:
             raise OffsetsLostError(
@@ -238,7 +238,7 @@ class StreamApp:
 async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     """Run the app in this loop until ``stop`` is set; then leave the group and return.
 
-    No signal handlers are installed: that is left to the caller.
+    No signal handlers are installed; this is left to the caller.
 
     Raises
     ------

@@ -28,12 +28,12 @@ class BrokerWatch:
     The consumer's own client waits for lost brokers without a limit or a message, and cannot distinguish a broker that came back with
     an empty log from one without new records.
 
-    The requests are made in a daemon thread, since they may hang for as long as a broker does.
+    The requests are made in a daemon thread, because a broker that hangs blocks them.
 
     Parameters
     ----------
     make_log
-        Connects to the click topics; raises at once where no broker listens or all refuse.
+        Connects to the click topics; raises at once if no broker listens or all refuse the connection.
     positions
         Returns the next offset of every partition.
     on_lost

@@ -1,8 +1,9 @@
 """``LogConsumer``: a Faust consumer that delivers whole lists of records, from positions that the application sets.
 
-It overrides methods of ``faust.transport.drivers.aiokafka.Consumer`` that are not public, hence the exact version in
-``pyproject.toml``. Faust needs one pass through asyncio for each message; one pass for each list of polled records is about thirty
-times as fast. Reading continues where the application has counted records, not where the group has committed offsets.
+It overrides methods of ``faust.transport.drivers.aiokafka.Consumer`` that are not public; therefore ``pyproject.toml`` pins the
+exact version of Faust. Faust schedules asyncio once per message; scheduling once per list of polled records is an order of magnitude
+faster (docs/performance.md). Reading resumes at the positions that the application keeps, not at the committed offsets of the
+consumer group.
 """
 
 from __future__ import annotations
@@ -24,19 +25,24 @@ __all__ = ["LogConsumer", "PositionKeeper", "RecordList"]
 
 log = logging.getLogger("ecdctr.consumer")
 
-# Also the time after which a partition that was full is fetched again.
+# Maximum time that one poll waits for records. A partition whose buffer was full is considered again after at most this time.
 _POLL_S = 0.1
+# Interval of the search for lists that were lost between fetcher and agents.
 _REFETCH_CHECK_S = 1.0
 
-# Decoding a list takes one or two milliseconds, however short it is: while few records arrive, they are gathered for this time.
+# Decoding a list costs one to two milliseconds even if the list is short. While few records arrive, they are collected for this
+# time and decoded together.
 _GATHER_S = 0.05
+# A poll that returns at least this many records or bytes is not followed by a collecting pause.
 _MANY, _MANY_BYTES = 1_000, 1 << 18
 
-# How long the broker may delay its answer to a fetch while there are no records: while some arrive, and while none do. A broker gets
-# one request at a time, which leaves out partitions whose records are buffered here: a request for quiet partitions alone would
-# delay the busy ones by this time. Faust's own 1,500 ms lead to bursts of that period.
+# Maximum time that the broker waits for records before it answers a fetch with none (fetch.max.wait.ms): the first value applies
+# while records are arriving, the second while the topics are idle. The client sends one fetch request at a time to a broker,
+# without the partitions whose records are still buffered in the client. A request that covers only idle partitions therefore blocks
+# the busy ones for up to this time. With Faust's default of 1,500 ms, records arrive in bursts 1.5 s apart.
 _WAIT_BUSY_MS = 5
 _WAIT_IDLE_MS = 100
+# A list that was delivered but not started by an agent within this time is considered lost and fetched again.
 _LOST_AFTER_S = 30.0
 
 
@@ -52,7 +58,7 @@ class PositionKeeper(Protocol):
         ...
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """Record that the log holds offsets up to ``end``."""
+        """Record the end offset (exclusive) of the partition."""
         ...
 
 
@@ -82,10 +88,10 @@ class RecordList:
 
 
 class _NoReadOffsets(dict[Any, Any]):
-    """Replaces Faust's map of read offsets, with which it drops messages that it considers redelivered; always empty.
+    """Replaces Faust's map of read offsets, which Faust uses to drop messages that it considers redelivered; always empty.
 
     Faust counts messages as read before an agent gets them, and so would drop the records that a seek back fetches again. The app
-    compares with the intake's position instead, which is exact.
+    decides by the position of the intake instead, which is exact.
     """
 
     def __getitem__(self, key: Any) -> Any:
@@ -101,11 +107,11 @@ class _NoReadOffsets(dict[Any, Any]):
 class LogConsumer(Consumer):  # type: ignore[misc]
     """Seeks to the application's positions, delivers lists of records, and fetches only partitions with room in their buffer.
 
-    A partition has at most one list in the hands of the agents: until :meth:`done` is called with it, nothing more of the partition
-    is taken from the fetcher, which reads ahead by itself. Lists of one topic that were taken together are delivered together.
+    The agents process at most one list per partition at a time. No further records of the partition are taken from the fetcher until
+    :meth:`done` is called; the fetcher prefetches in the meantime. Lists of one topic that were taken together are delivered together.
 
-    The app that owns the consumer has an attribute ``keeper`` (:class:`PositionKeeper`) and an attribute ``own_topics``, the names
-    of the topics that are read this way.
+    The app must have an attribute ``keeper`` (:class:`PositionKeeper`) and an attribute ``own_topics``, the names of the topics that
+    are read this way.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,12 +123,12 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._checked_at = 0.0
         self.refetches = 0
         self._took_at, self._took_many = 0.0, False
-        # Used by the consumer's thread alone: where the next list of each partition has to begin.
+        # Only the consumer's thread uses these: where the next list of each partition has to begin, and in which assignment.
         self._next_offset: dict[TP, int] = {}
-        self._assignment_of_next: object = None
+        self._offsets_belong_to: object = None
 
     def done(self, records: RecordList) -> None:
-        """The agents have processed this list: reading of the partition may continue."""
+        """Report that the agents have processed a list; reading of its partition continues."""
         if self._delivered.get(records.tp) is records:
             del self._delivered[records.tp]
 
@@ -141,7 +147,10 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         return positions
 
     async def seek_back(self, positions: Mapping[TP, int]) -> None:
-        """Continue to read at these offsets. A list from elsewhere that arrives later is recognised by ``fetched_from``."""
+        """Continue reading at these offsets.
+
+        A list that was fetched from another offset and arrives later is recognised by ``fetched_from``.
+        """
         for tp in positions:
             self._delivered.pop(tp, None)
         if positions:
@@ -156,7 +165,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         if not self.flow_active:
             try:
                 await self.perform_seek()
-            except Exception as error:  # as Faust does: the seek after the rebalance follows in any case
+            except Exception as error:  # Faust ignores it as well: another seek is made after the rebalance
                 log.warning("the seek failed while the flow was stopped: %r", error)
             return
         self._report_ends()
@@ -166,8 +175,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                 continue
             topics.setdefault(tp.topic, []).append(found)
         for together in topics.values():
-            # A list may be the last of its partition, so it may be dropped only where a seek is certain to follow. Lists that were
-            # fetched before a rebalance are valid: positions decide, not generations.
+            # A list may be the last one of its partition, so it may only be dropped if a seek is certain to follow. Lists fetched
+            # before a rebalance remain valid: the app checks their offsets, not the generation of the consumer group.
             if not self.flow_active:
                 return
             now = time.monotonic()
@@ -181,10 +190,10 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             yield last.tp, message
 
     async def _refetch_lost(self) -> None:
-        """Fetch lists again that were lost between the fetcher and the agents.
+        """Fetch again the lists that were lost between fetcher and agents.
 
-        A later list would reveal the loss, but the last list of a partition has none after it. Needless fetches are harmless: records
-        that were counted are skipped.
+        The loss of a list is detected when the next list of the partition arrives, but the last list has no successor. Unnecessary
+        fetches are harmless, because records that the intake has already accepted are skipped.
         """
         now = time.monotonic()
         if now - self._checked_at < _REFETCH_CHECK_S or not self.flow_active:
@@ -216,8 +225,9 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             for tp in active_partitions or ()
             if tp.topic in self._own_topics and tp not in self._delivered and self._keeper.wants(*tp)
         }
-        if not wanted:  # an empty set would mean all partitions to the fetcher
-            if not self._delivered and self._thread._consumer is not None:  # reading waits for training
+        if not wanted:  # the fetcher treats an empty set as "all partitions"
+            # All buffers are full: reading is paused until training catches up.
+            if not self._delivered and self._thread._consumer is not None:
                 self._thread._consumer._fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
             await self.sleep(_POLL_S / 2)
             return {}
@@ -231,7 +241,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     # -- in the consumer's thread
 
     async def _fetch_in_thread(self, wanted: set[TP], timeout: float) -> dict[TP, RecordList]:
-        """Take fetched records together with the offset of their fetch, without a seek in between."""
+        """Take fetched records and the offset from which they were fetched, in one operation that no seek can interrupt."""
         consumer = self._thread._ensure_consumer()
         fetcher = consumer._fetcher
         deadline = time.monotonic() + timeout
@@ -239,13 +249,13 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             if consumer._closed or fetcher._closed:
                 raise ConsumerStoppedError
             with fetcher._subscriptions.fetch_context():
-                # Without a timeout it does not wait: the records continue at ``_next_offset``.
+                # With ``timeout=0`` the call does not wait, so no seek can run in between and the records begin at ``_next_offset``.
                 taken = await fetcher.fetched_records(
                     wanted, timeout=0, max_records=consumer._max_poll_records
                 )
                 if taken:
                     fetcher._fetch_max_wait_ms = _WAIT_BUSY_MS
-                    self._same_assignment(fetcher)
+                    self._forget_offsets_of_old_assignment(fetcher)
                     return {TP(*tp): self._as_list(TP(*tp), records) for tp, records in taken.items()}
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -255,7 +265,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                 if not waiter.done():
                     waiter.cancel()
                 else:
-                    waiter.result()  # an authorisation error shows here
+                    waiter.result()  # raises authorisation errors
         fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
         return {}
 
@@ -266,19 +276,22 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
     async def _seek_in_thread(self, positions: dict[TP, int]) -> None:
         consumer = self._thread._ensure_consumer()
-        self._same_assignment(consumer._fetcher)
+        self._forget_offsets_of_old_assignment(consumer._fetcher)
         for tp, offset in positions.items():
             try:
                 consumer.seek(TopicPartition(*tp), offset)
-            except IllegalStateError:  # revoked meanwhile; the seek follows when it is assigned again
+            except IllegalStateError:  # revoked in the meantime; it is sought again when it is assigned again
                 continue
             self._next_offset[tp] = offset
 
-    def _same_assignment(self, fetcher: Any) -> None:
-        """Clear ``_next_offset`` after a new assignment, which starts at the group's committed offsets until the seek."""
+    def _forget_offsets_of_old_assignment(self, fetcher: Any) -> None:
+        """Clear ``_next_offset`` after a new assignment.
+
+        Reading then starts at the committed offsets of the group, until the next seek.
+        """
         assignment = fetcher._subscriptions.subscription.assignment
-        if assignment is not self._assignment_of_next:
-            self._assignment_of_next = assignment
+        if assignment is not self._offsets_belong_to:
+            self._offsets_belong_to = assignment
             self._next_offset.clear()
 
     # -- in the app's loop
@@ -290,12 +303,15 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             try:
                 end = self.highwater(tp)
             except (AssertionError, IllegalStateError):
-                continue  # revoked meanwhile, in the consumer's thread
+                continue  # revoked in the meantime, in the consumer's thread
             if end is not None:
                 self._keeper.set_end(tp.topic, tp.partition, end)
 
     async def publish(self, positions: Mapping[tuple[str, int], int]) -> bool:
-        """Commit next offsets to the group, for lag tools only; a failure is only logged."""
+        """Commit the positions to the consumer group, only so that monitoring tools can show the lag.
+
+        Errors are logged and ignored.
+        """
         owned = self.assignment()
         offsets = {
             TopicPartition(*key): OffsetAndMetadata(offset, "")
@@ -307,7 +323,10 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         try:
             await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
         except KafkaError as error:
-            log.warning("offsets were not published to the group (%s); the next checkpoint will", error)
+            log.warning(
+                "offsets were not committed to the group (%s); this is tried again at the next checkpoint",
+                error,
+            )
             return False
         return True
 
@@ -316,7 +335,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
 
 def _many(found: Mapping[TP, RecordList]) -> bool:
-    """Whether many rows arrived: by the number of messages, or by their bytes, since a packed message holds many rows."""
+    """Whether many rows arrived, by the number of messages or by their bytes (a packed message contains many rows)."""
     lists = [taken.records for taken in found.values()]
     if sum(map(len, lists)) >= _MANY:
         return True

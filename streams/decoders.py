@@ -1,4 +1,4 @@
-"""``DecodePool``: decodes messages in processes of their own.
+"""``DecodePool``: decodes messages in child processes.
 
 Decoding holds Python's global lock, and so does the trainer's thread: in one process, each slows the other. Messages are sent to
 a process as bytes, and encoded rows are returned. The consumer of the worker keeps the offsets, so the distribution of messages over
@@ -34,10 +34,10 @@ __all__ = ["DecodePool"]
 log = logging.getLogger("ecdctr.streams")
 
 LEAST = 256
-"""Least number of messages per process: splitting fewer of them costs more than it saves."""
+"""Minimum number of messages per process: splitting fewer of them costs more than it saves."""
 
 TRIES = 3
-"""Number of processes that may die while they decode the same messages."""
+"""Number of processes that may die while they decode the same messages, before decoding fails."""
 
 _LENGTH = struct.Struct("<Q")
 

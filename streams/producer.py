@@ -24,7 +24,7 @@ from ecdctr.streams.topics import partition_counts
 __all__ = ["partition_of", "produce"]
 
 _SLICE_ROWS = 8_192
-_SLICES_IN_FLIGHT = 4  # bounds the memory where events are read faster than the broker accepts them
+_SLICES_IN_FLIGHT = 4  # bounds the memory if events are read faster than the broker accepts them
 _PACED_SLICES_PER_S = 20
 _HEADERS = [(CONTENT_TYPE_HEADER, ARROW_CONTENT_TYPE)]
 
@@ -144,9 +144,8 @@ class _Sender:
                 while self._in_flight:
                     self._wait_for_oldest()
         finally:
-            with suppress(
-                KafkaError
-            ):  # all sends are acknowledged, or the error that is being raised is more specific
+            # All sends are acknowledged, or the error that is being raised is more specific.
+            with suppress(KafkaError):
                 self._producer.close(timeout=0)
 
     def send(

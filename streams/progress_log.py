@@ -1,4 +1,4 @@
-"""The line of progress that a worker writes to its log."""
+"""Writes the progress of a worker to its log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def log_progress(
     topics
         The click topics.
     dead_letters
-        Gives the number of events sent to dead-letter topics.
+        Returns the number of events sent to dead-letter topics.
     """
     topics = list(topics)
     logged = sum(engine.progress.rows.values())

@@ -1,4 +1,4 @@
-"""``RollbackLetters``: the records of a step that was rolled back become dead letters."""
+"""``RollbackLetters``: sends the records of a step that was rolled back to the dead-letter topics."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["RollbackLetters"]
 class RollbackLetters:
     """Sends the records of rolled-back steps to the dead-letter topics.
 
-    A batch holds no original bytes, so the records are read from the log a second time.
+    A batch does not contain the original bytes, so the records are read from the log a second time.
 
     Parameters
     ----------
     make_log
         ``make_log(decoder)`` connects to the click topics.
     decoder
-        Decodes the records, to find those that gave a row.
+        Decodes the records, to find those from which a row was decoded.
     domains
         ``{topic: domain}``.
     stop_requested
@@ -90,9 +90,8 @@ class RollbackLetters:
                     records,
                     self._domains[part.topic],
                 )
-                with_rows = set(
-                    chunk.offset.tolist()
-                )  # the others were rejected, and are dead letters already
+                # The other records were rejected and are already dead letters.
+                with_rows = set(chunk.offset.tolist())
                 letters += [
                     DeadLetter(
                         part.topic,

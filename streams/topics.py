@@ -23,7 +23,7 @@ log = logging.getLogger("ecdctr.topics")
 
 BOOTSTRAP_MS = 10_000
 LEADERS_MS = 10_000
-"""Longest time until every partition of a new topic must have a leader."""
+"""Maximum time until every partition of a new topic must have a leader."""
 
 
 @dataclass(frozen=True, slots=True)

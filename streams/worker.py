@@ -318,7 +318,7 @@ class Worker:
             await asyncio.to_thread(self._reporter.deliver)
 
     def _publish(self, positions: Positions) -> None:
-        """Called in the saving thread: show the durable positions to lag tools."""
+        """Called in the saving thread: commit the durable positions, only so that monitoring tools can show the lag."""
         loop, app = self._loop, self._app
         if loop is not None and app is not None and not loop.is_closed():
             asyncio.run_coroutine_threadsafe(_log_failure(app.publish(positions)), loop)
@@ -327,5 +327,5 @@ class Worker:
 async def _log_failure(call: Coroutine[Any, Any, bool]) -> None:
     try:
         await call
-    except Exception as error:  # only the display of lag tools depends on it
-        log.debug("offsets not published: %r", error)
+    except Exception as error:  # only the lag that monitoring tools show depends on it
+        log.debug("offsets were not committed to the group: %r", error)

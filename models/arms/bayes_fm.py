@@ -1,4 +1,7 @@
-"""``BayesFm``: a factorization machine learned by online Laplace steps; natural clicks are the prior of ads."""
+"""``BayesFm``: a factorization machine with a Gaussian posterior, updated by an online Laplace approximation.
+
+The parameters learned from natural rows are the prior mean of the ad parameters.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,34 @@ __all__ = ["BayesFm", "ads_bayes_fm", "bayes_fm"]
 Floats = NDArray[np.float64]
 
 MIN_CURVE = 1e-3
-"""Lower bound of a row's ``p (1 - p)``: a row that was predicted with certainty still has weight when it is wrong."""
+"""Lower bound of a row's curvature ``p (1 - p)``. Without it, a row predicted with near certainty would add almost no precision,
+and if the prediction is wrong the step would be very long."""
 CLIP = 5.0
 """Numeric features are clipped at this number of standard deviations."""
 MAX_LOGIT = 12.0
 """Bound of the absolute logit: predictions are within (6e-6, 1 - 6e-6)."""
 _LARGE = 1e6
+"""Numeric features are clipped at this absolute value before they are standardised, so that their squares stay finite."""
 
 
 class BayesFm:
-    r"""Clicks as a factorization machine with a Gaussian distribution over the parameters of every id.
+    r"""A factorization machine that predicts clicks, with a Gaussian distribution over the parameters of every id.
 
     A row has the logit ``z = b . n + sum_f w_f + sum_(f<g) v_f . v_g`` (Rendle, ICDM 2010): numeric features ``n`` and
-    a constant, a bias of every categorical feature, and products of the features that TPM reads, too. In an ad row the
-    parameters of every id are ``natural + difference``, and so is ``b``. Natural rows train the first, ad rows both. An
-    id that is rare in ads is therefore predicted from its natural clicks, an id that is frequent in ads from its ad
-    clicks: the transfer is the prior.
+    a constant, a bias of every categorical feature, and the pairwise products of the features with ``tpm = true``. In an
+    ad row the parameters of every id are ``natural + difference``, and so is ``b``. Natural rows train ``natural``; ad rows
+    train ``natural`` and ``difference``. An id that is rare in ads is therefore predicted mainly from its natural clicks, an
+    id that is frequent in ads mainly from its ad clicks. Knowledge is transferred because the natural parameters are the
+    prior mean of the ad parameters.
 
-    Rows are learned in chunks: first ``b`` takes a Newton step, then, from the remaining residuals, each id takes one of
-    its own, see :class:`GaussianFactors`. (Updating one feature after the other, each from the residuals of the features
-    before it, was measured: the order of the features then decides which of them explains a click, and every order was
-    worse.)
+    Rows are learned in chunks. First one diagonal Newton step updates ``b``. Then, with the residuals that remain, one
+    Newton step per id updates its parameters, see :class:`GaussianFactors`. (The alternative, updating the features one
+    after the other with the residuals of the previous ones, was worse for every order of the features: the order then
+    determines which feature explains a click.)
 
-    No random number is drawn and no step can fail: curvatures have a lower bound, numbers are clipped, the linear systems
-    are positive definite, and no step is longer than :data:`MAX_STEP`. The state is a function of the settings and of the
-    rows in their order. Implements :class:`Arm`.
+    No random number is drawn and no step can fail: curvatures have a lower bound, numeric features are clipped, the linear
+    systems are positive definite, and no parameter changes by more than :data:`MAX_STEP` in one update. The state depends
+    only on the settings and on the rows and their order. Implements :class:`Arm`.
 
     Parameters
     ----------
@@ -59,7 +65,7 @@ class BayesFm:
     seed
         Seed of the initial factors.
     natural
-        False: natural rows are not learned (the control that learns from ads alone).
+        Whether natural rows are learned; False for the control ``ads_bayes_fm``.
     """
 
     reads: tuple[str, ...] = ()
@@ -76,9 +82,10 @@ class BayesFm:
         self.name, self._settings, self._seed = name, settings, seed
         self.domains: tuple[int, ...] = (NATURAL, AD) if natural else (AD,)
         single = [group for group in schema.categorical if not group.is_bag]
-        plain = [group for group in single if not group.tpm]
-        keyed = [group for group in single if group.tpm]
-        self._groups, self._n_plain, self._n_dense = (*plain, *keyed), len(plain), schema.n_dense
+        biases_only = [group for group in single if not group.tpm]
+        with_factors = [group for group in single if group.tpm]
+        self._groups, self._n_biases_only = (*biases_only, *with_factors), len(biases_only)
+        self._n_dense = schema.n_dense
         self.reset()
 
     def reset(self) -> None:
@@ -87,7 +94,7 @@ class BayesFm:
         self._factors = [
             GaussianFactors(
                 kinds.get(group.spec.field, s.other),
-                factors=0 if i < self._n_plain else s.dim,
+                factors=0 if i < self._n_biases_only else s.dim,
                 sd=s.init,
                 seed=self._seed + i,
             )
@@ -107,24 +114,29 @@ class BayesFm:
             factors.look_up(batch.features[:, group.first_col], ad)
             for factors, group in zip(self._factors, self._groups, strict=True)
         ]
-        z = self._pairs(vectors) + (self._numbers(batch, ad) * self._b).sum(1)
+        z = self._logit_of_ids(vectors) + (self._numbers(batch, ad) * self._b).sum(1)
         return _sigmoid(z).astype(np.float32)
 
-    def _pairs(self, vectors: Sequence[Floats]) -> Floats:
+    def _logit_of_ids(self, vectors: Sequence[Floats]) -> Floats:
+        """Sum of the biases and of the pairwise products of each row's ids, ``(n,)``."""
         z = np.zeros(len(vectors[0])) if vectors else np.zeros(0)
         for vector in vectors:
             z += vector[:, 0]
-        keyed = vectors[self._n_plain :]
-        if keyed:
-            total = np.sum([v[:, 1:] for v in keyed], axis=0)
-            for vector in keyed:
+        with_factors = vectors[self._n_biases_only :]
+        if with_factors:
+            total = np.sum([v[:, 1:] for v in with_factors], axis=0)
+            for vector in with_factors:
                 z += 0.5 * (vector[:, 1:] * (total - vector[:, 1:])).sum(1)
         return z
 
     def _numbers(self, batch: Batch, ad: Floats) -> Floats:
-        """Numeric features of each row, followed by the same numbers if the row is an ad, else 0; ``(n, 2 (D + 1))``."""
-        n, mean, square = self._moments
-        sd = np.sqrt(square / np.maximum(n, 1.0)) + 1e-6
+        """Inputs of ``b``, ``(n, 2 (D + 1))``.
+
+        Standardised numeric features and a constant 1 for each row, followed by the same values if the row is an ad and by
+        zeros otherwise.
+        """
+        n, mean, m2 = self._moments
+        sd = np.sqrt(m2 / np.maximum(n, 1.0)) + 1e-6
         x = (np.clip(batch.dense.astype(np.float64), -_LARGE, _LARGE) - mean) / sd
         x = np.where(n > 0, np.clip(x, -CLIP, CLIP), 0.0)
         x = np.concatenate([x, np.ones((len(batch), 1))], axis=1)
@@ -143,26 +155,26 @@ class BayesFm:
     def _chunk(self, batch: Batch) -> None:
         ad = (batch.domain == AD).astype(np.float64)
         hour = int(batch.ts.max()) // HOUR_MS
-        self._count(batch.dense)
-        places = [
-            factors.place(batch.features[:, group.first_col], hour)
+        self._update_moments(batch.dense)
+        chunk_ids = [
+            factors.find_or_add(batch.features[:, group.first_col], hour)
             for factors, group in zip(self._factors, self._groups, strict=True)
         ]
-        vectors = [b.vectors(place, ad) for b, place in zip(self._factors, places, strict=True)]
+        vectors = [factors.vectors(ids, ad) for factors, ids in zip(self._factors, chunk_ids, strict=True)]
         numbers = self._numbers(batch, ad)
-        z = self._pairs(vectors) + (numbers * self._b).sum(1)
+        z = self._logit_of_ids(vectors) + (numbers * self._b).sum(1)
         z += self._learn_numbers(numbers, z, batch.label)
         p = _sigmoid(z)
         gradient, curve = p - batch.label, np.maximum(p * (1.0 - p), MIN_CURVE)
-        keyed = [v[:, 1:] for v in vectors[self._n_plain :]]
-        total = np.sum(keyed, axis=0) if keyed else None
-        for factors, place, vector in zip(self._factors, places, vectors, strict=True):
-            along = np.ones((len(batch), 1))
+        with_factors = [v[:, 1:] for v in vectors[self._n_biases_only :]]
+        total = np.sum(with_factors, axis=0) if with_factors else None
+        for factors, ids, vector in zip(self._factors, chunk_ids, vectors, strict=True):
+            inputs = np.ones((len(batch), 1))
             if factors.size > 1 and total is not None:
-                along = np.concatenate([along, total - vector[:, 1:]], axis=1)
-            factors.learn(place, 0, along, gradient, curve)
+                inputs = np.concatenate([inputs, total - vector[:, 1:]], axis=1)
+            factors.learn(ids, 0, inputs, gradient, curve)
             if ad.any():
-                factors.learn(place, 1, along, gradient * ad, curve * ad)
+                factors.learn(ids, 1, inputs, gradient * ad, curve * ad)
 
     def _learn_numbers(self, numbers: Floats, z: Floats, label: NDArray[np.float32]) -> Floats:
         p = _sigmoid(z)
@@ -173,14 +185,14 @@ class BayesFm:
         out: Floats = (numbers * step).sum(1)
         return out
 
-    def _count(self, dense: NDArray[np.float32]) -> None:
+    def _update_moments(self, dense: NDArray[np.float32]) -> None:
         """Update mean and squared deviations of the numeric features (Chan, Golub and LeVeque, 1979)."""
         x = np.clip(dense.astype(np.float64), -_LARGE, _LARGE)
-        n, mean, square = self._moments
-        m, theirs = len(x), x.mean(0)
-        off = theirs - mean
-        spread = ((x - theirs) ** 2).sum(0) + off**2 * n * m / (n + m)
-        self._moments = np.stack([n + m, mean + off * m / (n + m), square + spread])
+        n, mean, m2 = self._moments
+        m, batch_mean = len(x), x.mean(0)
+        delta = batch_mean - mean
+        batch_m2 = ((x - batch_mean) ** 2).sum(0) + delta**2 * n * m / (n + m)
+        self._moments = np.stack([n + m, mean + delta * m / (n + m), m2 + batch_m2])
 
     # -- state
 
@@ -198,7 +210,7 @@ class BayesFm:
 
     def load(self, state: ArmState) -> None:
         if f"{self.name}/b" not in state.dense:
-            return  # a checkpoint that is older than this arm
+            return  # the checkpoint was written before this arm existed
         self._b, self._b_curve, self._moments = (
             np.array(state.dense[f"{self.name}/{key}"], np.float64) for key in ("b", "b_curve", "moments")
         )
@@ -220,7 +232,7 @@ def bayes_fm(context: ArmContext) -> BayesFm:
 
 
 def ads_bayes_fm(context: ArmContext) -> BayesFm:
-    """The arm ``ads_bayes_fm``: its control, which learns from ads alone."""
+    """The arm ``ads_bayes_fm``: the control of ``bayes_fm``, the same model trained on ad rows only."""
     model = context.model
     return BayesFm(context.schema, model.bayes_fm, name="ads_bayes_fm", seed=model.seed, natural=False)
 

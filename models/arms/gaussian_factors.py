@@ -12,7 +12,7 @@ from ecdctr.models.nets import DirtyRows, IdMap
 from ecdctr.models.settings import FactorPriorSettings
 from ecdctr.state.hashing import mix64
 
-__all__ = ["GaussianFactors", "Places"]
+__all__ = ["ChunkIds", "GaussianFactors"]
 
 Floats = NDArray[np.float64]
 
@@ -21,17 +21,18 @@ MAX_STEP = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
-    """Positions of a chunk's ids in the tables of a :class:`GaussianFactors`.
+class ChunkIds:
+    """The ids of a chunk and their rows in the tables of a :class:`GaussianFactors`.
 
     Attributes
     ----------
     rows
         Table row of each distinct id, ``(m,)``.
     inverse
-        Position within ``rows`` of the id of each row of the chunk, ``(n,)``.
+        For each row of the chunk, the index of its id in ``rows``, ``(n,)``.
     order, starts
-        Rows of the chunk sorted by id, ``(n,)``, and the position of each id's first one, ``(m,)``.
+        Indices of the chunk's rows sorted by id, ``(n,)``, and for each id the position in ``order`` at which its rows begin,
+        ``(m,)``.
     """
 
     rows: NDArray[np.int64]
@@ -41,14 +42,16 @@ class Places:
 
 
 class GaussianFactors:
-    """For every id a mean and a precision of its parameters in natural rows, and of the difference in ad rows.
+    """Stores for every id the mean and the precision of its natural parameters, and of the difference that ad rows add to them.
 
-    The precision is ``A + diag(1 / variance)``. Rows with gradient ``g`` and curvature ``h`` of the loss with respect to
-    the logit, whose derivative with respect to the id's parameters is ``a``, add ``A += h a a^T`` and then move the mean
-    by ``-(A + diag(1 / variance))^-1 g a``: online Laplace (Ritter, Botev and Barber, NeurIPS 2018, equation 9), here
-    with the whole block of each id instead of a Kronecker approximation. Steps shrink as 1 / n, where those of Adagrad
-    shrink as 1 / sqrt(n): rare ids do not fluctuate, frequent ids converge. The precision that natural rows added decays
-    with the hours of event time.
+    The precision is ``A + diag(1 / variance)``, where ``A`` is the accumulated curvature and ``variance`` the prior variance.
+    Let ``g`` and ``h`` be the first and second derivative of a row's loss with respect to its logit, and ``a`` the derivative
+    of the logit with respect to the parameters of the id. The rows of a chunk first update ``A += sum h a a^T`` and then the
+    mean by ``-(A + diag(1 / variance))^-1 sum g a``: online Laplace (Ritter, Botev and Barber, NeurIPS 2018, equation 9), with
+    the full curvature matrix of each id instead of a Kronecker-factored approximation. The step size decreases as 1 / n in the
+    number of rows of an id, whereas that of Adagrad decreases as 1 / sqrt(n). The prior keeps rare ids from overfitting, and
+    frequent ids converge. The precision added by natural rows is multiplied by the configured factor per day of event time
+    (``bias_memory``, ``factor_memory``), at a resolution of hours.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ class GaussianFactors:
     factors
         Number of parameters of an id in addition to its bias.
     sd
-        Standard deviation of the initial factors: with 0 no product would ever change.
+        Standard deviation of the initial factors. It must be above 0: if both factors of a product are 0, its gradient is 0 and
+        it would never change.
     seed
         Seed of the initial factors.
     """
@@ -69,7 +73,7 @@ class GaussianFactors:
         self._prior = 1.0 / np.stack(
             [np.append(s.bias, s.factor * tail), np.append(s.ad_bias, s.ad_factor * tail)]
         )
-        self._decay = np.append(s.bias_memory, s.factor_memory * tail)
+        self._daily_factor = np.append(s.bias_memory, s.factor_memory * tail)
         self.ids = IdMap()
         self._changed = DirtyRows(0)
         self._hour = np.zeros(0, np.int64)
@@ -77,71 +81,71 @@ class GaussianFactors:
         self._curvature = np.zeros((0, 2, size, size))
 
     def look_up(self, values: NDArray[np.int32], ad: Floats) -> Floats:
-        """Parameters of each row's id, ``(n, size)``; 0 for ids without learned rows."""
+        """Mean parameters of each row's id, ``(n, size)``: natural, plus the difference in ad rows; 0 for unknown ids."""
         unique, inverse = np.unique(values, return_inverse=True)
         at = self.ids.find(unique.astype(np.uint64))
         mean = np.zeros((len(unique), 2, self.size))
         mean[at >= 0] = self._mean[at[at >= 0]]
         return _combine(mean, inverse, ad)
 
-    def place(self, values: NDArray[np.int32], hour: int) -> Places:
-        """Find the ids of a chunk, add new ones at their prior, and decay the precision of all of them up to the hour."""
+    def find_or_add(self, values: NDArray[np.int32], hour: int) -> ChunkIds:
+        """Find the ids of a chunk and add new ones with their prior. The natural precision of these ids is decayed to ``hour``."""
         unique, inverse = np.unique(values, return_inverse=True)
         before = len(self.ids)
         rows = self.ids.add(unique.astype(np.uint64))
         if len(self.ids) > before:
-            self._begin(before, len(self.ids), hour)
+            self._initialise(before, len(self.ids), hour)
         elapsed = np.maximum(hour - self._hour[rows], 0)
-        if (self._decay < 1.0).any() and elapsed.any():
-            factor = self._decay ** (
-                elapsed[:, None] / 48.0
-            )  # square root of a day's decay: A is multiplied on both sides
+        if (self._daily_factor < 1.0).any() and elapsed.any():
+            # elapsed / 24 days, halved: rows and columns of A are both multiplied by the factor.
+            factor = self._daily_factor ** (elapsed[:, None] / 48.0)
             self._curvature[rows, 0] *= factor[:, :, None] * factor[:, None, :]
         self._hour[rows] = np.maximum(self._hour[rows], hour)
         self._changed.mark(rows)
         order = np.argsort(inverse, kind="stable")
-        return Places(rows, inverse, order, np.searchsorted(inverse[order], np.arange(len(rows))))
+        return ChunkIds(rows, inverse, order, np.searchsorted(inverse[order], np.arange(len(rows))))
 
-    def vectors(self, place: Places, ad: Floats) -> Floats:
-        """As :meth:`look_up`, for ids that :meth:`place` found."""
-        return _combine(self._mean[place.rows], place.inverse, ad)
+    def vectors(self, ids: ChunkIds, ad: Floats) -> Floats:
+        """As :meth:`look_up`, for ids that :meth:`find_or_add` returned."""
+        return _combine(self._mean[ids.rows], ids.inverse, ad)
 
-    def learn(self, place: Places, part: int, along: Floats, gradient: Floats, curve: Floats) -> None:
+    def learn(self, ids: ChunkIds, part: int, inputs: Floats, gradient: Floats, curve: Floats) -> None:
         """One Newton step for every id that has rows of this part.
 
         Parameters
         ----------
-        place
+        ids
             Ids of the chunk.
         part
             0: natural, 1: difference in ads.
-        along
+        inputs
             Derivative of each row's logit with respect to the parameters of its id, ``(n, size)``.
         gradient, curve
-            First and second derivative of each row's loss with respect to its logit, ``(n,)``; both are 0 for rows without
-            information about this part.
+            First and second derivative of each row's loss with respect to its logit, ``(n,)``; both are 0 for rows that do
+            not depend on this part (natural rows if ``part`` is 1).
         """
-        a, size = along[place.order], self.size
-        g, h = gradient[place.order], curve[place.order]
-        sums = np.add.reduceat(g[:, None] * a, place.starts, axis=0)
+        a, size = inputs[ids.order], self.size
+        g, h = gradient[ids.order], curve[ids.order]
+        sums = np.add.reduceat(g[:, None] * a, ids.starts, axis=0)
         outer = (a[:, :, None] * (h[:, None] * a)[:, None, :]).reshape(-1, size * size)
-        curves = np.add.reduceat(outer, place.starts, axis=0).reshape(-1, size, size)
-        informed = curves[:, 0, 0] > 0.0
-        rows = place.rows[informed]
-        precision = self._curvature[rows, part] + curves[informed]
+        curves = np.add.reduceat(outer, ids.starts, axis=0).reshape(-1, size, size)
+        has_rows = curves[:, 0, 0] > 0.0
+        rows = ids.rows[has_rows]
+        precision = self._curvature[rows, part] + curves[has_rows]
         self._curvature[rows, part] = precision
         at = np.arange(size)
         precision[:, at, at] += self._prior[part]
         step = (
-            sums[informed] / precision[:, 0]
+            sums[has_rows] / precision[:, 0]
             if size == 1
-            else np.linalg.solve(precision, sums[informed][:, :, None])[:, :, 0]
+            else np.linalg.solve(precision, sums[has_rows][:, :, None])[:, :, 0]
         )
-        # Where thousands of equal rows contradict everything learned before, a full Newton step overshoots by far.
+        # If thousands of similar rows contradict what was learned before, a full Newton step would overshoot.
         step /= np.maximum(np.abs(step).max(axis=1, keepdims=True) / MAX_STEP, 1.0)
         self._mean[rows, part] -= step
 
-    def _begin(self, first: int, end: int, hour: int) -> None:
+    def _initialise(self, first: int, end: int, hour: int) -> None:
+        """Set rows ``first .. end`` to their prior; grow the arrays if needed."""
         if end > len(self._mean):
             more = max(end, 2 * len(self._mean), 1024) - len(self._mean)
             for name in ("_hour", "_mean", "_curvature"):
@@ -172,10 +176,10 @@ class GaussianFactors:
         return np.concatenate([part.astype(np.float64) for part in parts], axis=1)
 
     def load(self, ids: NDArray[np.uint64], payload: Floats) -> None:
-        """Set an empty table to all rows ever taken."""
+        """Fill an empty table with all rows that :meth:`take` has returned so far, in the order of their row numbers."""
         self.ids.add(ids)
         n, size = len(ids), self.size
-        self._begin(0, n, 0)
+        self._initialise(0, n, 0)
         self._hour[:n] = payload[:, 0].astype(np.int64)
         self._mean[:n] = payload[:, 1 : 1 + 2 * size].reshape(n, 2, size)
         self._curvature[:n] = payload[:, 1 + 2 * size :].reshape(n, 2, size, size)

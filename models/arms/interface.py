@@ -1,4 +1,4 @@
-"""``Arm``: what a trainer requires of every model that runs on the stream."""
+"""``Arm``: the interface that every model of a trainer implements."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _T = TypeVar("_T")
 
 
 class ArmInput:
-    """Rows that arms predict or learn, with everything that the arms derive from them and share.
+    """Rows to be predicted or learned, with a cache of values that several arms compute from them (encoded chunks, predictions).
 
     Parameters
     ----------
     batch
-        The rows. Rows that are learned are all of one domain.
+        The rows. Rows that are learned all have the same domain.
     encoder
-        Encodes chunks of the rows for the networks; None: only arms without a network read them.
+        Encodes the rows for network arms. May be None if no network arm uses this input.
     score
-        ``score(rows, name)``: computes the predictions of another arm for the same rows; None: no arm reads any.
+        ``score(rows, name)`` computes the predictions of another arm for the same rows. May be None if no arm uses
+        predictions of other arms.
     clock_ms
-        Youngest event time of the stream so far, these rows included.
-    learned
+        Latest event time of the stream so far, including these rows.
+    will_learn
         Whether the rows are going to be learned. Networks then predict them in the chunks in which they learn them,
         so that each chunk is encoded once.
     """
@@ -44,9 +45,9 @@ class ArmInput:
         score: Callable[[ArmInput, str], NDArray[np.float32]] | None = None,
         *,
         clock_ms: int = 0,
-        learned: bool = False,
+        will_learn: bool = False,
     ) -> None:
-        self.batch, self.clock_ms, self.learned = batch, clock_ms, learned
+        self.batch, self.clock_ms, self.will_learn = batch, clock_ms, will_learn
         self._encoder, self._score = encoder, score
         self._scores: dict[str, NDArray[np.float32]] = {}
         self._derived: dict[Hashable, Any] = {}
@@ -56,7 +57,7 @@ class ArmInput:
 
     @property
     def domain(self) -> int:
-        """Domain of the first row; 0 (natural) without rows."""
+        """Domain of the first row; 0 (natural) if there are no rows."""
         return int(self.batch.domain[0]) if len(self.batch) else 0
 
     @property
@@ -65,18 +66,26 @@ class ArmInput:
         return self.domain == AD
 
     def scores(self, name: str) -> NDArray[np.float32]:
-        """Predictions of an arm for these rows, float32 ``(n,)``; computed once, before any arm learns the rows."""
+        """Predictions of an arm for these rows, float32 ``(n,)``.
+
+        Computed at the first call and then cached; the first call must precede learning.
+        """
         if name not in self._scores:
-            assert self._score is not None, f"predictions of {name} are required, and nothing computes them"
+            assert self._score is not None, (
+                f"predictions of {name} are required, but this ArmInput has no function that computes them"
+            )
             self._scores[name] = self._score(self, name)
         return self._scores[name]
 
     def chunks(self, size: int) -> list[tuple[Batch, Encoded]]:
-        """The rows in chunks of ``size``, the last one shorter, each with its tensors; shared by arms of one size."""
+        """The rows in chunks of ``size`` rows (the last chunk may be shorter), each with its encoded tensors.
+
+        Arms with the same chunk size share the result.
+        """
         size = min(size, len(self.batch))
 
-        def cut() -> list[tuple[Batch, Encoded]]:
-            assert self._encoder is not None, "a network reads rows that nothing encodes"
+        def encode() -> list[tuple[Batch, Encoded]]:
+            assert self._encoder is not None, "a network arm needs an encoder, but this ArmInput has none"
             if not size:
                 return []
             whole = size == len(self.batch)
@@ -84,7 +93,7 @@ class ArmInput:
             parts = [self.batch] if whole else [self.batch.take(slice(i, i + size)) for i in starts]
             return [(part, self._encoder.encode(part)) for part in parts]
 
-        return self.derive(("chunks", size), cut)
+        return self.derive(("chunks", size), encode)
 
     def derive(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """The value that ``make`` returned when it was first called for ``key``."""
@@ -96,7 +105,7 @@ class ArmInput:
 
 @dataclass
 class ArmState:
-    """What a checkpoint holds of one or several arms.
+    """State of one or several arms, as it is stored in a checkpoint.
 
     Attributes
     ----------
@@ -106,7 +115,7 @@ class ArmState:
         Table name -> row numbers ``(m,)`` and their payload ``(m, d)``. A capture holds the rows that changed since
         the previous capture; a state to load holds every row ever captured.
     meta
-        Plain JSON.
+        Further values that can be written as JSON.
     """
 
     dense: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -114,7 +123,7 @@ class ArmState:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def update(self, other: ArmState) -> None:
-        """Add another arm's state, whose names are different."""
+        """Add the state of another arm; the names must be different."""
         self.dense.update(other.dense)
         self.rows.update(other.rows)
         self.meta.update(other.meta)
@@ -124,16 +133,17 @@ class ArmState:
 class Arm(Protocol):
     """A model that predicts and learns rows of the stream.
 
-    The trainer, the scorer, the checkpoints and the state hash use an arm through this interface alone;
-    ``tests/models/arms/test_contract.py`` checks every arm of the table against it.
+    Predicting, learning, capturing and restoring use an arm only through this interface, and
+    ``tests/models/arms/test_contract.py`` checks every arm of the table against it. Releases, TPM snapshots and the state
+    hash also use :class:`NetworkArm` and other arms directly.
 
-    An arm draws no random numbers while it runs: its state is a function of its settings and of the rows it learned,
-    in their order.
+    An arm draws no random numbers while it runs: its state depends only on its settings and on the rows that it learned and
+    their order.
     """
 
     @property
     def name(self) -> str:
-        """Unique name; prefix of the arm's names in :class:`ArmState`."""
+        """Unique name. Names in :class:`ArmState` begin with it, except ``shift`` of ``cpm_only``."""
         ...
 
     @property
@@ -153,7 +163,7 @@ class Arm(Protocol):
     def learn(self, rows: ArmInput) -> None:
         """Learn rows of one domain, once each, in their order.
 
-        Called when the step is final: an arm that cannot guarantee to learn any rows has to be a :class:`StagedArm`.
+        Called when the step can no longer be rolled back. An arm whose learning can fail must be a :class:`StagedArm`.
         """
         ...
 
@@ -162,7 +172,7 @@ class Arm(Protocol):
         ...
 
     def load(self, state: ArmState) -> None:
-        """Set the arm, which is in its initial state, to a captured state. Names of other arms are ignored."""
+        """Load a captured state. The arm must be in its initial state. Entries of other arms are ignored."""
         ...
 
     def reset(self) -> None:
@@ -176,24 +186,25 @@ class Arm(Protocol):
 
 @runtime_checkable
 class StagedArm(Arm, Protocol):
-    """An arm whose step can fail, and which learns in two stages so that a step is learned by all arms or by none.
+    """An arm whose learning can fail. It learns in two stages, so that either all arms or none learn a step.
 
     After :meth:`stage` exactly one of :meth:`commit` and :meth:`rollback` is called.
     """
 
     @property
     def based_on(self) -> tuple[str, ...]:
-        """Arms whose parameters are part of this one's: this arm has to stage before they do."""
+        """Names of the arms whose parameters this arm uses. It must be staged before them, because staging may already change
+        their parameters."""
         ...
 
     def stage(self, rows: ArmInput) -> float:
-        """Compute the step.
+        """Learn the rows provisionally; :meth:`commit` or :meth:`rollback` follows.
 
         Returns
         -------
         float
-            Mean log loss of the rows, each before it was learned; NaN when loss or gradients are not finite or the loss
-            has exploded: then the step must be rolled back.
+            Mean log loss of the rows, each before it was learned. NaN if the loss or a gradient is not finite, or if the loss
+            exceeds ``MAX_LOSS``; the caller must then roll back.
         """
         ...
 

@@ -18,7 +18,7 @@ __all__ = ["ItemCtr", "item_ctr"]
 class ItemCtr:
     """An item's clicks divided by its impressions so far, smoothed towards the click rate of all ad rows.
 
-    ``(clicks_i + strength * rate) / (impressions_i + strength)``. The baseline that ignores users. Implements
+    ``(clicks_i + strength * rate) / (impressions_i + strength)``. A baseline that ignores users. Implements
     :class:`Arm`.
 
     Parameters

@@ -18,7 +18,7 @@ __all__ = ["LinkedArm", "linked"]
 
 
 class LinkedArm(NetworkArm):
-    """The backbone's parameters, which receive no gradient from here, plus differences that only ad rows train.
+    """Predicts with the backbone's parameters plus differences that only ad rows train; the backbone receives no gradient from it.
 
     With ``theta`` the backbone's current parameters, a row is predicted by ``f(theta + delta)``, where every ``delta``
     (embedding rows, interaction, MLP, head) is initially 0. What the backbone learns is effective at the next
@@ -78,21 +78,21 @@ class LinkedArm(NetworkArm):
             self._copy_batch_norm()
 
     def _copy_batch_norm(self) -> None:
-        """Initialise the running statistics with the backbone's statistics of ads; before the first row is learned."""
-        theirs = dict(self.backbone.net.named_modules())
-        for name, ours in self.net.named_modules():
-            if isinstance(ours, BatchNorm):
-                norm = theirs[name]
-                assert isinstance(norm, BatchNorm)
-                prefix = "ad" if norm.per_domain else "running"
+        """Initialise the running statistics with the backbone's statistics of ads, before the first row is learned."""
+        backbone_modules = dict(self.backbone.net.named_modules())
+        for name, module in self.net.named_modules():
+            if isinstance(module, BatchNorm):
+                source = backbone_modules[name]
+                assert isinstance(source, BatchNorm)
+                prefix = "ad" if source.per_domain else "running"
                 for statistic in ("mean", "var"):
-                    value = norm.get_buffer(f"{prefix}_{statistic}")
-                    ours.get_buffer(f"{prefix}_{statistic}").copy_(value)
+                    value = source.get_buffer(f"{prefix}_{statistic}")
+                    module.get_buffer(f"{prefix}_{statistic}").copy_(value)
 
     def _effective(self, encoded: Encoded, own: list[Tensor]) -> list[Tensor]:
         torch.add(self.backbone.flat.values.data, self.flat.values.data, out=self._sum)
-        theirs = self.backbone._own(encoded)
-        return [a + b for a, b in zip(theirs, own, strict=True)]
+        backbone_rows = self.backbone._own(encoded)
+        return [a + b for a, b in zip(backbone_rows, own, strict=True)]
 
 
 def linked(context: ArmContext) -> LinkedArm:

@@ -1,4 +1,4 @@
-"""``NetworkArm``: a network with its tables and optimisers; learns from a stream in steps that can be undone."""
+"""``NetworkArm``: a network with its embedding tables and optimisers; its steps can be undone."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class ArmSpec:
     domain_flag
         Whether a row's domain is an input of the network.
     ad_batch
-        Maximum number of ad rows of a chunk, for an arm that learns both domains; None: ``batch``. A row has the same
-        weight in either domain.
+        Maximum number of ad rows of a chunk, for an arm that learns both domains. If None, ``batch`` is used. A row has
+        the same weight in either domain.
     """
 
     name: str
@@ -109,9 +109,9 @@ class _Pending:
 class NetworkArm:
     """A network with its embedding tables and optimisers. Implements :class:`StagedArm`.
 
-    :meth:`stage` computes all chunks of a step. A step of one chunk is applied by :meth:`commit`; of several chunks each
-    is applied before the next is computed. :meth:`rollback` restores parameters, optimiser state and batch norm in either
-    case, bit for bit.
+    :meth:`stage` computes all chunks of a step. If a step has one chunk, :meth:`commit` applies it; if it has several, each
+    chunk is applied before the next one is computed. In either case :meth:`rollback` restores parameters, optimiser state and
+    batch norm bit for bit.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class NetworkArm:
     history_dim
         Length of a TPM vector.
     device
-        Where the tensors live.
+        Device of the tensors.
     like
         An arm in its initial state whose tables have the same initial values; copying them is faster than drawing them
         again.
@@ -194,22 +194,22 @@ class NetworkArm:
 
     @property
     def history_reader(self) -> HistoryReader | None:
-        """Reader of the TPM history; None: the network has no such input."""
+        """Reader of the TPM history; None if the network has no such input."""
         return self.reader if self.reads_history else None
 
     # -- predict
 
     def prepare(self, encoded: Encoded, batch: Batch) -> Prepared:
-        """Add the TPM history of the rows, where this arm reads it."""
+        """Add the TPM history of the rows if this arm reads it."""
         if not self.reads_history:
             return Prepared(encoded, None)
-        assert self.reader is not None, f"arm {self.name} reads history but has no reader"
+        assert self.reader is not None, f"arm {self.name} reads TPM vectors but has no reader"
         return Prepared(encoded, self.reader.read(batch))
 
     def _chunks(self, rows: ArmInput) -> list[Prepared]:
-        """The rows in chunks of this arm's size; arms with the same reader share what it read."""
-        learned = rows.learned and (AD if rows.ad else NATURAL) in self.domains
-        size = min(self.spec.size(rows.ad) if learned else PREDICT_ROWS, len(rows))
+        """The rows in chunks of this arm's size; arms with the same reader share the vectors that it read."""
+        will_learn = rows.will_learn and (AD if rows.ad else NATURAL) in self.domains
+        size = min(self.spec.size(rows.ad) if will_learn else PREDICT_ROWS, len(rows))
         return [
             rows.derive((id(self.history_reader), size, i), partial(self.prepare, encoded, batch))
             for i, (batch, encoded) in enumerate(rows.chunks(size))
@@ -255,7 +255,7 @@ class NetworkArm:
         Returns
         -------
         float
-            Mean loss of all rows; NaN: rolled back.
+            Mean loss of all rows; NaN if the chunks were rolled back.
         """
         loss = self._stage(chunks)
         if math.isnan(loss):
@@ -277,7 +277,7 @@ class NetworkArm:
         return total / rows if rows else 0.0
 
     def begin(self, chunks: int) -> None:
-        """Copy what ``rollback`` needs; of a single chunk nothing but batch norm changes before ``apply``."""
+        """Copy the state that ``rollback`` needs. With a single chunk, only batch norm changes before ``apply``."""
         counts = [b.clone() for b in self.counts()]
         self._undo = _Undo(self.flat.buffers.clone(), counts, self.flat.undo() if chunks > 1 else None, [])
 
@@ -287,8 +287,8 @@ class NetworkArm:
         Returns
         -------
         float
-            Mean binary cross-entropy, or NaN when loss, gradients or batch norm's statistics are not finite or the loss
-            has exploded: then the step must be rolled back.
+            Mean binary cross-entropy. NaN if the loss, a gradient or a batch norm statistic is not finite, or if the loss
+            exceeds ``MAX_LOSS``; the step must then be rolled back.
         """
         encoded = prepared.encoded
         own = self._own(encoded)
@@ -314,10 +314,12 @@ class NetworkArm:
         return bool(torch.isfinite(total))
 
     def apply(self) -> None:
-        """Apply the gradients that the last ``compute`` left."""
+        """Apply the gradients of the last :meth:`compute`."""
         pending, self._pending = self._pending, None
         undo = self._undo
-        assert pending is not None and undo is not None, "apply follows begin and a compute that succeeded"
+        assert pending is not None and undo is not None, (
+            "apply() was called without begin() and a successful compute()"
+        )
         self.flat.step()
         for table, rows, own, leaf, square in zip(
             self.tables, pending.encoded.tables, pending.own, pending.leaves, pending.squares, strict=True
@@ -335,7 +337,7 @@ class NetworkArm:
 
     def rollback(self) -> None:
         undo, self._undo, self._pending = self._undo, None, None
-        assert undo is not None, "rollback follows begin"
+        assert undo is not None, "rollback() was called without begin()"
         self.flat.buffers.copy_(undo.buffers)
         for now, before in zip(self.counts(), undo.counts, strict=True):
             now.copy_(before)

@@ -16,10 +16,10 @@ __all__ = ["PriorShift", "cpm_only"]
 
 
 class PriorShift:
-    """``sigmoid(z + b)`` with ``z`` the logit of another arm: one Newton step on ``b`` a batch, over fading curvature.
+    """``sigmoid(z + b)`` with ``z`` the logit of another arm; one Newton step per batch updates ``b``.
 
-    This is the effect of calibration on a model whose training rows are clicked more or less often than the rows that
-    it predicts. Implements :class:`Arm`.
+    The curvature of the Newton step decays. The arm measures the effect of calibration alone, for a model whose training
+    rows have another click rate than the rows that it predicts. Implements :class:`Arm`.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class PriorShift:
     of
         The arm whose predictions are shifted.
     fade
-        Decay of the curvature per batch; about ``1 / (1 - fade)`` batches have weight.
+        Factor by which the curvature is multiplied per batch; about ``1 / (1 - fade)`` batches contribute.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class PriorShift:
         return ArmState(meta={"shift": [self.shift, self._curvature]})
 
     def load(self, state: ArmState) -> None:
-        if "shift" in state.meta:  # absent from checkpoints that are older than this arm
+        if "shift" in state.meta:  # absent if the checkpoint was written before this arm existed
             self.shift, self._curvature = (float(x) for x in state.meta["shift"])
 
     def digest(self, into: hashlib.blake2b) -> None:
@@ -69,5 +69,5 @@ class PriorShift:
 
 
 def cpm_only(context: ArmContext) -> PriorShift:  # noqa: ARG001
-    """The arm ``cpm_only``: CPM with a prior shift, no transfer beyond it."""
+    """The arm ``cpm_only``: CPM with a shifted output bias and no further transfer."""
     return PriorShift()

@@ -1,4 +1,4 @@
-"""Which arms a configuration runs, and how they are built from the table of arms."""
+"""Selects the arms that a configuration runs, and builds them from the table of arms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ArmSelection:
     extra
         Arms that are scored in addition to the serving arm, ``ads_only`` and ``cpm``.
     stack
-        Members of the stack; empty: no stack runs.
+        Members of the stack; empty if no stack runs.
     """
 
     running: tuple[str, ...]
@@ -60,7 +60,7 @@ def select_arms(model: ModelSettings) -> ArmSelection:
     wanted = named | _needed(named, model)
     stack = model.stack_of if "stack" in wanted else ()
     running = tuple(entry.name for entry in ARMS if entry.always or entry.name in wanted)
-    # The serving arm is scored as ``actr``, and under its own name only where a setting asks for that.
+    # The serving arm is scored as ``actr``, and under its own name only if a setting names it.
     requested = (wanted - {model.transfer}) | set(model.arms) | set(stack)
     extra = tuple(entry.name for entry in ARMS if not entry.always and entry.name in requested)
     return ArmSelection(running, extra, stack)
@@ -78,14 +78,14 @@ def _needed(names: Iterable[str], model: ModelSettings) -> set[str]:
     return found
 
 
-# Checkpoints carry a fingerprint of the arms. It keeps the form that it had when these were the only arms.
+# Checkpoints contain a fingerprint of the arms. Its form is still that of the time when these were the only arms.
 _NETWORKS = frozenset({"reload", "linked", "ads_tpm", "mixed", "mixed_tpm"})
 _BAYES = frozenset({"bayes_fm", "ads_bayes_fm"})
 _OTHERS = frozenset({"cpm", "ads_only", "stack", "cpm_only", "item_ctr"})
 
 
 def arms_fingerprint(model: ModelSettings) -> dict[str, Any]:
-    """What two configurations must share of their arms for one to load the other's checkpoints; plain JSON."""
+    """Properties of the arms that must be equal for one configuration to load the checkpoints of another, as JSON values."""
     selection = select_arms(model)
     out: dict[str, Any] = {}
     if selection != select_arms(ModelSettings(transfer="reload")):
@@ -99,7 +99,7 @@ def arms_fingerprint(model: ModelSettings) -> dict[str, Any]:
 
 @dataclass
 class ArmContext:
-    """What the factories of arms build from.
+    """Arguments of the factories of arms.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class ArmContext:
     encoder
         Encoder of the features.
     device
-        Where tensors live.
+        Device of the tensors.
     built
         Arms built so far, by their name in the table.
     """

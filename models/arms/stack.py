@@ -19,7 +19,7 @@ __all__ = ["Stack", "StackArm", "stack"]
 
 
 class Stack:
-    r"""``p = sigmoid(b + sum_m w_m z_m)`` with weights regularised towards equal ones.
+    r"""``p = sigmoid(b + sum_m w_m z_m)`` with weights regularised towards equal weights.
 
     ``(w, b)`` minimises ``sum_i log loss_i + ridge / 2 |w - 1/m|^2`` over past ad rows, whose weight decays. No row is
     stored: each adds the second-order expansion of its loss around the weights that predicted it (``h = p (1 - p)``,
@@ -33,9 +33,9 @@ class Stack:
     ridge
         Strength of the regularisation, in units of a row's curvature; the intercept is not regularised.
     every
-        Event time between two fits, as ``6h``.
+        Event time between two fits, such as ``6h``.
     fade
-        Decay of the statistics per day of event time (1: no decay).
+        Factor by which the statistics are multiplied per day of event time (1: no decay).
 
     Examples
     --------
@@ -85,7 +85,7 @@ class Stack:
     def observe(
         self, scores: Mapping[str, NDArray[np.float32]], label: NDArray[np.float32], clock_ms: int
     ) -> None:
-        """Add rows that were predicted; fit again if the clock has entered another period.
+        """Add rows that were predicted; fit again if the clock has entered a later period.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class Stack:
         label
             0 or 1, ``(n,)``.
         clock_ms
-            Youngest event time of the stream so far.
+            Latest event time of the stream so far.
         """
         x = self._inputs(scores)
         p = self._predict(x)
@@ -167,7 +167,7 @@ class StackArm:
         return ArmState(meta={"stack": self.stack.to_json()})
 
     def load(self, state: ArmState) -> None:
-        if "stack" in state.meta:  # absent from checkpoints that are older than this arm
+        if "stack" in state.meta:  # absent if the checkpoint was written before this arm existed
             self.stack.load(state.meta["stack"])
 
     def digest(self, into: hashlib.blake2b) -> None:

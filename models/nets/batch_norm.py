@@ -1,4 +1,4 @@
-"""``BatchNorm``: torch's, with a rule for chunks of few or like rows, and running statistics of each domain."""
+"""``BatchNorm``: torch's, with rules for chunks of few or similar rows, and running statistics of each domain."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.nn import functional
 __all__ = ["MIN_ROWS", "BatchNorm"]
 
 MIN_ROWS = 8
-"""Chunks below this are normalised with the running statistics.
+"""Chunks with fewer rows are normalised with the running statistics.
 
-A live stream delivers partial batches: with one row the batch variance is 0 and the row vanishes, with a few rows it is
-mostly noise. The rule depends on the number of rows alone, so that the same chunk is always treated the same way.
+A live stream delivers partial batches. With one row the batch variance is 0 and the normalised row is 0; with a few rows the
+variance is mostly noise. The rule depends only on the number of rows, so that the same chunk is always treated the same way.
 """
 
 
@@ -20,7 +20,7 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch norm (Ioffe and Szegedy, 2015) over ``(n, width)``.
 
     Training with at least :data:`MIN_ROWS` rows normalises by the batch and moves the running statistics, as usual.
-    With fewer, it normalises by the running statistics, and updates them in proportion to the number of rows:
+    With fewer, it normalises by the running statistics, and updates them in proportion to the number of rows, so that
     the statistics follow even a stream of very small batches.
 
     Parameters
@@ -30,15 +30,15 @@ class BatchNorm(nn.BatchNorm1d):
     momentum, affine
         As torch's.
     running
-        Every chunk is normalised by the current running statistics, which are constants in the backward pass, and updates
-        them afterwards: it is learned exactly as it was predicted. For streams whose neighbouring rows are similar (one
+        If true, every chunk is normalised by the current running statistics, which are constants in the backward pass, and
+        updates them afterwards, so that a chunk is learned exactly as it was predicted. For streams whose neighbouring rows are similar (one
         hour, a dozen users, one impression list): normalisation by their own mean would remove their common part while
         learning, but not while predicting. That is batch renormalisation (Ioffe, 2017, equation 1) without its bounds. On
         well mixed rows it learns more slowly than with the statistics of the batch.
     per_domain
-        Ads have running statistics of their own, and a difference of scale and shift. A network that learns both
-        domains in chunks of one domain each needs that: what it learned with a chunk's own statistics must be
-        predicted with that domain's, and a domain flag is constant within a chunk, so that normalisation removes it
+        If true, ads have their own running statistics, and a difference of scale and shift. A network that learns both
+        domains in chunks of one domain each needs this: rows that were learned with the statistics of their chunk must be
+        predicted with those of their domain, and a domain flag is constant within a chunk, so that normalisation removes it
         (partitioned normalisation; Sheng et al., "STAR", CIKM 2021).
     """
 
@@ -94,8 +94,8 @@ class BatchNorm(nn.BatchNorm1d):
                 mean.add_(off.mean(0), alpha=share)
                 variance.lerp_(off.square().mean(0), share)
                 return out
-            # The k-th chunk has the weight 1 / (k + 1), the initial statistics counting as a chunk. With the momentum alone
-            # they would last for 1 / momentum chunks; without them a network whose outputs still grow explodes.
+            # The k-th chunk has the weight 1 / (k + 1), because the initial statistics count as a chunk. With the momentum alone
+            # they would have an effect for 1 / momentum chunks; without them a network whose outputs still grow diverges.
             part = (1.0 / (self.num_batches_tracked + 1)).clamp(min=momentum) * min(1.0, len(x) / MIN_ROWS)
             mean.add_(off.mean(0) * part)
             variance.lerp_(off.square().mean(0), part)

@@ -18,10 +18,11 @@ _MIB = 1 << 20
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``: CUDA if there, else the CPU.
+    """The torch device of a name; ``auto`` is CUDA if it is available, otherwise the CPU.
 
-    On CUDA the deterministic kernels are switched on: PyTorch then uses them where it has them and raises where it
-    has none. That holds for one machine, driver and library version; other GPUs may round differently.
+    On CUDA, deterministic algorithms are enabled: PyTorch then uses a deterministic kernel for every operation, and raises an
+    error if it has none. Results are reproducible with one GPU model, driver and library version; others may round
+    differently.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +40,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use this many threads from the calling thread; 0: all cores but one, which the event loop needs."""
+    """Set torch's number of threads for the calling thread; 0: all cores but one, which is left to the event loop."""
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
 
 
@@ -54,6 +55,6 @@ def _retain_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return
-    # 32 MiB is the largest block that glibc lets stay in the heap; larger ones are mapped, as before.
+    # 32 MiB is the largest block that glibc allows in the heap; larger ones are mapped, as before.
     for option, value in ((_M_MMAP_THRESHOLD, 32), (_M_TRIM_THRESHOLD, 256), (_M_TOP_PAD, 16)):
         mallopt(ctypes.c_int(option), ctypes.c_int(value * _MIB))

@@ -1,4 +1,4 @@
-"""``EmbeddingTable``: rows with row-wise Adagrad; the cost of a step depends on the batch, not on the table's size."""
+"""``EmbeddingTable``: embedding rows with row-wise Adagrad; the cost of a step depends on the batch, not on the table."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def initial_rows(
     seed, stream
         Identify the table; each below 2^64.
     first, n, dim
-        Row range and width.
+        Row range and embedding size.
     sd
-        Standard deviation; 0: the rows begin at 0.
+        Standard deviation; if 0, all values are 0.
     out
         Where to write, float32 ``(n, dim)``, C order.
 
@@ -94,7 +94,7 @@ class EmbeddingTable:
     accumulator
         Initial accumulator.
     device
-        Where the tensors live; row numbers and marks stay on the host.
+        Device of the tensors; row numbers and marks are on the host.
     like
         A table in its initial state with the same seed and stream, whose values are copied instead of drawn again.
 
@@ -160,11 +160,11 @@ class EmbeddingTable:
         index
             Row numbers, int64, ``(m,)``, distinct.
         rows
-            Their present values, ``(m, dim)``.
+            Their current values, ``(m, dim)``.
         gradient
             Of the loss with respect to those rows, ``(m, dim)``.
         square
-            ``gradient.square().mean(1)``, which the caller has computed for its check for NaN.
+            ``gradient.square().mean(1)``, which the caller needs for its own check for NaN.
         lr
             Learning rate.
         """
@@ -174,7 +174,7 @@ class EmbeddingTable:
         self.weight.index_copy_(0, index, torch.addcmul(rows, gradient, step.unsqueeze(1)))
 
     def undo(self, index: Tensor) -> RowUndo:
-        """Copies with which :meth:`revert` can undo a coming change of rows."""
+        """Copy rows before they change, so that :meth:`revert` can restore them."""
         return RowUndo(index, self.gather(index), self.accumulator.index_select(0, index))
 
     def revert(self, undo: RowUndo) -> None:
@@ -183,7 +183,7 @@ class EmbeddingTable:
         self.accumulator.index_copy_(0, undo.index, undo.accumulator)
 
     def payload(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows as they are stored: values, then the accumulator; ``(m, dim + 1)``."""
+        """Rows as they are stored in checkpoints, ``(m, dim + 1)``: values, then the accumulator."""
         at = torch.from_numpy(index).to(self.device)
         both = torch.cat([self.gather(at), self.accumulator.index_select(0, at).unsqueeze(1)], dim=1)
         out: NDArray[np.float32] = both.cpu().numpy()
@@ -219,7 +219,7 @@ class EmbeddingTable:
 
 
 class RowBackup:
-    """Rows of a table as they were before their first change, so that any number of changes can be undone.
+    """Copies of the rows of a table before their first change, so that any number of changes can be undone.
 
     Memory is bounded by the distinct rows that change, plus one flag per row of the table.
 
@@ -235,7 +235,7 @@ class RowBackup:
         self._undo: list[RowUndo] = []
 
     def save(self, index: NDArray[np.int64]) -> None:
-        """Copy those of the rows that are not saved yet; called before they change, with distinct rows."""
+        """Copy the rows that have not been saved yet. Called with distinct rows before they change."""
         new = self._saved.mark(index)
         if len(new):
             self._undo.append(self._table.undo(torch.from_numpy(new).to(self._table.device)))
@@ -247,6 +247,6 @@ class RowBackup:
 
 
 def gradient_of(leaf: Tensor) -> Tensor:
-    """The gradient that a backward pass left at gathered rows."""
+    """The gradient of gathered rows after a backward pass."""
     assert leaf.grad is not None
     return leaf.grad

@@ -16,7 +16,7 @@ __all__ = ["FlatModule", "FlatUndo", "initialise"]
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw every matrix parameter uniform in ``+- 1 / sqrt(fan_in)``; biases are set to 0, other vectors keep their values.
+    """Draw every matrix parameter uniformly from ``+- 1 / sqrt(fan_in)``; biases are set to 0, other vectors are unchanged.
 
     From raw Philox bits keyed by the parameter's name, like :func:`ecdctr.models.nets.embedding_table.initial_rows` and for the same
     reason. Square matrices named ``*.value`` are initialised to the identity (see ``HistoricalAttention``).
@@ -58,7 +58,7 @@ class FlatModule:
     module
         Its parameters and buffers become views of the vectors; do not move it to another device afterwards.
     device
-        Where the vectors live.
+        Device of the vectors.
     lr
         Learning rate of Adam.
     last

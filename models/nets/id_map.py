@@ -1,4 +1,4 @@
-"""``IdMap``: 64-bit ids -> consecutive row numbers, many at a time."""
+"""``IdMap``: maps arrays of 64-bit ids to consecutive row numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["IdMap"]
 
 
 class IdMap:
-    """Grows with the ids that are added; open addressing with linear probing, in whole arrays.
+    """A hash table that grows with the ids that are added; open addressing with linear probing, vectorised.
 
     Numbers are assigned from 0 in the order in which :meth:`add` receives the ids, so the same ids in the same order get
     the same numbers.
@@ -49,10 +49,10 @@ class IdMap:
         while len(waiting):
             number = self._slots[slot]
             taken = number >= 0
-            mine = np.zeros(len(waiting), np.bool_)
-            mine[taken] = self._by_number[number[taken]] == ids[waiting[taken]]
-            out[waiting[mine]] = number[mine]
-            further = taken & ~mine
+            equal = np.zeros(len(waiting), np.bool_)
+            equal[taken] = self._by_number[number[taken]] == ids[waiting[taken]]
+            out[waiting[equal]] = number[equal]
+            further = taken & ~equal
             waiting, slot = waiting[further], (slot[further] + 1) & (len(self._slots) - 1)
         return out
 

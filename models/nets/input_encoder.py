@@ -1,4 +1,4 @@
-"""``InputEncoder``: rows of a ``Batch`` as tensors, with the distinct embedding rows that they need."""
+"""``InputEncoder``: converts a ``Batch`` to tensors and finds the distinct embedding rows that it needs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["Encoded", "InputEncoder", "TableLayout", "TableRows"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableLayout:
-    """The columns of ``Batch.features`` whose embeddings are in one fused table: all features of one width share a table.
+    """Layout of one fused embedding table. All features with the same embedding size share a table.
 
     Attributes
     ----------
     dim, rows
-        Width and number of rows. Feature ``f`` owns ``buckets_f + 1`` of them, its row for "missing" first.
+        Embedding size and number of rows. Each feature has ``buckets + 1`` rows, the first of which is the row for missing
+        values.
     columns, offsets
-        Column numbers, single-valued features first, then bags; and the row where each column's feature begins.
+        Columns of ``Batch.features`` in this table, single-valued features first, then bags; and for each of them, the first
+        table row of its feature.
     n_single
-        How many of the columns are single-valued features.
+        Number of columns of single-valued features.
     bags
-        ``(first, width)`` of each bag among the columns.
+        For each bag, the index of its first column in ``columns`` and its number of columns.
     """
 
     dim: int
@@ -56,9 +58,11 @@ class TableRows:
     at
         The same on the device.
     inverse
-        Position within ``index`` of each place, that is of each (row, column) of the batch, ``(n * C,)``.
+        For each cell (row, column) of the batch, the position of its table row in ``index``, ``(n * C,)``, as
+        ``torch.unique(return_inverse=True)`` returns it.
     order, starts
-        Positions sorted by the row they read, ``(n * C,)``, and the start of each row's positions among them, ``(m,)``.
+        Cell numbers sorted by table row, ``(n * C,)``, and for each distinct table row the position in ``order`` at which its
+        cells begin, ``(m,)``.
     bag_mask
         1 where a bag's column holds an id, 0 where it is padding; ``(n, C - n_single)``; None without bags.
     """
@@ -73,18 +77,20 @@ class TableRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A batch as input of the networks. Arms of one schema share it: only their parameters differ.
+    """A batch encoded for the networks.
+
+    It does not depend on a network's parameters, so all arms with the same features share it.
 
     Attributes
     ----------
     n
-        Rows.
+        Number of rows.
     tables
         Distinct rows of each table, in the order of :attr:`InputEncoder.layouts`.
     dense, label, domain
         Float32, ``(n, D)``, ``(n,)``, ``(n,)``; domain 1 is an ad.
     ad
-        Whether the rows are ads (a batch that is learned is of one domain).
+        Whether the first row is an ad. All rows of a batch that is learned have the same domain.
     """
 
     n: int
@@ -96,7 +102,7 @@ class Encoded:
 
 
 def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
-    """One fused table for each embedding width, widths ascending."""
+    """One fused table for each embedding size, in ascending order."""
     layouts = []
     for dim in sorted({g.dim for g in features}):
         groups = [g for g in features if g.dim == dim]
@@ -127,17 +133,17 @@ def layouts_of(features: Sequence[ColumnGroup]) -> tuple[TableLayout, ...]:
 class InputEncoder:
     """Converts rows of a batch to :class:`Encoded`.
 
-    Distinct rows are found by one sort of keys that contain their position: four times faster than ``torch.unique``
-    and ``numpy.unique``, and the backward pass needs the sorted positions.
+    Distinct rows are found by sorting integer keys that combine the row number with its position. This is about four times as
+    fast as ``torch.unique`` or ``numpy.unique``, and it also gives the order that the backward pass needs.
 
     Parameters
     ----------
     schema
         The features.
     device
-        Where the tensors go.
+        Device of the tensors.
     features
-        Those to read; default: all categorical features and bags.
+        Features to encode; default: all categorical features and bags.
     """
 
     def __init__(

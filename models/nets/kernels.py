@@ -1,4 +1,4 @@
-"""Steps of the networks with backward passes of their own, where autograd's are the larger part of the cost."""
+"""Operations of the networks with custom backward passes, where those of autograd dominate the cost."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         order, starts = ctx.saved_tensors
-        # The positions that read a row are adjacent in ``order``: its gradient is the sum of one bag.
+        # The cells that read a row are adjacent in ``order``, so its gradient is the sum of one bag.
         summed = functional.embedding_bag(order, gradients[0].contiguous(), starts, mode="sum")
         return summed, None, None, None
 
 
 def gather_rows(rows: Tensor, inverse: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """``rows[inverse]``, with a backward pass that uses the sorted positions of each row.
+    """``rows[inverse]``, with a backward pass that uses the sorted cells of each row.
 
-    ``embedding``'s own backward searches all places for every row's gradient: ten times slower here. Each sum runs
-    in the order of the places, whatever the number of threads.
+    The backward pass of ``embedding`` searches all cells for the gradient of every row, which is ten times slower here. Each
+    sum is computed in the order of the cells, independently of the number of threads.
 
     Parameters
     ----------
     rows
         ``(m, d)``.
     inverse
-        Which row each place reads, ``(p,)``.
+        The row that each cell reads, ``(p,)``.
     order
-        Places, those of row 0 first, then those of row 1, ..., ``(p,)``.
+        Cell numbers sorted by row, ``(p,)``.
     starts
-        Start of each row's positions in ``order``, ``(m,)``.
+        For each row, the position in ``order`` at which its cells begin, ``(m,)``.
 
     Returns
     -------
@@ -114,7 +114,8 @@ class _Cross(torch.autograd.Function):
 def cross(first: Tensor, x: Tensor, weight: Tensor, bias: Tensor, low: bool = False) -> Tensor:
     """A cross layer of DCN-V2, ``first * (W x + b) + x``, all ``(n, width)`` (Wang et al., WWW 2021, equation 1).
 
-    Autograd multiplies by ones and adds where one product does both; on wide batches memory traffic is what costs.
+    Autograd needs a multiplication by ones and an addition where one product computes both; on wide batches memory traffic
+    dominates the cost.
     ``low`` as in :func:`product`.
     """
     out: Tensor = (_Cross16 if low else _Cross).apply(first, x, weight, bias)  # type: ignore[no-untyped-call]

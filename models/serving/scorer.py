@@ -1,4 +1,4 @@
-"""``Scorer``: the one rule that decides what each arm, and the serving model, predicts for a row."""
+"""``Scorer``: computes the predictions of each arm and of the serving arm, including the fallback to the control."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ _SAMPLE_SALT = np.uint64(0xA5C35C6E0F2B9D17)
 
 
 class Scorer:
-    """Predicts with the arms as they are; learns nothing.
+    """Predicts with the current parameters of the arms; does not learn.
 
     The rule:
 
-    1. ``actr`` selects the serving arm, which ``model.transfer`` names.
+    1. The name ``actr`` stands for the serving arm, which ``model.transfer`` selects (not for the network of ``reload``,
+       whose arm object is also named ``actr``).
     2. Each arm has a milestone from which it predicts (see :data:`ecdctr.models.registry.ARMS`). Before it, its
        predictions are those of the control, ``ads_only``: ``reload`` waits for the first accepted release, ``linked``
-       and ``stack`` for the end of the warm-up, in which natural rows span the time before a first release. No mode can
-       therefore be worse than ads alone for lack of natural clicks.
-    3. From then on an arm predicts by itself. An arm that reads predictions of other arms (``stack``, ``cpm_only``)
-       gets them by this rule, too.
+       and ``stack`` for the end of the warm-up, that is until natural rows span ``schedule.first_release_after`` of event
+       time. These arms can therefore not be worse than the control because natural clicks are still missing.
+       (``bayes_fm`` predicts from the first row.)
+    3. From then on an arm predicts by itself. An arm that uses predictions of other arms (``stack``, ``cpm_only``)
+       receives them according to the same rule.
 
     Training, prediction on request, replays of a checkpoint and serving all call this class, so that they cannot
     disagree.
@@ -38,7 +40,7 @@ class Scorer:
     Parameters
     ----------
     arms
-        By their name in the table of arms.
+        Arms by their name in the table of arms (:data:`ecdctr.models.registry.ARMS`), not by ``Arm.name``.
     selection
         Which of them are scored.
     serving
@@ -48,7 +50,7 @@ class Scorer:
     reached
         Whether a milestone has been reached.
     natural_share
-        Share of natural users whose rows are scored while learning, 0 to 1.
+        Share of users whose natural rows are scored before they are learned, 0 to 1.
     """
 
     def __init__(
@@ -63,25 +65,25 @@ class Scorer:
         self._arms, self._serving, self._encoder = arms, serving, encoder
         self._reached, self._natural_share = reached, natural_share
         read = {name for arm in arms.values() for name in arm.reads}
-        # CPM's predictions of ads cost a forward pass: they are computed only where another arm reads them.
+        # CPM's predictions for ads need an extra forward pass, so they are computed only if another arm uses them.
         self._names = tuple(name for name in selection.scored if name != "cpm" or name in read)
 
-    def rows(self, batch: Batch, *, clock_ms: int = 0, learned: bool = False) -> ArmInput:
-        """The rows as input of the arms; ``learned``: whether they are going to be learned after scoring."""
-        return ArmInput(batch, self._encoder, self._predict, clock_ms=clock_ms, learned=learned)
+    def rows(self, batch: Batch, *, clock_ms: int = 0, will_learn: bool = False) -> ArmInput:
+        """The rows as input of the arms. ``will_learn``: whether they are learned after scoring."""
+        return ArmInput(batch, self._encoder, self._predict, clock_ms=clock_ms, will_learn=will_learn)
 
     def predict(self, batch: Batch, name: str) -> NDArray[np.float32]:
         """Click probabilities ``(n,)`` of any number of rows by one arm, or by the serving arm (``actr``)."""
         return self.rows(batch).scores(name)
 
     def score(self, rows: ArmInput) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
-        """The predictions that a step records before it learns.
+        """Predict the rows of a step before they are learned.
 
         Returns
         -------
         tuple
-            Positions of the scored rows, and their click probabilities by arm: of ads all rows by every scored arm, of
-            natural rows those of a fixed sample of users, by CPM.
+            Positions of the scored rows, and their click probabilities by arm. Ad rows: all of them, by every scored arm.
+            Natural rows: those of a fixed sample of users, by CPM.
         """
         if not len(rows):
             return np.empty(0, np.intp), {}
@@ -104,5 +106,7 @@ class Scorer:
         if not self._reached(entry_of(name).predicts_from):
             return rows.scores("ads_only")
         if name not in self._arms:
-            raise KeyError(f"arm {name!r} does not run: set model.transfer or add it to model.arms")
+            raise KeyError(
+                f"arm {name!r} is not part of this configuration: name it in model.transfer or model.arms"
+            )
         return self._arms[name].predict(rows)

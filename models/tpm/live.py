@@ -1,4 +1,4 @@
-"""TPM trained from the running stream, by the natural rows that CPM learns; months are written in the background."""
+"""``LiveTpm``: trains TPM on the natural rows of the running stream; months are written in the background."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class LiveTpm:
     2. TPM learns the natural rows of every final step, except rows that the saved state has already learned.
     3. The step that closes a month copies the vectors (this is the whole interruption); the sink writes them in the
        background.
-    4. A checkpoint is valid only when the months closed before it are on disk (:meth:`settle`): a month that a crash
-       loses is closed again, with the same bits, by the steps that are repeated.
+    4. A checkpoint is written only after the months closed before it are on disk (:meth:`settle`). If a crash loses a month,
+       the steps that recovery repeats close it again, with the same bits.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ class LiveTpm:
     sink
         Receives closed months.
     trained
-        The states that ``ecdctr tpm train`` saved; None: training always starts from initial values.
+        The states that ``ecdctr tpm train`` saved. If None, training always starts from initial values.
     shape
-        Shape of the networks (:func:`tpm_shape`): a state of another shape is refused.
+        Shape of the networks (:func:`tpm_shape`); a state of another shape is refused.
 
     Attributes
     ----------
     learns
-        Whether rows are learned at present.
+        Whether rows are currently learned.
     trainer
         None until the first start.
     """
@@ -74,7 +74,7 @@ class LiveTpm:
         self._learned_ms = -1
 
     def plan(self, learns: bool) -> dict[str, Any] | None:
-        """Content of the ``tpm`` journal entry that enables or disables learning; None: no change."""
+        """Content of the ``tpm`` journal entry that enables or disables learning; None if it does not change."""
         if learns == self.learns:
             return None
         if not learns or self.trainer is not None:
@@ -98,10 +98,10 @@ class LiveTpm:
 
     def _start_from(self, trainer: TpmTrainer, name: str) -> None:
         if self._trained is None:
-            raise StateError(f"TPM was started from state {name}, but no folder of such states is given")
+            raise StateError(f"TPM was started from state {name}, but there is no folder of TPM states")
         loaded = self._trained.load(name)
         self._check(loaded.meta["shape"], f"state {name} of `ecdctr tpm train`")
-        trainer.restore(loaded, elsewhere=True)
+        trainer.restore(loaded, other_store=True)
         self._learned_ms = trainer.last_ts
         log.info("TPM continues from %s: months %s", name, ", ".join(trainer.written) or "none")
 
@@ -124,18 +124,18 @@ class LiveTpm:
             self.trainer.learn(batch)
 
     def settle(self, months: Sequence[str] | None = None) -> None:
-        """Wait for months that are being written; StateError if one cannot be."""
+        """Wait for months that are being written; StateError if one cannot be written."""
         self.sink.settle(months)
 
     def capture_into(self, capture: Capture) -> None:
-        """Add the state to a checkpoint; nothing before the first start."""
+        """Add the state to a checkpoint; adds nothing before the first start."""
         if self.trainer is None:
             return
-        mine = self.trainer.capture()
-        capture.dense.update(mine.dense)
-        capture.rows.update(mine.rows)
+        tpm = self.trainer.capture()
+        capture.dense.update(tpm.dense)
+        capture.rows.update(tpm.rows)
         state = {"learns": self.learns, "known_ms": self._learned_ms, "shape": self._shape}
-        capture.meta["tpm"] = mine.meta["tpm"] | state
+        capture.meta["tpm"] = tpm.meta["tpm"] | state
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """All tensors of the state by name, in a fixed order; for hashing."""
@@ -157,5 +157,5 @@ class LiveTpm:
 
 
 def tpm_shape(fingerprint: str, dim: int, hidden: Sequence[int]) -> list[Any]:
-    """What two TPM trainers must share for one to load the other's state; plain JSON."""
+    """Properties that must be equal for one TPM trainer to load the state of another, as JSON values."""
     return [fingerprint, dim, list(hidden)]

@@ -12,7 +12,7 @@ __all__ = ["Month", "month_of"]
 
 
 class Month(NamedTuple):
-    """``begin_ms <= ts < end_ms``; labels of later months sort later."""
+    """A month contains the event times ``begin_ms <= ts < end_ms``; labels sort in the order of time."""
 
     label: str
     begin_ms: int

@@ -21,7 +21,7 @@ Kind = Literal["user", "item"]
 
 
 def check_point_in_time(store: EmbeddingStore, months: Sequence[str], clock_ms: int) -> NDArray[np.int64]:
-    """Youngest training row of each month; checks that all of them are older than the clock.
+    """Latest event time of the training rows of each month; checks that all of them are before the clock.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check_point_in_time(store: EmbeddingStore, months: Sequence[str], clock_ms: 
         if ts >= clock_ms:
             raise PointInTimeError(
                 f"snapshot {month} was trained on rows up to {ts} ms, the event clock is {clock_ms} ms: a row "
-                "must not meet a snapshot that is younger than itself; select snapshots by the event clock"
+                "must not read a snapshot that was trained on later rows; select snapshots by the event clock"
             )
     return last
 
@@ -50,7 +50,7 @@ class HistoryReader(Protocol):
 
 
 def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """Whether each row is younger than each month, ``(n, K)``; None: all rows are, which is the usual case."""
+    """Whether each row is later than the training rows of each month, ``(n, K)``; None if all are, which is the usual case."""
     if not len(last_ts) or not len(ts) or ts.min() > last_ts.max():
         return None
     allowed: NDArray[np.bool_] = ts[:, None] > last_ts[None, :]
@@ -58,15 +58,15 @@ def _allowed(ts: NDArray[np.int64], last_ts: NDArray[np.int64]) -> NDArray[np.bo
 
 
 class SnapshotHistory:
-    """The months' vectors themselves, for a model whose attention learns (CPM).
+    """Reads the vectors of each month, for a model whose attention is trained (CPM).
 
-    Each distinct id is looked up once. A row that is not younger than a snapshot's youngest training row does not read
-    that snapshot: its ids are treated as absent there.
+    Each distinct id is looked up once. A row that is not later than all training rows of a snapshot does not read that
+    snapshot: its ids count as absent there.
 
     Parameters
     ----------
     store
-        Snapshots; None: every id is absent.
+        Snapshots. If None, every id counts as absent.
     months
         Labels of the snapshots, oldest first.
     dim
@@ -74,7 +74,7 @@ class SnapshotHistory:
     clock_ms
         The event clock; all months must be older.
     device
-        Where the tensors live.
+        Device of the tensors.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ class SnapshotHistory:
 
 
 class MergedHistory:
-    """K snapshots merged into one table through an attention that no longer learns (A-CTR).
+    """Merges K snapshots into one table through an attention that is no longer trained (A-CTR).
 
-    Because ``h_j`` depends on the rows of id ``j`` alone, the merge is exact: one vector per id instead of K. Rows are
-    merged at their first look-up and stored in a direct-mapped cache, so that a release has no cost of its own and
-    memory is bounded; :meth:`merge` returns the whole table. For a row that is not younger than some snapshot the
-    others are merged, and the result is not cached.
+    Because ``h_j`` depends only on the vectors of id ``j``, the merge is exact: one vector per id instead of K. The vectors of
+    an id are merged when it is first looked up and stored in a direct-mapped cache, so that a release costs nothing here and
+    memory is bounded; :meth:`merge` returns the whole table. If a row is not later than the training rows of some snapshot, the
+    other snapshots are merged for it, and the result is not cached.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def _open(
         found = store.manifest(month).dim
         if found != dim:
             raise ConfigError(
-                f"snapshot {month} holds vectors of {found} numbers, tpm.dim is {dim}: set tpm.dim = {found}, or "
+                f"snapshot {month} contains vectors of {found} numbers, tpm.dim is {dim}: set tpm.dim = {found}, or "
                 "train TPM again"
             )
     return check_point_in_time(store, months, clock_ms)

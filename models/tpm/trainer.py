@@ -44,16 +44,19 @@ class SnapshotSink(Protocol):
     def write(
         self, month: str, dim: int, last_ts: int, users: Vectors, items: Vectors, **more: Any
     ) -> SnapshotManifest | None:
-        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`; None: not written yet. The sink owns the arrays."""
+        """See :func:`ecdctr.state.snapshots.snapshot.write_snapshot`.
+
+        Returns None if the sink writes the snapshot later. The caller must not change the arrays afterwards.
+        """
         ...
 
 
 ID_FIELDS = ("user_id", "item_id")
-"""Fields whose ids have rows of their own in TPM: features that read them are not hashed in addition."""
+"""Fields for which TPM stores one embedding row per id. Features that read these fields get no hashed table."""
 
 
 class IdTable:
-    """Rows by 64-bit id in a growing table; row 0 is shared by ids that were never trained.
+    """Embedding rows addressed by 64-bit id; the table grows as ids are added. All unknown ids share row 0.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ class IdTable:
         self.table = table
 
     def rows(self, ids: NDArray[np.uint64], *, add: bool) -> NDArray[np.int64]:
-        """Row of each distinct id; unknown ids are added, or mapped to row 0."""
+        """Row of each distinct id. Unknown ids are added if ``add`` is true, otherwise mapped to row 0."""
         if not add:
             return self.map.find(ids) + 1
         rows = self.map.add(ids) + 1
@@ -81,15 +84,16 @@ class IdTable:
 
 
 class TpmModel(nn.Module):
-    """Embedding -> shallow MLP -> logit, plus the product of user and item vector.
+    """Embeddings -> shallow MLP -> logit, plus the dot product of user and item vector.
 
-    No batch norm and no interaction layer, so that the information is in the rows. Through the product, the frozen vectors of
-    a user and an item are related without the MLP, which is not transferred; CPM reads the product as well.
+    There is no batch norm and no interaction layer, so that what is learned is stored in the embedding rows; only the rows of
+    users and items are transferred. The dot product makes the vectors of a user and an item comparable without the MLP, which
+    is not transferred. CPM gets their element-wise product as an input.
 
     Parameters
     ----------
     layouts
-        Tables of the hashed features.
+        Layouts of the tables of the hashed features.
     settings
         Sizes.
     """
@@ -126,8 +130,8 @@ class _Ids:
 class TpmTrainer:
     """Learns natural rows in event order and writes a snapshot at each month's end.
 
-    Rows are learned in chunks of exactly ``tpm.batch``, except at the end of a month: a month's snapshot is a function of the
-    rows in their order, whatever batches they arrived in.
+    Rows are learned in chunks of exactly ``tpm.batch``, except at the end of a month; therefore a month's snapshot depends only
+    on the rows and their order, not on how they were divided into batches.
 
     Parameters
     ----------
@@ -138,19 +142,19 @@ class TpmTrainer:
     tpm
         Settings of TPM.
     snapshots
-        Receives closed months: a store, its folder, or a sink. None: months are not saved.
+        Receives closed months: a store, its folder, or a sink. If None, months are not saved.
     device
         Overrides ``model.device``.
 
     Attributes
     ----------
     month
-        The open month; None before the first row.
+        The current month; None before the first row and after :meth:`close_month`.
     written
-        Labels of the months closed so far.
+        Labels of the months whose vectors were passed to the sink, including those of a restored state.
     rows_learned, rows_skipped, rows_late
-        Counts since the start, without rows of an incomplete chunk: learned; skipped because their step was not finite; learned
-        in a later month than their own.
+        Numbers of rows so far: learned; skipped because the loss or a gradient was not finite or the loss exceeded ``MAX_LOSS``;
+        learned in a later month than their own. Rows of an incomplete chunk are not counted yet.
     """
 
     def __init__(
@@ -186,7 +190,8 @@ class TpmTrainer:
                 device=self.device,
             )
 
-        # Random streams different from those of the other models, whose streams are the widths of their tables.
+        # ``stream`` selects the random numbers of the initial values. The other models use the embedding size as stream, so
+        # larger numbers are used here.
         self.users, self.items = IdTable(table(1024, 1 << 32)), IdTable(table(1024, 2 << 32))
         self.tables = [table(layout.rows, 3 << 32) for layout in self.encoder.layouts]
         self._features: list[ColumnGroup] = hashed
@@ -203,13 +208,13 @@ class TpmTrainer:
     def learn(self, batch: Batch) -> list[SnapshotManifest]:
         """Learn natural rows, once each.
 
-        1. Rows of the open month are learned, and late rows of earlier months with them.
-        2. A row after the month's end closes it (:meth:`close_month`) and opens its own month.
+        1. Rows of the current month are learned, and late rows of earlier months with them.
+        2. A row after the month's end closes it (:meth:`close_month`); the row's own month becomes the current one.
 
         Returns
         -------
         list of SnapshotManifest
-            The months that were closed.
+            Manifests of the closed months; months that the sink writes later are not included.
         """
         closed: list[SnapshotManifest] = []
         while len(batch):
@@ -226,18 +231,18 @@ class TpmTrainer:
         return closed
 
     def close_month(self) -> SnapshotManifest | None:
-        """End the open month.
+        """Close the current month and pass its vectors to the sink.
 
         1. The rows of the incomplete chunk are learned.
         2. The snapshot contains the vector of every id trained so far, not only of the month's ids: the vector of an absent id
            is retained, and training continues from the same tables, so that all months share one coordinate system.
-        3. ``last_ts`` is the youngest row in any of these vectors.
-        4. The next row opens its own month, with these parameters.
+        3. ``last_ts`` is the latest event time of the rows from which these vectors were trained.
+        4. Training continues from the current parameters; the next row determines the next month.
 
         Returns
         -------
         SnapshotManifest or None
-            None when the month has no rows, there is no store, or the sink writes it later.
+            None if the month has no learned rows, there is no store, or the sink writes it later.
         """
         self._flush()
         month, self.month = self.month, None
@@ -258,12 +263,12 @@ class TpmTrainer:
         return manifest
 
     def finish(self) -> list[str]:
-        """Close the open month with the rows received so far; called at the end of the input.
+        """Close the current month with the rows received so far; called at the end of the input.
 
         Returns
         -------
         list of str
-            All months written since the start, oldest first.
+            Labels of all months passed to the sink, oldest first.
         """
         self.close_month()
         return list(self.written)
@@ -285,7 +290,7 @@ class TpmTrainer:
 
     @property
     def last_ts(self) -> int:
-        """Youngest row in any vector, ms; -1 before the first."""
+        """Latest event time received so far, ms, including rows of an incomplete chunk; -1 before the first row."""
         return max([self._last_ts, *(int(b.ts.max()) for b in self._waiting)])
 
     def _learn(self, batch: Batch) -> None:
@@ -349,7 +354,8 @@ class TpmTrainer:
     # -- state
 
     def capture(self) -> Capture:
-        """Dense tensors, and rows and ids new since the last capture."""
+        """Dense tensors, the rows of the incomplete chunk, and the embedding rows (with their ids) that changed since the last
+        capture."""
         rows: Rows = {}
         for name, ids in (("user", self.users), ("item", self.items)):
             index = ids.table.unsaved.take()
@@ -374,10 +380,10 @@ class TpmTrainer:
             "rows": [self.rows_learned, self.rows_skipped, self.rows_late],
         }
 
-    def restore(self, loaded: Loaded, *, elsewhere: bool = False) -> None:
-        """Set a trainer in its initial state to a captured one; it continues to the same bits.
+    def restore(self, loaded: Loaded, *, other_store: bool = False) -> None:
+        """Restore a captured state. The trainer must be in its initial state. Training then gives bit-identical results.
 
-        ``elsewhere``: the next captures go to another store, so that the first of them must contain all rows.
+        ``other_store``: later captures are saved to another checkpoint store, so the first of them must contain all rows.
         """
         self.flat.load_state(
             {n.removeprefix("tpm/"): v for n, v in loaded.dense.items() if n.startswith("tpm/")}
@@ -387,12 +393,12 @@ class TpmTrainer:
             known = loaded.rows[f"tpm/{name}_id"][1].reshape(-1)
             ids.rows(known, add=True)  # in the order of row numbers: each id gets its previous row
             ids.table.load(index, payload)
-            if elsewhere:
+            if other_store:
                 ids.table.unsaved.mark(index)
         for i, table in enumerate(self.tables):
             index, payload = loaded.rows[f"tpm/table{i}"]
             table.load(index, payload)
-            if elsewhere:
+            if other_store:
                 table.unsaved.mark(index)
         meta = loaded.meta["tpm"]
         self.month = None if meta["month"] is None else Month(*meta["month"])

@@ -1,4 +1,4 @@
-"""``Engine``: one trainer with its journal and checkpoints, so that each row is learned exactly once."""
+"""``Engine``: runs a trainer with a journal and checkpoints, so that each row is learned exactly once."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Engine:
         Called with the batch of a step that was rolled back, and the reason. Also called while steps are redone, since the
         process may have died between the step and this call.
     score_skipped
-        Rows of a step that was rolled back are written to the score log without scores (NaN), so that engines which run the same
-        steps have the same rows in their logs.
+        Whether rows of a step that was rolled back are written to the score log without scores (NaN), so that engines which run
+        the same steps have the same rows in their logs.
     note
-        Computes notes that depend on the models when a row is scored, for the score log; those of the batch
-        (:attr:`Batch.notes`) go there in any case, as far as it has columns for them.
+        Computes further columns of the score log that depend on the models when a row is scored. The notes of the batch
+        (:attr:`Batch.notes`) are always written if the log has columns for them.
     """
 
     def __init__(
@@ -98,17 +98,16 @@ class Engine:
         self.first_difference: int | None = None
         self._digest: str | None = None
         self._wait_for_space = True
-        trainer.until_room = lambda write: self._write_or_wait("ad window", write)
+        trainer.run_write = lambda write: self._write_or_wait("ad window", write)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
-        self._unsaved: list[
-            Rows
-        ] = []  # rows of captures that did not reach the store; for the saving thread only
+        # Rows of captures that did not reach the store; only the saving thread uses it.
+        self._unsaved: list[Rows] = []
         self._saved_step = -1
         self._saved_at = time.monotonic()
 
     def bind_thread(self) -> None:
-        """Call in the thread that will run the steps: torch has a number of threads per calling thread."""
+        """Call in the thread that will run the steps, because torch's number of threads is set per calling thread."""
         if self.trainer.model.threads:
             torch.set_num_threads(self.trainer.model.threads)
 
@@ -120,12 +119,12 @@ class Engine:
         1. Load the newest checkpoint whose checksums are correct; damaged ones are reported and skipped.
         2. Truncate the score log and the ad window to the sizes that are recorded in it.
         3. Yield the later entries of the journal, in order; the caller fetches their rows and calls :meth:`redo`.
-        4. After the last one the state equals that before the crash: live training continues at :attr:`positions`.
+        4. After the last entry the state is the same as before the crash. Live training continues at :attr:`positions`.
 
         Raises
         ------
         StateError
-            No checkpoint is whole and the journal does not begin at step 0, or the checkpoint has another fingerprint.
+            There is no undamaged checkpoint and the journal does not begin at step 0, or the checkpoint has another fingerprint.
         """
         loaded = self.checkpoints.newest()
         for name, reason in self.checkpoints.damaged:
@@ -139,7 +138,7 @@ class Engine:
             if first not in (None, 0):
                 raise StateError(
                     f"no whole checkpoint in {self.settings.folder}, and the journal begins at step {first}, not 0: "
-                    "restore a checkpoint folder, or move the state folder aside to start from nothing"
+                    "restore a checkpoint folder, or move the state folder aside to start without a state"
                 )
             self.scores.truncate({})
             self.ad_window.truncate({})
@@ -171,7 +170,10 @@ class Engine:
         self._saved_step = self.step
 
     def _check_journal(self) -> None:
-        """Empty a journal that ends before the checkpoint, since its last lines were lost (power loss); it restarts after it."""
+        """Empty a journal that ends before the checkpoint, because its last lines were lost (power loss).
+
+        It continues after the checkpoint.
+        """
         last = self.journal.last_step()
         if last is not None and last < self.step:
             log.error(
@@ -354,7 +356,7 @@ class Engine:
         self._write_or_wait("score log", lambda: self.scores.append(columns))
 
     def idle(self) -> None:
-        """Call while no step is queued: the last steps become durable in time even if no further step arrives."""
+        """Write a checkpoint if one is due. Call it while no step is queued, so that the last steps become durable in time."""
         if self._checkpoint_due():
             self.checkpoint()
 

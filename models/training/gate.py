@@ -25,7 +25,8 @@ class GateRows:
     label
         0 or 1, float32.
     candidate, serving, control
-        Click probabilities, float32: of the new version, of the present A-CTR, of the ads-only control.
+        Click probabilities, float32: of the new version of A-CTR; of the current one, whichever arm serves (the control's
+        before the first release); and of the ads-only control.
     """
 
     user: NDArray[np.uint64]
@@ -45,11 +46,11 @@ class Verdict:
     Attributes
     ----------
     accepted
-        Whether it serves.
+        Whether the new version replaces the current one.
     reason
-        The reason, in a sentence.
+        Why it was accepted or refused, in one sentence.
     figures
-        The figures behind the decision: name -> value.
+        Metric values on which the decision is based, by name.
     """
 
     accepted: bool
@@ -58,7 +59,7 @@ class Verdict:
 
 
 class Gate(Protocol):
-    """Judges a release. The same rows must always give the same verdict: the gate decides again when the steps of a journal are repeated."""
+    """Decides on a release. The same rows must always give the same verdict, because the gate decides again when a journal is replayed."""
 
     def __call__(self, rows: GateRows) -> Verdict: ...
 
@@ -82,7 +83,7 @@ class Evidence:
         return bool((columns["ts"] >= self._first_ms).any())
 
     def add(self, columns: Mapping[str, NDArray[Any]], candidate: NDArray[np.float32]) -> None:
-        """Add a chunk with the new version's predictions; rows without predictions of the other two are ignored."""
+        """Add a chunk with the new version's predictions; rows without predictions of the other two models are ignored."""
         rows = columns["ts"] >= self._first_ms
         serving, control = columns["p_serving"], columns["p_control"]
         rows &= ~np.isnan(serving) & ~np.isnan(control)

@@ -1,4 +1,4 @@
-"""``MonthReaders``: which monthly TPM snapshots the network arms read, and when they change."""
+"""``MonthReaders``: selects the monthly TPM snapshots that the network arms read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MonthReaders:
     Parameters
     ----------
     store
-        TPM snapshots; None: no id has a history.
+        TPM snapshots. If None, no TPM vector is read: every id counts as absent.
     arms
         All arms, by any name.
     k
@@ -33,7 +33,7 @@ class MonthReaders:
     dim
         Length of a TPM vector.
     device
-        Where the readers' tensors live.
+        Device of the readers' tensors.
 
     Attributes
     ----------
@@ -59,9 +59,9 @@ class MonthReaders:
         self.set_cpm((), 0)
 
     def due(self, now_ms: int, clock_ms: int) -> tuple[str, ...] | None:
-        """The months that CPM should read from now on; None: no change.
+        """The months that CPM should read from now on; None if they do not change.
 
-        The store is queried once per hour of event time ``now_ms``; ``clock_ms`` is the youngest event time learned.
+        The store is queried once per hour of event time ``now_ms``; ``clock_ms`` is the latest event time learned.
         """
         hour = now_ms // HOUR_MS
         if self._store is None or hour == self._selected_hour:
@@ -85,7 +85,7 @@ class MonthReaders:
         self.cpm = months
 
     def set_actr(self, months: tuple[str, ...], clock_ms: int) -> None:
-        """A-CTR reads these months from now on, merged through its present attention."""
+        """A-CTR reads these months from now on, merged through its current attention."""
         for arm in self._merged:
             user, item = arm.net.history_user, arm.net.history_item
             assert user is not None and item is not None
@@ -101,7 +101,7 @@ class MonthReaders:
     def present(
         self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-        """Whether CPM finds a TPM vector of each row's user, and of its item, ``(n,)`` each; None: it reads none."""
+        """Whether CPM finds a TPM vector of each row's user, and of its item, ``(n,)`` each; None if it reads no month."""
         if not self.cpm or not self._learned:
             return None
         reader = self._learned[0].reader

@@ -24,7 +24,8 @@ from ecdctr.state.row_logs import AdWindow
 __all__ = ["ReleaseReport", "Transfer"]
 
 ESTIMATE_ROWS = 1024
-"""Rows of a chunk when batch norm is re-estimated: enough for a chunk's statistics to be close to the domain's."""
+"""Chunk size, in rows, for re-estimating batch norm: large enough that the statistics of a chunk are close to those of all
+ad rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ class ReleaseReport:
     Attributes
     ----------
     number
-        Version of the new A-CTR, 1 for the first; of a refused release, the version that it would have had.
+        Version number of the new A-CTR, counted from 1. A refused release has the number that it would have received; the
+        next release has the same number.
     clock_ms, boundary_ms
-        Event clock at the release, and its scheduled time.
+        Event clock at the release, and the event time at which the release was scheduled.
     months
         TPM snapshots that the new A-CTR reads.
     rows_copied
@@ -46,18 +48,20 @@ class ReleaseReport:
     bias_shift
         Change of the output bias by the calibration (log-odds).
     loss_before, loss_after
-        Mean loss over the window: of the calibrated model before fine-tuning, and during fine-tuning, each row
-        before it was learned. NaN with an empty window.
+        Mean loss of the calibrated model on the window before fine-tuning, and mean loss during fine-tuning, where each row
+        is evaluated before it is learned. NaN if the window is empty; ``loss_after`` also if fine-tuning is disabled or every
+        step was rolled back.
     skipped_rows
-        Window rows whose fine-tuning step was rolled back (loss not finite or exploded).
+        Window rows whose fine-tuning step was rolled back (see :meth:`NetworkArm.compute`).
     accepted
-        Whether the new version serves.
+        Whether the new version replaces the previous one.
     reason
-        The reason, in a sentence; empty without a gate.
+        Why the gate accepted or refused the release, in one sentence; empty if there is no gate.
     figures
-        The figures behind the decision: name -> value.
+        Metric values on which the gate based its decision, by name.
     seconds
-        Wall time.
+        Wall time of calibration and fine-tuning (:meth:`Transfer.adapt`); copying the parameters and the gate are not
+        included.
     """
 
     number: int
@@ -87,29 +91,30 @@ class ReleaseReport:
         if not self.reason:
             return ""
         figures = ", ".join(f"{name} {value:+.5g}" for name, value in self.figures.items())
-        verdict = "accepted" if self.accepted else "REFUSED, the previous version continues to serve"
+        verdict = "accepted" if self.accepted else "REFUSED, A-CTR is unchanged"
         return f"; {verdict}: {self.reason}{f' ({figures})' if figures else ''}"
 
-    def judged(self, verdict: Verdict) -> ReleaseReport:
+    def with_verdict(self, verdict: Verdict) -> ReleaseReport:
         """The report with the gate's verdict."""
         return replace(self, accepted=verdict.accepted, reason=verdict.reason, figures=verdict.figures)
 
 
 class Transfer:
-    """The steps of a release, from ``source`` (CPM) to ``target`` (A-CTR).
+    """Performs a release: transfers the parameters of ``source`` (CPM) to ``target`` (A-CTR).
 
     Parameters
     ----------
     source, target
-        Arms with equal networks; their embedding rows differ only where either has changed them since the previous release.
+        Arms with the same network architecture. Embedding rows that neither arm has changed since the previous release are
+        equal in both.
     encoder
-        Encoder of their features.
+        Encodes the rows of the window for both arms.
     window
-        Ad rows to estimate, calibrate and fine-tune on.
+        Ad rows on which batch norm is estimated, the output bias is calibrated, and the target is fine-tuned.
     reset_batch_norm
-        Batch norm is reset (the paper) instead of copied from CPM.
+        Whether batch norm is reset, as in the paper, instead of copied from CPM.
     fine_tune
-        Whether to learn the window.
+        Whether to fine-tune the target on the window.
     """
 
     def __init__(
@@ -134,24 +139,31 @@ class Transfer:
 
     def commit(self) -> None:
         """Accept the release."""
-        assert self._backup is not None, "commit follows begin"
+        assert self._backup is not None, "commit() was called without begin()"
         self._backup.forget()
         self._backup = None
 
     def rollback(self) -> None:
-        """Restore the target as of :meth:`begin`, bit for bit; the copied rows are pending again for the next release."""
-        assert self._backup is not None, "rollback follows begin"
+        """Restore the state that the target had at :meth:`begin`, bit for bit.
+
+        The copied rows are marked as unreleased again, so that the next release copies them.
+        """
+        assert self._backup is not None, "rollback() was called without begin()"
         self._backup.revert()
         self._backup = None
         for table, index in zip(self.target.tables, self._copied, strict=True):
-            table.unreleased.take()  # other rows that fine-tuning changed are restored
+            # Discard all marks: rows that only fine-tuning changed have been restored and need not be copied.
+            table.unreleased.take()
             table.unreleased.mark(index)
 
     def adapt(self, report: ReleaseReport, evidence: Evidence | None = None) -> ReleaseReport:
-        """After :meth:`load`: :meth:`estimate_batch_norm`, :meth:`calibrate` and :meth:`fine_tune`, as configured.
+        """Adapt the loaded target to ads. Call it after :meth:`load`.
 
-        ``evidence`` collects the target's predictions for the last days of the window: of each chunk before it is learned, or
-        without learning where fine-tuning is disabled.
+        Runs :meth:`estimate_batch_norm` (if batch norm was reset), :meth:`calibrate`, and :meth:`fine_tune` (if enabled). If
+        the window is empty, none of them runs, and CPM's batch norm is copied if it had been reset.
+
+        ``evidence`` collects the target's predictions for the last days of the window. With fine-tuning, each chunk is
+        predicted before it is learned; without it, the chunks are only predicted.
         """
         began = time.perf_counter()
         rows = len(self._window)
@@ -166,7 +178,7 @@ class Transfer:
                 for columns, prepared in self._read(PREDICT_ROWS, evidence.first_day):
                     evidence.add(columns, self.target.predict_chunk(prepared))
         elif self._reset:
-            # There are no rows to estimate from, and with the default batch norm the network would be useless.
+            # Without rows batch norm cannot be estimated, and its reset values would make the predictions useless.
             self.target.flat.values.data.copy_(self.source.flat.values.data)
             self._copy_buffers()
         return replace(
@@ -180,12 +192,13 @@ class Transfer:
         )
 
     def load(self) -> int:
-        """Make the target equal to the source, except batch norm, which is set to its default.
+        """Copy the source's parameters to the target and reset the target's optimisers.
 
-        Batch norm: weight 1, bias 0, running mean 0, running variance 1, counter 0. Only rows that either side
-        has changed since the previous release are copied: the others are equal already. The target's optimisers are reset,
-        Adam as well as the rows' accumulators: their statistics belong to gradients of parameters that were replaced, and a
-        row that CPM has learned often must still be able to move towards the ad clicks.
+        Batch norm is reset to its default values (weight 1, bias 0, running mean 0, running variance 1, counter 0), or
+        copied if ``reset_batch_norm`` is false. Only embedding rows that either arm has changed since the previous release
+        are copied; all others are already equal. Adam's moments and the Adagrad accumulators of the copied rows are reset:
+        they describe gradients of parameters that have been replaced, and a large accumulator of a row that CPM has updated
+        often would make its steps on ads too small.
 
         Returns
         -------
@@ -194,14 +207,14 @@ class Transfer:
         """
         source, target = self.source, self.target
         self._copied = []
-        for ours, theirs in zip(source.tables, target.tables, strict=True):
-            index = np.union1d(ours.unreleased.take(), theirs.unreleased.take())
+        for source_table, target_table in zip(source.tables, target.tables, strict=True):
+            index = np.union1d(source_table.unreleased.take(), target_table.unreleased.take())
             at = torch.from_numpy(index).to(target.device)
-            if theirs.backup is not None:
-                theirs.backup.save(index)
-            theirs.weight.index_copy_(0, at, ours.weight.index_select(0, at))
-            theirs.accumulator.index_fill_(0, at, theirs.initial_accumulator)
-            theirs.unsaved.mark(index)
+            if target_table.backup is not None:
+                target_table.backup.save(index)
+            target_table.weight.index_copy_(0, at, source_table.weight.index_select(0, at))
+            target_table.accumulator.index_fill_(0, at, target_table.initial_accumulator)
+            target_table.unsaved.mark(index)
             self._copied.append(index)
         n = source.flat.n_first
         target.flat.values.data[:n].copy_(source.flat.values.data[:n])
@@ -217,13 +230,13 @@ class Transfer:
 
     def _copy_buffers(self) -> None:
         self.target.flat.buffers.copy_(self.source.flat.buffers)
-        theirs = dict(self.source.net.named_buffers())
+        source_buffers = dict(self.source.net.named_buffers())
         for name, buffer in self.target.net.named_buffers():
             if name.endswith("num_batches_tracked"):
-                buffer.copy_(theirs[name])
+                buffer.copy_(source_buffers[name])
 
     def estimate_batch_norm(self) -> None:
-        """Set the running statistics to the average over the window's chunks, weighted by their rows."""
+        """Set the running statistics to the average of the statistics of the window's chunks, weighted by their number of rows."""
         norms = [m for m in self.target.net.modules() if isinstance(m, BatchNorm)]
         before = [(norm.momentum, norm.running) for norm in norms]
         for norm in norms:
@@ -242,9 +255,10 @@ class Transfer:
             norm.momentum, norm.running = momentum, running
 
     def calibrate(self) -> tuple[float, float]:
-        """Shift the output bias until the window's mean prediction is its click rate.
+        """Shift the output bias so that the mean prediction over the window equals the window's click rate.
 
-        Natural content is clicked more often than ads; this removes the difference of the priors before the first score.
+        Natural content has a higher click rate than ads. The shift corrects the mean prediction before the new version makes
+        its first prediction.
 
         Returns
         -------
@@ -263,7 +277,10 @@ class Transfer:
         return shift, float(np.mean(np.logaddexp(0.0, z) - y * z))
 
     def fine_tune(self, evidence: Evidence | None = None) -> tuple[float, int]:
-        """Learn the window once, oldest rows first, no remainder dropped; rows that ``evidence`` collects are predicted first.
+        """Learn every row of the window once, including the last partial chunk.
+
+        Rows are learned by event day, and within a day in the order of arrival. Chunks with rows that ``evidence`` collects
+        are predicted before they are learned.
 
         Returns
         -------
@@ -290,7 +307,7 @@ class Transfer:
     def _read(
         self, rows: int, first_day: int | None = None
     ) -> Iterator[tuple[dict[str, NDArray[Any]], Prepared]]:
-        """The window in chunks: the columns, and the same rows as input of the target."""
+        """Yield the window in chunks of ``rows`` rows: its columns, and the same rows encoded for the target."""
         for columns in self._window.chunks(rows, first_day):
             batch = Batch(
                 ts=columns["ts"],
@@ -305,9 +322,9 @@ class Transfer:
 
 
 def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """The ``b`` for which ``mean(sigmoid(z + b))`` is the rate of clicks, by Newton's method.
+    """The ``b`` for which ``mean(sigmoid(z + b))`` equals the click rate, by Newton's method.
 
-    Half a click and half a non-click are added, so that a window without either has a finite answer.
+    Half a click and half a non-click are added, so that the result is finite even if all rows, or none, are clicks.
 
     >>> z = np.array([-1.0, 0.5, 2.0, 0.0])
     >>> b = solve_shift(z, np.array([0.0, 0.0, 1.0, 0.0]))
@@ -320,7 +337,7 @@ def solve_shift(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
         p = sigmoid(z + b)
         gap = float(np.mean(p) - target)
         slope = float(np.mean(p * (1.0 - p)))
-        # Far from the solution the slope vanishes; bounded steps return.
+        # Far from the solution the slope is almost 0 and a Newton step would be far too long: limit it to 2.
         step = float(np.clip(gap / max(slope, 1e-12), -2.0, 2.0))
         b -= step
         if abs(step) < 1e-10:

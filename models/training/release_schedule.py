@@ -11,11 +11,11 @@ __all__ = ["ReleaseSchedule"]
 
 
 class ReleaseSchedule:
-    """The boundaries of event time at which CPM is released.
+    """The boundaries, that is the event times at which CPM releases are scheduled.
 
     The first is ``first_release_after`` after the first natural row; the others follow at intervals of ``release_every``.
-    Only natural rows cross a boundary, because a release transfers what was learned from them. Of several boundaries
-    crossed at once (after a gap in the stream) only the last one counts.
+    A boundary is reached by natural rows only, because a release transfers what was learned from them. If several
+    boundaries are reached at once (after a gap in the stream), one release is made, at the last of them.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class ReleaseSchedule:
         return self._clock >= self._first + self._after
 
     def due(self, clock_ms: int) -> int | None:
-        """The boundary (ms) that was crossed and has had no release yet; None: no release is due."""
+        """The latest boundary (ms) that was reached and has had no release yet; None if no release is due."""
         if self._mode == "never" or (self._mode == "once" and self._served):
             return None
         if self._first is None or self._clock is None:
@@ -63,8 +63,10 @@ class ReleaseSchedule:
         return boundary + (reached - boundary) // self._every * self._every
 
     def done(self, boundary_ms: int, *, accepted: bool = True) -> None:
-        """Record the release of a boundary. A refused release is followed by one at the next boundary, even where only one
-        release is configured."""
+        """Record the release of a boundary.
+
+        A refused release is followed by one at the next boundary, even if only one release is configured (``once``).
+        """
         self._last = boundary_ms
         self._served |= accepted
 

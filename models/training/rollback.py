@@ -11,8 +11,8 @@ __all__ = ["ArmBackup"]
 class ArmBackup:
     """All changes of an arm after the construction of its backup can be undone, bit for bit.
 
-    Dense parameters, Adam's moments, and batch norm's statistics and counters are copied at once; of the tables each row
-    is copied before its first change. The cost is proportional to the rows that the release changes, not to the tables.
+    Dense parameters, Adam's moments, and batch norm's statistics and counters are copied at once; rows of the tables
+    are copied before their first change. The cost is proportional to the rows that the release changes, not to the tables.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A trainer's state as checkpoints hold it, and its hash."""
+"""The state of a trainer as it is stored in checkpoints, and its hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ecdctr.state.checkpoints import Rows
 __all__ = ["arms_meta", "capture_arms", "mark_unreleased", "state_hash"]
 
 _ALWAYS_SAVED: tuple[Arm, ...] = (PriorShift(), StackArm((), ridge=1.0, every="1d", fade=1.0))
-"""Checkpoints and hashes contain the JSON of these arms, in their initial state where they do not run."""
+"""Checkpoints and hashes contain the JSON of these arms, in their initial state if they do not run."""
 
 _COUNTERS = ("clock", "releases", "cpm_months", "actr_months", "schedule", "shift", "stack")
 
@@ -43,27 +43,27 @@ def _initial_meta() -> dict[str, Any]:
 
 
 def mark_unreleased(cpm: NetworkArm, actr: NetworkArm, rows: Rows, device: torch.device) -> None:
-    """Mark the rows that the next release must copy: those in which A-CTR differs from what a release makes of it.
+    """Mark the rows that the next release must copy: those in which A-CTR differs from CPM or has a changed accumulator.
 
     Parameters
     ----------
     cpm, actr
         Both restored.
     rows
-        Of a checkpoint: all rows that ever changed.
+        All rows of a checkpoint, that is all that have ever changed.
     device
-        Where the tables live.
+        Device of the tables.
     """
     names = zip(cpm.table_names(), actr.table_names(), strict=True)
-    for pair, ours, theirs in zip(names, cpm.tables, actr.tables, strict=True):
+    for pair, cpm_table, actr_table in zip(names, cpm.tables, actr.tables, strict=True):
         parts = [rows[name][0] for name in pair if name in rows]
         if not parts:
             continue
         index = np.unique(np.concatenate(parts))
         at = torch.from_numpy(index).to(device)
-        differs = (ours.gather(at) != theirs.gather(at)).any(1)
-        differs |= theirs.accumulator.index_select(0, at) != theirs.initial_accumulator
-        ours.unreleased.mark(index[differs.cpu().numpy()])
+        differs = (cpm_table.gather(at) != actr_table.gather(at)).any(1)
+        differs |= actr_table.accumulator.index_select(0, at) != actr_table.initial_accumulator
+        cpm_table.unreleased.mark(index[differs.cpu().numpy()])
 
 
 def state_hash(
@@ -71,8 +71,8 @@ def state_hash(
 ) -> str:
     """Hash of every parameter, optimiser state and buffer of all arms and of TPM, and of the counters.
 
-    Whole tables are read. Arms that were there from the first version are hashed in the form of that version, so that
-    hashes can be compared between versions.
+    Expensive: all embedding tables are read. Arms of the first version are hashed in the form of that version, so that hashes can
+    be compared between versions.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""``StepResult``: what a training step predicted and learned."""
+"""``StepResult``: the predictions and losses of a training step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StepResult:
     scores
         Their click probabilities by arm, float32, aligned with ``scored``.
     skipped
-        Why the step was rolled back in all arms; None: it is final.
+        Why the step was rolled back in all arms; None if it is final.
     """
 
     kind: StepKind

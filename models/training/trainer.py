@@ -1,4 +1,4 @@
-"""``Trainer``: predict, score, learn; the one step that live training and replay share."""
+"""``Trainer``: predicts the rows of a step and then learns them. Live training and replay use the same class."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ MIN_WINDOW_ROWS = 128
 
 
 class Trainer:
-    """All arms of a configuration, trained by one stream of one-domain batches.
+    """Trains all arms of a configuration, that is all models that run side by side on the same rows.
 
-    The arms ``cpm``, ``actr`` and ``ads_only`` are those of the paper. ``model.transfer`` selects the arm whose
-    predictions are served (see :class:`Scorer`); ``model.arms`` adds others for comparison. An arm that neither
-    a setting nor another arm requires is not built (see :func:`select_arms`).
+    Every step contains rows of one domain only: natural content or ads. ``cpm`` and ``reload`` (its network is named
+    ``actr`` in checkpoints) implement CPM and A-CTR of E-CDCTR (arXiv 2408.16238); ``ads_only`` is the control, the same
+    network trained on ads alone and without TPM vectors. ``model.transfer`` selects the arm whose predictions are served
+    (see :class:`Scorer`); ``model.arms`` adds others for comparison. ``cpm`` and ``ads_only`` are always built, any other
+    arm only if a setting names it or another arm needs it (see :func:`select_arms`).
 
-    No step draws a random number: the state is a function of the settings and of the batches in their order, for a
-    given number of torch threads.
+    Training draws no random numbers. For a given device, torch version and number of torch threads, the state depends
+    only on the settings, the TPM snapshots, and the batches and their order.
 
     Parameters
     ----------
@@ -55,30 +57,31 @@ class Trainer:
     model, schedule, tpm
         Settings.
     store
-        TPM snapshots; None: no id has a history.
+        TPM snapshots. If None (or if ``model.history`` is ``none``), no TPM vector is read: every id counts as absent.
     ad_window
-        Stores learned ad rows for releases; this trainer appends to it.
+        The trainer appends every learned ad row to it; a release is calibrated and fine-tuned on these rows.
     device
         Overrides ``model.device``.
     gate
-        Judges whether a release may serve; None: every release is accepted.
+        Decides whether a release is accepted. If None, every release is accepted.
     live_tpm
-        Trains TPM from the stream; None: TPM is not trained here.
+        Trains TPM from the stream. If None, TPM is not trained here.
 
     Attributes
     ----------
     arms
-        By their own name, which is ``actr`` for the network that releases replace.
+        Arms by ``Arm.name``. It equals the name in the table of arms except for ``reload``, whose arm is named ``actr``.
     selection
         Which arms run and which are scored.
     months
         Readers of the TPM snapshots.
     clock
-        Youngest event time so far, ms.
+        Latest event time so far, ms.
     releases
-        Number of accepted CPM releases: the version of A-CTR.
-    until_room
-        Performs a write to disk; an owner that can wait for space on a full disk replaces it.
+        Number of accepted CPM releases; also the version number of A-CTR.
+    run_write
+        Called with a function that writes to disk; runs it. :class:`Engine` replaces it with a version that retries while
+        the disk is full.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Trainer:
         )
         self.transfer = self._make_transfer(schedule)
         self.gate, self._gate_days = gate, schedule.gate_days
-        self.until_room: Callable[[Callable[[], None]], None] = lambda write: write()
+        self.run_write: Callable[[Callable[[], None]], None] = lambda write: write()
         self.clock = 0
         self.releases = 0
         self.months = MonthReaders(self.store, self.arms, tpm.k, tpm.dim, self.device)
@@ -137,12 +140,13 @@ class Trainer:
     # -- step
 
     def step(self, step: Step) -> StepResult:
-        """One step.
+        """Run one training step.
 
-        1. Predict with the parameters as they are: all ad rows, and natural rows of a fixed sample of users.
-        2. Every arm learns each row of its domains once, in chunks of at most the configured size. A loss or gradient
-           that is not finite, or a loss that explodes, rolls the whole step back in all arms.
-        3. Ad rows are appended to the ad window; natural rows train TPM where it learns from the stream.
+        1. Predict all ad rows, or the natural rows of a fixed sample of users, with the current parameters.
+        2. Every arm that learns this domain, and whose ``learns_from`` milestone has been reached, learns each row once, in
+           chunks of at most its configured size. If the loss, a gradient or a batch norm statistic of one arm is not finite,
+           or its mean loss exceeds ``MAX_LOSS``, the step is rolled back in all arms.
+        3. Ad rows are appended to the ad window; natural rows also train TPM if it learns from the stream.
 
         Parameters
         ----------
@@ -152,7 +156,7 @@ class Trainer:
         kind, batch = step.kind, step.batch
         if not len(batch):
             return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
-        rows = self.scorer.rows(batch, clock_ms=max(self.clock, int(batch.ts.max())), learned=True)
+        rows = self.scorer.rows(batch, clock_ms=max(self.clock, int(batch.ts.max())), will_learn=True)
         scored, scores = self.scorer.score(rows)
         self.clock = rows.clock_ms
         loss, skipped = learn_in_all(self._learners(rows), rows)
@@ -175,20 +179,20 @@ class Trainer:
 
     def _append_to_window(self, rows: ArmInput, scores: Mapping[str, NDArray[np.float32]]) -> None:
         columns = rows.batch.columns(self.ad_window.row_columns)
-        # A release replaces the network ``reload``, whichever arm serves; without that arm no release reads the column.
+        # A release replaces the network of ``reload``, whichever arm serves. If that arm does not run, nothing reads the column.
         columns["p_serving"] = scores.get("reload", scores[SERVING])
         columns["p_control"] = scores["ads_only"]
-        self.until_room(lambda: self.ad_window.append(columns))
+        self.run_write(lambda: self.ad_window.append(columns))
 
     def score(self, step: Step) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float32]]]:
-        """The predictions that :meth:`step` would record for the rows of a step; nothing is learned.
+        """The predictions that :meth:`step` would return for these rows; nothing is learned.
 
         Returns
         -------
         tuple
             Positions of the scored rows, and their click probabilities by arm.
         """
-        return self.scorer.score(self.scorer.rows(step.batch, clock_ms=self.clock, learned=True))
+        return self.scorer.score(self.scorer.rows(step.batch, clock_ms=self.clock, will_learn=True))
 
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
         """Click probabilities of any rows by one arm, or by the serving arm (``actr``); nothing is learned.
@@ -212,12 +216,14 @@ class Trainer:
     def tpm_present(
         self, ts: NDArray[np.int64], user: NDArray[np.uint64], item: NDArray[np.uint64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-        """Whether CPM finds a TPM vector of each row's user, and of its item; None while it reads no snapshot."""
+        """Whether CPM finds a TPM vector for each row's user, and for its item; None while CPM reads no snapshot."""
         return self.months.present(ts, user, item)
 
     def months_due(self, clock_ms: int) -> tuple[str, ...] | None:
-        """The snapshots that CPM should read from now on; None: no change. The store is queried once per hour of event
-        time; the answer takes effect through :meth:`use_months`."""
+        """The snapshots that CPM should read from now on; None if they do not change.
+
+        The store is queried once per hour of event time. :meth:`use_months` puts the result into effect.
+        """
         return self.months.due(clock_ms, self.clock)
 
     def use_months(self, months: tuple[str, ...]) -> None:
@@ -229,16 +235,15 @@ class Trainer:
             One of them is not older than the event clock.
         """
         if self.live_tpm is not None:
-            self.live_tpm.settle(
-                months
-            )  # when a journal is replayed at full speed, a month may still be being written
+            # Wait: in a fast replay of the journal the snapshot may not be completely written yet.
+            self.live_tpm.settle(months)
         self.months.set_cpm(months, self.clock)
 
     def release_due(self, clock_ms: int) -> int | None:
-        """The scheduled event time (ms) of a release that should happen now; None: no release is due.
+        """The scheduled event time (ms) of a release that should happen now; None if no release is due.
 
-        Without the arm ``reload`` there are no releases. A release waits for :data:`MIN_WINDOW_ROWS` ad rows, from which
-        batch norm and output bias are estimated.
+        Without the arm ``reload`` there are no releases. A release waits until the ad window has at least
+        :data:`MIN_WINDOW_ROWS` rows, because batch norm and output bias are estimated on the window.
         """
         if self.transfer is None or len(self.ad_window) < MIN_WINDOW_ROWS:
             return None
@@ -247,18 +252,20 @@ class Trainer:
     def release(self, clock_ms: int) -> ReleaseReport:
         """Transfer CPM to A-CTR.
 
-        1. A-CTR's parameters are set to CPM's, except batch norm.
-        2. The snapshots that CPM reads are merged through A-CTR's copy of its attention, which is fixed from then on.
-        3. Batch norm's statistics and the output bias are estimated on the ad window.
-        4. The ad window is learned once, at low learning rates; rows of its last days are predicted before they are
-           learned.
-        5. The gate compares those predictions with the predictions that the present A-CTR and the control made for the
-           same rows before learning them. The comparison favours the new version in one respect: it comes from a CPM that
-           has learned natural clicks younger than the rows, and batch norm and bias were estimated on them.
-        6. Accepted: the versions (TPM months, CPM release, A-CTR) change together. Refused: A-CTR is restored, bit for
-           bit, and the next release is due at the next boundary.
+        1. CPM's parameters are copied to A-CTR. Batch norm is reset, or copied if ``schedule.reset_batch_norm`` is false.
+        2. A-CTR reads the same snapshots as CPM from now on. The K vectors of an id are merged into one by A-CTR's copy of
+           CPM's attention, which stays fixed until the next release.
+        3. The statistics of batch norm (if it was reset) and the output bias are estimated on the ad window.
+        4. If ``schedule.fine_tune`` is set, A-CTR learns the ad window once. Rows of the last ``schedule.gate_days`` days
+           are predicted before they are learned.
+        5. The gate compares these predictions with those that the previous version of A-CTR and the ads-only control made
+           for the same rows before they learned them. The comparison favours the new version in one respect: CPM has
+           learned natural clicks that are newer than these rows, and batch norm and output bias were estimated on a window
+           that contains these rows.
+        6. If the gate accepts, months, CPM release and A-CTR change together. If it refuses, A-CTR is restored bit for bit,
+           and the next release is tried at the next scheduled time (``schedule.release_every`` later).
         """
-        assert self.transfer is not None, f"transfer = {self.model.transfer} has no releases"
+        assert self.transfer is not None, "there are no releases: the arm reload does not run"
         boundary = self.schedule.due(clock_ms)
         evidence, months = None, self.actr_months
         if self.gate is not None:
@@ -277,11 +284,11 @@ class Trainer:
             evidence,
         )
         if self.gate is not None and evidence is not None:
-            report = report.judged(self.gate(evidence.rows()))
+            report = report.with_verdict(self.gate(evidence.rows()))
             if report.accepted:
                 self.transfer.commit()
             else:
-                self.transfer.rollback()  # restores the arm's reader, too
+                self.transfer.rollback()  # also restores the arm's reader
                 self.months.actr = months
         self.schedule.done(report.boundary_ms, accepted=report.accepted)
         self.releases += report.accepted
@@ -289,7 +296,10 @@ class Trainer:
 
     @property
     def versions(self) -> dict[str, Any]:
-        """The versions that serve together: TPM months, CPM release, A-CTR (its release number; 0: the control)."""
+        """Versions in use: labels of the TPM months that A-CTR reads, and the number of accepted releases (``cpm`` and ``actr``).
+
+        While that number is 0, the control's predictions are used in place of A-CTR's.
+        """
         return {"tpm": list(self.actr_months), "cpm": self.releases, "actr": self.releases}
 
     # -- state
@@ -316,7 +326,7 @@ class Trainer:
         }
 
     def _environment(self) -> dict[str, Any]:
-        """What results depend on in their last bits."""
+        """Properties of the environment that can change results by rounding."""
         return {
             "threads": torch.get_num_threads(),
             "device": self.device.type,
@@ -324,7 +334,7 @@ class Trainer:
         }
 
     def restore(self, loaded: Loaded) -> None:
-        """Set the trainer to a captured state; it continues to the same bits as if it had never stopped."""
+        """Restore a captured state. Training then gives bit-identical results, as if it had not been interrupted."""
         meta = loaded.meta["trainer"]
         for key, here in self._environment().items():
             if meta[key] != here:
@@ -347,6 +357,6 @@ class Trainer:
             mark_unreleased(self.transfer.source, self.transfer.target, loaded.rows, self.device)
 
     def state_hash(self) -> str:
-        """Hash of every parameter, optimiser state and buffer, and of the counters. Reads whole tables."""
+        """Hash of all parameters, optimiser states, buffers and counters. Expensive: all embedding tables are read."""
         tpm = () if self.live_tpm is None else self.live_tpm.tensors()
         return state_hash(self.arms, tpm, self._counters() | arms_meta(self.arms))

@@ -1,4 +1,4 @@
-"""One step in all arms or in none."""
+"""Learns a step in all arms or in none."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["learn_in_all"]
 def learn_in_all(arms: Iterable[Arm], rows: ArmInput) -> tuple[dict[str, float], str | None]:
     """Learn rows in every arm, or leave every arm as it is, bit for bit.
 
-    1. The arms whose step can fail stage it, those based on another arm before that arm: their step has to be computed
-       with the parameters that predicted the rows.
+    1. The arms whose learning can fail stage the step. Those based on another arm come before it, because their step has to be
+       computed with the parameters that predicted the rows.
     2. If one of them fails, all that have staged are rolled back and nothing is learned.
     3. Otherwise all of them commit.
     4. The other arms, which cannot fail, learn the rows.
@@ -30,7 +30,7 @@ def learn_in_all(arms: Iterable[Arm], rows: ArmInput) -> tuple[dict[str, float],
     Returns
     -------
     tuple
-        Mean loss by arm, before its update; and why the step was rolled back, None if it is final.
+        Mean loss by arm, before its update; and why the step was rolled back (None if it is final).
     """
     staged: list[StagedArm] = []
     others: list[Arm] = []

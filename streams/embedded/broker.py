@@ -38,7 +38,7 @@ class EmbeddedBroker:
     log_file
         File for its output; default: a temporary file, which is removed with the broker.
     start_timeout_s
-        Longest time until it must answer.
+        Maximum time until it must answer.
     old_clients
         Start a relay in front of it, which clients of librdkafka 2.0 (Debian's ``kcat``) need; it reduces throughput.
 
@@ -122,7 +122,7 @@ class EmbeddedBroker:
         deadline = time.monotonic() + self.start_timeout_s
         while True:
             answers = _answers(inner)
-            # Asked after the port, so that another process that answers there is not taken for this one.
+            # Checked after the port, so that another process that answers there is not mistaken for this one.
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 output = self._tail() or "it printed nothing"

@@ -11,13 +11,12 @@ __all__ = ["free_port"]
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 20_000
 _TRIES = 50
-_random = (
-    random.SystemRandom()
-)  # independent of any seed: processes that start together choose different ports
+# Independent of any seed, so that processes that start together choose different ports.
+_random = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, below the range from which outgoing connections take theirs.
+    """A loopback port on which no process listens, below the range of ports of outgoing connections.
 
     A port of that range can be taken by any client of the machine between this call and the start of the server,
     and a client that reconnects to its stopped server's port there can even connect to itself.
@@ -35,7 +34,7 @@ def free_port() -> int:
 
 
 def _first_outgoing() -> int:
-    """First port of the range for outgoing connections; Linux's default where it cannot be read."""
+    """First port of the range for outgoing connections; Linux's default if it cannot be read."""
     try:
         first = int(_RANGE_FILE.read_text().split()[0])
     except (OSError, ValueError, IndexError):

@@ -215,7 +215,7 @@ def test_initial_factors_depend_on_seed_and_id_alone() -> None:
     no = np.zeros(2, np.bool_)
     for fm, order in ((a, (one, two)), (b, (two, one)), (c, (one, two))):
         for ids in order:
-            fm._factors[1].place((ids + 1).astype(np.int32), 0)
+            fm._factors[1].find_or_add((ids + 1).astype(np.int32), 0)
     queries = rows(np.array([1, 3]), np.array([0, 0]), no)
 
     def factors(fm: BayesFm) -> NDArray[np.float64]:

@@ -38,9 +38,9 @@ class Harness:
         months.set_cpm(("m0", "m1", "m2"), START_MS)
         months.set_actr(("m0", "m1", "m2"), START_MS)
 
-    def rows(self, batch: Batch, *, learned: bool = False) -> ArmInput:
+    def rows(self, batch: Batch, *, will_learn: bool = False) -> ArmInput:
         clock = int(batch.ts.max()) if len(batch) else START_MS
-        return ArmInput(batch, self.encoder, _scores, clock_ms=clock, learned=learned)
+        return ArmInput(batch, self.encoder, _scores, clock_ms=clock, will_learn=will_learn)
 
     def batches(self, n: int, *, first: int = 0, size: int = 40) -> list[Batch]:
         """Rows of all domains that the arm learns, two hours apart."""
@@ -52,7 +52,7 @@ class Harness:
 
     def learn(self, batches: list[Batch]) -> None:
         for batch in batches:
-            rows = self.rows(batch, learned=True)
+            rows = self.rows(batch, will_learn=True)
             for name in self.arm.reads:
                 rows.scores(name)
             self.arm.learn(rows)
@@ -125,7 +125,7 @@ def test_rows_that_are_going_to_be_learned_are_predicted_the_same(make: Make) ->
     harness = make()
     harness.learn(harness.batches(8))
     ads = harness.world.batch(90, AD, seed=502)
-    learned = harness.arm.predict(harness.rows(ads, learned=True))
+    learned = harness.arm.predict(harness.rows(ads, will_learn=True))
     np.testing.assert_allclose(learned, harness.predict(ads), rtol=1e-4)
 
 
@@ -245,9 +245,9 @@ def test_a_staged_step_commits_like_learn_or_is_rolled_back_completely(make: Mak
         learned, committed, rolled_back = arms
         learned.learn([batch])
         assert isinstance(committed.arm, StagedArm) and isinstance(rolled_back.arm, StagedArm)
-        assert math.isfinite(committed.arm.stage(committed.rows(batch, learned=True)))
+        assert math.isfinite(committed.arm.stage(committed.rows(batch, will_learn=True)))
         committed.arm.commit()
-        rolled_back.arm.stage(rolled_back.rows(batch, learned=True))
+        rolled_back.arm.stage(rolled_back.rows(batch, will_learn=True))
         rolled_back.arm.rollback()
         assert committed.digest() == learned.digest() != before
         assert rolled_back.digest() == before
@@ -262,7 +262,7 @@ def test_a_staged_step_that_is_not_finite_fails_and_other_arms_stay_finite(make:
     if isinstance(harness.arm, StagedArm):
         before = harness.digest()
         batch.dense[49, 0] = np.nan
-        assert math.isnan(harness.arm.stage(harness.rows(batch, learned=True)))
+        assert math.isnan(harness.arm.stage(harness.rows(batch, will_learn=True)))
         harness.arm.rollback()
         assert harness.digest() == before
     else:

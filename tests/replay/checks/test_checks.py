@@ -183,7 +183,9 @@ def test_a_row_that_meets_a_younger_snapshot_is_an_error(tmp_path):
     assert trainer.store is not None
     trainer.clock = trainer.store.manifest(first).last_ts
     assert first not in (trainer.months_due(trainer.clock) or ())
-    with pytest.raises(PointInTimeError, match="a row must not meet a snapshot that is younger than itself"):
+    with pytest.raises(
+        PointInTimeError, match="a row must not read a snapshot that was trained on later rows"
+    ):
         trainer.use_months((first,))
     trainer.clock += 1
     trainer.use_months((first,))
