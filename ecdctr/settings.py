@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
     model: ModelSettings = Field(default_factory=ModelSettings, description="CPM, A-CTR, ads-only control.")
     tpm: TpmSettings = Field(
-        default_factory=TpmSettings, description="The tiny pre-trained model of long-term clicks."
+        default_factory=TpmSettings, description="TPM, the tiny pre-training model of long-term clicks."
     )
     schedule: ScheduleSettings = Field(
         default_factory=ScheduleSettings, description="When CPM is released (event time)."

@@ -17,15 +17,15 @@ __all__ = ["AlignedIntake"]
 
 log = logging.getLogger("ecdctr.worker")
 
-_CUT_EVERY_S = 0.05
-"""Longest pause between two cuts: idle partitions and waiting rows become due by the clock, without a new row."""
+_EMIT_EVERY_S = 0.05
+"""Maximum time between two calls of the aligner: idle partitions and waiting rows become due by the clock, without a new row."""
 
 
 class AlignedIntake:
     """The intake of the worker: aligns rows and moves the steps to the trainer's queue.
 
-    Runs in the event loop. Buffered rows stay when a rebalance takes their partition away: this worker counts them, whoever
-    else reads the topic, and reading of a partition that returns continues at :meth:`position`.
+    Runs in the event loop. Buffered rows are retained when a rebalance revokes their partition: this worker learns them,
+    whichever other members read the topic. If the partition is assigned again, reading continues at :meth:`position`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class AlignedIntake:
         return self.aligner.position(topic, partition)
 
     def wants(self, topic: str, partition: int) -> bool:
-        """False while the buffer of the partition is full: it is not fetched then."""
+        """Whether the partition should be fetched; False while its buffer is full."""
         return (
             self.aligner.position(topic, partition) is not None
             and self.aligner.buffered(topic, partition) < self.buffer_rows
@@ -68,7 +68,7 @@ class AlignedIntake:
         self._wake.set()
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """Record that the partition holds offsets up to ``end``."""
+        """Record the end offset (exclusive) of the partition."""
         if self.aligner.position(topic, partition) is not None:
             self.aligner.set_end(topic, partition, end)
 
@@ -85,11 +85,11 @@ class AlignedIntake:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def pump(self) -> None:
-        """Cut steps as they become due and move them to the trainer's queue; never returns."""
+        """Take steps from the aligner as they become due and move them to the trainer's queue; never returns."""
         assert self.trainer is not None
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=_CUT_EVERY_S)
+                await asyncio.wait_for(self._wake.wait(), timeout=_EMIT_EVERY_S)
             self._wake.clear()
             if not self._ready:
                 self._ready = self.aligner.emit_steps(time.monotonic())
@@ -101,7 +101,7 @@ class AlignedIntake:
                 self._ready.pop(0)
 
     def lag(self, topic: str, learned: Mapping[tuple[str, int], int]) -> int:
-        """Records of a topic that the log holds and that have not been learned."""
+        """Number of records of a topic that are in the log and have not been learned."""
         return self.aligner.lag(topic, learned)
 
     @property

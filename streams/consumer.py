@@ -54,7 +54,7 @@ class PositionKeeper(Protocol):
         ...
 
     def wants(self, topic: str, partition: int) -> bool:
-        """False while the partition's buffer is full: it is not fetched then."""
+        """Whether the partition should be fetched; False while its buffer is full."""
         ...
 
     def set_end(self, topic: str, partition: int, end: int) -> None:

@@ -35,7 +35,7 @@ def settle_positions(
     Parameters
     ----------
     engine
-        Its checkpoint is restored: its positions are those of the checkpoint.
+        An engine whose checkpoint has been restored, so that its positions are those of the checkpoint.
     entries
         Entries of the journal after the checkpoint.
     beginning, ends

@@ -98,7 +98,7 @@ class Worker:
         """Train until a signal asks to stop; return the exit code.
 
         1. Lock the state folder (a standby waits for it).
-        2. Recover: load the newest whole checkpoint, then redo the steps that the journal has after it, with the same rows.
+        2. Recover: load the newest undamaged checkpoint, then redo the later steps of the journal with the same rows.
         3. Check that the log still holds the rows that come next.
         4. Train: the agents pass rows to the aligner, the aligner passes steps to the trainer's thread.
         5. When asked to stop: leave the group, end the current step, write a checkpoint.
@@ -118,8 +118,8 @@ class Worker:
                     positions, ends = self._recover(engine, reset_offsets)
                     asyncio.run(self._train(engine, positions, ends))
             except BaseException as error:
-                # The journal holds all that was learned, so a state that may be incomplete is not saved. Where only the log
-                # was lost, the journal cannot be redone any more, and the state is whole: it is saved.
+                # The journal contains all that was learned, so a state that may be incomplete is not saved. If only the log was
+                # lost, the state is complete and is saved, because the journal can no longer be redone.
                 engine.close(checkpoint=isinstance(error, OffsetsLostError) and self._state_is_whole)
                 raise
             engine.close()
@@ -142,7 +142,7 @@ class Worker:
             log.info("%s: stopping", signal.Signals(number).name)
 
     def _lock_folder(self, standby: bool) -> bool:
-        """Lock the state folder; return False if a stop was requested meanwhile."""
+        """Lock the state folder; return False if a stop was requested in the meantime."""
         if standby:
             owner = self._lock.owner()
             log.info(
@@ -194,7 +194,7 @@ class Worker:
             raise StopRequestedError
 
     def _connect(self, call: Callable[[], T]) -> T:
-        """Call for as long as ``worker.connect_timeout_s``: a broker that is just starting is waited for."""
+        """Repeat a call for up to ``worker.connect_timeout_s``, so that a broker that is just starting is waited for."""
         return call_until_available(call, self._worker.connect_timeout_s, lambda: self._stop_requested)
 
     # -- 4

@@ -28,7 +28,7 @@ app = typer.Typer(
     "Start with `ecdctr demo`. `ecdctr config show` explains every key of the configuration.",
 )
 _tpm = typer.Typer(
-    no_args_is_help=True, help="Train TPM, the tiny pre-trained model of long-term natural clicks."
+    no_args_is_help=True, help="Train TPM, the tiny pre-training model of long-term natural clicks."
 )
 _config = typer.Typer(no_args_is_help=True, help="Show the configuration.")
 _inspect = typer.Typer(no_args_is_help=True, help="Verify and show what is saved on disk.")

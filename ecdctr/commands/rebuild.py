@@ -65,7 +65,7 @@ def rebuild(
 ) -> Rebuilt:
     """Run the state folder's journal again from the Kafka log with a new model.
 
-    1. Select the checkpoint to compare with: the newest whole one, or the requested one.
+    1. Select the checkpoint to compare with: the newest undamaged one, or the requested one.
     2. From step 0, fetch the rows of each journaled step from the log and run the step again. If the log was lost and its
        offsets were reset, or if old journal files were deleted, start with the oldest checkpoint after that.
     3. At the step of the checkpoint, compare every tensor bit by bit, the digests of all predictions up to there, and the TPM
@@ -78,7 +78,7 @@ def rebuild(
     settings
         With changed settings of the models this is a counterfactual on the same rows in the same order.
     checkpoint
-        Name of a checkpoint; default: the newest whole one.
+        Name of a checkpoint; default: the newest undamaged one.
     compare
         False for a counterfactual.
     notes

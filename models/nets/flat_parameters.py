@@ -112,7 +112,7 @@ class FlatModule:
         self.mean = torch.zeros_like(self.values.data)
         self.square = torch.zeros_like(self.values.data)
         self.steps = torch.zeros((), device=device)
-        # Set here and not at the first step, so that a restored optimiser is no special case.
+        # Set here and not at the first step, so that a restored optimiser needs no special case.
         self.adam.state[self.values] = {"step": self.steps, "exp_avg": self.mean, "exp_avg_sq": self.square}
 
     def bind(self, twin: nn.Module, values: Tensor) -> None:
@@ -130,16 +130,16 @@ class FlatModule:
             where, shape = self._where[name]
             parameter.data = values[where].view(shape)
             parameter.grad = self.gradient[where].view(shape)
-        ours = dict(self.module.named_buffers())
+        own_buffers = dict(self.module.named_buffers())
         for name, buffer in twin.named_buffers():
-            buffer.set_(ours[name])  # type: ignore[call-overload]
+            buffer.set_(own_buffers[name])  # type: ignore[call-overload]
 
     def zero_gradient(self) -> None:
-        """Before a backward pass, which adds to the gradient."""
+        """Set the gradient to 0; call it before a backward pass, which adds to the gradient."""
         self.gradient.zero_()
 
     def step(self) -> None:
-        """One Adam step (Kingma and Ba, 2015) with the present gradient."""
+        """One Adam step (Kingma and Ba, 2015) with the current gradient."""
         self.adam.step()
 
     def reset_adam(self) -> None:

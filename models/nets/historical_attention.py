@@ -18,7 +18,7 @@ HistoryMode = Literal["attention", "mean", "latest"]
 class HistoricalAttention(nn.Module):
     r"""``h = MeanPool(softmax(H Wq (H Wk)^T / sqrt(d)) H Wv)`` over the months in which an id is present.
 
-    The pooled softmax is a weight of each month, so ``h = (sum_k w_k H_k) Wv``: the same value with one small product less
+    The pooled softmax is a weight of each month, so ``h = (sum_k w_k H_k) Wv`` is the same value with one small product less
     per month. Months in which the id is absent are neither queries nor keys. An id that is absent in all months has a
     learned default vector, and its present flag is 0.
 
@@ -84,16 +84,16 @@ class HistoricalAttention(nn.Module):
 
 
 class FrozenHistory:
-    """A :class:`HistoricalAttention` with fixed parameters, whose result for a row does not depend on other rows, to the last bit.
+    """A :class:`HistoricalAttention` with fixed parameters. Its result for a row is bit-identical whatever the other rows are.
 
-    In a matrix product the result of a row may depend on the other rows. A merged row must not: it is cached, and after a
-    restart computed again among other rows, with the same bits. All operations here are therefore elementwise in double
+    In a matrix product the result of a row may depend on the other rows. A merged row must not depend on
+    them: it is cached, and after a restart it is computed again together with other rows, and must have the same bits. All operations here are therefore elementwise in double
     precision, in a fixed order, and rounded once.
 
     Parameters
     ----------
     attention
-        Copied; later training does not change the copy.
+        The attention; it is copied, and later training does not change the copy.
     """
 
     def __init__(self, attention: HistoricalAttention) -> None:

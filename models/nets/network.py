@@ -1,4 +1,4 @@
-"""``CtrNet``: the one network of CPM, A-CTR and the ads-only control."""
+"""``CtrNet``: the network of all network arms (CPM, A-CTR, the ads-only control and their variants)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ecdctr.models.settings import ModelSettings
 __all__ = ["MAX_LOSS", "CtrNet", "HistoryInput", "embed", "is_batch_norm", "is_history"]
 
 MAX_LOSS = 50.0
-"""A mean loss above this bound is an explosion: logits of a healthy model are far below 50."""
+"""Maximum mean loss of a step; above it, the step is rolled back. The logits of a healthy model are far below 50."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HistoryInput:
     """The TPM history of one kind of id (user or item) for the rows of a batch.
 
-    Either the months' vectors, for a network whose attention learns, or merged ones.
+    Either the vectors of each month, for a network whose attention is trained, or merged vectors.
 
     Attributes
     ----------
     inverse
-        Position of each row's id among those below, ``(n,)``.
+        For each row, the index of its id in the arrays below, ``(n,)``.
     rows, mask
         ``(m, K, d)`` and ``(m, K)``; None when merged.
     vectors, present
@@ -59,8 +59,8 @@ def is_history(name: str) -> bool:
 class CtrNet(nn.Module):
     """Embeddings, bags (mean), numbers, TPM history -> interaction and MLP with batch norm -> logit.
 
-    The inputs from TPM are the vectors of user and item, whether they are present, and their elementwise product, which TPM
-    itself uses.
+    The inputs from TPM are the vectors of user and item, flags of whether they are present, and the element-wise product of the
+    vectors, because TPM is trained with their dot product.
 
     ``dcn``: DCN-V2 cross layers ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`` (Wang et al., WWW 2021) in parallel with
     the MLP (its "parallel" form); the output reads both. ``dot``: the inputs of the MLP are the vectors and the products
@@ -73,9 +73,9 @@ class CtrNet(nn.Module):
     n_dense
         Numeric columns; they enter through a batch norm without affine part.
     model
-        Widths and kinds.
+        Layer sizes, and kinds of interaction, history and batch norm.
     history_dim
-        Size of a TPM vector; None: the network does not read TPM.
+        Size of a TPM vector; None if the network does not read TPM.
     domain_flag
         Whether a row's domain is an input (for a network that learns both domains); batch norm then has separate
         running statistics for each domain.
@@ -151,7 +151,7 @@ class CtrNet(nn.Module):
         history
             User and item; required if and only if the network reads TPM.
         training
-            Normalise by the batch instead of by the running statistics.
+            Whether to normalise by the statistics of the batch instead of the running statistics.
 
         Returns
         -------

@@ -114,7 +114,7 @@ class Engine:
     # -- protocol 3: recovery
 
     def recover(self) -> Iterator[JournalEntry]:
-        """Restore the newest whole checkpoint and return the journal entries that must be redone.
+        """Restore the newest undamaged checkpoint and return the journal entries that must be redone.
 
         1. Load the newest checkpoint whose checksums are correct; damaged ones are reported and skipped.
         2. Truncate the score log and the ad window to the sizes that are recorded in it.

@@ -1,4 +1,4 @@
-"""``PairedGate``: decides whether a release may serve, by paired intervals on rows that all models predicted."""
+"""``PairedGate``: decides whether a release is accepted, by paired intervals on rows that all models predicted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PairedGate"]
 
 
 class PairedGate:
-    """Rejects a release that is proven worse than the serving model or than the ads-only control.
+    """Rejects a release that is significantly worse than the current A-CTR or than the ads-only control.
 
     A release is worse if a paired bootstrap interval over users (95 %) lies completely on the wrong side of 0: the upper end
     of the GAUC difference below 0, or the lower end of the NE difference above 0. Four such tests (two metrics, two
@@ -44,7 +44,7 @@ class PairedGate:
     >>> PairedGate()(GateRows(user, label, good, bad, bad)).accepted
     True
     >>> PairedGate()(GateRows(user, label, bad, good, bad)).reason
-    'worse than serving on GAUC, worse than serving on NE'
+    'worse than the current A-CTR on GAUC, worse than the current A-CTR on NE'
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PairedGate:
 
         1. Too few rows: accept.
         2. A prediction is not finite: reject.
-        3. Worse than the serving model or the control: reject, else accept.
+        3. Significantly worse than the current A-CTR or the control: reject, else accept.
 
         The figures are differences, candidate minus baseline: ``gauc_serving``, ``gauc_serving_low``, ``..._high``, and
         likewise for ``ne`` and ``control``; also ``rows``, ``users`` (all) and ``users_ranked`` (those that GAUC counts).
@@ -83,23 +83,23 @@ class PairedGate:
         users, ranked = _users(user, y)
         figures = {"rows": float(len(p)), "users": float(users), "users_ranked": float(ranked)}
         worse = []
-        for baseline in ("serving", "control"):
+        for baseline, name in (("serving", "the current A-CTR"), ("control", "the control")):
             base = getattr(rows, baseline)[newest]
             if ranked >= self.min_users:
                 gain = gauc_difference(y, p, base, user, **self._draws)
                 _note(figures, f"gauc_{baseline}", gain)
                 if gain.high < 0:
-                    worse.append(f"worse than {baseline} on GAUC")
+                    worse.append(f"worse than {name} on GAUC")
             if users >= self.min_users:
                 loss = ne_difference(y, p, base, user, **self._draws)
                 _note(figures, f"ne_{baseline}", loss)
                 if loss.low > 0:
-                    worse.append(f"worse than {baseline} on NE")
+                    worse.append(f"worse than {name} on NE")
         if worse:
             return Verdict(False, ", ".join(worse), figures)
         if users < self.min_users:
             return Verdict(True, f"not tested, {users} users are too few ({self.min_users})", figures)
-        return Verdict(True, "not worse than serving and control", figures)
+        return Verdict(True, "not worse than the current A-CTR and the control", figures)
 
 
 def _users(user: NDArray[Any], y: NDArray[Any]) -> tuple[int, int]:

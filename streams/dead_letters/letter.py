@@ -9,7 +9,7 @@ Value and key of a dead letter are the original bytes; its headers are the origi
 ``ecdctr-partition``
 ``ecdctr-offset``
 ``ecdctr-crc32``      checksum of the original value
-``ecdctr-rows``       rejected rows of a packed message, as ``3,17``; absent: the whole message
+``ecdctr-rows``       rejected rows of a packed message, as ``3,17``; absent if all rows are
 ====================  ==================================================================
 """
 
@@ -38,7 +38,7 @@ class DeadLetter:
     Attributes
     ----------
     rows
-        Rejected rows of a packed message; empty: the whole message.
+        Rejected rows of a packed message; empty if the whole message is rejected.
     crc
         CRC-32 of the original value if ``value`` was removed.
     """
@@ -56,7 +56,7 @@ class DeadLetter:
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the original value, also when it was removed."""
+        """CRC-32 of the original value, even if the value was removed."""
         return crc32(self.value or b"") if self.crc is None else self.crc
 
     @property
@@ -69,7 +69,7 @@ class DeadLetter:
         return (self.topic, self.partition, self.offset, self.reason, self.checksum)
 
     def without_value(self) -> DeadLetter:
-        """The letter for a broker that accepts no message of this size; the value can be read at its origin."""
+        """The letter without its value, for a broker that accepts no message of this size; the value can be read at its origin."""
         if self.value is None:
             return self
         dropped = (_PREFIX + "dropped-bytes", str(len(self.value)).encode())
@@ -115,7 +115,7 @@ def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> l
 
 
 def identity_of(record: Any) -> Identity:
-    """Identity of a letter that was read from a dead-letter topic; for any other record, one that no letter has."""
+    """Identity of a letter that was read from a dead-letter topic; for any other record, an identity that no letter has."""
     headers: dict[str, bytes] = {name: value for name, value in record.headers or () if value is not None}
 
     def text(name: str) -> str:

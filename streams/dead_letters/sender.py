@@ -27,7 +27,7 @@ __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "
 
 log = logging.getLogger("ecdctr.dead_letters")
 
-TAIL = 100_000  # largest number of dead letters that are read at start, to find those that were sent already
+TAIL = 100_000  # maximum number of dead letters that are read at start, to find those that were already sent
 _RETRY_S = 1.0
 _ANSWER_S = 150.0  # longer than the producer's delivery timeout, so that its error comes first
 _TAIL_TIMEOUT_S = 120.0
@@ -70,16 +70,16 @@ class DeadLetters:
     The producer of kafka-python is idempotent and runs in a thread: a batch that was written but whose answer was lost is not written
     twice, and the event loop is not blocked while an agent awaits the answer.
 
-    After a crash, messages after the last counted offset are read again and rejected again: letters that the topic already holds are
-    not sent a second time.
+    After a crash, messages after the positions of the last checkpoint are read again and rejected again; letters that the topic
+    already contains are not sent a second time.
 
     Parameters
     ----------
     connection, topics
         Brokers and topics.
     tail
-        Largest number of dead letters that are read at start. If the worker died after sending more than these without counting
-        them, the surplus would be sent twice.
+        Maximum number of dead letters that are read at start. If the worker died after it had sent more letters than this since
+        its last checkpoint, the others would be sent twice.
 
     Attributes
     ----------
@@ -101,12 +101,12 @@ class DeadLetters:
         self._stop_now = threading.Event()
 
     async def start(self, positions: Mapping[Key, int]) -> None:
-        """Connect, and read which letters of offsets that are not counted yet were sent already.
+        """Connect, and find the letters after the checkpoint's positions that have already been sent.
 
         Parameters
         ----------
         positions
-            Next offset of every partition that a checkpoint has counted.
+            Next offset of every partition at the last checkpoint.
         """
         self._there = await self._in_thread(
             lambda: read_identities(self.connection, self.topics, positions, self.tail)
@@ -143,7 +143,7 @@ class DeadLetters:
         """Send in order and wait; return the letters that must be sent again. Runs in a thread."""
         producer = self._producer
         if producer is None:
-            raise StreamError("dead letters can be sent between start() and stop() only")
+            raise StreamError("dead letters can only be sent between start() and stop()")
         sent = [(letter, self._enqueue(producer, letter)) for letter in letters]
         left = []
         failure: KafkaError | None = None
@@ -211,7 +211,7 @@ class DeadLetters:
 def read_identities(
     connection: KafkaSettings, topics: TopicSettings, positions: Mapping[Key, int], tail: int
 ) -> set[Identity]:
-    """Identities of letters whose origin is not counted yet, among the last ``tail`` of each dead-letter topic."""
+    """Identities of letters whose origin is at or after ``positions``, among the last ``tail`` of each dead-letter topic."""
     names = [topics.dead_letter(name) for name in topics.domains]
     counts = partition_counts(connection, names)
     tps = [TopicPartition(name, p) for name, n in counts.items() for p in range(n)]

@@ -26,7 +26,7 @@ def step(monitor: Monitor, hour: int) -> None:
 
 
 def report(number: int, hour: int, *, accepted: bool) -> ReleaseReport:
-    reason = "fine" if accepted else "worse than serving on GAUC"
+    reason = "fine" if accepted else "worse than the current A-CTR on GAUC"
     figures = {} if accepted else FIGURES
     return ReleaseReport(
         number, hour * HOUR, hour * HOUR, (), accepted=accepted, reason=reason, figures=figures
@@ -44,7 +44,7 @@ def test_raised_once_with_its_figures_and_resolved_by_the_next_accepted_one() ->
         step(monitor, hour)
     (raised,) = monitor.take_events()
     assert (raised.rule, raised.since_ms, raised.resolved_ms) == ("release-refused", 2 * HOUR, None)
-    assert "CPM release 2 was refused by the gate: worse than serving on GAUC" in raised.what
+    assert "CPM release 2 was refused by the gate: worse than the current A-CTR on GAUC" in raised.what
     assert "gauc_serving -0.031, gauc_serving_low -0.045, gauc_serving_high -0.012" in raised.what
     assert [a.rule for a in monitor.alerts()] == ["release-refused"]
     assert monitor.snapshot()["marks"][-1]["text"] == "CPM release 2, refused by the gate"

@@ -41,6 +41,10 @@ def test_descriptions_fit_the_width():
     assert max(map(len, lines)) <= 80
 
 
+def test_every_key_has_a_description():
+    assert [key for key, _, _, text in settings_table(load_settings(environ={})) if not text] == []
+
+
 def test_only_changed_keys_are_printed_on_request():
     text = shown("--changed", "--set", "model.lr=0.25")
     assert "model.lr = 0.25 (--set)" in text

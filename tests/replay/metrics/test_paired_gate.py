@@ -81,7 +81,8 @@ def test_the_interval_of_ne_is_that_of_users_drawn_again_one_by_one() -> None:
 def test_worse_than_either_is_refused(noise: dict[str, float], rival: str) -> None:
     verdict = PairedGate()(rows(**noise))
     assert not verdict.accepted
-    assert verdict.reason == f"worse than {rival} on GAUC, worse than {rival} on NE"
+    name = {"serving": "the current A-CTR", "control": "the control"}[rival]
+    assert verdict.reason == f"worse than {name} on GAUC, worse than {name} on NE"
     assert verdict.figures[f"gauc_{rival}_high"] < 0 < verdict.figures[f"ne_{rival}_low"]
 
 
@@ -95,7 +96,7 @@ def test_a_wrong_prior_is_refused_on_ne_alone() -> None:
     r = rows(candidate=0.0, serving=0.5, control=0.5)
     high = GateRows(r.user, r.label, 1 - (1 - r.candidate) ** 4, r.serving, r.control)
     verdict = PairedGate()(high)
-    assert verdict.reason == "worse than serving on NE, worse than control on NE"
+    assert verdict.reason == "worse than the current A-CTR on NE, worse than the control on NE"
     assert verdict.figures["gauc_serving_low"] > 0
 
 
