@@ -86,9 +86,9 @@ class HistoricalAttention(nn.Module):
 class FrozenHistory:
     """A :class:`HistoricalAttention` with fixed parameters. Its result for a row is bit-identical whatever the other rows are.
 
-    In a matrix product the result of a row may depend on the other rows. A merged row must not depend on
-    them: it is cached, and after a restart it is computed again together with other rows, and must have the same bits. All operations here are therefore elementwise in double
-    precision, in a fixed order, and rounded once.
+    In a matrix product the result of a row may depend on the other rows. A merged row must not depend on them: it is cached,
+    and after a restart it is computed again together with other rows, and must have the same bits. All operations here are
+    therefore elementwise in double precision, in a fixed order, and rounded once.
 
     Parameters
     ----------
