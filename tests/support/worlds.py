@@ -10,9 +10,11 @@ import numpy as np
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.step import Step
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
-from ecdctr.models.training import Gate, Trainer
+from ecdctr.models.training import Gate, StepResult, Trainer
+from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
 from ecdctr.state.row_logs import AdWindow
 from ecdctr.state.snapshots import MemoryEmbeddingStore
 
@@ -126,3 +128,29 @@ class World:
             last = begin - 1 - (months - 1 - month) * 10 * DAY_MS
             store.write(f"m{month}", self.tpm.dim, last, vectors[0], vectors[1], first_ts=last - 10 * DAY_MS)
         return store
+
+
+def play(trainer: Trainer, batches: list[Batch]) -> list[StepResult]:
+    """Run the steps as the engine does: months and releases that are due follow each step."""
+    results = []
+    for batch in batches:
+        results.append(trainer.step(Step.from_batch(batch)))
+        months = trainer.months_due(trainer.clock)
+        if months is not None:
+            trainer.use_months(months)
+        if trainer.release_due(trainer.clock) is not None:
+            trainer.release(trainer.clock)
+    return results
+
+
+def loaded(captures: list[Capture]) -> Loaded:
+    """What a store loads after these captures were saved one after another."""
+    return Loaded("test", captures[-1].dense, merge_rows([c.rows for c in captures]), captures[-1].meta)
+
+
+def copy_of(world: World, window: AdWindow) -> AdWindow:
+    """A window of its own with the same rows."""
+    other = world.window()
+    for chunk in window.chunks(1000):
+        other.append(chunk)
+    return other

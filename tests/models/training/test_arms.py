@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.batch import AD, NATURAL
 from ecdctr.events.step import Step
 from ecdctr.models.arms import select_arms
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints import Capture, Loaded, merge_rows
-from ecdctr.state.row_logs import AdWindow
+from tests.support.worlds import copy_of, loaded, play
 
 EVERY = (
     "reload",
@@ -27,29 +25,6 @@ EVERY = (
     "item_ctr",
 )
 EXTRA = {"arms": EVERY, "linked_batch": 20, "stack_every": "6h"}
-
-
-def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
-    results = []
-    for batch in batches:
-        results.append(trainer.step(Step.from_batch(batch)))
-        months = trainer.months_due(trainer.clock)
-        if months is not None:
-            trainer.use_months(months)
-        if trainer.release_due(trainer.clock) is not None:
-            trainer.release(trainer.clock)
-    return results
-
-
-def loaded(captures: list[Capture]) -> Loaded:
-    return Loaded("test", captures[-1].dense, merge_rows([c.rows for c in captures]), captures[-1].meta)
-
-
-def copy_of(world: Any, window: AdWindow) -> AdWindow:
-    other = world.window()
-    for chunk in window.chunks(1000):
-        other.append(chunk)
-    return other  # type: ignore[no-any-return]
 
 
 def test_every_arm_scores_every_ad_row(world: Any) -> None:

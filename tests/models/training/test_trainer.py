@@ -13,38 +13,13 @@ import pytest
 
 from ecdctr.events.batch import AD, NATURAL, Batch
 from ecdctr.events.step import Step
-from ecdctr.models.training.trainer import Trainer
-from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded, merge_rows
+from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import PointInTimeError
-from ecdctr.state.row_logs import AdWindow
 from tests.support.waiting import PATIENCE_S
+from tests.support.worlds import copy_of, loaded, play
 
 ROOT = Path(__file__).parents[3]
 MONTHS = ("m0", "m1", "m2")
-
-
-def play(trainer: Trainer, batches: list[Batch]) -> list[Any]:
-    """As the engine does: due months and releases follow the step."""
-    results = []
-    for batch in batches:
-        results.append(trainer.step(Step.from_batch(batch)))
-        months = trainer.months_due(trainer.clock)
-        if months is not None:
-            trainer.use_months(months)
-        if trainer.release_due(trainer.clock) is not None:
-            trainer.release(trainer.clock)
-    return results
-
-
-def loaded(captures: list[Capture]) -> Loaded:
-    return Loaded("test", captures[-1].dense, merge_rows([c.rows for c in captures]), captures[-1].meta)
-
-
-def copy_of(world: Any, window: AdWindow) -> AdWindow:
-    other = world.window()
-    for chunk in window.chunks(1000):
-        other.append(chunk)
-    return other  # type: ignore[no-any-return]
 
 
 # -- a step
