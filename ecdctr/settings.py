@@ -37,7 +37,7 @@ __all__ = [
 
 ENV_PREFIX = "ECDCTR_"
 # Variables that are not configuration keys: the configuration file, and the folder of real logs for tests.
-OTHER_VARIABLES = frozenset({"ECDCTR_CONFIG", "ECDCTR_DATA"})
+OTHER_VARIABLES = frozenset({"ECDCTR_CONFIG", "ECDCTR_DATA", "ECDCTR_KAFKA_LIBS"})
 
 RENAMED: dict[str, str] = {
     "monitor.watch.drift.cells": "monitor.watch.drift.bins",

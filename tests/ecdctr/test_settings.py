@@ -124,3 +124,8 @@ def test_a_password_is_never_shown(tmp_path):
     with pytest.raises(ConfigError) as failure:
         load_settings(environ={"ECDCTR_KAFKA__PASSWORD": "s3cret-word", "ECDCTR_KAFKA__SECURITY": "nonsense"})
     assert "s3cret-word" not in str(failure.value)
+
+
+def test_variables_of_tests_and_studies_are_no_configuration():
+    environ = {"ECDCTR_DATA": "/data", "ECDCTR_KAFKA_LIBS": "/libs"}
+    assert load_settings(environ=environ).settings == load_settings(environ={}).settings
