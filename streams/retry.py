@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError
 
-__all__ = ["StopRequestedError", "call_until_available", "retry_delay"]
+__all__ = ["RetryDelays", "StopRequestedError", "call_until_available", "retry_delay"]
 
 log = logging.getLogger("ecdctr.worker")
 
@@ -29,6 +29,21 @@ def retry_delay(attempt: int) -> float:
     [0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
     """
     return _DELAYS_S[min(attempt, len(_DELAYS_S) - 1)]
+
+
+class RetryDelays:
+    """Delays between the sessions of a repeated connection; they start again after a session that worked."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+
+    def next(self, *, restart: bool) -> float:
+        """Seconds to wait after a session has failed; ``restart``: it had worked before, so start again at the shortest delay."""
+        if restart:
+            self._attempt = 0
+        delay = retry_delay(self._attempt)
+        self._attempt += 1
+        return delay
 
 
 def call_until_available(call: Callable[[], T], timeout_s: float, stop_requested: Callable[[], bool]) -> T:

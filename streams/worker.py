@@ -29,7 +29,7 @@ from ecdctr.streams.decoders import DecodePool
 from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.retention import settle_positions
-from ecdctr.streams.retry import StopRequestedError, call_until_available, retry_delay
+from ecdctr.streams.retry import RetryDelays, StopRequestedError, call_until_available
 from ecdctr.streams.rollback_letters import RollbackLetters
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
@@ -48,7 +48,8 @@ class Worker:
     Parameters
     ----------
     make_engine
-        ``make_engine(on_checkpoint=..., on_skipped=...)``.
+        ``make_engine(on_checkpoint=..., on_skipped=...)`` creates the engine; the callbacks receive the positions of each
+        checkpoint, and the rows of each step that was rolled back.
     decoder
         Decodes the messages of the click topics.
     make_log
@@ -118,8 +119,8 @@ class Worker:
                     positions, ends = self._recover(engine, reset_offsets)
                     asyncio.run(self._train(engine, positions, ends))
             except BaseException as error:
-                # The journal contains all that was learned, so a state that may be incomplete is not saved. If only the log was
-                # lost, the state is complete and is saved, because the journal can no longer be redone.
+                # The journal contains all that was learned, so a state that may be incomplete is not saved. If only records
+                # of the Kafka topics were lost, the state is complete and is saved, because the journal can no longer be redone.
                 engine.close(checkpoint=isinstance(error, OffsetsLostError) and self._state_is_whole)
                 raise
             engine.close()
@@ -163,7 +164,7 @@ class Worker:
     # -- 2, 3
 
     def _recover(self, engine: Engine, reset_offsets: str | None) -> tuple[Positions, dict[Key, int]]:
-        """Return the position and the known end of every partition."""
+        """Load the checkpoint, redo the journal, and return the next offset and the end of every partition."""
         self._reporter.health.enter("recovering")
         self._connect(lambda: ensure_topics(self._kafka, self._topics))
         with self._connect(lambda: self._make_log(self._decoder)) as kafka:
@@ -194,7 +195,7 @@ class Worker:
             raise StopRequestedError
 
     def _connect(self, call: Callable[[], T]) -> T:
-        """Repeat a call for up to ``worker.connect_timeout_s``, so that a broker that is just starting is waited for."""
+        """Repeat a call for up to ``worker.connect_timeout_s``, to wait for a broker that is still starting."""
         return call_until_available(call, self._worker.connect_timeout_s, lambda: self._stop_requested)
 
     # -- 4
@@ -236,7 +237,9 @@ class Worker:
         self._reporter.begin(engine)
         trainer.start()
         self._state_is_whole = True
-        watch = BrokerWatch(lambda: self._make_log(self._decoder), lambda: engine.positions, self._log_lost)
+        watch = BrokerWatch(
+            lambda: self._make_log(self._decoder), lambda: engine.positions, self._offsets_lost
+        )
         watch.start()
         tasks = [
             asyncio.ensure_future(intake.pump()),
@@ -263,7 +266,7 @@ class Worker:
 
     async def _stream(self, intake: AlignedIntake, stop: asyncio.Event) -> None:
         """Run the Faust app; when the broker becomes unavailable, wait for it and continue at the intake's positions."""
-        attempt = 0
+        delays = RetryDelays()
         while not stop.is_set():
             assert self._letters is not None
             self._app = StreamApp(
@@ -272,8 +275,7 @@ class Worker:
             try:
                 await run_app(self._app, stop)
             except BrokerUnavailableError as error:
-                delay = retry_delay(attempt)
-                attempt = 0 if self._app.records else attempt + 1
+                delay = delays.next(restart=self._app.records > 0)
                 log.warning("%s; training continues when it answers again", error)
                 self._reporter.waiting_for = str(error)
                 try:
@@ -289,7 +291,7 @@ class Worker:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._fail, error)
 
-    def _log_lost(self, error: OffsetsLostError) -> None:
+    def _offsets_lost(self, error: OffsetsLostError) -> None:
         """Called in the thread of :class:`BrokerWatch`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail, error)
@@ -321,10 +323,10 @@ class Worker:
         """Called in the saving thread: commit the durable positions, only so that monitoring tools can show the lag."""
         loop, app = self._loop, self._app
         if loop is not None and app is not None and not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_log_failure(app.publish(positions)), loop)
+            asyncio.run_coroutine_threadsafe(_debug_failure(app.publish(positions)), loop)
 
 
-async def _log_failure(call: Coroutine[Any, Any, bool]) -> None:
+async def _debug_failure(call: Coroutine[Any, Any, bool]) -> None:
     try:
         await call
     except Exception as error:  # only the lag that monitoring tools show depends on it
