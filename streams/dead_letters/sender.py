@@ -27,7 +27,7 @@ __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "
 
 log = logging.getLogger("ecdctr.dead_letters")
 
-TAIL = 100_000  # maximum number of dead letters that are read at start, to find those that were already sent
+TAIL = 100_000  # dead letters per partition that are read at start, at most, to find those that were already sent
 _RETRY_S = 1.0
 _ANSWER_S = 150.0  # longer than the producer's delivery timeout, so that its error comes first
 _TAIL_TIMEOUT_S = 120.0
@@ -47,7 +47,7 @@ class DeadLetterSink(Protocol):
 
 
 class MemoryDeadLetters:
-    """Stores dead letters in a list, for tests and for replay."""
+    """Stores dead letters in a list, for tests and benchmarks."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -67,8 +67,8 @@ class MemoryDeadLetters:
 class DeadLetters:
     """Sends dead letters to Kafka.
 
-    The producer of kafka-python is idempotent and runs in a thread: a batch that was written but whose answer was lost is not written
-    twice, and the event loop is not blocked while an agent awaits the answer.
+    The producer of kafka-python is idempotent and runs in a thread: a batch that was written but whose acknowledgement
+    was lost is not written twice, and the event loop is not blocked while an agent waits for the acknowledgement.
 
     After a crash, messages after the positions of the last checkpoint are read again and rejected again; letters that the topic
     already contains are not sent a second time.
@@ -78,8 +78,8 @@ class DeadLetters:
     connection, topics
         Brokers and topics.
     tail
-        Maximum number of dead letters that are read at start. If the worker died after it had sent more letters than this since
-        its last checkpoint, the others would be sent twice.
+        Maximum number of dead letters per partition of a dead-letter topic that are read at start. If the worker died after it
+        had sent more letters than this to one partition since its last checkpoint, the others would be sent twice.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class DeadLetters:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
-        """Return when the brokers have acknowledged every letter; while none is available, wait and try again."""
+        """Return when the brokers have acknowledged every letter; while no broker is available, wait and try again."""
         new = []
         for letter in letters:
             if letter.identity() in self._there:
@@ -134,7 +134,10 @@ class DeadLetters:
         while left:
             left = await self._in_thread(partial(self._try, left))
             if left and self._stop_now.is_set():
-                raise StreamError(f"{len(left)} dead letters were not acknowledged before the end")
+                raise StreamError(
+                    f"{len(left)} dead letters were not acknowledged before the worker stopped; after a restart their records "
+                    "are read and rejected again"
+                )
         for letter in new:
             self.counts[letter.reason] += letter.events
         return len(new)
@@ -149,8 +152,8 @@ class DeadLetters:
         failure: KafkaError | None = None
         for letter, future in sent:
             try:
-                if future is None:
-                    raise KafkaError("the producer accepts no further message")
+                if isinstance(future, KafkaError):
+                    raise KafkaError(f"the producer did not accept the letter: {future}")
                 future.get(timeout=_ANSWER_S)
             except MessageSizeTooLargeError:
                 if letter.value is None:
@@ -176,6 +179,7 @@ class DeadLetters:
                 return
 
     def _enqueue(self, producer: KafkaProducer, letter: DeadLetter) -> Any:
+        """Return the future of the letter, or the error with which the producer refused it."""
         try:
             return producer.send(
                 self.topics.dead_letter(letter.topic),
@@ -188,8 +192,8 @@ class DeadLetters:
             if letter.value is None:
                 raise
             return self._enqueue(producer, letter.without_value())
-        except KafkaError:
-            return None
+        except KafkaError as error:
+            return error
 
     def _connect(self) -> KafkaProducer:
         names = [self.topics.dead_letter(topic) for topic in self.topics.domains]
@@ -211,7 +215,7 @@ class DeadLetters:
 def read_identities(
     connection: KafkaSettings, topics: TopicSettings, positions: Mapping[Key, int], tail: int
 ) -> set[Identity]:
-    """Identities of letters whose origin is at or after ``positions``, among the last ``tail`` of each dead-letter topic."""
+    """Identities of letters whose origin is at or after ``positions``, among the last ``tail`` of each partition."""
     names = [topics.dead_letter(name) for name in topics.domains]
     counts = partition_counts(connection, names)
     tps = [TopicPartition(name, p) for name, n in counts.items() for p in range(n)]
@@ -232,7 +236,8 @@ def read_identities(
         while unread:
             if time.monotonic() > deadline:
                 raise BrokerUnavailableError(
-                    f"the end of {', '.join(names)} was not read in {_TAIL_TIMEOUT_S:.0f} s"
+                    f"the last {tail} letters of {', '.join(names)} were not read within {_TAIL_TIMEOUT_S:.0f} s; "
+                    "start the worker again"
                 )
             for records in consumer.poll(timeout_ms=500, max_records=5_000).values():
                 out.update(identity_of(record) for record in records)

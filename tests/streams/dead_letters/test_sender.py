@@ -100,6 +100,21 @@ def test_letters_are_sent_again_until_they_are_acknowledged(monkeypatch):
     assert producer.closed
 
 
+def test_the_warning_contains_the_error_with_which_the_producer_refused_a_letter(monkeypatch, caplog):
+    monkeypatch.setattr("ecdctr.streams.dead_letters.sender._RETRY_S", 0.0)
+    producer = FaultyProducer([])
+    accept = producer.send
+
+    def refuse_once(topic, **message):
+        producer.send = accept
+        raise KafkaTimeoutError("no metadata of t.dlq")
+
+    producer.send = refuse_once
+    assert asyncio.run(sink_with(producer).send([DeadLetter("t", 0, 1, "json", "d", b"v")])) == 1
+    assert "the producer did not accept the letter" in caplog.text
+    assert "no metadata of t.dlq" in caplog.text
+
+
 def test_a_letter_that_the_broker_finds_too_large_goes_without_its_value():
     producer = FaultyProducer([MessageSizeTooLargeError()])
     assert asyncio.run(sink_with(producer).send([DeadLetter("t", 0, 1, "arrow", "d", b"x" * 50)])) == 1
