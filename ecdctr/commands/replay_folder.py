@@ -20,7 +20,7 @@ from ecdctr.state.lock import FolderLock
 __all__ = ["ReplayState", "replay_request"]
 
 _PARTS = ("checkpoints", "ad-window", "scores", "snapshots", "arms", "replay.json")
-_LEARNING = ("[model]", "[tpm]", "[schedule]", "[events]")
+_LEARNING_SECTIONS = ("[model]", "[tpm]", "[schedule]", "[events]")
 
 
 class ReplayState:
@@ -45,21 +45,21 @@ class ReplayState:
         finally:
             lock.release()
 
-    def begin(self, request: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def begin(self, request: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
         """Start a new replay; the state of an earlier one is removed.
 
         Parameters
         ----------
         request
             Source, options and settings, see :func:`replay_request`; to resume, they must be the same.
-        found
-            What they meant when the replay began: offset ranges, the time that ``--last`` refers to.
+        resolved
+            Values to which the request was resolved when the replay began: offset ranges, the time that ``--last`` refers to.
         """
         self._remove(_PARTS)
-        self._write({"asked": _plain(request), "found": _plain(found), "seconds": 0.0})
+        self._write({"asked": _plain(request), "found": _plain(resolved), "seconds": 0.0})
 
     def resume(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """``found`` of the interrupted replay (:meth:`begin`); None if there is none to resume.
+        """``resolved`` of the interrupted replay (:meth:`begin`); None if there is none to resume.
 
         Raises
         ------
@@ -73,11 +73,11 @@ class ReplayState:
             before = saved["asked"].get(key)
             if before != value:
                 raise StateError(
-                    f"--resume: the replay in {self.folder} was started with {key} {_short(before, value)}, now it is "
-                    f"{_short(value, before)}: use the same, or start a new replay without --resume"
+                    f"--resume: the replay in {self.folder} was started with {key} {_short(before, value)}, but "
+                    f"{key} is now {_short(value, before)}: use the earlier value, or start a new replay without --resume"
                 )
-        found: dict[str, Any] = saved["found"]
-        return found
+        resolved: dict[str, Any] = saved["found"]
+        return resolved
 
     @property
     def seconds(self) -> float:
@@ -95,6 +95,7 @@ class ReplayState:
     ) -> SideBySide:
         """Create all engines, and restore each from its newest checkpoint if there is one.
 
+        Frozen arms have no state: their score logs are truncated to the main engine's, and they continue at its positions.
         ``notes`` are written once, to the score log of the main engine.
         """
 
@@ -146,10 +147,10 @@ class ReplayState:
         if not path.is_file():
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise StateError(f"{path} is damaged ({error}): start a new replay without --resume") from error
-        return found
+        return content
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -161,14 +162,14 @@ def replay_request(source: str, settings: Settings, **options: Any) -> dict[str,
     sections: dict[str, Any] = {}
     for block in dump_toml(settings).split("\n\n"):
         head, _, body = block.partition("\n")
-        if head in _LEARNING or head == "[[features]]":
+        if head in _LEARNING_SECTIONS or head == "[[features]]":
             sections[head] = sections.get(head, "") + body.strip() + "\n"
     return {"SOURCE": source, **options, **sections}
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
-    return found
+    copy: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    return copy
 
 
 def _short(value: Any, other: Any) -> str:
@@ -176,5 +177,6 @@ def _short(value: Any, other: Any) -> str:
     if not (isinstance(value, str) and isinstance(other, str) and "\n" in value):
         return repr(value)
     return (
-        "; ".join(sorted(set(value.splitlines()) - set(other.splitlines()))) or "without some of these lines"
+        "; ".join(sorted(set(value.splitlines()) - set(other.splitlines())))
+        or "(lines missing that the other has)"
     )

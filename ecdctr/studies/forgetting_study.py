@@ -1,7 +1,7 @@
-"""The forgetting study: ads for returning users and items, and rows of earlier periods predicted again later.
+"""The forgetting study: scores of ads for returning users and items, and repeated predictions of rows from earlier periods.
 
-Four engines learn the same simulated stream: A-CTR by the paper's ``reload`` with and without TPM, from a CPM that starts
-with the live month or that was trained on all natural clicks before it, too.
+Four engines learn the same simulated stream, each with an A-CTR of the paper's mode, ``reload``. They differ in two ways: with or
+without TPM, and whether CPM starts at the live month or was first trained on all earlier natural clicks.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ SHORT = (
 )
 
 _PROBED = {"natural": "cpm", "ad": "actr"}
+"""Arm that predicts the held-out rows of each domain."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class StudyRun:
     world
         Further parameters of the simulator.
     skip_days
-        The first live days, which are not evaluated: the models are new.
+        Number of live days at the start that are not evaluated, because the models are new.
     period_days
         Length of the live periods whose rows are predicted again.
     """
@@ -113,6 +114,8 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class _Period:
+    """Held-out rows of one period and domain, and the engines that predict them."""
+
     name: str
     domain: str
     number: int
@@ -125,7 +128,7 @@ def play_study(run: StudyRun) -> Study:
     """Play one log.
 
     1. Train TPM on the history, month by month.
-    2. Train the CPMs of all natural clicks on the history; they read each snapshot when its month has closed.
+    2. Train the engines ``all`` and ``all_tpm`` on the history; ``all_tpm`` reads each TPM snapshot once its month has ended.
     3. Run all engines on the live days: predict, score, learn.
     4. At the end of each period, predict held-out rows of this and all earlier periods with every engine, with the time and
        the snapshots of that day.
@@ -144,8 +147,8 @@ def play_study(run: StudyRun) -> Study:
         decoder = factory.decoder(settings["all"])
         periods, probes = _periods(sim, run, decoder), _Probes(engines)
         presence = _Presence(sim)
-        unbounded = {name: engine for name, engine in engines.items() if name.startswith("all")}
-        _play(sim.history(), decoder, unbounded, settings["all"], periods, probes, presence)  # 2
+        with_history = {name: engine for name, engine in engines.items() if name.startswith("all")}
+        _play(sim.history(), decoder, with_history, settings["all"], periods, probes, presence)  # 2
         _play(sim.frames(), decoder, engines, settings["all"], periods, probes, presence)  # 3, 4
         probes.predict_due(periods, 2**62)
         ads = engines["all"].scores.read(domain=AD)

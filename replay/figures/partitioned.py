@@ -3,7 +3,8 @@
 Nothing is approximated. The rows of a user are in one partition, so each user's AUC is that of :func:`ecdctr.replay.metrics.group_auc`; the
 partitions are ordered by id, so the order of the users, and thus the draws of the bootstrap, do not depend on the number of
 partitions. For AUC and the calibration curve the rows are partitioned again, by ranges of the score: the non-clicks of lower
-ranges are counted, and pairs within a range are compared. Memory: one partition, and two numbers a user that counts.
+ranges are counted, and pairs within a range are compared. Memory: one partition, and for each cut, per user with
+both classes, the number of rows and one AUC per arm.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ PART_ROWS = 1 << 16
 """Approximate rows of a partition: about 10 MB with temporary arrays."""
 
 _FINE = 1 << 16
-"""Ranges of the score that are counted; neighbouring ranges are combined into partitions."""
+"""Number of ranges of the score in which rows are counted; neighbouring ranges are combined into partitions."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A set of rows: all (``column`` None), or those with one code in one column of codes."""
+    """A set of rows: all (``column`` None), or those whose slice code in ``column`` is ``code``."""
 
     column: int | None = None
     code: int = 0
@@ -46,7 +47,10 @@ class Cut:
 
 @dataclass(eq=False)
 class Ranked:
-    """Users of one cut: those with both classes, by id, with the AUC of each arm; and the number of all users and rows."""
+    """Per-user results of one cut.
+
+    ``impressions`` and ``auc`` have one element per user with both classes, ordered by id; the totals count all users and rows.
+    """
 
     users_total: int = 0
     impressions_total: int = 0
@@ -77,8 +81,9 @@ class _Sums:
 
     n: int = 0
     clicks: int = 0
+    # Twice the number of pairs of a click and a non-click in the right order; a tie counts one.
     won: int = 0
-    # By the metric's function of rows: log loss and NE have one sum.
+    # Key: the metric's function ``rows``. Log loss and NE use the same function, so its sum is computed once.
     totals: dict[Any, list[float]] = field(default_factory=dict)
 
     def add(self, y: NDArray[np.bool_], p: NDArray[Any]) -> None:
@@ -145,7 +150,7 @@ class PartitionedRows:
         self._counts = {arm: np.zeros(_FINE, np.int64) for arm in dtypes}
 
     def add(self, rows: ScoredRows, codes: NDArray[np.uint8]) -> None:
-        """Add younger rows, with their codes ``(n, code_columns)``."""
+        """Add the next rows of the log, with their slice codes ``(n, code_columns)``."""
         part = np.empty(len(rows), self._by_user.dtype)
         part["at"] = np.arange(self.rows, self.rows + len(rows))
         part["user"] = _as_unsigned(rows.user)
@@ -169,7 +174,7 @@ class PartitionedRows:
     # -- by user
 
     def ranked(self, cuts: Sequence[Cut]) -> list[Ranked]:
-        """Users of each cut."""
+        """Per-user AUC of every arm, for each cut."""
         out = [Ranked() for _ in cuts]
         weight: list[list[NDArray[np.int64]]] = [[] for _ in cuts]
         auc: list[dict[str, list[NDArray[np.float64]]]] = [{a: [] for a in self.arms} for _ in cuts]

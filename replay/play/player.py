@@ -29,7 +29,8 @@ class Playback:
     Attributes
     ----------
     rows, steps
-        Rows and steps of the log up to the end, including those that an earlier, interrupted run had done.
+        Rows and steps from the beginning of the log to where this replay ended, including those skipped because an earlier,
+        interrupted run had done them; for :func:`redo`, the repeated rows and steps.
     seconds
         Wall time.
     cpu_seconds
@@ -76,8 +77,8 @@ def play(
 ) -> Playback:
     """Run every step through every player, in the given order.
 
-    A player that has run steps before (:meth:`Engine.recover`) resumes at its own positions: the steps that lead up to
-    them are skipped for this player.
+    A player that has run steps before (:meth:`Engine.recover`) resumes at its own positions: the steps before them
+    are skipped for this player.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def play(
     Raises
     ------
     DataError
-        The steps do not lead to a player's positions, so this is not the log from which it has learned.
+        No step ends exactly at a player's positions, so this is not the log from which it has learned.
     """
     done = Playback()
     began, cpu = time.perf_counter(), time.process_time()
@@ -131,8 +132,8 @@ def play(
 
 def _other_log(reached: Positions, wanted: Positions) -> DataError:
     return DataError(
-        f"the log does not lead to the positions of the interrupted replay ({dict(wanted)}; it leads to {dict(reached)}): "
-        "it has changed since then; replay it again, without --resume"
+        f"the steps of the log end at offsets {dict(reached)}, but the interrupted replay stopped at {dict(wanted)}: "
+        "the log has changed since then; replay it again, without --resume"
     )
 
 
@@ -149,7 +150,10 @@ def redo(
     for entry in entries:
         batch = log.fetch(entry.parts) if entry.parts else None
         if batch is None and entry.kind in DOMAIN_NAMES:
-            raise DataError(f"journal step {entry.step} ({entry.kind}) names no offsets")
+            raise DataError(
+                f"journal step {entry.step} ({entry.kind}) has no offset ranges, so its rows cannot be read: the journal is "
+                "damaged or was written by another version"
+            )
         engine.redo(entry, batch if batch is None or notes is None else notes.add_to(batch))
         done.rows += 0 if batch is None else len(batch)
         done.steps += 1

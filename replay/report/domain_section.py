@@ -16,7 +16,7 @@ _DOMAIN_TITLES = {"ad": "Ads", "natural": "Natural content"}
 
 
 def domain_section(domain: str, result: ReplayResult, releases: Sequence[int]) -> Iterator[str]:
-    """The HTML of one domain; ``releases`` are the event clocks (ms) that the plots by day mark."""
+    """The HTML of one domain; ``releases``: event times (ms) of the CPM releases, which the plots by day mark."""
     totals, days = result["totals"][domain], result["days"][domain]
     arms = list(totals)
     yield f"<h2>{_DOMAIN_TITLES[domain]}</h2>\n"
@@ -40,16 +40,16 @@ def _totals_table(domain: str, result: ReplayResult) -> Iterator[str]:
     head = [
         "Arm",
         "GAUC",
-        f"against {arm_name(base)}",
+        f"minus {arm_name(base)}",
         "AUC",
         *(["Per-list AUC"] if lists else []),
         *metric_heads(),
     ]
     if not differences:
         head.pop(2)
-    yield f'<p class="muted">{first["n"]:,} impressions, {first["clicks"]:,} clicks (CTR {percent(first["ctr"])}). GAUC covers '
-    yield f"{percent(first['user_coverage'])} of {first['users_total']:,} users and {percent(first['impression_coverage'])} of impressions: "
-    yield "those with a click and a non-click.</p>\n"
+    yield f'<p class="muted">{first["n"]:,} impressions, {first["clicks"]:,} clicks (CTR {percent(first["ctr"])}). GAUC covers the users '
+    yield f"with both a click and a non-click: {percent(first['user_coverage'])} of {first['users_total']:,} users and "
+    yield f"{percent(first['impression_coverage'])} of impressions.</p>\n"
     yield '<div class="scroll" tabindex="0"><table><thead><tr>'
     yield "".join(f'<th scope="col">{h}</th>' for h in head) + "</tr></thead><tbody>\n"
     for arm, f in totals.items():
@@ -89,12 +89,16 @@ def _plots(domain: str, result: ReplayResult, arms: list[str], releases: Sequenc
     if compared:
         drawing = plots.differences_by_day(days, compared, releases)
         yield _figure(
-            f"GAUC against {arm_name(base)}, by day",
+            f"GAUC minus {arm_name(base)}, by day",
             "Above 0 is better. Bars: 95%, paired over users.",
             drawing,
         )
     drawing = plots.series_by_day(days, looks, "pcoc", releases, ideal=1.0)
-    yield _figure("PCOC by day", "Predicted over observed clicks: 1 is ideal, above it is too high.", drawing)
+    yield _figure(
+        "PCOC by day",
+        "Predicted clicks divided by observed clicks: 1 is ideal; above 1, the predictions are too high.",
+        drawing,
+    )
     drawing = plots.calibration(result["calibration"][domain], looks)
     yield _figure(
         "Calibration",
@@ -123,7 +127,7 @@ def _slice_plots(
     if compared:
         drawing = plots.by_value(rows("user_rows"), compared, ("difference", "low", "high"), zero=True)
         title = "Gain by ad history" if domain == "ad" else "Gain by history"
-        caption = f"GAUC against {arm_name(result['base'][domain])}, by how many earlier {kind} of the user were scored."
+        caption = f"GAUC minus {arm_name(result['base'][domain])}, by how many earlier {kind} of the user were scored."
         yield _figure(title, f"{caption} Bars: 95%, paired over users.", drawing)
 
 
@@ -133,18 +137,18 @@ _SLICE_TITLES = {
     "user_gap_both": "By time since the user's last row, ad or natural",
     "item_rows": "By earlier {kind} of the item",
     "item_gap": "By time since the item's last {one}",
-    "tpm": "By TPM vector: of the user, of the item",
+    "tpm": "By whether the user and the item had a TPM vector",
 }
 
 
 def _slice_tables(domain: str, result: ReplayResult) -> Iterator[str]:
-    """Every slice as a table, one line a value and arm; requested slices are open."""
+    """Every slice as a table, with one row per value and arm; the tables of slices requested with ``--slice`` are expanded."""
     by_slice: dict[str, list[SliceFigures]] = {}
     for row in result["slices"]:
         if row["domain"] == domain:
             by_slice.setdefault(row["slice"], []).append(row)
     kind, one = ("ads", "ad") if domain == "ad" else ("natural rows", "natural row")
-    head = ["Value", "Arm", "Rows", "Clicks", "GAUC", f"against {arm_name(result['base'][domain])}"]
+    head = ["Value", "Arm", "Rows", "Clicks", "GAUC", f"GAUC minus {arm_name(result['base'][domain])}"]
     head += ["Users covered", "AUC", *metric_heads()]
     for name, rows in by_slice.items():
         built_in = name in _SLICE_TITLES

@@ -61,7 +61,7 @@ def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     lone = ScoreLog(folders[0] / "state" / "scores", read_only=True).read()["ts"] >= 1_767_830_400_000
     assert data["meta"]["rejects"] == {"of A on days that differ": int(lone.sum())}
-    assert "GAUC against A, by day" in (tmp_path / "out" / "report.html").read_text()
+    assert "GAUC minus A, by day" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_replay_against_itself_differs_by_nothing(folders, tmp_path):

@@ -94,7 +94,7 @@ def test_differences_are_to_the_arm_that_was_asked_for(whole):
     gauc = {arm: figures["gauc"] for arm, figures in result["totals"]["ad"].items()}
     got = result["differences"]["ad"]["ads_only"]
     assert got["value"] == pytest.approx(gauc["ads_only"] - gauc["mixed"], abs=1e-12)
-    assert "against mixed" in (whole["folder"] / "report.html").read_text()
+    assert "minus mixed" in (whole["folder"] / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stops", [(1_500, 4_000)])
@@ -104,7 +104,7 @@ def test_gone_on_with_they_equal_the_uninterrupted(whole, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             StopAfter(patch, rows)
             assert run(tmp_path, "model.history=none", **asked)["meta"]["interrupted"]
-    with pytest.raises(StateError, match="started with --slice 'category,x,hour', now it is None"):
+    with pytest.raises(StateError, match="started with --slice 'category,x,hour', but --slice is now None"):
         run(tmp_path, "model.history=none", **{**asked, "slices": ()})
     done = run(tmp_path, "model.history=none", **asked)
     assert json.dumps(done["result"]) == json.dumps(whole["result"])

@@ -74,7 +74,7 @@ def test_every_plot_is_drawn_and_the_page_keeps_to_itself(browse, page, width):
     text = page.read_text()
     assert len(plots) == text.count("<figure>")
     drawn = [plot["name"] for plot in plots]
-    assert drawn == [*EACH[:1], "GAUC against ads-only, by day", *EACH[1:], "Gain by ad history", *EACH]
+    assert drawn == [*EACH[:1], "GAUC minus ads-only, by day", *EACH[1:], "Gain by ad history", *EACH]
     for plot in plots:
         assert plot["width"] > 200, plot
         assert plot["height"] > 100, plot
