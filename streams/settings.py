@@ -133,7 +133,7 @@ class MonitorSettings(Section):
         default=300.0,
         gt=0,
         description="/healthz returns 503 if records are waiting and no step was completed for this many seconds. Must exceed the "
-        "longest release.",
+        "time that the longest CPM release takes.",
     )
     alerts_topic: str = Field(
         default="ecdctr-alerts",

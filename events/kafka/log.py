@@ -1,4 +1,4 @@
-"""The Kafka log read by offset: whole ranges for replay, exact parts for recovery and audit."""
+"""The Kafka log read by offset: whole ranges for replay, exact offset ranges (``Part``) for recovery and audit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class KafkaLog:
     topics
         ``{topic: domain}``.
     timeout_s
-        Seconds without an answer after which a read raises :class:`BrokerUnavailableError`.
+        Seconds without a record after which :meth:`chunks` raises :class:`BrokerUnavailableError`; limit for one part in
+        :meth:`fetch` and :meth:`raw`, after which they raise :class:`OffsetsLostError`.
 
     Attributes
     ----------
@@ -68,7 +69,7 @@ class KafkaLog:
         self.timeout_s = timeout_s
         self.dead_rows = 0
         self._readers: dict[Key, PartitionReader] = {}
-        self._connected = False
+        self._connected = False  # only the first client probes the brokers
         self._consumer = self._client()
         self._connected = True
 
@@ -145,7 +146,8 @@ class KafkaLog:
         first, end
             Offset range of each partition.
         wants
-            ``wants(topic, partition)``: partitions answered False are not read now (bounded memory).
+            ``wants(topic, partition)``: partitions for which it returns False are skipped in this round, which bounds the
+            rows in memory.
         """
         todo = {key: first[key] for key in end if first[key] < end[key]}
         deadline = time.monotonic() + self.timeout_s
@@ -153,7 +155,7 @@ class KafkaLog:
             wanted = [key for key in todo if wants is None or wants(*key)]
             got = False
             for key in wanted:
-                # Until one partition has returned records, each may wait for 20 ms; the others are only polled.
+                # Wait up to 20 ms per partition until one has returned records; poll the rest without waiting.
                 records = self._reader(key, todo[key]).records(end[key], timeout_ms=0 if got else 20)
                 if records is None:
                     continue
@@ -170,9 +172,9 @@ class KafkaLog:
                 raise BrokerUnavailableError(f"no record for {self.timeout_s:.0f} s: {waiting}")
 
     def fetch(self, parts: Sequence[Part]) -> Batch:
-        """The rows of exactly these parts, in canonical order, as the step that first cut them had them.
+        """The rows of exactly these offset ranges, in the same order as in the step that was first formed from them.
 
-        Parts of successive calls should rise within a partition: then each record is read once.
+        Successive calls should request a partition's parts in ascending offset order; then each record is read once.
         """
         if not parts:
             raise ValueError("fetch needs at least one part")

@@ -94,7 +94,8 @@ class EmbeddingTable:
     accumulator
         Initial accumulator.
     device
-        Device of the tensors; row numbers and marks are on the host.
+        Device of the tensors and of index tensors; arrays of row numbers (:meth:`mark`, :meth:`payload`, :meth:`load`) and the
+        sets of changed rows are on the host.
     like
         A table in its initial state with the same seed and stream, whose values are copied instead of drawn again.
 
@@ -123,10 +124,10 @@ class EmbeddingTable:
         like: EmbeddingTable | None = None,
     ) -> None:
         self.rows, self.dim, self.initial_accumulator = rows, dim, accumulator
-        self._name = (seed, stream, sd)
+        self._initial_key = (seed, stream, sd)
         self.weight: Tensor
         if like is not None:
-            assert (like.rows, like.dim, like._name) == (rows, dim, self._name)
+            assert (like.rows, like.dim, like._initial_key) == (rows, dim, self._initial_key)
             self.weight = like.weight.clone()
         else:
             host = torch.empty(rows, dim)
@@ -146,7 +147,7 @@ class EmbeddingTable:
         return self.weight.index_select(0, index)
 
     def mark(self, index: NDArray[np.int64]) -> None:
-        """Record that distinct rows are about to change."""
+        """Record that rows are about to change; ``index`` has no duplicates."""
         if self.backup is not None:
             self.backup.save(index)
         self.unsaved.mark(index)
@@ -190,7 +191,7 @@ class EmbeddingTable:
         return out
 
     def load(self, index: NDArray[np.int64], payload: NDArray[np.float32]) -> None:
-        """Inverse of :meth:`payload`; the rows are not marked."""
+        """Inverse of :meth:`payload`; the rows are not recorded as changed."""
         at = torch.from_numpy(np.ascontiguousarray(index, np.int64)).to(self.device)
         values = torch.from_numpy(np.ascontiguousarray(payload, np.float32)).to(self.device)
         self.weight.index_copy_(0, at, values[:, : self.dim])
@@ -198,7 +199,7 @@ class EmbeddingTable:
 
     def grow(self, rows: int) -> None:
         """Add rows with their initial values, up to ``rows`` in all."""
-        seed, stream, sd = self._name
+        seed, stream, sd = self._initial_key
         more = torch.from_numpy(initial_rows(seed, stream, self.rows, rows - self.rows, self.dim, sd))
         self.weight = torch.cat([self.weight, more.to(self.device)])
         filled = torch.full((rows - self.rows,), self.initial_accumulator, device=self.device)
@@ -209,7 +210,7 @@ class EmbeddingTable:
 
     def reset(self) -> None:
         """Return to the initial values."""
-        seed, stream, sd = self._name
+        seed, stream, sd = self._initial_key
         host = torch.empty(self.rows, self.dim)
         initial_rows(seed, stream, 0, self.rows, self.dim, sd, out=host.numpy())
         self.weight.copy_(host)

@@ -48,7 +48,7 @@ class _OpenSlice:
     number: int
     parts: list[tuple[Batch, NDArray[np.int8]]] = field(default_factory=list)
     rows: int = 0
-    share: float = 1.0
+    share: float = 1.0  # share of users (by hash) whose rows are kept
 
 
 @dataclass(slots=True)
@@ -56,9 +56,9 @@ class _Slice:
     number: int
     domain: str
     batch: Batch
-    history: NDArray[np.int8]  # 1 with, 0 without, -1 unknown
+    history: NDArray[np.int8]  # TPM vectors of the row's user: 1 yes, 0 no, -1 unknown
     first: dict[str, float] = field(default_factory=dict)
-    share: float = 1.0
+    share: float = 1.0  # share of users (by hash) whose rows are kept
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Forgetting:
     Parameters
     ----------
     settings
-        Length and number of periods, rows of a slice.
+        Length of a period, number of periods that are kept, maximum number of rows of a slice.
     store
         Where slices are stored; slices that it contains already are loaded.
     """
@@ -115,6 +115,7 @@ class Forgetting:
         self._staleness: list[StalenessFigure] = []
         self._users: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._last: NDArray[np.int64] = np.empty(0, np.int64)
+        self._largest_share = 1.0
         for name in self.store.names():
             self._load_slice(name)
         self._track_users(self._slices)
@@ -136,17 +137,21 @@ class Forgetting:
         self._slices.append(_Slice(int(number), domain, Batch(**columns), history, first, share))
 
     def save(self) -> None:
-        """Store everything that is not stored when a slice ends: open slices, curves, and when users were last learned."""
+        """Store open slices, curves, and the time at which a row of each tracked user was last learned.
+
+        A finished slice is stored when its period ends.
+        """
         columns: dict[str, NDArray[Any]] = {"users": self._users, "last": self._last}
         for (domain, number, arm), curve in self._curves.items():
             for name, values in curve.to_columns().items():
                 columns[f"{domain}/{number}/{arm}/{name}"] = values
         self._put("curves", columns)
-        for domain, g in self._open.items():
-            if g.parts:
+        for domain, open_slice in self._open.items():
+            if open_slice.parts:
                 self._put(
                     f"open-{domain}",
-                    self._columns_of(g) | {"number": np.asarray(g.number), "share": np.asarray(g.share)},
+                    self._columns_of(open_slice)
+                    | {"number": np.asarray(open_slice.number), "share": np.asarray(open_slice.share)},
                 )
 
     def _load_open_slices(self) -> None:
@@ -201,40 +206,42 @@ class Forgetting:
         period = batch.ts // self._period_ms
         history = np.full(len(batch), -1, np.int8) if has_history is None else has_history
         for number in range(int(period.min()), int(period.max()) + 1):
-            g = self._open.get(domain)
-            if g is None or number > g.number:
+            open_slice = self._open.get(domain)
+            if open_slice is None or number > open_slice.number:
                 self._close(domain)
-                g = self._open[domain] = _OpenSlice(number)
-            if number < g.number:
+                open_slice = self._open[domain] = _OpenSlice(number)
+            if number < open_slice.number:
                 continue
             rows = np.flatnonzero(period == number)
-            if g.share < 1:
-                rows = rows[_in_share(batch.user[rows], g.share)]
+            if open_slice.share < 1:
+                rows = rows[_in_share(batch.user[rows], open_slice.share)]
             if len(rows):
-                g.parts.append((Batch(**batch.take(rows).columns()), history[rows]))
-                g.rows += len(rows)
-            if g.rows > 2 * self.settings.rows:
-                self._thin(g)
+                open_slice.parts.append((Batch(**batch.take(rows).columns()), history[rows]))
+                open_slice.rows += len(rows)
+            if open_slice.rows > 2 * self.settings.rows:
+                self._thin(open_slice)
         self._mark_learned(batch)  # last, because a period that has just ended adds users to track
 
-    def _thin(self, g: _OpenSlice) -> None:
+    def _thin(self, open_slice: _OpenSlice) -> None:
         """Halve the share of users until the slice fits into ``rows``."""
-        while g.rows > self.settings.rows and g.share > 1e-9:
-            g.share /= 2
-            masks = [_in_share(b.user, g.share) for b, _ in g.parts]
-            g.parts = [(b.take(m), h[m]) for (b, h), m in zip(g.parts, masks, strict=True) if m.any()]
-            g.rows = sum(len(b) for b, _ in g.parts)
+        while open_slice.rows > self.settings.rows and open_slice.share > 1e-9:
+            open_slice.share /= 2
+            masks = [_in_share(b.user, open_slice.share) for b, _ in open_slice.parts]
+            open_slice.parts = [
+                (b.take(m), h[m]) for (b, h), m in zip(open_slice.parts, masks, strict=True) if m.any()
+            ]
+            open_slice.rows = sum(len(b) for b, _ in open_slice.parts)
 
     def _close(self, domain: str) -> None:
-        g = self._open.pop(domain, None)
-        if g is None or not g.parts:
+        open_slice = self._open.pop(domain, None)
+        if open_slice is None or not open_slice.parts:
             return
-        self._thin(g)
-        if not g.parts:
+        self._thin(open_slice)
+        if not open_slice.parts:
             return
-        columns: dict[str, Any] = self._columns_of(g)
+        columns: dict[str, Any] = self._columns_of(open_slice)
         history = columns.pop("history")
-        s = _Slice(g.number, domain, Batch(**columns), history, share=g.share)
+        s = _Slice(open_slice.number, domain, Batch(**columns), history, share=open_slice.share)
         self._slices.append(s)
         self._store_slice(s)
         of_domain = sorted((s for s in self._slices if s.domain == domain), key=lambda s: s.number)
@@ -255,19 +262,19 @@ class Forgetting:
         try:
             self.store.put(name, columns)
         except StateError as error:
-            log.error("%s: it stays in memory only", error)
+            log.error("%s: %s is kept in memory only", error, name)
 
     @staticmethod
-    def _columns_of(g: _OpenSlice) -> dict[str, NDArray[Any]]:
-        columns: dict[str, NDArray[Any]] = Batch.concat([b for b, _ in g.parts]).columns()
-        return columns | {"history": np.concatenate([h for _, h in g.parts])}
+    def _columns_of(open_slice: _OpenSlice) -> dict[str, NDArray[Any]]:
+        columns: dict[str, NDArray[Any]] = Batch.concat([b for b, _ in open_slice.parts]).columns()
+        return columns | {"history": np.concatenate([h for _, h in open_slice.parts])}
 
-    # -- staleness of ids
+    # -- time since each user was last learned
 
     def _track_users(self, new: Sequence[_Slice]) -> None:
-        """Track when each user of a slice was last learned; ``new``: slices whose users are not tracked yet."""
+        """Track when a row of each user of a slice was last learned; ``new``: slices whose users are not tracked yet."""
         before, last = self._users, self._last
-        self._widest = max((s.share for s in self._slices), default=1.0)
+        self._largest_share = max((s.share for s in self._slices), default=1.0)
         self._users = np.unique(np.concatenate([before[:0], *(s.batch.user for s in self._slices)]))
         self._last = np.zeros(len(self._users), np.int64)
         if len(before):
@@ -281,8 +288,8 @@ class Forgetting:
         if not len(self._users):
             return
         user, ts = batch.user, batch.ts
-        if self._widest < 1:
-            rows = _in_share(user, self._widest)
+        if self._largest_share < 1:
+            rows = _in_share(user, self._largest_share)
             user, ts = user[rows], ts[rows]
         at = np.searchsorted(self._users, user)
         at[at == len(self._users)] = 0
@@ -295,7 +302,7 @@ class Forgetting:
         """Score all slices with the current model.
 
         1. Each slice by each arm of its domain: GAUC, loss, and the change of GAUC since the slice was first scored.
-        2. All rows of an arm together, by days since their user was last learned, with and without TPM vectors.
+        2. All rows of an arm together, by days since a row of the user was last learned, with and without TPM vectors.
         """
         by_arm: dict[str, list[tuple[_Slice, NDArray[np.float32]]]] = {}
         for s in sorted(self._slices, key=lambda s: (s.number, DOMAIN_NAMES.index(s.domain))):
