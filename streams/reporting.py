@@ -47,8 +47,10 @@ QUEUE_STEPS = 1024
 """Capacity of the queue, in entries. At a quarter of it the monitor's thread is woken; when it is full, the trainer's thread
 processes the queue itself."""
 
-DRAIN_EVERY_S = 1.0
-"""Interval at which the monitor's thread processes the queue."""
+DRAIN_EVERY_S, DRAIN_AT_LATEST_S = 1.0, 5.0
+DRAIN_SHARE = 0.01
+"""The monitor's thread processes the queue every second; every five at most, where that takes more than this share of the
+time: larger blocks of rows cost less per row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,10 +205,13 @@ class Reporter:
     # -- in the monitor's thread
 
     def _run(self) -> None:
+        wait = DRAIN_EVERY_S
         while not self._ended:
-            self._wake.wait(DRAIN_EVERY_S)
+            self._wake.wait(wait)
             self._wake.clear()
+            began = self._now()
             self.drain()
+            wait = min(max((self._now() - began) / DRAIN_SHARE, DRAIN_EVERY_S), DRAIN_AT_LATEST_S)
 
     def drain(self) -> None:
         """Process the queued steps, and save the monitor's state after a checkpoint."""
