@@ -192,7 +192,7 @@ def stream() -> None:
 
 def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> None:
     """Report steps up to an event time to the dashboard, as a worker does."""
-    told, day = 0.0, engine.clock // DAY_MS
+    printed, day = 0.0, engine.clock // DAY_MS
     for step in steps:
         began = time.monotonic()
         result = engine.run(step)
@@ -201,8 +201,8 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
             day = engine.clock // DAY_MS
             report.drain()
             report.monitor.checkpoint(engine.trainer.predict)
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+        if time.monotonic() - printed > 1:
+            printed = time.monotonic()
             left = rows - sum(engine.progress.rows.values())
             report.dashboard.tick(
                 event_clock_ms=engine.clock,
@@ -230,8 +230,8 @@ async def photograph(port: int, pictures: dict[str, str | None]) -> None:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:
-            told = Path(profile, "DevToolsActivePort")
-            while not (told.exists() and (found := re.match(r"(\d+)\n", told.read_text()))):
+            port_file = Path(profile, "DevToolsActivePort")
+            while not (port_file.exists() and (found := re.match(r"(\d+)\n", port_file.read_text()))):
                 await asyncio.sleep(0.1)
             async with aiohttp.ClientSession() as session:
                 targets = await (await session.get(f"http://127.0.0.1:{found[1]}/json")).json()

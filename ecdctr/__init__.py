@@ -1,4 +1,4 @@
-"""The front door: command line, configuration, the demo."""
+"""E-CDCTR as a streaming system: the command line, the configuration, and the packages that they use."""
 
 import os
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 0.9
 LONG_TIMEOUT_S = 5.0
-"""For the reason after a client has failed: a broker that is only slow is then told from one that is silent."""
+"""For the reason after a client has failed: then a slow broker is distinguished from a silent one."""
 
 _CERTIFICATE = {
     9: Cause.EXPIRED,  # not yet valid

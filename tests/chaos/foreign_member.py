@@ -19,12 +19,12 @@ class Nowhere:
 
     def __init__(self) -> None:
         self.at: dict[tuple[str, int], int] = {}
-        self.told = False
+        self.reported = False
 
     def position(self, topic: str, partition: int) -> int | None:
-        if not self.told:
+        if not self.reported:
             print(f"assigned {topic} {partition}", flush=True)
-            self.told = True
+            self.reported = True
         return self.at.setdefault((topic, partition), 0)
 
     def wants(self, topic: str, partition: int) -> bool:

@@ -16,7 +16,7 @@ def test_alerts_arrive_in_order_with_their_keys(streams):
     for status in ("raised", "resolved"):
         channel.send(b"drift category", json.dumps({"key": "drift category", "status": status}).encode())
     channel.close()
-    channel.send(b"other", b"{}")  # connects anew
+    channel.send(b"other", b"{}")  # connects again
     channel.close()
     records = streams.read(f"{streams.topics.ad}-alerts")
     assert [r.key for r in records] == [b"drift category"] * 2 + [b"other"]

@@ -48,7 +48,7 @@ def compared(*folders, **options):
 
 
 def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
-    found, told = compared(*folders, tmp_path / "out")
+    found, output = compared(*folders, tmp_path / "out")
     a, b = (ads(folder) for folder in folders)
     assert 0 < len(a["ts"]) == len(b["ts"])
     for arm in ("actr", "ads_only"):
@@ -56,7 +56,7 @@ def test_the_difference_is_paired_and_on_common_days(folders, tmp_path):
         got = found[arm]["differences"]["ad"]["B"]
         assert (got["value"], got["low"], got["high"]) == (wanted.value, wanted.low, wanted.high)
         assert found[arm]["totals"]["ad"]["A"]["n"] == len(a["ts"])
-        assert f"{wanted.value:+.4f}" in told
+        assert f"{wanted.value:+.4f}" in output
     assert set(found) == {"actr", "ads_only", "cpm", "reload", "bayes_fm"}
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     lone = ScoreLog(folders[0] / "state" / "scores", read_only=True).read()["ts"] >= 1_767_830_400_000
@@ -77,19 +77,19 @@ def test_a_replay_against_itself_differs_by_nothing(folders, tmp_path):
 def test_without_the_scores_no_difference_is_judged(folders, tmp_path):
     for name in ("report.json", "report.html"):
         shutil.copy(folders[1] / name, tmp_path / name)
-    found, told = compared(folders[0], tmp_path, tmp_path / "out")
+    found, output = compared(folders[0], tmp_path, tmp_path / "out")
     assert set(found.values()) == {None}
-    assert "no differences are computed" in told
+    assert "no differences are computed" in output
     gauc = json.loads((tmp_path / "report.json").read_text())["result"]["totals"]["ad"]["actr"]["gauc"]
-    assert f"{gauc:.4f}" in told
+    assert f"{gauc:.4f}" in output
     assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_other_rows_are_not_compared(folders, tmp_path):
     other = replay(tmp_path / "other", sample_users=0.5, until="2026-01-07")
-    found, told = compared(folders[0], other, tmp_path / "out")
+    found, output = compared(folders[0], other, tmp_path / "out")
     assert set(found.values()) == {None}
-    assert "have not scored the same rows" in told
+    assert "have not scored the same rows" in output
 
 
 def test_a_folder_without_a_report_is_named(folders, tmp_path):

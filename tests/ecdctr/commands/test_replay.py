@@ -204,7 +204,7 @@ def test_stragglers_are_told(loaded, tmp_path):
     assert "1 rows came later" in done["err"]
 
 
-# -- ended early and gone on with
+# -- ended early and resumed
 
 
 def assert_same_replay(a, b, folder_a, folder_b):
@@ -304,11 +304,11 @@ def test_ctrl_c_on_the_command_itself(tmp_path):
                 ),
             )
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=PATIENCE_S)
+            _, output = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
-    assert process.returncode == 0, told
-    assert "stopping after this step" in told
+    assert process.returncode == 0, output
+    assert "stopping after this step" in output
     report = json.loads((folder / "report.json").read_text())["meta"]
     assert report["interrupted"]
     total = 8 * 4_200

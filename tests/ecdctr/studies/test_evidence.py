@@ -117,7 +117,7 @@ def test_the_page_holds_every_arm_and_the_command(parts, tmp_path):
 
 
 def test_the_default_is_what_served_and_the_stack_of_all_is_made_of_their_scores(parts):
-    """Members that know nothing more than each other get nearly equal weights: the mean of their logits."""
+    """Members that are equally informative get nearly equal weights: the mean of their logits."""
     scores = parts[0].columns
     members = [scores[f"p_{('mixed', 'reload', 'bayes_fm')[i % 3]}"] for i in range(len(EVERY_ARM))]
     columns = scores | {f"p_{name}": p for name, p in zip(EVERY_ARM, members, strict=True)}

@@ -76,9 +76,9 @@ def test_a_feature_that_gives_the_answer_away_is_named(name):
     found = probe_of(LEAKS[name]).findings()
     assert [f.feature for f in found if f.suspicious] == [name]
     assert found[0].domain == "ad"
-    told = checks([], found, 0, [])[2]
-    assert told.ok is False
-    assert f"{name} on ad rows" in told.text
+    result = checks([], found, 0, [])[2]
+    assert result.ok is False
+    assert f"{name} on ad rows" in result.text
 
 
 def test_honest_features_are_not_accused():
@@ -149,9 +149,9 @@ def test_scores_made_after_learning_are_caught():
 
     day = watched(spoil=spoil)
     assert all(f.suspicious for f in day.findings)
-    told = checks(day.findings, [], 0, [])[0]
-    assert told.ok is False
-    assert "(ads_only)" in told.text
+    result = checks(day.findings, [], 0, [])[0]
+    assert result.ok is False
+    assert "(ads_only)" in result.text
 
 
 def test_a_model_that_learns_nothing_is_caught():

@@ -45,12 +45,12 @@ def plain_ne(y: Any, p: Any) -> float:
 def test_figures_are_those_of_a_plain_loop_over_users() -> None:
     r = rows(candidate=1.0)
     figures = PairedGate()(r).figures
-    for rival in ("serving", "control"):
-        other = getattr(r, rival)
+    for compared in ("serving", "control"):
+        other = getattr(r, compared)
         gauc = plain_gauc(r.label, r.candidate, r.user) - plain_gauc(r.label, other, r.user)
-        assert figures[f"gauc_{rival}"] == pytest.approx(gauc, abs=1e-9)
+        assert figures[f"gauc_{compared}"] == pytest.approx(gauc, abs=1e-9)
         ne = plain_ne(r.label, r.candidate) - plain_ne(r.label, other)
-        assert figures[f"ne_{rival}"] == pytest.approx(ne, abs=1e-6)
+        assert figures[f"ne_{compared}"] == pytest.approx(ne, abs=1e-6)
     assert (figures["rows"], figures["users"]) == (2000, 80)
 
 
@@ -72,18 +72,18 @@ def test_the_interval_of_ne_is_that_of_users_drawn_again_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "rival"),
+    ("noise", "compared"),
     [
         ({"candidate": 4.0, "control": 4.0}, "serving"),
         ({"candidate": 4.0, "serving": 4.0}, "control"),
     ],
 )
-def test_worse_than_either_is_refused(noise: dict[str, float], rival: str) -> None:
+def test_worse_than_either_is_refused(noise: dict[str, float], compared: str) -> None:
     verdict = PairedGate()(rows(**noise))
     assert not verdict.accepted
-    name = {"serving": "the current A-CTR", "control": "the control"}[rival]
+    name = {"serving": "the current A-CTR", "control": "the control"}[compared]
     assert verdict.reason == f"worse than {name} on GAUC, worse than {name} on NE"
-    assert verdict.figures[f"gauc_{rival}_high"] < 0 < verdict.figures[f"ne_{rival}_low"]
+    assert verdict.figures[f"gauc_{compared}_high"] < 0 < verdict.figures[f"ne_{compared}_low"]
 
 
 def test_better_is_accepted() -> None:

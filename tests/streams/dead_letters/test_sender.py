@@ -62,7 +62,7 @@ def test_the_memory_double_keeps_each_letter_once():
 
 
 class FaultyProducer:
-    """Fails as told, then works."""
+    """Fails with the given error, then works."""
 
     def __init__(self, faults) -> None:
         self.faults = list(faults)
