@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from ecdctr.streams.producer import produce
@@ -12,7 +14,7 @@ from ecdctr.streams.topics import partition_counts
 from tests.support.apache_kafka import ApacheKafka, Listener, missing
 from tests.support.certificates import Authority
 from tests.support.sites import Site, frame
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE_S, wait_for
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -88,12 +90,20 @@ def test_rows_are_learned_once_while_a_leader_is_killed(tmp_path):
             worker = site.start()
             site.train(500, worker)
             leader = kafka.leader(site.settings.topics.ad)
+            flowing = threading.Event()
+
+            def frames() -> Iterator[pl.DataFrame]:
+                yield frame(400, first=2_000)
+                flowing.set()
+                yield frame(3_600, first=2_400)
+
             sending = threading.Thread(
                 target=produce,
-                args=([frame(4_000, first=2_000)], site.settings.kafka, site.settings.topics),
+                args=(frames(), site.settings.kafka, site.settings.topics),
                 kwargs={"rows_per_s": 800},
             )
             sending.start()
+            assert flowing.wait(PATIENCE_S), "the producer sent nothing"
             leader.kill()
             sending.join()
             site.train(6_000, worker)
