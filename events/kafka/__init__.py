@@ -2,7 +2,7 @@
 
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.log import KafkaLog
-from ecdctr.events.kafka.offsets import partition_offsets, true_ends
+from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.probe import probe_brokers, stating_the_reason
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
 
@@ -13,6 +13,7 @@ __all__ = [
     "codec_error",
     "partition_offsets",
     "probe_brokers",
+    "stable_ends",
     "stating_the_reason",
     "true_ends",
 ]

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.offsets import partition_offsets, true_ends
+from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.partition_reader import PartitionReader
 from ecdctr.events.kafka.probe import stating_the_reason
 from ecdctr.events.records import decode_records
@@ -34,7 +34,8 @@ _RETRY_S = 0.05
 class KafkaLog:
     """Reads partitions of the click topics from given offsets, outside any consumer group.
 
-    Each partition is read by a client of its own. One client for all would have to pause the partitions that are
+    Records of aborted transactions are never returned, and those of an open transaction only when it is committed
+    (``read_committed``). Each partition is read by a client of its own. One client for all would have to pause the partitions that are
     not wanted now, and kafka-python 3.0 loses its position in a partition that is paused in the middle of a fetch.
 
     Parameters
@@ -70,7 +71,7 @@ class KafkaLog:
         self.dead_rows = 0
         self._readers: dict[Key, PartitionReader] = {}
         self._connected = False  # only the first client probes the brokers
-        self._consumer = self._client()
+        self._consumer = self._client("read_uncommitted")  # for metadata and offsets only
         self._connected = True
 
     def close(self) -> None:
@@ -86,7 +87,7 @@ class KafkaLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _client(self) -> Any:
+    def _client(self, isolation_level: str = "read_committed") -> Any:
         with stating_the_reason(self.connection, list(self.topics), probe_first=not self._connected):
             # assign(), never subscribe(): no group is joined, and nothing is committed.
             return KafkaConsumer(
@@ -94,6 +95,7 @@ class KafkaLog:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
+                isolation_level=isolation_level,
                 max_poll_records=MAX_POLL_RECORDS,
                 fetch_max_wait_ms=50,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
@@ -126,7 +128,16 @@ class KafkaLog:
         return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
-        """True end of each partition; see :func:`ecdctr.events.kafka.offsets.true_ends`."""
+        """End of what can be read of each partition: its first offset in an open transaction, else its true end.
+
+        See :func:`ecdctr.events.kafka.offsets.stable_ends`.
+        """
+        tps = [TopicPartition(*k) for k in keys]
+        ends = stable_ends(self._consumer, true_ends(self._consumer, tps, self.timeout_s), self.timeout_s)
+        return {(tp.topic, tp.partition): end for tp, end in ends.items()}
+
+    def written(self, keys: Sequence[Key]) -> dict[Key, int]:
+        """True end of each partition, open transactions included; see :func:`ecdctr.events.kafka.offsets.true_ends`."""
         ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], self.timeout_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
@@ -201,7 +212,9 @@ class KafkaLog:
         at, deadline = part.first, time.monotonic() + self.timeout_s
         while at < part.end:
             if reader.rest is None:
-                records = self._wait_for(reader, at, None, deadline)
+                records = self._wait_for(reader, at, None, deadline, gap_end=part.end)
+                if not records:  # transaction markers and removed records only
+                    break
                 reader.rest = self._decode(key, at, records, records[-1].offset + 1)
             chunk = reader.rest
             lo = int(np.searchsorted(chunk.offset, at, side="left"))
@@ -213,8 +226,10 @@ class KafkaLog:
         reader.wanted = part.end
         return out
 
-    def _wait_for(self, reader: PartitionReader, at: int, end: int | None, deadline: float) -> list[Any]:
-        while (records := reader.records(end, timeout_ms=500)) is None:
+    def _wait_for(
+        self, reader: PartitionReader, at: int, end: int | None, deadline: float, gap_end: int | None = None
+    ) -> list[Any]:
+        while (records := reader.records(end, timeout_ms=500, gap_end=gap_end)) is None:
             if time.monotonic() > deadline:
                 raise OffsetsLostError(
                     f'the log did not return offset {at} of topic "{reader.tp.topic}" partition {reader.tp.partition} '

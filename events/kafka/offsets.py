@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
+from kafka.protocol.consumer import IsolationLevel
 
 from ecdctr.state.errors import BrokerUnavailableError
 
-__all__ = ["partition_offsets", "true_ends"]
+__all__ = ["partition_offsets", "stable_ends", "true_ends"]
 
 RETRY_S = 0.05
 
@@ -112,6 +114,50 @@ def true_ends(
         raise BrokerUnavailableError(
             f"the broker does not report where its partitions end: {error}"
         ) from error
+
+
+def stable_ends(
+    consumer: Any, written: Mapping[TopicPartition, int], timeout_s: float = 30.0
+) -> dict[TopicPartition, int]:
+    """The last stable offset of each partition: every transaction before it has ended; readers of committed records reach it.
+
+    Brokers that return the first offset of the last batch + 1 for an end (see :func:`true_ends`) do so for both kinds of end.
+    An end that is lower than what was written before it was asked for is therefore believed only of a broker that then
+    reports at least as much as was written.
+
+    Parameters
+    ----------
+    consumer
+        A kafka-python consumer that is not used elsewhere at the same time.
+    written
+        What :func:`true_ends` has just returned.
+    timeout_s
+        Limit for each of at most two requests.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        A partition had no leader, or no broker answered, for ``timeout_s``.
+    """
+    with _read_committed(consumer):
+        stable = partition_offsets(consumer, list(written), "end", timeout_s)
+    lower = [tp for tp, end in written.items() if stable[tp] < end]
+    if lower:
+        reported = partition_offsets(consumer, lower, "end", timeout_s)
+        stable |= {tp: written[tp] for tp in lower if reported[tp] < written[tp]}
+    return stable
+
+
+@contextmanager
+def _read_committed(consumer: Any) -> Iterator[None]:
+    """Let the consumer ask for last stable offsets: kafka-python takes the isolation level of a request from its fetcher."""
+    fetcher = consumer._fetcher
+    before = fetcher._isolation_level
+    fetcher._isolation_level = IsolationLevel.READ_COMMITTED
+    try:
+        yield
+    finally:
+        fetcher._isolation_level = before
 
 
 def _names(partitions: Sequence[TopicPartition]) -> str:

@@ -46,7 +46,7 @@ class PartitionReader:
         self.wanted = offset
         self._consumer.seek(self.tp, offset)
 
-    def records(self, end: int | None, timeout_ms: int) -> list[Any] | None:
+    def records(self, end: int | None, timeout_ms: int, *, gap_end: int | None = None) -> list[Any] | None:
         """The next records before ``end``; None: none arrived in time. Empty: the log has only gaps up to ``end``.
 
         Parameters
@@ -55,6 +55,8 @@ class PartitionReader:
             Exclusive; None: no limit.
         timeout_ms
             Longest wait for a record.
+        gap_end
+            Used instead of ``end`` to recognise that only gaps are left; records beyond it are returned, too.
 
         Raises
         ------
@@ -68,8 +70,9 @@ class PartitionReader:
             if found:
                 self.wanted = found[-1].offset + 1
                 return [r for r in found if end is None or r.offset < end]
-            if end is not None and self._consumer.position(self.tp) >= end:
-                self.wanted = end
+            gap_end = end if gap_end is None else gap_end
+            if gap_end is not None and self._consumer.position(self.tp) >= gap_end:
+                self.wanted = gap_end
                 return []
         except OffsetOutOfRangeError as error:
             raise OffsetsLostError(

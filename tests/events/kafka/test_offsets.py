@@ -1,11 +1,14 @@
 """Offsets of partitions, from a client that leaves out partitions without a leader."""
 
+from types import SimpleNamespace
+
 import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
+from kafka.protocol.consumer import IsolationLevel
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import KafkaLog, log, partition_offsets, true_ends
+from ecdctr.events.kafka import KafkaLog, log, partition_offsets, stable_ends, true_ends
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, StreamError
 
@@ -57,7 +60,7 @@ class Client:
 
 
 def kafka_log(client, monkeypatch, **options) -> KafkaLog:
-    monkeypatch.setattr(KafkaLog, "_client", lambda self: client)
+    monkeypatch.setattr(KafkaLog, "_client", lambda self, *_: client)
     decoder = EventDecoder((FeatureSpec(name="site", buckets=50),))
     return KafkaLog(KafkaSettings(), decoder, {"ad": 1, "natural": 0}, **options)
 
@@ -74,6 +77,35 @@ def test_true_ends_wait_for_leaders_too():
     client = Client(leaderless=2)
     assert true_ends(client, [EMPTY, FILLED]) == {EMPTY: 0, FILLED: 10}
     assert client.assigned == [FILLED]
+
+
+class Transactional(Client):
+    """A client of a broker whose ends depend on the isolation level, as `_fetcher` has it."""
+
+    def __init__(self, stable: int, written: int) -> None:
+        super().__init__()
+        self._fetcher = SimpleNamespace(_isolation_level=IsolationLevel.READ_UNCOMMITTED)
+        self.stable, self.written = stable, written
+
+    def end_offsets(self, tps, timeout_ms=None):
+        committed = self._fetcher._isolation_level == IsolationLevel.READ_COMMITTED
+        return self._offsets(tps, timeout_ms, {EMPTY: 0, FILLED: self.stable if committed else self.written})
+
+
+@pytest.mark.parametrize(
+    ("stable", "written", "fetched", "expected"),
+    [
+        (10, 10, 10, 10),  # nothing is open
+        (7, 10, 10, 7),  # a transaction is open since offset 7
+        (12, 12, 10, 12),  # two records came after the fetch
+        (7, 12, 10, 7),
+        (6, 6, 10, 10),  # the embedded broker reports the first offset of the last batch + 1
+    ],
+)
+def test_the_stable_end_is_before_an_open_transaction(stable, written, fetched, expected):
+    client = Transactional(stable, written)
+    assert stable_ends(client, {EMPTY: 0, FILLED: fetched}) == {EMPTY: 0, FILLED: expected}
+    assert client._fetcher._isolation_level == IsolationLevel.READ_UNCOMMITTED
 
 
 def test_a_leader_that_never_comes_is_an_error_that_names_the_partition():
