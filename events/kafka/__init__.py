@@ -1,7 +1,9 @@
 """The click topics of Kafka as a log that is read by offset."""
 
 from ecdctr.events.kafka.codecs import codec_error
+from ecdctr.events.kafka.ends import EndsReader, LogEnds, LogProblem, LogProblemKind
 from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.kafka.members import GroupMember
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.probe import probe_brokers, stating_the_reason
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
@@ -9,7 +11,12 @@ from ecdctr.events.kafka.problems import BrokerProblem, Cause
 __all__ = [
     "BrokerProblem",
     "Cause",
+    "EndsReader",
+    "GroupMember",
     "KafkaLog",
+    "LogEnds",
+    "LogProblem",
+    "LogProblemKind",
     "codec_error",
     "partition_offsets",
     "probe_brokers",
