@@ -300,7 +300,9 @@ class Engine:
     def _apply(self, entry: JournalEntry, step: Step | None) -> StepResult | None:
         result: StepResult | None = None
         if entry.kind == EntryKind.RELEASE:
+            self.progress.busy = "training: a CPM release is being made"
             report = self.trainer.release(entry.clock)
+            self.progress.busy = None
             self.releases.append(report)
             if report.accepted:
                 self.progress.releases += 1

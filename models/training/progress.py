@@ -21,6 +21,8 @@ class Progress:
     checkpoints: int = 0
     checkpoint_failures: int = 0
     last_error: str | None = None
+    busy: str | None = None
+    """What the trainer does for longer than a step takes: a CPM release."""
     stall_s_max: float = 0.0
 
     def durable(self) -> dict[str, Any]:

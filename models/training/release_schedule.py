@@ -52,15 +52,24 @@ class ReleaseSchedule:
 
     def due(self, clock_ms: int) -> int | None:
         """The latest boundary (ms) that was reached and has had no release yet; None if no release is due."""
-        if self._mode == "never" or (self._mode == "once" and self._served):
-            return None
-        if self._first is None or self._clock is None:
+        boundary = self.next_boundary()
+        if boundary is None or self._clock is None:
             return None
         reached = min(self._clock, clock_ms)
-        boundary = self._first + self._after if self._last is None else self._last + self._every
         if reached < boundary:
             return None
         return boundary + (reached - boundary) // self._every * self._every
+
+    def next_boundary(self) -> int | None:
+        """The earliest boundary (ms) that has had no release yet; None if none is scheduled, or no natural row was learned."""
+        if self._mode == "never" or (self._mode == "once" and self._served) or self._first is None:
+            return None
+        return self._first + self._after if self._last is None else self._last + self._every
+
+    @property
+    def interval_ms(self) -> int:
+        """Event time between two boundaries, and until the first, whichever is longer, ms."""
+        return max(self._every, self._after)
 
     def done(self, boundary_ms: int, *, accepted: bool = True) -> None:
         """Record the release of a boundary.
