@@ -29,11 +29,10 @@ from ecdctr.monitor.quality import (
     TransferFigure,
     TransferWatch,
 )
-from ecdctr.monitor.restart import read_score_log
+from ecdctr.monitor.restart import ScoredRows, read_score_log
 from ecdctr.monitor.settings import WatchSettings
 from ecdctr.monitor.snapshot import Snapshot
 from ecdctr.monitor.steps import ObservedStep, RowBlock
-from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["Monitor"]
 
@@ -204,7 +203,7 @@ class Monitor:
 
     # -- restart
 
-    def restore(self, folder: Path, scores: ScoreLog | None = None, clock_ms: int = 0) -> None:
+    def restore(self, folder: Path, scores: ScoredRows | None = None, clock_ms: int = 0) -> None:
         """Continue from the state in a folder, and save to it from now on. Call it before the first :meth:`observe`.
 
         The following is restored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,26 @@ from numpy.typing import NDArray
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.time import DAY_MS
 from ecdctr.monitor.quality import ARMS_OF, QualityFigures, TransferWatch
-from ecdctr.state.row_logs import ScoreLog
 
-__all__ = ["read_score_log"]
+__all__ = ["ScoredRows", "read_score_log"]
 
 BLOCK_ROWS = 32_768
 
 
+class ScoredRows(Protocol):
+    """The methods of :class:`ecdctr.state.row_logs.ScoreLog` that are needed here."""
+
+    def sizes(self) -> dict[int, int]:
+        """Rows of each event day."""
+        ...
+
+    def read(self, *, first_day: int, last_day: int) -> dict[str, NDArray[Any]]:
+        """Columns of the rows of some event days."""
+        ...
+
+
 def read_score_log(
-    scores: ScoreLog, quality: QualityFigures, transfer: TransferWatch, transfer_days: int, clock_ms: int
+    scores: ScoredRows, quality: QualityFigures, transfer: TransferWatch, transfer_days: int, clock_ms: int
 ) -> None:
     """Rebuild sums of windows, the rows for GAUC and the transfer comparison, one day at a time.
 

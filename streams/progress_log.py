@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from ecdctr.models.training import Engine
-from ecdctr.streams.aligned_intake import AlignedIntake
 
 __all__ = ["log_progress", "rows_by_kind"]
 
@@ -19,20 +18,19 @@ EVERY_S = 10.0
 
 
 async def log_progress(
-    engine: Engine, intake: AlignedIntake, topics: Iterable[str], dead_letters: Callable[[], int]
+    engine: Engine, lag: Callable[[], int | None], dead_letters: Callable[[], int]
 ) -> None:
     """Write a line every :data:`EVERY_S` seconds in which rows were learned; never returns.
 
     Parameters
     ----------
-    engine, intake
+    engine
         Of the running worker.
-    topics
-        The click topics.
+    lag
+        Returns the number of records that have not been learned; None if it is not known.
     dead_letters
         Returns the number of events sent to dead-letter topics.
     """
-    topics = list(topics)
     logged = sum(engine.progress.rows.values())
     while True:
         await asyncio.sleep(EVERY_S)
@@ -40,12 +38,16 @@ async def log_progress(
         if rows == logged:
             continue
         log.info(
-            "step %d: %s rows (%s/s), event time %s, %s records behind, %s dead letters",
+            "step %d: %s rows (%s/s), event time %s, %s, %s dead letters",
             engine.step, f"{rows:,}", f"{(rows - logged) / EVERY_S:,.0f}",
             datetime.fromtimestamp(engine.clock / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-            f"{sum(intake.lag(t, engine.positions) for t in topics):,}", f"{dead_letters():,}",
+            _behind(lag()), f"{dead_letters():,}",
         )  # fmt: skip
         logged = rows
+
+
+def _behind(lag: int | None) -> str:
+    return "records behind: not known" if lag is None else f"{lag:,} records behind"
 
 
 def rows_by_kind(engine: Engine) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,29 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import Engine, StepResult
 from ecdctr.monitor.alerts import Send, webhook
-from ecdctr.monitor.dashboard import Dashboard
+from ecdctr.monitor.dashboard import Dashboard, Reason
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.steps import ObservedStep
 from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
 from ecdctr.streams.aligned_intake import AlignedIntake
+from ecdctr.streams.broker_watch import BrokerWatch
+from ecdctr.streams.health import (
+    Counts,
+    Cut,
+    HealthReport,
+    LagReport,
+    MonitorStart,
+    ReleaseWatch,
+    log_changes,
+)
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 
 __all__ = ["Reporter"]
 
 log = logging.getLogger("ecdctr.worker")
+Key = tuple[str, int]
 
 HISTORY_EVERY = 8
 """The users of every n-th natural step are looked up in the TPM snapshots: natural rows are numerous and similar."""
@@ -65,10 +77,13 @@ class _CompletedStep:
 
 
 class Reporter:
-    """Reports the worker's progress to the monitor and the dashboard. An exception in either is logged and does not stop training.
+    """Reports the worker's progress to the monitor and the dashboard, and its health.
 
     The trainer's thread appends to a queue that the monitor's thread processes. If the queue is full, the trainer's thread
     processes it.
+
+    An exception in either is logged, reported as health, and does not stop training. A monitor that has failed is started again with
+    its saved state and the score log, as after a restart of the worker (:class:`ecdctr.streams.health.MonitorStart`).
 
     Parameters
     ----------
@@ -84,8 +99,7 @@ class Reporter:
     Attributes
     ----------
     waiting_for
-        Why no rows arrive, for example because no broker answers; None if rows arrive. Appended to the reason in the
-        response of ``/healthz``.
+        Why the consumer could not connect; None if it is connected.
     """
 
     def __init__(
@@ -99,7 +113,8 @@ class Reporter:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._settings = topics, settings
-        self.monitor = Monitor(schema, settings.watch)
+        self._schema = schema
+        self.monitor = self._new_monitor()
         self._topic = (
             TopicChannel(kafka, settings.alerts_topic, topics.replication) if settings.alerts_topic else None
         )
@@ -113,19 +128,28 @@ class Reporter:
         self._folder = folder
         self._releases = self._checkpoints = 0
         self._months: tuple[str, ...] = ()
-        self._failed = False
         self._failing: set[str] = set()
         self.waiting_for: str | None = None
         self._now = now
+        self._start = MonitorStart(now)
+        self._report = HealthReport(self.health, topics.domains, now)
+        self._release_watch = ReleaseWatch()
+        self._watch: BrokerWatch | None = None
+        self._began_at: dict[Key, int] = {}
+        self._arriving_ms: int | None = None
+        self._lag = LagReport(dict.fromkeys(topics.domains))
         self._store: EmbeddingStore | None = None
         self._known: tuple[tuple[str, ...], KnownUsers] | None = None
-        self._queue: deque[_CompletedStep | Callable[[], None]] = deque()
+        self._queue: deque[_CompletedStep | Cut | Callable[[Monitor], None]] = deque()
         self._drain_lock = threading.Lock()
         self._wake, self._ended = threading.Event(), False
         self._natural_steps = 0
         self._probes_due = self._save_due = -float("inf")
         self._checkpoints_done = self._checkpoints_saved = 0
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+
+    def _new_monitor(self) -> Monitor:
+        return Monitor(self._schema, self._settings.watch)
 
     def _channels(self) -> dict[str, Send]:
         channels: dict[str, Send] = {}
@@ -150,18 +174,31 @@ class Reporter:
         if self._thread.is_alive():
             self._thread.join()
         self.drain()
-        self._safely(self.monitor.save)
+        if self._start.failed is None:
+            self._safely(self.monitor.save)
         self.deliver()
         self.dashboard.close()
         if self._topic is not None:
             self._topic.close()
 
-    def begin(self, engine: Engine) -> None:
+    def begin(
+        self, engine: Engine, watch: BrokerWatch | None = None, positions: Mapping[Key, int] | None = None
+    ) -> None:
         """Restore the monitor's state and start its thread. Call it when recovery is complete.
 
         Steps and releases that recovery repeats are not reported, except the last release, because its alert may have to be
         raised or resolved.
+
+        Parameters
+        ----------
+        engine
+            The engine after recovery.
+        watch
+            Where the topics end; None: the lag is that of the intake.
+        positions
+            Where live training begins in each partition.
         """
+        self._watch, self._began_at = watch, dict(positions or {})
         if self._folder is not None:
             folder = self._folder
             self._safely(lambda: self.monitor.restore(folder, engine.scores, engine.clock))
@@ -179,22 +216,30 @@ class Reporter:
         """Queue a completed step for the monitor's thread."""
         self.health.step()
         months = tuple(engine.trainer.cpm_months)
+        if step.kind == StepKind.NATURAL and len(step.batch):
+            self._arriving_ms = int(step.batch.ts[len(step.batch) // 2])
         for report in engine.releases[self._releases :]:
-            self._queue.append(partial(self.monitor.release, report))
+            self._queue.append(methodcaller("release", report))
             self._releases += 1
         if months != self._months:
             self._months = months
-            self._queue.append(partial(self.monitor.month, months, engine.clock))
+            self._queue.append(methodcaller("month", months, engine.clock))
         self._queue.append(_CompletedStep(step, result, seconds, time.time(), months))
         self._checkpoints_done = engine.progress.checkpoints
         if engine.progress.checkpoints != self._checkpoints and self._now() >= self._probes_due:
             self._checkpoints = engine.progress.checkpoints
             self._score_probes(engine)
+        self.between_steps(engine)
         if len(self._queue) >= QUEUE_STEPS:
             # The monitor's thread cannot keep up: process the queue here, so that memory does not grow.
             self.drain()
         elif len(self._queue) >= QUEUE_STEPS // 4:
             self._wake.set()
+
+    def between_steps(self, engine: Engine) -> None:
+        """Called in the trainer's thread while no step is running: all rows that the score log has so far are of queued steps."""
+        if self._start.wants_cut():
+            self._queue.append(Cut.of(engine))
 
     def _score_probes(self, engine: Engine) -> None:
         """Score probe slices: in this thread, since it owns the model, and for :data:`PROBE_SHARE` of its time at most."""
@@ -218,14 +263,26 @@ class Reporter:
         with self._drain_lock:
             queued = [self._queue.popleft() for _ in range(len(self._queue))]
             steps = [item for item in queued if isinstance(item, _CompletedStep)]
+            cuts = [(number, item) for number, item in enumerate(queued) if isinstance(item, Cut)]
+            first_new, cut = cuts[-1] if cuts else (0, None)
+            if cut is not None:
+                self._start_again(cut)
             # Releases and months first: the alert rules, which ``monitor.observe`` evaluates, depend on them.
-            for item in queued:
-                if not isinstance(item, _CompletedStep):
-                    self._safely(item)
+            self._start.waiting += [i for i in queued if not isinstance(i, _CompletedStep | Cut)]
+            # The steps before a cut are in the score log, from which the new monitor was restored.
+            new = [item for item in queued[first_new:] if isinstance(item, _CompletedStep)]
+            if self._start.failed is None:
+                for call in self._start.take_waiting():
+                    self._safely(partial(call, self.monitor))
+                if new:
+                    self._safely(lambda: self.monitor.observe(self._observed(new)))
             if steps:
-                self._safely(lambda: self.monitor.observe(self._observed(steps)))
-                self._safely(lambda: self._update_metrics(steps))
-            if self._checkpoints_done != self._checkpoints_saved and self._now() >= self._save_due:
+                self._try("counting the steps", lambda: self._update_metrics(steps))
+            if (
+                self._start.failed is None
+                and self._checkpoints_done != self._checkpoints_saved
+                and self._now() >= self._save_due
+            ):
                 self._checkpoints_saved = self._checkpoints_done
                 self._save()
 
@@ -235,13 +292,29 @@ class Reporter:
         self._save_due = self._now() + (self._now() - began) / SAVE_SHARE
 
     def _safely(self, call: Callable[[], None]) -> None:
-        if self._failed:
+        """Call the monitor; an exception must not end training."""
+        if self._start.failed is not None:
             return
         try:
             call()
-        except Exception:  # a fault of the monitor must not end training
-            self._failed = True
-            log.exception("the monitor has failed: training continues without it")
+        except Exception as error:
+            self._start.fail(error)
+            log.exception("the monitor has failed: training continues without it, and it is started again")
+
+    def _start_again(self, cut: Cut) -> None:
+        """Replace a monitor that has failed by one that is restored as after a restart of the worker."""
+        fresh = self._new_monitor()
+        try:
+            if self._folder is not None:
+                fresh.restore(self._folder, cut.scores, cut.clock_ms)
+        except Exception as error:
+            self._start.fail(error)
+            log.exception("the monitor could not be started again: training continues without it")
+            return
+        self.monitor = fresh
+        self.dashboard.use(fresh)
+        self._start.done()
+        log.info("the monitor was started again with its saved state and the score log")
 
     def _try(self, what: str, call: Callable[[], None]) -> None:
         """Run a call that is repeated every second: an exception is logged when it first occurs, and the next call tries again."""
@@ -305,19 +378,74 @@ class Reporter:
             )
         return self._known[1]
 
+    # -- health, in any thread
+
+    @property
+    def lag(self) -> int | None:
+        """Records that have not been learned, as of the last :meth:`tick`; None: not known."""
+        return self._lag.total
+
+    def condition(self, reason: Reason, sentence: str | None) -> None:
+        """Report that a reason of health holds, with its particulars, or, with None, that it does not hold any more."""
+        self.health.condition(reason, sentence)
+
     # -- in the event loop
 
-    def tick(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
-        """Update gauges and health; called about once a second."""
+    def tick(
+        self,
+        engine: Engine,
+        intake: AlignedIntake,
+        dead_letters: Mapping[str, int],
+        examples: Mapping[str, str] | None = None,
+    ) -> None:
+        """Update gauges and health; called about once a second.
+
+        Parameters
+        ----------
+        engine, intake
+            Of the running worker.
+        dead_letters
+            Rejected events, by reason.
+        examples
+            The last rejected event of each reason, for a message.
+        """
+        self._try(
+            "updating the health", lambda: self._update_health(engine, intake, dead_letters, examples or {})
+        )
         self._try("updating the metrics", lambda: self._update_gauges(engine, intake, dead_letters))
-        failed = "the monitor has failed: windows, drift and alerts are not updated" if self._failed else None
-        failing = [f"{what} fails: see the log" for what in sorted(self._failing)]
-        reasons = filter(None, (self.waiting_for, engine.progress.last_error, failed, *failing))
-        self.health.problem("; ".join(reasons) or None)
+        failing = "; ".join(f"{what} fails: see the log" for what in sorted(self._failing))
+        self.condition(Reason.REPORTS_FAIL, failing or None)
+        log_changes(self.health.changes())
 
     def deliver(self) -> None:
         """Deliver alerts that were raised or resolved; called about once a second, always from one thread at a time."""
         self._try("delivering alerts", self.dashboard.deliver)
+
+    def _update_health(
+        self,
+        engine: Engine,
+        intake: AlignedIntake,
+        dead_letters: Mapping[str, int],
+        examples: Mapping[str, str],
+    ) -> None:
+        error = engine.progress.last_error
+        is_checkpoint = error is not None and error.startswith("checkpoint")
+        self.condition(Reason.CHECKPOINTS_FAIL, error if is_checkpoint else None)
+        self.condition(Reason.WAITING_FOR_DISK, None if is_checkpoint else error)
+        self.condition(Reason.MONITOR_FAILED, self._start.sentence())
+        if self._watch is None:
+            self._lag = LagReport({t: intake.lag(t, engine.positions) for t in self._topics.domains})
+            return
+        learned = {**self._began_at, **engine.positions}
+        counts = Counts(sum(engine.progress.rows.values()), dict(dead_letters), examples)
+        self._lag = self._report.update(
+            self._watch.state, learned, _Fetched(intake), counts, self.waiting_for
+        )
+        trainer = engine.trainer
+        schedule = None if trainer.transfer is None else trainer.schedule
+        self.condition(
+            Reason.NO_RELEASES, self._release_watch.sentence(self._now(), schedule, self._arriving_ms)
+        )
 
     def _update_gauges(self, engine: Engine, intake: AlignedIntake, dead_letters: Mapping[str, int]) -> None:
         m, progress = self.dashboard.metrics, engine.progress
@@ -327,15 +455,24 @@ class Reporter:
         m.stall.set(progress.stall_s_max)
         m.waiting.set(intake.waiting_rows)
         m.late_rows.set(intake.aligner.late_rows)
-        domains = self._topics.domains
         self.dashboard.tick(
             event_clock_ms=engine.clock,
-            lag={topic: intake.lag(topic, engine.positions) for topic in domains},
+            lag=self._lag.by_topic,
+            waiting=None if self._watch is None else self._lag.waiting,
+            where=self._lag.where,
+            busy=progress.busy,
             dead_letters=dict(dead_letters),
             releases=progress.releases,
             tpm_months=list(engine.trainer.cpm_months),
-            topics={topic: DOMAIN_NAMES[domain] for topic, domain in domains.items()},
+            topics={topic: DOMAIN_NAMES[domain] for topic, domain in self._topics.domains.items()},
         )
+
+
+class _Fetched:
+    """What the health report needs to know of the intake."""
+
+    def __init__(self, intake: AlignedIntake) -> None:
+        self.fetched, self.wants = intake.aligner.position, intake.wants
 
 
 def _version() -> str:

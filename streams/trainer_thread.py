@@ -34,6 +34,8 @@ class TrainerThread(threading.Thread):
         Called once in this thread, with the exception that ended training.
     on_step
         Called in this thread after each step, with the step, its result and its wall seconds.
+    on_idle
+        Called in this thread several times per second while no step is queued.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class TrainerThread(threading.Thread):
         on_taken: Callable[[], None],
         on_failure: Callable[[BaseException], None],
         on_step: Callable[[Step, StepResult, float], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(name="trainer", daemon=True)
         self.engine = engine
         self.steps: queue.Queue[Step] = queue.Queue(maxsize=length)
-        self._on_taken, self._on_failure, self._on_step = on_taken, on_failure, on_step
+        self._on_taken, self._on_failure = on_taken, on_failure
+        self._on_step, self._on_idle = on_step, on_idle
         self._stop_requested = threading.Event()
 
     def run(self) -> None:
@@ -58,6 +62,8 @@ class TrainerThread(threading.Thread):
                     step = self.steps.get(timeout=_POLL_S)
                 except queue.Empty:
                     self.engine.idle()
+                    if self._on_idle is not None:
+                        self._on_idle()
                     continue
                 self._on_taken()
                 began = time.perf_counter()

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 from ecdctr.events.align import Aligner
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.kafka import EndsReader, KafkaLog
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
+from ecdctr.monitor.dashboard import Reason
 from ecdctr.replay.play import redo
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
@@ -134,6 +135,7 @@ class Worker:
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._stop_requested = True
+        self._reporter.health.enter("stopping")
         if self._engine is not None:
             self._engine.stop_waiting()
         loop, stop = self._loop, self._stop
@@ -196,7 +198,17 @@ class Worker:
 
     def _connect(self, call: Callable[[], T]) -> T:
         """Repeat a call for up to ``worker.connect_timeout_s``, to wait for a broker that is still starting."""
-        return call_until_available(call, self._worker.connect_timeout_s, lambda: self._stop_requested)
+
+        def attempt() -> T:
+            try:
+                result = call()
+            except BrokerUnavailableError as error:
+                self._reporter.condition(Reason.WAITING_FOR_BROKER, str(error))
+                raise
+            self._reporter.condition(Reason.WAITING_FOR_BROKER, None)
+            return result
+
+        return call_until_available(attempt, self._worker.connect_timeout_s, lambda: self._stop_requested)
 
     # -- 4
 
@@ -227,6 +239,7 @@ class Worker:
             on_taken=intake.taken,
             on_failure=self._trainer_failed,
             on_step=partial(self._reporter.stepped, engine),
+            on_idle=partial(self._reporter.between_steps, engine),
         )
         intake.attach(trainer)
         if self._worker.decoders:
@@ -234,18 +247,20 @@ class Worker:
         self._letters = DeadLetters(self._kafka, self._topics)
         await self._letters.start(self._checkpoint_positions)
         await self._rollback_letters.start(self._letters)
-        self._reporter.begin(engine)
+        watch = BrokerWatch(
+            EndsReader(self._kafka, domains),
+            lambda: engine.positions,
+            self._offsets_lost,
+            group=self._worker.group,
+        )
+        self._reporter.begin(engine, watch, positions)
         trainer.start()
         self._state_is_whole = True
-        watch = BrokerWatch(
-            lambda: self._make_log(self._decoder), lambda: engine.positions, self._offsets_lost
-        )
         watch.start()
         tasks = [
             asyncio.ensure_future(intake.pump()),
             asyncio.ensure_future(self._update_gauges(engine, intake)),
-            asyncio.ensure_future(log_progress(engine, intake, domains, self._dead_letters)),
-            asyncio.ensure_future(watch.report()),
+            asyncio.ensure_future(log_progress(engine, lambda: self._reporter.lag, self._dead_letters)),
         ]
         for task in tasks:
             task.add_done_callback(self._task_ended)

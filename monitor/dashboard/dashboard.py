@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from ecdctr.monitor.alerts import Alert, AlertDelivery, AlertRecord, Send
 from ecdctr.monitor.dashboard.collector import MonitorCollector
 from ecdctr.monitor.dashboard.health import Health
 from ecdctr.monitor.dashboard.prometheus import WorkerMetrics
+from ecdctr.monitor.dashboard.reasons import Reason
 from ecdctr.monitor.dashboard.recent import RecentSeries
 from ecdctr.monitor.dashboard.server import MonitorServer
 from ecdctr.monitor.dashboard.snapshot_json import SnapshotJson
@@ -95,8 +97,12 @@ class Dashboard:
     ) -> None:
         self._monitor = monitor
         self.version = version
-        self.health = Health(watchdog_s, now)
+        self.health = Health(watchdog_s, now, wall)
         self.metrics = WorkerMetrics(now)
+        self.metrics.healthy.set_function(lambda: self.health.verdict().healthy)
+        self.metrics.ready.set_function(lambda: self.health.verdict().ready)
+        for reason in Reason:
+            self.metrics.health.labels(reason.value).set_function(partial(self.health.holds, reason))
         self.metrics.build.info({"version": version})
         self.metrics.registry.register(MonitorCollector(self.snapshot))
         self.recent = RecentSeries(every_s=refresh_s)
@@ -135,7 +141,7 @@ class Dashboard:
         kind
             ``natural`` or ``ad``.
         ts_ms
-            Event times of the rows, ms, shape ``(n,)``.
+            Event times of the rows, ms, shape ``(n,)``; none for a step of rejected records.
         rows
             Rows that were learned; 0: the step was rolled back.
         wall
@@ -143,6 +149,8 @@ class Dashboard:
         """
         wall = self._wall() if wall is None else wall
         self.health.step()
+        if not len(ts_ms):  # a step of rejected records or of gaps
+            return
         self.metrics.last_step.set(float(np.max(wall)))
         self._rows[kind] += rows
         if rows:
@@ -155,7 +163,10 @@ class Dashboard:
         self,
         *,
         event_clock_ms: int,
-        lag: Mapping[str, int],
+        lag: Mapping[str, int | None],
+        waiting: int | None = None,
+        where: str = "",
+        busy: str | None = None,
         dead_letters: Mapping[str, int] | None = None,
         **worker: Any,
     ) -> None:
@@ -166,37 +177,49 @@ class Dashboard:
         event_clock_ms
             Event time reached.
         lag
-            Records of each topic not yet learned.
+            Records of each topic not yet learned; None: not known.
+        waiting, where, busy
+            See :meth:`ecdctr.monitor.dashboard.health.Health.lag`.
         dead_letters
             Events rejected since the start, by reason.
         worker
             Further values that the page shows: ``releases``, ``tpm_months``, ``topics``.
         """
         self._worker.update(worker, event_clock_ms=event_clock_ms)
-        self.health.lag(sum(lag.values()))
-        verdict = self.health.verdict()
-        self.metrics.healthy.set(verdict.healthy)
-        self.metrics.ready.set(verdict.ready)
+        known = [records for records in lag.values() if records is not None]
+        self.health.lag(
+            sum(known) if len(known) == len(lag) else None,
+            waiting=sum(known) if waiting is None else waiting,
+            where=where,
+            busy=busy,
+        )
         self.metrics.clock.set(event_clock_ms / 1000)
         for topic, records in lag.items():
-            self.metrics.lag.labels(topic).set(records)
+            self.metrics.lag.labels(topic).set(float("nan") if records is None else records)
         for reason, count in (dead_letters or {}).items():
             self.metrics.dead_letters.labels(reason).inc(max(0, count - self._dead_letters.get(reason, 0)))
             self._dead_letters[reason] = count
         self._sample(lag)
 
-    def _sample(self, lag: Mapping[str, int]) -> None:
+    def _sample(self, lag: Mapping[str, int | None]) -> None:
         now, rows = self._now(), dict(self._rows)
         since, before = self._rate_from
         elapsed_s = max(now - since, 1e-9)
         values: dict[str, float] = {f"rows/{d}": (rows[d] - before[d]) / elapsed_s for d in rows}
-        values |= {f"lag/{topic}": float(records) for topic, records in lag.items()}
+        values |= {
+            f"lag/{t}": float("nan") if records is None else float(records) for t, records in lag.items()
+        }
         values |= {f"dead/{reason}": float(count) for reason, count in self._dead_letters.items()}
         for domain in rows:
             p50, p99 = self.metrics.freshness.quantiles(domain, (0.5, 0.99))
             values |= {f"fresh/{domain} p50": p50, f"fresh/{domain} p99": p99}
         if self.recent.sample(round(self._wall(), 1), values):
             self._rate_from = (now, rows)
+
+    def use(self, monitor: SnapshotSource) -> None:
+        """Show another monitor from now on: one that was started again after a failure."""
+        self._monitor = monitor
+        self._snapshot_at = -float("inf")
 
     def deliver(self) -> None:
         """Deliver alerts that were raised or resolved; call about once per second, always from the same thread."""
@@ -262,7 +285,10 @@ class Dashboard:
             "healthy": verdict.healthy,
             "ready": verdict.ready,
             "phase": verdict.phase,
+            "status": verdict.status,
             "reason": verdict.reason,
+            "reasons": [finding.to_json() for finding in verdict.findings],
+            "lag": verdict.lag,
         }
         snapshot = self.snapshot()
         figures: dict[str, Any] = {} if snapshot is None else {**snapshot}

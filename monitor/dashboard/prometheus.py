@@ -43,7 +43,10 @@ class WorkerMetrics:
         self.releases = Total(Counter("ecdctr_cpm_releases", "CPM releases.", registry=r))
         self.waiting = Gauge("ecdctr_rows_waiting", "Rows read but not yet learned.", registry=r)
         self.lag = Gauge(
-            "ecdctr_lag_records", "Records that have not been learned yet.", ["topic"], registry=r
+            "ecdctr_lag_records",
+            "Records that have not been learned yet; NaN: not known.",
+            ["topic"],
+            registry=r,
         )
         self.clock = Gauge(
             "ecdctr_event_clock_timestamp_seconds", "Event time reached, seconds since the epoch.", registry=r
@@ -67,6 +70,9 @@ class WorkerMetrics:
         )
         self.healthy = Gauge("ecdctr_healthy", "1: /healthz returns 200.", registry=r)
         self.ready = Gauge("ecdctr_ready", "1: /readyz returns 200.", registry=r)
+        self.health = Gauge(
+            "ecdctr_health", "1: this reason holds (docs/operations.md); several may.", ["reason"], registry=r
+        )
         self.alert_deliveries = Counter(
             "ecdctr_alert_deliveries",
             "Alerts by channel and outcome of the delivery.",

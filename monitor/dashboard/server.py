@@ -56,9 +56,9 @@ class MonitorServer:
     =====================  ==============================================================================
     ``/``                  the dashboard
     ``/metrics``           metrics in the Prometheus text format
-    ``/healthz``           200, or 503 if records wait and no step is completed, or if training has
-                           failed; the body gives the reason as JSON
-    ``/readyz``            200 once the worker is live and healthy
+    ``/healthz``           200, or 503 if a restart may help: records wait, brokers answer, and no step is
+                           completed, or training has failed; the body gives the reasons as JSON
+    ``/readyz``            200 while the worker is training or nothing waits, and nothing is wrong
     ``/api/snapshot``      everything that the page shows; ``/api/snapshot/drift`` is one section
     ``/api/events``        the same as server-sent events, named by section, whenever a section changes
     =====================  ==============================================================================
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             verdict = owner.health.verdict()
             ok = verdict.healthy if path == "/healthz" else verdict.ready
             status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-            self._json(status, msgspec.json.encode(verdict.to_json(ok=ok)))
+            self._json(status, msgspec.json.encode(verdict.to_json()))
         elif path == "/api/snapshot":
             self._json(HTTPStatus.OK, owner.snapshot.whole())
         elif path.startswith("/api/snapshot/"):

@@ -26,10 +26,16 @@ ROWS = 16
 def engine() -> SimpleNamespace:
     """The attributes of an engine that a reporter reads."""
     progress = SimpleNamespace(
-        checkpoints=0, checkpoint_failures=0, releases=0, stall_s_max=0.0, last_error=None
+        checkpoints=0,
+        checkpoint_failures=0,
+        releases=0,
+        stall_s_max=0.0,
+        last_error=None,
+        busy=None,
+        rows={"natural": 0, "ad": 0},
     )
     trainer = SimpleNamespace(
-        cpm_months=(), store=None, predict=lambda b, arm: np.full(len(b), 0.1, np.float32)
+        cpm_months=(), store=None, transfer=None, predict=lambda b, arm: np.full(len(b), 0.1, np.float32)
     )
     return SimpleNamespace(
         releases=[], progress=progress, trainer=trainer, clock=HOUR, positions={}, scores=None

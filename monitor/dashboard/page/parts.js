@@ -14,10 +14,17 @@ function setText(node, text) {
 export function showWorker(worker, lostSince) {
   const pill = $("status");
   const lost = lostSince !== undefined;
-  pill.className = `pill ${lost ? "lost" : !worker.healthy ? "unwell" : worker.ready ? "ok" : ""}`;
-  setText(pill.querySelector(".text"), lost ? "connection lost" : worker.healthy ? worker.phase : "unhealthy");
-  setText($("reason"), lost ? `No data since ${clock(lostSince)} UTC; reconnecting. The values shown may be old.` : worker.reason === "training" ? "" : worker.reason);
+  const waits = worker && worker.healthy && !worker.ready && worker.phase === "live";
+  pill.className = `pill ${lost || waits ? "lost" : !worker.healthy ? "unwell" : worker.ready ? "ok" : ""}`;
+  setText(pill.querySelector(".text"), lost ? "connection lost" : worker.status === "ok" ? worker.phase : worker.status.replaceAll("_", " "));
+  setText($("reason"), lost ? `No data since ${clock(lostSince)} UTC; reconnecting. The values shown may be old.` : reasons(worker));
   if (worker) setText($("version"), `ecdctr ${worker.version}`);
+}
+
+// All that is worth a sentence, the most severe first: not that the worker trains, or that nothing waits.
+function reasons({ reasons = [] }) {
+  const told = reasons.filter((r) => r.name !== "training" && r.name !== "idle");
+  return told.map((r) => `${r.sentence} (since ${clock(1000 * r.since)} UTC)`).join("; ");
 }
 
 export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
@@ -34,7 +41,7 @@ export function showFacts({ worker, live = {}, transfer = {}, windows = {} }) {
   const facts = [
     ["Event clock", clock(worker.event_clock_ms), "event time, UTC"],
     ["Rows per second", count(sum("rows/")), `${count(worker.rows.natural + worker.rows.ad)} in total`],
-    ["Lag", count(sum("lag/")), "records"],
+    ["Lag", worker.lag === null ? "unknown" : count(sum("lag/")), "records"],
     ["Freshness of ads", duration(last(live["fresh/ad p50"])), `p99 ${duration(last(live["fresh/ad p99"]))}`],
     ["A-CTR minus ads-only", signed(3)(gain.value), `${signed(3)(gain.low)} to ${signed(3)(gain.high)} GAUC`, tone],
     ["CPM releases", count(worker.releases), months.length ? `TPM ${months.at(-1)}` : "no TPM month yet"],

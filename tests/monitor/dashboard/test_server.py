@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ecdctr.monitor.dashboard.dashboard import Dashboard
+from ecdctr.monitor.dashboard import Dashboard, Reason
 from ecdctr.state.errors import ConfigError
 from tests.support.waiting import PATIENCE_S, wait_for
 
@@ -42,6 +42,8 @@ def test_health_follows_progress(make_site):
     assert status == 503 and json.loads(body)["phase"] == "starting"
 
     health.enter("live")
+    assert site.get("/readyz")[0] == 503, "the ends of the topics are not known yet"
+    health.lag(0)
     assert site.get("/readyz")[0] == 200
     now[0] = 1000.0  # nothing to do, nothing done: well
     assert site.get("/healthz")[0] == 200
@@ -51,18 +53,27 @@ def test_health_follows_progress(make_site):
     now[0] += 2
     status, _, body = site.get("/healthz")
     assert status == 503
-    assert json.loads(body) == {
-        "status": "unavailable",
+    answer = json.loads(body)
+    assert [(found["name"], found["sentence"]) for found in answer.pop("reasons")] == [
+        ("stalled", answer["reason"])
+    ]
+    assert answer == {
+        "status": "stalled",
         "reason": "5 records are waiting and no step was completed for 61 s (monitor.watchdog_s = 60)",
         "phase": "live",
         "lag_records": 5,
         "seconds_without_step": 61.0,
     }
     assert site.get("/readyz")[0] == 503
-    health.problem("the disk is full")
-    assert "the disk is full" in json.loads(site.get("/healthz")[2])["reason"]
+    health.condition(Reason.WAITING_FOR_DISK, "the disk is full")
+    status, _, body = site.get("/healthz")
+    answer = json.loads(body)
+    assert (status, answer["status"]) == (200, "waiting_for_disk"), "a restart does not help"
+    assert answer["reason"].startswith("the disk is full; 5 records are waiting")
+    health.condition(Reason.WAITING_FOR_DISK, None)
     health.step()
     assert site.get("/healthz")[0] == 200
+    assert json.loads(site.get("/readyz")[2])["status"] == "ok"
 
     health.enter("failed", "training has ended: out of memory")
     status, _, body = site.get("/healthz")

@@ -1,0 +1,172 @@
+"""``HealthReport``: turns what the watch, the intake and the engine know into the reasons of the worker's health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ecdctr.events.kafka import LogProblem, LogProblemKind
+from ecdctr.monitor.dashboard import Health, Reason
+from ecdctr.streams.broker_watch import WatchState
+from ecdctr.streams.health.lag import LagReport, lag_report, name_partitions
+from ecdctr.streams.health.rejects import RejectShare
+from ecdctr.streams.health.stuck import StuckPartitions
+
+__all__ = ["Counts", "Fetching", "HealthReport"]
+
+Key = tuple[str, int]
+
+_REASONS = {
+    LogProblemKind.NO_BROKER: Reason.WAITING_FOR_BROKER,
+    LogProblemKind.RIGHT: Reason.RIGHT_MISSING,
+    LogProblemKind.PASSWORD: Reason.PASSWORD_REFUSED,
+    LogProblemKind.CERTIFICATE: Reason.CERTIFICATE_REFUSED,
+    LogProblemKind.NO_LEADER: Reason.NO_LEADER,
+    LogProblemKind.TOPIC_MISSING: Reason.TOPIC_MISSING,
+}
+_REFUSED = (LogProblemKind.RIGHT, LogProblemKind.PASSWORD, LogProblemKind.CERTIFICATE)
+
+
+class Fetching(Protocol):
+    """What the report needs to know of the intake."""
+
+    def fetched(self, topic: str, partition: int) -> int | None:
+        """Next offset that the consumer will deliver; None for a partition that is not read yet."""
+        ...
+
+    def wants(self, topic: str, partition: int) -> bool:
+        """Whether the partition is to be fetched; False while its buffer is full."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Totals since the start.
+
+    Attributes
+    ----------
+    rows
+        Rows learned.
+    rejected
+        Rejected events by reason.
+    examples
+        The last rejected event of each reason, as ``ads[0] at offset 4: ts is 5``.
+    """
+
+    rows: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+
+class HealthReport:
+    """Reports the reasons that are found in the state of the brokers and of the intake; called about once per second.
+
+    Parameters
+    ----------
+    health
+        Receives the conditions.
+    topics
+        The click topics.
+    now
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self, health: Health, topics: Iterable[str], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._health, self._topics, self._now = health, tuple(topics), now
+        self._rejects = RejectShare()
+        self._stuck = StuckPartitions()
+        self._since: dict[Reason, float] = {}
+
+    def update(
+        self,
+        state: WatchState,
+        learned: Mapping[Key, int],
+        fetching: Fetching,
+        counts: Counts,
+        consumer: str | None = None,
+    ) -> LagReport:
+        """Set the conditions of :class:`Health`, and return the lag.
+
+        Parameters
+        ----------
+        state
+            What the watch over the brokers knows.
+        learned
+            Next offset to learn of each partition.
+        fetching
+            The intake.
+        counts
+            Rows and rejected events.
+        consumer
+            Why the consumer could not connect the last time; None if it is connected.
+        """
+        now = self._now()
+        lag = lag_report(state, learned, self._topics, now)
+        self._set(self._of_brokers(state, lag, consumer, now))
+        others = ", ".join(str(member) for member in state.members)
+        self._health.condition(
+            Reason.OTHER_MEMBER,
+            f"the consumer group has another member: {others}. It takes no records from this worker"
+            if others
+            else None,
+        )
+        known = [
+            (key, state.ends[key])
+            for key in sorted(state.partitions - state.unknown(now))
+            if fetching.wants(*key) or fetching.fetched(*key) is None
+        ]
+        self._health.condition(
+            Reason.STALLED, self._stuck.sentence(now, known, lambda key: fetching.fetched(*key))
+        )
+        self._health.condition(
+            Reason.ONLY_DEAD_LETTERS,
+            self._rejects.sentence(now, counts.rows, counts.rejected, counts.examples),
+        )
+        return lag
+
+    def _set(self, found: Mapping[Reason, str]) -> None:
+        for reason in _REASONS.values():
+            self._health.condition(reason, found.get(reason))
+
+    def _of_brokers(
+        self, state: WatchState, lag: LagReport, consumer: str | None, now: float
+    ) -> dict[Reason, str]:
+        """The conditions of brokers, topics and partitions."""
+        problems: dict[Reason, list[LogProblem]] = {}
+        for problem in state.problems:
+            problems.setdefault(_REASONS[problem.kind], []).append(problem)
+        self._since = {reason: self._since.get(reason, now) for reason in problems}
+        found = {
+            reason: _described(together, now - self._since[reason], now - state.answered_at)
+            for reason, together in problems.items()
+        }
+        unknown = state.unknown(now)
+        if unknown and not found:
+            oldest = min((state.reported_at.get(key, state.answered_at) for key in unknown), default=now)
+            found[Reason.WAITING_FOR_BROKER] = (
+                f"where {name_partitions(unknown)} ends has not been reported for {now - oldest:.0f} s; training continues when the "
+                "broker answers"
+            )
+        elif not state.partitions and not found and now - state.answered_at > _FIRST_ANSWER_S:
+            found[Reason.WAITING_FOR_BROKER] = f"no broker has answered for {now - state.answered_at:.0f} s"
+        if consumer is not None and not found and lag.total != 0:
+            found[Reason.WAITING_FOR_BROKER] = consumer
+        return found
+
+
+_FIRST_ANSWER_S = 5.0
+
+
+def _described(problems: list[LogProblem], lasted_s: float, silent_s: float) -> str:
+    """One sentence for all problems of one reason."""
+    first = problems[0]
+    texts = "; ".join(dict.fromkeys(problem.text for problem in problems))
+    if first.kind in _REFUSED:
+        return f"the brokers have refused requests for {lasted_s:.0f} s: {texts}; training continues when they accept them"
+    if first.kind is LogProblemKind.NO_BROKER and not first.partitions:
+        return f"no broker has answered for {silent_s:.0f} s ({texts}); training continues when one does"
+    return texts
