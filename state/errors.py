@@ -15,6 +15,7 @@
     └── StreamError              exit code 5   the broker, a topic, an offset
         ├── BrokerUnavailableError             no broker can be reached now; waiting may help
         ├── BrokerRefusedError                 a broker answers and refuses; waiting does not help
+        ├── TokenError                         no token for SASL OAUTHBEARER could be obtained
         └── OffsetsLostError                   the log no longer holds offsets that are needed
 
 Each message contains the object, the value and what to do; the command line prints it as one line and exits with the code
@@ -38,6 +39,7 @@ __all__ = [
     "StateError",
     "StateLockedError",
     "StreamError",
+    "TokenError",
 ]
 
 
@@ -105,3 +107,17 @@ class BrokerRefusedError(StreamError):
 
 class OffsetsLostError(StreamError):
     """The log no longer holds offsets that training needs."""
+
+
+class TokenError(StreamError):
+    """No token for SASL OAUTHBEARER could be obtained.
+
+    Attributes
+    ----------
+    refused
+        The issuer answered and refused: waiting does not help.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused

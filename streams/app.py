@@ -18,6 +18,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import codec_error, probe_brokers
 from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
+from ecdctr.events.tokens import for_aiokafka
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from ecdctr.streams.consumer import LogConsumer, PositionKeeper, RecordList
 from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
@@ -287,6 +288,10 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
 
 
 def _credentials(connection: KafkaSettings) -> Any:
+    if connection.uses_tokens:
+        return faust.OAuthCredentials(
+            oauth_cb=for_aiokafka(connection.token_source()), ssl_context=connection.tls_context()
+        )
     if connection.uses_sasl:
         return faust.SASLCredentials(
             username=connection.username,

@@ -16,8 +16,9 @@ from kafka.partitioner.default import murmur2
 
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
+from ecdctr.events.kafka import in_one_sentence, short_text
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
+from ecdctr.state.errors import DataError, StreamError
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import partition_counts
 
@@ -97,12 +98,12 @@ def produce(
         way_out = (
             "send fewer rows per message (--packed)" if packed else "raise the topic's max.message.bytes"
         )
-        raise StreamError(f"a message is larger than the broker accepts: {error}; {way_out}") from error
-    except KafkaError as error:
-        raise BrokerUnavailableError(
-            f"sending to {', '.join(connection.addresses)} failed after {sum(sent.values()):,} rows: "
-            f"{type(error).__name__}: {error}"
+        raise StreamError(
+            f"a message is larger than the broker accepts: {short_text(error)}; {way_out}"
         ) from error
+    except KafkaError as error:
+        found = in_one_sentence(error, connection, "Write", list(names.values()))
+        raise type(found)(f"sending failed after {sum(sent.values()):,} rows: {found}") from error
     return sent
 
 

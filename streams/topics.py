@@ -10,11 +10,19 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaTimeoutError,
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from ecdctr.events.kafka import partition_offsets, stating_the_reason, true_ends
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerUnavailableError, StreamError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
 from ecdctr.streams.settings import TopicSettings
 
 __all__ = ["PartitionState", "describe_topics", "ensure_topic", "ensure_topics", "partition_counts"]
@@ -76,7 +84,7 @@ def ensure_topics(connection: KafkaSettings, topics: TopicSettings) -> dict[str,
         absent = [name for name in wanted if name not in there]
         for name, partitions in wanted.items():
             if name not in there:
-                _create(admin, name, partitions, topics.replication)
+                _create(admin, name, partitions, topics.replication, connection.principal)
                 there[name] = partitions
             elif name in topics.domains and there[name] != partitions:
                 log.warning(
@@ -95,7 +103,7 @@ def ensure_topic(connection: KafkaSettings, name: str, replication: int) -> None
     """Create a topic with one partition, so that its records have one order, unless it exists."""
     with _admin(connection) as admin:
         if not _counts(admin, [name]):
-            _create(admin, name, 1, replication)
+            _create(admin, name, 1, replication, connection.principal)
             _wait_for_leaders(admin, [name])
 
 
@@ -123,13 +131,25 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
         )
         try:
             beginning = partition_offsets(consumer, tps, "beginning")
-            committed = {tp: consumer.committed(tp) if tp.topic in topics.domains else None for tp in tps}
+            committed = _committed(consumer, [tp for tp in tps if tp.topic in topics.domains], group)
             end = true_ends(consumer, tps)
         finally:
             consumer.close(autocommit=False)
     return [
-        PartitionState(tp.topic, tp.partition, beginning[tp], end[tp], _offset(committed[tp])) for tp in tps
+        PartitionState(tp.topic, tp.partition, beginning[tp], end[tp], _offset(committed.get(tp)))
+        for tp in tps
     ]
+
+
+def _committed(consumer: Any, tps: list[TopicPartition], group: str) -> dict[TopicPartition, Any]:
+    try:
+        return {tp: consumer.committed(tp) for tp in tps}
+    except GroupAuthorizationFailedError:
+        log.warning(
+            'the offsets of group "%s" cannot be read: this needs the right Describe on the group, which a worker does not need',
+            group,
+        )
+        return {}
 
 
 def _offset(committed: Any) -> int | None:
@@ -145,16 +165,23 @@ def _counts(admin: Any, names: list[str]) -> dict[str, int]:
     return {t["name"]: len(t["partitions"]) for t in admin.describe_topics(known)}
 
 
-def _create(admin: Any, name: str, partitions: int, replication: int) -> None:
-    try:
-        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=replication)])
-    except TopicAlreadyExistsError:
+def _create(admin: Any, name: str, partitions: int, replication: int, who: str) -> None:
+    found = admin.create_topics(
+        [NewTopic(name, num_partitions=partitions, replication_factor=replication)], raise_errors=False
+    )["topics"][0]
+    error = for_code(found["error_code"])
+    if error is TopicAlreadyExistsError:
         return  # created by another process meanwhile
-    except KafkaError as error:
+    if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+        raise BrokerRefusedError(
+            f'topic "{name}" does not exist, and {who} does not have the right Create on it: grant it, or create the topic '
+            f"yourself with {partitions} partitions"
+        )
+    if error is not NoError:
         raise StreamError(
-            f'topic "{name}" ({partitions} partitions, {replication} replicas) cannot be created: {error}; '
-            "create it yourself, or change topics.replication"
-        ) from error
+            f'topic "{name}" ({partitions} partitions, {replication} replicas) cannot be created: {error.__name__}: '
+            f"{found.get('error_message') or 'without a reason'}; create it yourself, or change topics.replication"
+        )
     log.info('created topic "%s" with %d partitions', name, partitions)
 
 

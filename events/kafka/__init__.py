@@ -1,11 +1,12 @@
 """The click topics of Kafka as a log that is read by offset."""
 
+from ecdctr.events.kafka.client_errors import in_one_sentence, short_text
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.ends import EndsReader, LogEnds, LogProblem, LogProblemKind
 from ecdctr.events.kafka.log import KafkaLog
 from ecdctr.events.kafka.members import GroupMember
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
-from ecdctr.events.kafka.probe import probe_brokers, stating_the_reason
+from ecdctr.events.kafka.probe import probe_brokers, probe_each, stating_the_reason
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     "LogProblem",
     "LogProblemKind",
     "codec_error",
+    "in_one_sentence",
     "partition_offsets",
     "probe_brokers",
+    "probe_each",
+    "short_text",
     "stable_ends",
     "stating_the_reason",
     "true_ends",

@@ -17,15 +17,16 @@ from typing import Any, TypeVar
 
 from aiokafka import errors
 from aiokafka.conn import create_conn
-from aiokafka.protocol.admin import SaslHandShakeRequest
+from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from kafka.errors import KafkaError
 
+from ecdctr.events.kafka.client_errors import in_one_sentence
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError, TokenError
 
-__all__ = ["probe_brokers", "stating_the_reason"]
+__all__ = ["probe_brokers", "probe_each", "stating_the_reason"]
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ _CERTIFICATE = {
     64: Cause.HOST_NAME,  # an address instead of a name
 }
 """By OpenSSL's ``X509_V_ERR_*``."""
+_DETAIL = 200
 _CLIENT_ALERTS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
 
 
@@ -78,17 +80,32 @@ def probe_brokers(
     ConfigError
         A certificate or the password file cannot be read.
     """
+    problems = list(probe_each(settings, topics, timeout_s).values())
+    if None in problems:
+        return None
+    return min((p for p in problems if p is not None), key=lambda problem: problem.may_pass)
+
+
+def probe_each(
+    settings: KafkaSettings, topics: Sequence[str] = (), timeout_s: float = TIMEOUT_S
+) -> dict[str, BrokerProblem | None]:
+    """The problem of each configured broker, by address; None: it can be used. See :func:`probe_brokers`."""
     options = settings.aiokafka()
     del options["bootstrap_servers"]
+    if settings.uses_tokens:
+        try:
+            settings.token_source().token()  # not within the time limit: the issuer may be slower than a broker
+        except TokenError as error:
+            cause = Cause.TOKEN_REFUSED if error.refused else Cause.TOKEN
+            return {
+                address: BrokerProblem(cause, address, str(error), settings) for address in settings.addresses
+            }
 
     async def probe_all() -> list[BrokerProblem | None]:
         probes = (_Probe(settings, address, options, timeout_s) for address in settings.addresses)
         return await asyncio.gather(*(probe.run(topics) for probe in probes))
 
-    problems = [problem for problem in _in_own_loop(probe_all()) if problem is not None]
-    if len(problems) < len(settings.addresses):
-        return None
-    return min(problems, key=lambda problem: problem.may_pass)
+    return dict(zip(settings.addresses, _in_own_loop(probe_all()), strict=True))
 
 
 @contextmanager
@@ -124,9 +141,7 @@ def stating_the_reason(
         problem = probe_brokers(settings, topics, LONG_TIMEOUT_S)
         if problem is not None:
             raise _error(problem) from error
-        raise BrokerUnavailableError(
-            f"{', '.join(settings.addresses)} can be reached, but a request failed: {error}"
-        ) from error
+        raise in_one_sentence(error, settings) from error
 
 
 def _error(problem: BrokerProblem) -> StreamError:
@@ -171,6 +186,9 @@ class _Probe:
             metadata = await connection.send(MetadataRequest(list(topics), False))
         finally:
             connection.close()
+        # After a refused token the broker answers one request, with an error that only some answers have a field for.
+        if self._settings.uses_tokens and not metadata.brokers and (refused := await self._token_refused()):
+            return self._problem(Cause.CREDENTIALS, refused)
         for code, name, *_ in metadata.topics:
             if code == errors.TopicAuthorizationFailedError.errno:
                 return self._problem(Cause.RIGHT, f'topic "{name}"')
@@ -192,6 +210,10 @@ class _Probe:
             self._host, self._port, client_id="ecdctr-probe", request_timeout_ms=timeout_ms, **options
         )
 
+    async def _without_sasl(self) -> Any:
+        protocol = "SSL" if self._settings.uses_tls else "PLAINTEXT"
+        return await self._connect(security_protocol=protocol, ssl_context=self._options.get("ssl_context"))
+
     async def _connect_only(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         _, writer = await asyncio.open_connection(host, port, ssl=tls)
         writer.transport.abort()
@@ -204,11 +226,15 @@ class _Probe:
             if cause is not None:
                 detail = await self._mechanisms() if cause is Cause.MECHANISM else _text(found)
                 return self._problem(cause, detail or _text(found))
+        if self._settings.uses_tokens and (refused := await self._token_refused()):
+            return self._problem(Cause.CREDENTIALS, refused)
         return await self._second_look() or self._problem(Cause.CLOSED, _text(error))
 
     def _cause(self, error: BaseException) -> Cause | None:
         """The cause that the error alone proves."""
         match error:
+            case TokenError():
+                return Cause.TOKEN_REFUSED if error.refused else Cause.TOKEN
             case socket.gaierror():
                 return Cause.NAME
             case ssl.SSLCertVerificationError():
@@ -276,12 +302,27 @@ class _Probe:
             return False
         return True
 
+    async def _token_refused(self) -> str:
+        """The broker's answer to the token, if it refuses it: aiokafka does not read it, and is then disconnected."""
+        try:
+            token = await asyncio.to_thread(self._settings.token_source().token)
+            connection = await self._without_sasl()
+            try:
+                await connection.send(SaslHandShakeRequest("OAUTHBEARER"))
+                answer = await connection.send(
+                    SaslAuthenticateRequest(f"n,,\x01auth=Bearer {token}\x01\x01".encode())
+                )
+            finally:
+                connection.close()
+        except (OSError, errors.KafkaError, TokenError):
+            return ""
+        said = (answer.sasl_auth_bytes or b"").decode(errors="replace") or answer.error_message or ""
+        return said[:_DETAIL] if answer.sasl_auth_bytes or answer.error_code else ""
+
     async def _mechanisms(self) -> str:
         """The SASL mechanisms that the broker names, as a text; empty: it takes none."""
-        protocol = "SSL" if self._settings.uses_tls else "PLAINTEXT"
-        context = self._options.get("ssl_context")
         try:
-            connection = await self._connect(security_protocol=protocol, ssl_context=context)
+            connection = await self._without_sasl()
             try:
                 # One that no broker has, so that the answer is the list.
                 answer = await connection.send(SaslHandShakeRequest("NONE"))

@@ -53,6 +53,12 @@ START_S = 180.0
 _ASK_EVERY_S = 0.1
 _STOP_S = 60.0
 _LOG_LINES = 60
+_TOOLS = {
+    "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
+    "kafka-configs.sh": "kafka.admin.ConfigCommand",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
+_UNSECURED = "org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
 _JVM = ("-Xmx384m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 for _client in ("kafka", "aiokafka"):
@@ -87,7 +93,7 @@ class Listener:
     client_authority
         PEM file of the authority that client certificates have to come from; None: no client certificate is needed.
     mechanisms
-        SASL mechanisms that are enabled.
+        SASL mechanisms that are enabled. OAUTHBEARER takes unsigned tokens, see ``tests.support.unsigned_tokens``.
     advertised
         ``host:port`` that the broker returns to clients; default: the address on which it listens.
     """
@@ -114,12 +120,17 @@ class Listener:
         if self.security.startswith("SASL"):
             out["sasl.enabled.mechanisms"] = ",".join(self.mechanisms)
             users = "".join(f' user_{user}="{password}"' for user, password in plain_users.items())
+            modules = {
+                "PLAIN": f"plain.PlainLoginModule required{users}",
+                "OAUTHBEARER": 'oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker"',
+            }
             for mechanism in self.mechanisms:
-                module = "plain.PlainLoginModule" if mechanism == "PLAIN" else "scram.ScramLoginModule"
-                options = users if mechanism == "PLAIN" else ""
-                out[f"{mechanism.lower()}.sasl.jaas.config"] = (
-                    f"org.apache.kafka.common.security.{module} required{options};"
-                )
+                module = modules.get(mechanism, "scram.ScramLoginModule required")
+                out[f"{mechanism.lower()}.sasl.jaas.config"] = f"org.apache.kafka.common.security.{module};"
+            if "OAUTHBEARER" in self.mechanisms:
+                # Takes unsigned tokens; a session ends with its token only where re-authentication is on.
+                out["oauthbearer.sasl.server.callback.handler.class"] = _UNSECURED
+                out["oauthbearer.connections.max.reauth.ms"] = "3600000"
         return {prefix + key: value for key, value in out.items()}
 
 
@@ -387,6 +398,16 @@ class ApacheKafka:
         for listener in self.listeners:
             out |= listener.properties(self._plain_users)
         return out | self._properties
+
+    def tool(self, script: str, *arguments: str) -> str:
+        """Run one of Kafka's command-line tools, by the name of its script, and return its output."""
+        done = subprocess.run(
+            _java(_TOOLS[script], *arguments), capture_output=True, text=True, check=False, timeout=START_S
+        )
+        output = done.stdout + done.stderr
+        if done.returncode or "Error while executing" in output:
+            raise RuntimeError(f"{script} {' '.join(arguments)}: {output[-2000:]}")
+        return output
 
     # -- topics, users, permissions
 

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Authority", "Certificate"]
+__all__ = ["Authority", "Certificate", "encrypt_key"]
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
@@ -69,6 +69,12 @@ class Authority:
         )  # fmt: skip
         store.write_text(key.read_text() + cert.read_text(), encoding="utf-8")
         return Certificate(cert, key, store)
+
+
+def encrypt_key(key: Path, password: str, to: Path) -> Path:
+    """Write a copy of a key that only the password opens."""
+    _openssl("pkcs8", "-topk8", "-in", key, "-out", to, "-passout", f"pass:{password}")
+    return to
 
 
 def _openssl(*arguments: str | Path) -> None:

@@ -1,0 +1,91 @@
+"""Errors of the Kafka clients in one sentence: the clients' own texts may hold a whole request, and do not name the right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ecdctr.events.settings import KafkaSettings
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
+
+__all__ = ["in_one_sentence", "short_text"]
+
+_LONGEST = 200
+_DUMP = re.compile(r"Request '.*?' failed with response '.*", re.DOTALL)
+_NO_DETAIL = ("None", "set()", "")
+
+
+def short_text(error: BaseException) -> str:
+    """The error's class and message in one line without requests and responses.
+
+    >>> from kafka.errors import PolicyViolationError
+    >>> short_text(PolicyViolationError("Request 'CreateTopicsRequest(...)' failed with response 'CreateTopicsResponse(...)'."))
+    'PolicyViolationError'
+    >>> short_text(ValueError("first\\nsecond"))
+    'ValueError: first'
+    """
+    name = type(error).__name__
+    text = _DUMP.sub("", str(error.args[0]) if error.args else "").strip()
+    first = text.splitlines()[0].removeprefix(f"{name}: ") if text else ""
+    if len(first) > _LONGEST:
+        first = first[:_LONGEST] + "..."
+    return name if first in _NO_DETAIL else f"{name}: {first}"
+
+
+def in_one_sentence(
+    error: BaseException, settings: KafkaSettings, right: str = "Read", topics: Sequence[str] = ()
+) -> StreamError:
+    """The error to raise where a request of a client failed.
+
+    Parameters
+    ----------
+    error
+        An error of kafka-python or aiokafka.
+    settings
+        Of the connection, to name brokers and user.
+    right
+        The right that the request needs on its topic.
+    topics
+        Topics of the request, for errors that do not name one.
+
+    Returns
+    -------
+    BrokerRefusedError
+        A right is missing: the sentence names the right, topic or group, and user.
+    BrokerUnavailableError
+        Any other error.
+
+    Examples
+    --------
+    >>> from kafka.errors import TopicAuthorizationFailedError
+    >>> mine = KafkaSettings(security="sasl_ssl", username="trainer", password="x")
+    >>> print(in_one_sentence(TopicAuthorizationFailedError({"ads"}), mine, "Write"))
+    the user "trainer" does not have the right Write on topic "ads": grant it, or configure a user that has it
+    """
+    kind = type(error).__name__
+    if kind == "TopicAuthorizationFailedError":
+        resource = _topics(error.args[0] if error.args else (), topics)
+    elif kind == "GroupAuthorizationFailedError":
+        resource, right = "the consumer group", "Read"
+    elif "ClusterAuthorizationFailedError" in f"{kind} {error}":
+        # A producer that may repeat a request safely needs Write on any topic; before Kafka 2.8, a right on the cluster.
+        writes = right == "Write" and topics
+        resource = _topics((), topics) if writes else "the cluster"
+    else:
+        return BrokerUnavailableError(
+            f"{', '.join(settings.addresses)} can be reached, but a request failed: {short_text(error)}"
+        )
+    return BrokerRefusedError(
+        f"{settings.principal} does not have the right {right} on {resource}: grant it, or configure a user that has it"
+    )
+
+
+def _topics(named: object, asked: Sequence[str]) -> str:
+    found = (
+        [named] if isinstance(named, str) else list(named) if isinstance(named, set | list | tuple) else []
+    )
+    names = sorted(str(name) for name in found if not _DUMP.match(str(name))) or sorted(asked)
+    if not names:
+        return "the topic"
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"{'topic' if len(names) == 1 else 'topics'} {quoted}"
