@@ -22,7 +22,7 @@ from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
 from ecdctr.renamed_keys import RenamedKeys
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import StateSettings
-from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings, check_topics_differ
 
 __all__ = [
     "ENV_PREFIX",
@@ -78,6 +78,13 @@ class Settings(BaseSettings):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"more than one feature has the name {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _alerts_have_their_own_topic(self) -> Settings:
+        alerts = self.monitor.alerts_topic
+        if alerts:
+            check_topics_differ(self.topics.keys | {"monitor.alerts_topic": alerts})
         return self
 
     @classmethod

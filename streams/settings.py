@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ecdctr.events.batch import AD, NATURAL
 from ecdctr.monitor.settings import WatchSettings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import Section
 
-__all__ = ["MonitorSettings", "TopicSettings", "WorkerSettings"]
+__all__ = ["MonitorSettings", "TopicSettings", "WorkerSettings", "check_topic_name", "check_topics_differ"]
+
+_LONGEST_NAME = 249
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class TopicSettings(Section):
@@ -32,8 +37,12 @@ class TopicSettings(Section):
         min_length=1,
         description="Topic of the events of ads: impressions with their label.",
     )
-    partitions: int = Field(default=4, ge=1, description="Partitions of a topic that the worker creates.")
-    replication: int = Field(default=1, ge=1, description="Replicas of a topic that the worker creates.")
+    partitions: int = Field(
+        default=4, ge=1, le=100_000, description="Partitions of a topic that the worker creates."
+    )
+    replication: int = Field(
+        default=1, ge=1, le=1_000, description="Replicas of a topic that the worker creates."
+    )
     dead_letter_suffix: str = Field(
         default=".dlq",
         min_length=1,
@@ -41,10 +50,26 @@ class TopicSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _topics_differ(self) -> TopicSettings:
+    def _names_are_legal_and_differ(self) -> TopicSettings:
         if self.natural == self.ad:
-            raise ValueError(f"natural and ad are the same topic {self.natural!r}")
+            raise ValueError(
+                f"natural and ad are the same topic {self.natural!r}: give each stream a topic of its own"
+            )
+        for key in ("natural", "ad"):
+            check_topic_name(key, getattr(self, key))
+        for key in ("natural", "ad"):
+            dead = self.dead_letter(getattr(self, key))
+            check_topic_name(f"the dead-letter topic of {key} ({key} + dead_letter_suffix)", dead)
+        check_topics_differ(self.keys)
         return self
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """``{key of the configuration: topic}`` of the click topics and their dead-letter topics."""
+        found = {f"topics.{key}": getattr(self, key) for key in ("natural", "ad")}
+        return found | {
+            f"the dead-letter topic of {key}": self.dead_letter(name) for key, name in found.items()
+        }
 
     @property
     def domains(self) -> dict[str, int]:
@@ -56,6 +81,48 @@ class TopicSettings(Section):
         return topic + self.dead_letter_suffix
 
 
+def check_topic_name(key: str, name: str) -> None:
+    """Raise ValueError if Kafka does not accept the name of a topic.
+
+    >>> check_topic_name("ad", "ads clicks")
+    Traceback (most recent call last):
+    ValueError: ad = 'ads clicks' is not a name of a topic: use letters, digits, '.', '_' and '-' only
+    """
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"{key} has {len(name)} letters, and a topic's name has {_LONGEST_NAME} at most: shorten {name[:40]!r}..."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{key} = {name!r} is not a name of a topic: use letters, digits, '.', '_' and '-' only"
+        )
+    if name in (".", ".."):
+        raise ValueError(f"{key} = {name!r} is not a name of a topic: add letters or digits")
+
+
+def check_topics_differ(topics: Mapping[str, str]) -> None:
+    """Raise ValueError if two of the topics, given by their keys, are the same for Kafka.
+
+    Kafka refuses a topic whose name differs from that of another one only by '.' in place of '_'.
+
+    >>> check_topics_differ({"natural": "a.b", "ad": "a_b"})
+    Traceback (most recent call last):
+    ValueError: natural = 'a.b' and ad = 'a_b' differ only in '.' and '_', which Kafka does not distinguish: rename one
+    """
+    seen: dict[str, str] = {}
+    for key, name in topics.items():
+        plain = name.replace(".", "_")
+        other = seen.setdefault(plain, key)
+        if other == key:
+            continue
+        if topics[other] == name:
+            raise ValueError(f"{other} and {key} are the same topic {name!r}: rename one")
+        raise ValueError(
+            f"{other} = {topics[other]!r} and {key} = {name!r} differ only in '.' and '_', which Kafka does not distinguish: "
+            "rename one"
+        )
+
+
 class WorkerSettings(Section):
     """The stream worker."""
 
@@ -63,6 +130,7 @@ class WorkerSettings(Section):
     session_timeout_s: float = Field(
         default=30.0,
         gt=0,
+        le=90,
         description="A worker that sends no heartbeat for this long loses its partitions; by default, brokers reject values below 6.",
     )
     connect_timeout_s: float = Field(
@@ -99,9 +167,14 @@ class WorkerSettings(Section):
         le=64,
         description="Processes that decode messages; 0: the worker decodes them itself. See docs/scaling.md.",
     )
-    poll_records: int = Field(default=5_000, ge=1, description="Records read from the consumer at a time.")
+    poll_records: int = Field(
+        default=5_000, ge=1, le=1_000_000, description="Records read from the consumer at a time."
+    )
     fetch_bytes: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Bytes fetched from a partition at a time."
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=2**31 - 1,
+        description="Bytes fetched from a partition at a time.",
     )
 
     def buffer_for(self, batch: int) -> int:
@@ -155,6 +228,13 @@ class MonitorSettings(Section):
     watch: WatchSettings = Field(
         default_factory=WatchSettings, description="Windows, drift, forgetting, alert rules."
     )
+
+    @field_validator("alerts_topic")
+    @classmethod
+    def _alerts_topic_is_legal(cls, value: str) -> str:
+        if value:
+            check_topic_name("alerts_topic", value)
+        return value
 
     @model_validator(mode="after")
     def _one_webhook(self) -> MonitorSettings:
