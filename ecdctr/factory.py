@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecdctr.decoding import decoder, reads_snapshots
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
@@ -48,6 +48,7 @@ __all__ = [
     "live_engine",
     "memory_engine",
     "model_settings",
+    "reads_snapshots",
     "replay_engine",
     "shape_of_tpm",
     "snapshot_store",
@@ -79,31 +80,6 @@ def arms(settings: Settings) -> tuple[str, ...]:
 def use_features(settings: Settings, specs: Sequence[FeatureSpec], *, configured: bool) -> Settings:
     """The settings with a source's own features, unless the user configured some."""
     return settings if configured else settings.model_copy(update={"features": tuple(specs)})
-
-
-def decoder(settings: Settings) -> EventDecoder:
-    """The decoder of events as configured."""
-    events = settings.events
-    return EventDecoder(
-        settings.features,
-        max_string=events.max_string,
-        ts_min_ms=_millis("events.ts_min", events.ts_min),
-        ts_max_ms=_millis("events.ts_max", events.ts_max),
-        list_field=events.list_field,
-        oracle_field=events.oracle_field,
-    )
-
-
-def _millis(key: str, date: str) -> int:
-    try:
-        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
-
-
-def reads_snapshots(settings: Settings) -> bool:
-    """Whether the models read TPM snapshots, if there are any."""
-    return settings.model.history != "none"
 
 
 def snapshot_store(settings: Settings, folder: Path | None = None) -> EmbeddingStore | None:

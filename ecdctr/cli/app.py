@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from ecdctr.cli.evidence import evidence
-from ecdctr.cli.inspecting import config_show, inspect_checkpoint, inspect_snapshot
+from ecdctr.cli.inspecting import config_show, doctor, inspect_checkpoint, inspect_snapshot
 from ecdctr.cli.options import err, out
 from ecdctr.cli.replaying import drift, replay, report_compare
 from ecdctr.cli.streaming import broker, demo, produce, topics, tpm_train, worker
@@ -35,7 +35,7 @@ _inspect = typer.Typer(no_args_is_help=True, help="Verify and show what is saved
 _report = typer.Typer(no_args_is_help=True, help="Work with the reports of replays.")
 for _name, _group in (("tpm", _tpm), ("config", _config), ("inspect", _inspect), ("report", _report)):
     app.add_typer(_group, name=_name)
-for _command in (demo, broker, produce, worker, replay, drift, topics, evidence):
+for _command in (demo, broker, produce, doctor, worker, replay, drift, topics, evidence):
     app.command()(_command)
 _tpm.command("train")(tpm_train)
 _report.command("compare")(report_compare)

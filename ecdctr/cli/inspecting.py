@@ -1,4 +1,4 @@
-"""Commands that only look: ``config show``, ``inspect checkpoint`` and ``inspect snapshot``."""
+"""Commands that only look: ``doctor``, ``config show``, ``inspect checkpoint`` and ``inspect snapshot``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,25 @@ from rich.text import Text
 
 from ecdctr.cli.options import ConfigOption, SetOption, load, out
 
-__all__ = ["config_show", "inspect_checkpoint", "inspect_snapshot"]
+__all__ = ["config_show", "doctor", "inspect_checkpoint", "inspect_snapshot"]
+
+
+def doctor(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    messages: Annotated[
+        int, typer.Option(help="Decode this many of the last messages of each topic. 0 decodes none.", min=0)
+    ] = 1000,
+    topic: Annotated[str | None, typer.Option(help="Decode messages of this click topic only.")] = None,
+) -> None:
+    """Check what a worker will need: configuration, brokers, rights, topics, messages and the state folder.
+
+    Nothing is changed, and no group is joined. The exit code is 0 if a worker would run, and 7 if it would not.
+    """
+    from ecdctr.commands.doctor import examine
+
+    raise typer.Exit(examine(out, config, overrides or [], as_json=as_json, messages=messages, topic=topic))
 
 
 def inspect_checkpoint(

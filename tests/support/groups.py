@@ -26,6 +26,7 @@ SPLIT = {
 
 TOGETHER = {
     "tests/e2e/test_apache_kafka.py": "apache_kafka",
+    "tests/e2e/test_locked_down_kafka.py": "apache_kafka",
     "tests/events/test_kafka_probe.py": "apache_kafka",
     "tests/streams/test_codecs.py": "apache_kafka",
     "tests/support/test_apache_kafka.py": "apache_kafka",

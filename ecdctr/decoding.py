@@ -1,0 +1,36 @@
+"""The decoder that a configuration determines; unlike the factory, without the models, whose import takes seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.settings import Settings
+from ecdctr.state.errors import ConfigError
+
+__all__ = ["decoder", "reads_snapshots"]
+
+
+def decoder(settings: Settings) -> EventDecoder:
+    """The decoder of events as configured."""
+    events = settings.events
+    return EventDecoder(
+        settings.features,
+        max_string=events.max_string,
+        ts_min_ms=_millis("events.ts_min", events.ts_min),
+        ts_max_ms=_millis("events.ts_max", events.ts_max),
+        list_field=events.list_field,
+        oracle_field=events.oracle_field,
+    )
+
+
+def _millis(key: str, date: str) -> int:
+    try:
+        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
+
+
+def reads_snapshots(settings: Settings) -> bool:
+    """Whether the models read TPM snapshots, if there are any."""
+    return settings.model.history != "none"
