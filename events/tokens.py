@@ -288,7 +288,32 @@ def for_aiokafka(source: TokenSource) -> Any:
         def extensions(self) -> dict[str, str]:
             return source.extensions
 
+    _read_refusals()
     return Provider()
+
+
+def _read_refusals() -> None:
+    """Make aiokafka read the broker's answer to a token.
+
+    aiokafka 0.14 takes any answer as success. A broker that has refused the token then answers one more request, without
+    brokers and with an error for each topic, which looks like a cluster whose topics are gone.
+    """
+    from aiokafka import conn
+    from aiokafka.errors import SaslAuthenticationFailed
+
+    original: Any = conn.OAuthAuthenticator
+    if getattr(original, "reads_refusals", False):
+        return
+
+    class Authenticator(original):  # type: ignore[misc]
+        reads_refusals = True
+
+        async def step(self, payload: bytes | None) -> Any:
+            if payload:  # RFC 7628, section 3.2.2: an error as JSON; success has no content
+                raise SaslAuthenticationFailed(payload.decode(errors="replace")[:_DETAIL])
+            return await super().step(payload)
+
+    conn.OAuthAuthenticator = Authenticator
 
 
 def _brief(error: object) -> str:

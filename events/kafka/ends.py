@@ -37,6 +37,8 @@ LEADER_S = 3.0
 """Limit of the requests to one leader."""
 READ_S = 1.0
 """How long :meth:`EndsReader.read` waits for the leaders; a slower answer is part of a later result."""
+_SECRETS = ("kafka.password_file", "kafka.token_provider", "kafka.oauth_client_secret_file")
+"""Keys whose errors are not of a certificate."""
 _READ_COMMITTED = 1
 _WAIT_MS, _MAX_BYTES = 20, 1 << 20
 """Of the fetch; the embedded broker answers nothing without a wait."""
@@ -56,6 +58,8 @@ class LogProblemKind(StrEnum):
 _KINDS = {
     Cause.RIGHT: LogProblemKind.RIGHT,
     Cause.CREDENTIALS: LogProblemKind.PASSWORD,
+    Cause.TOKEN: LogProblemKind.PASSWORD,
+    Cause.TOKEN_REFUSED: LogProblemKind.PASSWORD,
     Cause.MECHANISM: LogProblemKind.PASSWORD,
     Cause.SASL_EXPECTED: LogProblemKind.PASSWORD,
     Cause.SASL_UNEXPECTED: LogProblemKind.PASSWORD,
@@ -232,7 +236,11 @@ class EndsReader:
         try:
             problem = await asyncio.to_thread(probe_brokers, settings, self._topics)
         except ConfigError as error:
-            kind = LogProblemKind.PASSWORD if "password_file" in str(error) else LogProblemKind.CERTIFICATE
+            kind = (
+                LogProblemKind.PASSWORD
+                if any(key in str(error) for key in _SECRETS)
+                else LogProblemKind.CERTIFICATE
+            )
             return LogProblem(kind, str(error), tuple(sorted(partitions)))
         return None if problem is None else LogProblem.of(problem, partitions)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from aiokafka import errors
 from aiokafka.conn import create_conn
-from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
+from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from kafka.errors import KafkaError
 
@@ -45,7 +45,6 @@ _CERTIFICATE = {
     64: Cause.HOST_NAME,  # an address instead of a name
 }
 """By OpenSSL's ``X509_V_ERR_*``."""
-_DETAIL = 200
 _CLIENT_ALERTS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
 
 
@@ -186,9 +185,6 @@ class _Probe:
             metadata = await connection.send(MetadataRequest(list(topics), False))
         finally:
             connection.close()
-        # After a refused token the broker answers one request, with an error that only some answers have a field for.
-        if self._settings.uses_tokens and not metadata.brokers and (refused := await self._token_refused()):
-            return self._problem(Cause.CREDENTIALS, refused)
         for code, name, *_ in metadata.topics:
             if code == errors.TopicAuthorizationFailedError.errno:
                 return self._problem(Cause.RIGHT, f'topic "{name}"')
@@ -210,10 +206,6 @@ class _Probe:
             self._host, self._port, client_id="ecdctr-probe", request_timeout_ms=timeout_ms, **options
         )
 
-    async def _without_sasl(self) -> Any:
-        protocol = "SSL" if self._settings.uses_tls else "PLAINTEXT"
-        return await self._connect(security_protocol=protocol, ssl_context=self._options.get("ssl_context"))
-
     async def _connect_only(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         _, writer = await asyncio.open_connection(host, port, ssl=tls)
         writer.transport.abort()
@@ -226,8 +218,6 @@ class _Probe:
             if cause is not None:
                 detail = await self._mechanisms() if cause is Cause.MECHANISM else _text(found)
                 return self._problem(cause, detail or _text(found))
-        if self._settings.uses_tokens and (refused := await self._token_refused()):
-            return self._problem(Cause.CREDENTIALS, refused)
         return await self._second_look() or self._problem(Cause.CLOSED, _text(error))
 
     def _cause(self, error: BaseException) -> Cause | None:
@@ -302,27 +292,12 @@ class _Probe:
             return False
         return True
 
-    async def _token_refused(self) -> str:
-        """The broker's answer to the token, if it refuses it: aiokafka does not read it, and is then disconnected."""
-        try:
-            token = await asyncio.to_thread(self._settings.token_source().token)
-            connection = await self._without_sasl()
-            try:
-                await connection.send(SaslHandShakeRequest("OAUTHBEARER"))
-                answer = await connection.send(
-                    SaslAuthenticateRequest(f"n,,\x01auth=Bearer {token}\x01\x01".encode())
-                )
-            finally:
-                connection.close()
-        except (OSError, errors.KafkaError, TokenError):
-            return ""
-        said = (answer.sasl_auth_bytes or b"").decode(errors="replace") or answer.error_message or ""
-        return said[:_DETAIL] if answer.sasl_auth_bytes or answer.error_code else ""
-
     async def _mechanisms(self) -> str:
         """The SASL mechanisms that the broker names, as a text; empty: it takes none."""
+        protocol = "SSL" if self._settings.uses_tls else "PLAINTEXT"
+        context = self._options.get("ssl_context")
         try:
-            connection = await self._without_sasl()
+            connection = await self._connect(security_protocol=protocol, ssl_context=context)
             try:
                 # One that no broker has, so that the answer is the list.
                 answer = await connection.send(SaslHandShakeRequest("NONE"))
