@@ -14,8 +14,13 @@ import pytest
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import groups  # noqa: E402
-from tests.support.apache_kafka import apache_broker  # noqa: E402, F401
-from tests.support.brokers import broker, own_broker  # noqa: E402, F401
+from tests.support.brokers import (  # noqa: E402
+    apache_broker,  # noqa: F401
+    broker,  # noqa: F401
+    drop_other_brokers,
+    embedded_broker,  # noqa: F401
+    own_broker,  # noqa: F401
+)
 from tests.support.browser import browse, chromium  # noqa: E402, F401
 from tests.support.disks import small_disk  # noqa: E402, F401
 
@@ -54,7 +59,10 @@ def world() -> Any:
     return World()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After pytest's own order, which puts all tests on one broker before those on the other."""
+    drop_other_brokers(config, items)
     groups.arrange(items)
 
 

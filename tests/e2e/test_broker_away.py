@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 import polars as pl
@@ -11,8 +10,7 @@ import pytest
 
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.positions import Positions
-from ecdctr.streams.embedded import EmbeddedBroker
-from tests.support.brokers import start_broker
+from tests.support.brokers import KINDS, OwnBroker
 from tests.support.sites import Site, frame
 from tests.support.waiting import PATIENCE_S, allowance
 
@@ -23,24 +21,24 @@ PAUSE_S = float(os.environ.get("PAUSE_S", "0"))
 
 
 def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(own_broker, tmp_path):
-    site = Site(tmp_path / "site", own_broker.address)
+    site = Site(tmp_path / "site", own_broker)
     try:
         site.produce(6000)
         worker = site.start()
         site.train(500, worker)
-        os.kill(own_broker.pid, signal.SIGSTOP)
+        own_broker.suspend()
         # The fault lasts until the worker has noticed it, which is after its session's two seconds.
         site.wait(site.says("no broker has answered for"), "notice that no broker answers", worker)
         time.sleep(PAUSE_S)
         assert worker.poll() is None
-        os.kill(own_broker.pid, signal.SIGCONT)
+        own_broker.resume()
         site.produce(1000, first=6000)
         site.train(7000, worker)
         site.wait(site.says("a broker answers again"), "report that a broker answers", worker)
-        os.kill(own_broker.pid, signal.SIGSTOP)
+        own_broker.suspend()
         code, seconds = site.terminate(worker)
         assert (code, seconds < allowance(10)) == (0, True), "a clean end needs no broker"
-        os.kill(own_broker.pid, signal.SIGCONT)
+        own_broker.resume()
         rebuilt = site.rebuild()
         assert rebuilt.identical, rebuilt.verdict
         assert rebuilt.trained == 7000
@@ -49,20 +47,20 @@ def test_paused_broker_is_waited_for_and_nothing_is_lost_or_doubled(own_broker, 
         site.end()
 
 
-@pytest.fixture(scope="module")
-def lost(tmp_path_factory):
+@pytest.fixture(scope="module", params=KINDS)
+def lost(request, tmp_path_factory):
     """A worker whose broker died during training and came back with another, shorter log."""
     folder = tmp_path_factory.mktemp("lost")
-    first = start_broker(folder / "broker.log")
-    site = Site(folder / "site", first.address)
-    site.produce(2000)
-    worker = site.start()
-    site.train(2000, worker)
-    os.kill(first.pid, signal.SIGKILL)
-    first.stop()
-    site.wait(site.says("no broker has answered for"), "report that no broker answers", worker)
-    still_there = worker.poll() is None
-    with EmbeddedBroker(port=first.port):
+    broker = OwnBroker(request.param, folder / "broker")
+    site = Site(folder / "site", broker)
+    try:
+        site.produce(2000)
+        worker = site.start()
+        site.train(2000, worker)
+        broker.kill()
+        site.wait(site.says("no broker has answered for"), "report that no broker answers", worker)
+        still_there = worker.poll() is None
+        broker.start_empty()
         # Topics that are not shown prove nothing: their right may have been withdrawn.
         site.wait(site.says(f'topic "{site.name}-ad" does not exist'), "report the missing topic", worker)
         site.make_topics()
@@ -74,7 +72,9 @@ def lost(tmp_path_factory):
             frame(3000, first=5000).filter((pl.col("domain") == "natural") | (pl.col("event_id") < 5400))
         )
         yield site
-    site.end()
+    finally:
+        site.end()
+        broker.stop()
 
 
 def test_a_broker_that_restarts_with_an_empty_log_ends_the_worker_with_a_report_and_a_checkpoint(lost):

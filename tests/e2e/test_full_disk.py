@@ -40,7 +40,7 @@ def full(disk, left: int = 0):
 def small_site(broker, tmp_path, small_disk):
     # Networks so large, beside the few rows, that a checkpoint alone does not fit where all else does.
     site = Site(
-        tmp_path / "site", broker.address,
+        tmp_path / "site", broker,
         f'state.folder="{small_disk / "state"}"', "state.keep_checkpoints=1", "model.hidden=[128, 64]",
     )  # fmt: skip
     yield site

@@ -28,9 +28,9 @@ from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.journals import Journal
 from ecdctr.state.row_logs import ScoreLog
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
+from tests.support.brokers import unique_name
 from tests.support.journals import JournalReader
 from tests.support.topics import read_topic
 from tests.support.waiting import PATIENCE_S, allowance, wait_for
@@ -64,40 +64,38 @@ def broken_messages(rng: np.random.Generator) -> list[tuple[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
+def run(broker, tmp_path_factory: pytest.TempPathFactory):
     """Fill the ad topic, then the natural one; then one worker learns everything."""
     folder = tmp_path_factory.mktemp("live")
-    with EmbeddedBroker() as broker:
-        settings = load_settings(
-            None,
-            [
-                f'kafka.brokers=["{broker.address}"]', f'state.folder="{folder / "state"}"', "topics.partitions=2",
-                "worker.session_timeout_s=2", "worker.max_idle_s=3", "worker.max_wait_s=8", "monitor.port=0",
-                "model.dim=8", "model.hidden=[16]", "model.threads=1", "model.natural_batch=128", "model.ad_batch=32",
-                'events.oracle_field="oracle"', 'schedule.release_every="1d"', "events.max_string=1000",
-            ],
-            environ={},
-        ).settings  # fmt: skip
-        settings = factory.use_features(settings, SIMULATOR.feature_specs(), configured=False)
-        (folder / "ecdctr.toml").write_text(dump_toml(settings), encoding="utf-8")
-        ensure_topics(settings.kafka, settings.topics)
-        frame = pl.concat(SIMULATOR.frames())
-        expected = Counter()
-        producer = KafkaProducer(bootstrap_servers=broker.address)
-        for domain in (1, 0):
-            produce([frame.filter(pl.col("domain") == domain)], settings.kafka, settings.topics)
-            topic = (settings.topics.natural, settings.topics.ad)[domain]
-            for i, (reason, message) in enumerate(
-                broken_messages(np.random.default_rng(domain))[: BROKEN // 2]
-            ):
-                expected[reason] += 1
-                producer.send(topic, message, partition=i % 2)
-        producer.flush()
-        producer.close()
-        rows = frame.height + BROKEN
-        worker_log = folder / "worker.log"
-        train(settings, folder / "ecdctr.toml", worker_log, rows)
-        yield settings, rows, frame, expected
+    name = unique_name("live")
+    settings = load_settings(
+        None,
+        [
+            f'kafka.brokers=["{broker.address}"]', f'state.folder="{folder / "state"}"', "topics.partitions=2",
+            f"topics.natural={name}-natural", f"topics.ad={name}-ad", f"worker.group={name}",
+            f"worker.session_timeout_s={broker.session_timeout_s}", "worker.max_idle_s=3", "worker.max_wait_s=8",
+            "monitor.port=0", "model.dim=8", "model.hidden=[16]", "model.threads=1", "model.natural_batch=128",
+            "model.ad_batch=32", 'events.oracle_field="oracle"', 'schedule.release_every="1d"', "events.max_string=1000",
+        ],
+        environ={},
+    ).settings  # fmt: skip
+    settings = factory.use_features(settings, SIMULATOR.feature_specs(), configured=False)
+    (folder / "ecdctr.toml").write_text(dump_toml(settings), encoding="utf-8")
+    ensure_topics(settings.kafka, settings.topics)
+    frame = pl.concat(SIMULATOR.frames())
+    expected = Counter()
+    producer = KafkaProducer(bootstrap_servers=broker.address)
+    for domain in (1, 0):
+        produce([frame.filter(pl.col("domain") == domain)], settings.kafka, settings.topics)
+        topic = (settings.topics.natural, settings.topics.ad)[domain]
+        for i, (reason, message) in enumerate(broken_messages(np.random.default_rng(domain))[: BROKEN // 2]):
+            expected[reason] += 1
+            producer.send(topic, message, partition=i % 2)
+    producer.flush()
+    producer.close()
+    rows = frame.height + BROKEN
+    train(settings, folder / "ecdctr.toml", folder / "worker.log", rows)
+    return settings, rows, frame, expected
 
 
 def train(settings: Settings, config: Path, log: Path, rows: int) -> None:

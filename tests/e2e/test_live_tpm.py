@@ -22,7 +22,7 @@ def live(broker, tmp_path):
     """A site whose worker trains the tiny model from one partition per topic, so that rows have one order."""
     made = Site(
         tmp_path / "live",
-        broker.address,
+        broker,
         "topics.partitions=1",
         "model.history=attention",
         "tpm.live=true",

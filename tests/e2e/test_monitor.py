@@ -34,7 +34,7 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
 
 def test_a_worker_reports_its_state(broker, tmp_path):
     port = free_port()
-    site = Site(tmp_path, broker.address, f"monitor.port={port}", "monitor.alerts_topic=alerts", RULE)
+    site = Site(tmp_path, broker, f"monitor.port={port}", "monitor.alerts_topic=alerts", RULE)
     try:
         site.produce(2000)
         site.send(site.settings.topics.ad, [b"no json", b'{"label": 7}'])

@@ -48,7 +48,7 @@ def test_a_second_worker_is_refused_and_a_standby_takes_over_within_ten_seconds(
 def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(broker, tmp_path):
     total = 2_000  # 440 steps of eight and two rows: seconds, in which the signals come
     site = Site(
-        tmp_path, broker.address,
+        tmp_path, broker,
         "state.checkpoint_every_steps=1000000", "model.natural_batch=8", "model.ad_batch=2",
     )  # fmt: skip
     try:

@@ -48,6 +48,8 @@ def test_files_are_groups_but_for_those_that_are_named():
     assert groups.group_of("tests/state/test_lock.py::test_a[x::y]") == "tests/state/test_lock.py"
     assert groups.group_of(f"{split}::test_a") == f"{split}::test_a"
     assert groups.group_of(f"{shared}::test_a") == groups.TOGETHER[shared]
+    assert groups.group_of(f"{shared}::test_a[apache-0]") == groups.TOGETHER[shared] + "[apache]"
+    assert groups.group_of("tests/e2e/test_apache_kafka.py::test_a[json]") == "tests/e2e/test_apache_kafka.py"
 
 
 def test_named_files_exist(request):

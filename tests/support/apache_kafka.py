@@ -1,7 +1,6 @@
 """Apache Kafka for tests: one or three KRaft nodes on loopback, which tests may stop, kill and suspend.
 
-The jars come from the folder that ``ECDCTR_KAFKA_LIBS`` names, or from ``.kafka/libs``, which ``make kafka`` fills.
-Without jars or without Java the fixtures skip their tests and state the reason.
+Without jars (:mod:`tests.support.kafka.node`) or without Java, tests that need it are skipped and state the reason.
 
 The listener ``PLAINTEXT`` is always there: the nodes and the harness use it, and with ``acls`` its anonymous user is
 the only super user. Further listeners are added by :class:`Listener`.
@@ -9,7 +8,6 @@ the only super user. Further listeners are added by :class:`Listener`.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import base64
 import contextlib
@@ -21,14 +19,9 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-from aiokafka import TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from kafka import KafkaAdminClient
 from kafka.admin import (
     ACL,
@@ -43,167 +36,22 @@ from kafka.admin import (
 
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.streams.embedded import free_port
-from tests.support.certificates import Certificate
+from tests.support.kafka.listeners import INTERNAL, Listener, server_properties
+from tests.support.kafka.node import KafkaNode, java, missing
 
-__all__ = ["ApacheKafka", "KafkaNode", "Listener", "apache_broker", "missing"]
+__all__ = ["ApacheKafka", "KafkaNode", "Listener", "missing"]
 
-ROOT = Path(__file__).resolve().parents[2]
 START_S = 180.0
 """A node is ready in 6 s on an idle machine; the limit is for a machine that runs other tests too."""
 _ASK_EVERY_S = 0.1
-_STOP_S = 60.0
-_LOG_LINES = 60
 _TOOLS = {
     "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
     "kafka-configs.sh": "kafka.admin.ConfigCommand",
     "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
 }
-_UNSECURED = "org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
-_JVM = ("-Xmx384m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 for _client in ("kafka", "aiokafka"):
     logging.getLogger(_client).setLevel(logging.CRITICAL)
-
-
-def missing() -> str | None:
-    """What is missing on this machine to run Apache Kafka; None if nothing is."""
-    if shutil.which("java") is None:
-        return "Apache Kafka needs Java: there is no `java` on the PATH"
-    if not any(_libs().glob("kafka_2.13-*.jar")):
-        return f"no jars of Apache Kafka in {_libs()}: run `make kafka`, or set ECDCTR_KAFKA_LIBS"
-    return None
-
-
-def _libs() -> Path:
-    return Path(os.environ.get("ECDCTR_KAFKA_LIBS") or ROOT / ".kafka" / "libs")
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """One listener of every node.
-
-    Attributes
-    ----------
-    name
-        Kafka's name of the listener, in capital letters; ``PLAINTEXT`` and ``CONTROLLER`` are taken.
-    security
-        One of ``PLAINTEXT``, ``SSL``, ``SASL_PLAINTEXT``, ``SASL_SSL``.
-    certificate
-        The certificate that a TLS listener presents.
-    client_authority
-        PEM file of the authority that client certificates have to come from; None: no client certificate is needed.
-    mechanisms
-        SASL mechanisms that are enabled. OAUTHBEARER takes unsigned tokens, see ``tests.support.unsigned_tokens``.
-    advertised
-        ``host:port`` that the broker returns to clients; default: the address on which it listens.
-    """
-
-    name: str
-    security: str
-    certificate: Certificate | None = None
-    client_authority: Path | None = None
-    mechanisms: tuple[str, ...] = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-    advertised: str | None = None
-
-    def properties(self, plain_users: Mapping[str, str]) -> dict[str, str]:
-        """The lines of ``server.properties`` that configure it."""
-        prefix = f"listener.name.{self.name.lower()}."
-        out: dict[str, str] = {}
-        if self.certificate is not None:
-            out |= {"ssl.keystore.type": "PEM", "ssl.keystore.location": str(self.certificate.store)}
-        if self.client_authority is not None:
-            out |= {
-                "ssl.client.auth": "required",
-                "ssl.truststore.type": "PEM",
-                "ssl.truststore.location": str(self.client_authority),
-            }
-        if self.security.startswith("SASL"):
-            out["sasl.enabled.mechanisms"] = ",".join(self.mechanisms)
-            users = "".join(f' user_{user}="{password}"' for user, password in plain_users.items())
-            modules = {
-                "PLAIN": f"plain.PlainLoginModule required{users}",
-                "OAUTHBEARER": 'oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker"',
-            }
-            for mechanism in self.mechanisms:
-                module = modules.get(mechanism, "scram.ScramLoginModule required")
-                out[f"{mechanism.lower()}.sasl.jaas.config"] = f"org.apache.kafka.common.security.{module};"
-            if "OAUTHBEARER" in self.mechanisms:
-                # Takes unsigned tokens; a session ends with its token only where re-authentication is on.
-                out["oauthbearer.sasl.server.callback.handler.class"] = _UNSECURED
-                out["oauthbearer.connections.max.reauth.ms"] = "3600000"
-        return {prefix + key: value for key, value in out.items()}
-
-
-_INTERNAL = Listener("PLAINTEXT", "PLAINTEXT")
-
-
-class KafkaNode:
-    """One node: broker and controller in one process.
-
-    Tests get nodes from :attr:`ApacheKafka.nodes`.
-    """
-
-    def __init__(self, number: int, folder: Path, ports: Mapping[str, int]) -> None:
-        self.number, self.folder, self.ports = number, folder, dict(ports)
-        self.log_file = folder / "node.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Process id of the running node."""
-        if self._process is None:
-            raise RuntimeError(f"node {self.number} is not running")
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether its process exists (a suspended one does)."""
-        return self._process is not None and self._process.poll() is None
-
-    def launch(self) -> None:
-        """Start the process; :meth:`ApacheKafka.start_node` also waits until it answers."""
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                _java("kafka.Kafka", self.folder / "server.properties"),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-            )  # fmt: skip
-
-    def stop(self) -> None:
-        """Stop gracefully (SIGTERM): leaders move to other nodes first. A node that takes too long is killed."""
-        if self._process is not None and self._process.poll() is None:
-            self.resume()
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self._process = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def suspend(self) -> None:
-        """SIGSTOP: the connections stay open, and the node does not respond."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def log_tail(self) -> str:
-        """The last warnings, errors and stack traces of its output; everything else is left out."""
-        if not self.log_file.exists():
-            return "(no output)"
-        lines = self.log_file.read_text(errors="replace").splitlines()
-        # Lines that begin with a tab are of the printed configuration, but for those of a stack trace.
-        wrong = [
-            line for line in lines if " INFO " not in line and (not line.startswith("\t") or "\tat " in line)
-        ]
-        return "\n".join((wrong or lines)[-_LOG_LINES:])
 
 
 class ApacheKafka:
@@ -242,7 +90,7 @@ class ApacheKafka:
         properties: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self.listeners = (_INTERNAL, *listeners)
+        self.listeners = (INTERNAL, *listeners)
         self._plain_users = dict(plain_users or {})
         self._acls = acls
         self._properties = dict(properties or {})
@@ -252,6 +100,20 @@ class ApacheKafka:
             KafkaNode(i + 1, folder / f"node-{i + 1}", {name: next(ports) for name in names})
             for i in range(nodes)
         ]
+
+    @classmethod
+    def attached(cls, folder: Path, started: Mapping[str, Any]) -> ApacheKafka:
+        """A cluster without further listeners that another process runs; ``started`` is its :meth:`to_json`."""
+        kafka = cls(folder)
+        kafka.nodes = [
+            KafkaNode(node["number"], folder / f"node-{node['number']}", node["ports"], node["pid"])
+            for node in started["nodes"]
+        ]
+        return kafka
+
+    def to_json(self) -> dict[str, Any]:
+        """What another process needs for :meth:`attached`."""
+        return {"nodes": [{"number": n.number, "ports": n.ports, "pid": n.pid} for n in self.nodes]}
 
     # -- addresses
 
@@ -275,6 +137,8 @@ class ApacheKafka:
 
     def start(self) -> ApacheKafka:
         """Format the storage, start all nodes and wait until each answers and sees the others.
+
+        A cluster that was killed starts again with an empty log.
 
         Raises
         ------
@@ -330,7 +194,7 @@ class ApacheKafka:
         deadline = time.monotonic() + START_S
         for node in self.nodes:
             if node in running:
-                while not wanted <= _brokers_seen_by(node):
+                while not wanted <= node.brokers():
                     if not node.running:
                         raise RuntimeError(f"node {node.number} of Apache Kafka ended:\n{node.log_tail()}")
                     if time.monotonic() > deadline:
@@ -339,70 +203,37 @@ class ApacheKafka:
                             f"{START_S:.0f} s:\n{node.log_tail()}"
                         )
                     time.sleep(_ASK_EVERY_S)
-            elif node._process is not None:
+            elif node.ended:
                 raise RuntimeError(f"node {node.number} of Apache Kafka ended:\n{node.log_tail()}")
 
     def _format(self) -> None:
         cluster = _short_uuid()
+        ports = {node.number: node.ports for node in self.nodes}
         for node in self.nodes:
             node.folder.mkdir(parents=True, exist_ok=True)
-            lines = [f"{key}={value}" for key, value in self._server_properties(node).items()]
+            shutil.rmtree(node.folder / "data", ignore_errors=True)
+            found = server_properties(
+                node.number,
+                node.folder,
+                ports,
+                self.listeners,
+                plain_users=self._plain_users,
+                acls=self._acls,
+            )
+            lines = [f"{key}={value}" for key, value in (found | self._properties).items()]
             path = node.folder / "server.properties"
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
             done = subprocess.run(
-                _java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", path),
+                java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", path),
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(f"the storage of Apache Kafka: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
-    def _server_properties(self, node: KafkaNode) -> dict[str, str]:
-        replicas = len(self.nodes)
-        bound = {listener.name: node.ports[listener.name] for listener in self.listeners}
-        listen = [f"{name}://127.0.0.1:{port}" for name, port in bound.items()]
-        advertised = [
-            f"{listener.name}://{listener.advertised or f'127.0.0.1:{bound[listener.name]}'}"
-            for listener in self.listeners
-        ]
-        protocols = {listener.name: listener.security for listener in self.listeners}
-        out = {
-            "process.roles": "broker,controller",
-            "node.id": str(node.number),
-            "controller.quorum.voters": ",".join(
-                f"{n.number}@127.0.0.1:{n.ports['CONTROLLER']}" for n in self.nodes
-            ),
-            "listeners": ",".join([*listen, f"CONTROLLER://127.0.0.1:{node.ports['CONTROLLER']}"]),
-            "advertised.listeners": ",".join(advertised),
-            "listener.security.protocol.map": ",".join(
-                f"{name}:{protocol}" for name, protocol in {**protocols, "CONTROLLER": "PLAINTEXT"}.items()
-            ),
-            "inter.broker.listener.name": "PLAINTEXT",
-            "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(node.folder / "data"),
-            "auto.create.topics.enable": "false",
-            "default.replication.factor": str(replicas),
-            "min.insync.replicas": str(min(2, replicas)),
-            "offsets.topic.replication.factor": str(replicas),
-            "offsets.topic.num.partitions": "4",
-            "transaction.state.log.replication.factor": str(replicas),
-            "transaction.state.log.min.isr": str(min(2, replicas)),
-            "transaction.state.log.num.partitions": "4",
-            "group.initial.rebalance.delay.ms": "0",
-            "num.network.threads": "2",
-            "num.io.threads": "4",
-            "log.cleaner.dedupe.buffer.size": "16777216",
-        }
-        if self._acls:
-            out["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
-            out["super.users"] = "User:ANONYMOUS"
-        for listener in self.listeners:
-            out |= listener.properties(self._plain_users)
-        return out | self._properties
-
     def tool(self, script: str, *arguments: str) -> str:
         """Run one of Kafka's command-line tools, by the name of its script, and return its output."""
         done = subprocess.run(
-            _java(_TOOLS[script], *arguments), capture_output=True, text=True, check=False, timeout=START_S
+            java(_TOOLS[script], *arguments), capture_output=True, text=True, check=False, timeout=START_S
         )
         output = done.stdout + done.stderr
         if done.returncode or "Error while executing" in output:
@@ -430,7 +261,7 @@ class ApacheKafka:
             admin.create_topics([NewTopic(name, partitions, -1, topic_configs=settings)])
         deadline = time.monotonic() + START_S
         for node in self.nodes:
-            while node.running and len(_leaders(node, name)) < partitions:
+            while node.running and len(node.leaders(name)) < partitions:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"node {node.number} shows no leaders of topic {name!r}")
                 time.sleep(_ASK_EVERY_S)
@@ -438,7 +269,7 @@ class ApacheKafka:
     def leader(self, topic: str, partition: int = 0) -> KafkaNode:
         """The node that leads a partition."""
         for node in self.nodes:
-            if node.running and (found := _leaders(node, topic).get(partition)) is not None:
+            if node.running and (found := node.leaders(topic).get(partition)) is not None:
                 return next(n for n in self.nodes if n.number == found)
         raise RuntimeError(f"no node names a leader of {topic}[{partition}]")
 
@@ -465,23 +296,6 @@ class ApacheKafka:
             admin.delete_acls([_acl(user, operation, kind, name)])
 
 
-@pytest.fixture(scope="session")
-def apache_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
-    """One node of Apache Kafka for tests that do not stop or reconfigure it; they are skipped where it cannot run."""
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    with ApacheKafka(tmp_path_factory.mktemp("kafka")) as kafka:
-        yield kafka
-
-
-def _java(main: str, *arguments: str | Path) -> list[str]:
-    command = ["java", *_JVM, "-Dorg.slf4j.simpleLogger.showDateTime=true"]
-    command += ["-cp", f"{_libs()}/*", main, *map(str, arguments)]
-    # The kernel ends the node with the process that started it, even if that is killed.
-    return ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
-
-
 def _free_ports(count: int) -> list[int]:
     found: set[int] = set()
     while len(found) < count:
@@ -492,42 +306,6 @@ def _free_ports(count: int) -> list[int]:
 def _short_uuid() -> str:
     """22 letters, as Kafka writes uuids; none begins with a hyphen, which would look like an option."""
     return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-
-
-def _brokers_seen_by(node: KafkaNode) -> set[int]:
-    cluster = _metadata(node, None)
-    return set() if cluster is None else {broker.nodeId for broker in cluster.brokers()}
-
-
-def _leaders(node: KafkaNode, topic: str) -> dict[int, int]:
-    cluster = _metadata(node, topic)
-    if cluster is None:
-        return {}
-    partitions = cluster.partitions_for_topic(topic) or ()
-    found = {p: cluster.leader_for_partition(TopicPartition(topic, p)) for p in partitions}
-    return {partition: leader for partition, leader in found.items() if leader not in (None, -1)}
-
-
-def _metadata(node: KafkaNode, topic: str | None) -> Any:
-    """The cluster's metadata as one node returns it; None while the node does not respond."""
-    if not node.running:
-        return None
-
-    async def ask() -> Any:
-        client = AIOKafkaClient(
-            bootstrap_servers=f"127.0.0.1:{node.ports['PLAINTEXT']}", request_timeout_ms=2_000
-        )
-        try:
-            await client.bootstrap()
-            if topic is not None:
-                await client.set_topics([topic])
-            return client.cluster
-        except (KafkaError, OSError):
-            return None
-        finally:
-            await client.close()
-
-    return asyncio.run(ask())
 
 
 def _acl(user: str, operation: str, kind: str, name: str) -> ACL:

@@ -7,12 +7,14 @@ nothing are split into single tests, and files that share an expensive fixture a
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
 
 SPLIT = {
+    "tests/chaos/test_chaos.py",
     "tests/e2e/test_ownership.py",
     "tests/e2e/test_live_tpm.py",
     "tests/e2e/test_full_disk.py",
@@ -25,18 +27,12 @@ SPLIT = {
 """Files of long tests that share no module fixture: each test is a group."""
 
 TOGETHER = {
-    "tests/e2e/test_apache_kafka.py": "apache_kafka",
-    "tests/e2e/test_locked_down_kafka.py": "apache_kafka",
-    "tests/events/test_kafka_probe.py": "apache_kafka",
-    "tests/streams/test_codecs.py": "apache_kafka",
-    "tests/support/test_apache_kafka.py": "apache_kafka",
     "tests/e2e/test_audit.py": "killed",
     "tests/e2e/test_damaged_checkpoint.py": "killed",
     "tests/monitor/dashboard/test_page.py": "browser",
     "tests/replay/report/test_report_in_browser.py": "browser",
 }
-"""Files that share a session fixture that is worth sharing, and the name of their group. Those that start Apache Kafka
-are one group, so that a run of several processes has it once."""
+"""Files that share a session fixture that is worth sharing, and the name of their group."""
 
 LONGEST_FIRST = (
     "tests/chaos/test_chaos.py",
@@ -63,14 +59,21 @@ LONGEST_FIRST = (
 )
 """Groups that start first, so that no long group is the last one running; the others follow in their usual order."""
 
-BROKER_FIXTURES = {"broker", "own_broker", "apache_broker"}
+BROKER_FIXTURES = {"broker", "own_broker", "embedded_broker", "apache_broker"}
 BROWSER_FIXTURES = {"chromium"}
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test; one process runs all tests of a group."""
-    path = nodeid.partition("::")[0]
-    return nodeid if path in SPLIT else TOGETHER.get(path, path)
+    """The group of a test; one process runs all tests of a group.
+
+    The tests of a file that run on Apache Kafka are a group of their own: they share nothing with those on the embedded
+    broker.
+    """
+    path, _, rest = nodeid.partition("::")
+    if path in SPLIT:
+        return nodeid
+    group = TOGETHER.get(path, path)
+    return f"{group}[apache]" if "apache" in re.split(r"[\[\]-]", rest) else group
 
 
 def arrange(items: list[pytest.Item]) -> None:
@@ -99,10 +102,10 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _check_split_files(items: Sequence[pytest.Item]) -> None:
-    """A fixture of a module is built once only where all of its users are in one group."""
+    """A module fixture of a split file would be built once for each test."""
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
     for item in items:
-        if not isinstance(item, pytest.Function):
+        if not isinstance(item, pytest.Function) or item.nodeid.partition("::")[0] not in SPLIT:
             continue
         for name, definitions in item._fixtureinfo.name2fixturedefs.items():
             if definitions[-1].scope == "module":

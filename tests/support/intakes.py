@@ -1,7 +1,6 @@
 """Click topics of a test, an intake that stores the chunks it receives, and a running app between them."""
 
 import asyncio
-import itertools
 import json
 import random
 from collections import defaultdict
@@ -18,11 +17,11 @@ from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.dead_letters import MemoryDeadLetters
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 from ecdctr.streams.topics import ensure_topics
+from tests.support.brokers import Broker, OwnBroker, unique_name
 from tests.support.topics import read_topic
 from tests.support.waiting import PATIENCE_S
 
 SPECS = (FeatureSpec(name="site", buckets=50), FeatureSpec(name="price", kind="numeric"))
-_names = itertools.count()
 
 
 class MemoryIntake:
@@ -64,13 +63,26 @@ class MemoryIntake:
 
 
 class Streams:
-    """Two topics of one test, and methods that send to them and read them."""
+    """Two topics of one test, and methods that send to them and read them.
 
-    def __init__(self, address: str, partitions: int = 2, create: bool = True) -> None:
-        name = f"t{next(_names)}"
+    Parameters
+    ----------
+    broker
+        A broker of a fixture, or an address.
+    create
+        Create the topics.
+    """
+
+    def __init__(self, broker: Broker | OwnBroker | str, partitions: int = 2, create: bool = True) -> None:
+        name = unique_name("t")
+        address, session_timeout_s = (
+            (broker, 4.0) if isinstance(broker, str) else (broker.address, 2 + broker.session_timeout_s)
+        )
         self.connection = KafkaSettings(brokers=address)
         self.topics = TopicSettings(natural=f"{name}-natural", ad=f"{name}-ad", partitions=partitions)
-        self.worker = WorkerSettings(group=f"{name}-group", session_timeout_s=4.0, poll_records=200)
+        self.worker = WorkerSettings(
+            group=f"{name}-group", session_timeout_s=session_timeout_s, poll_records=200
+        )
         self.decoder = EventDecoder(SPECS, max_string=40)
         self.partitions = partitions
         if create:

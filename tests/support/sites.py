@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -31,6 +30,7 @@ from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.snapshots import write_snapshot
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
+from tests.support.brokers import Broker, OwnBroker, unique_name
 from tests.support.journals import JournalReader
 from tests.support.topics import read_topic
 from tests.support.waiting import PATIENCE_S, wait_for, wait_until_equal
@@ -43,7 +43,6 @@ SPECS = (
     FeatureSpec(name="price", kind="numeric"),
 )
 _STYLE = re.compile(r"\x1b\[[0-9;]*m| +(?=\n)")  # colours, and the spaces that pad a line
-_names = itertools.count()
 T = TypeVar("T")
 
 
@@ -68,12 +67,26 @@ def frame(rows: int, first: int = 0, ad_every: int = 4) -> pl.DataFrame:
 
 
 class Site:
-    """Two topics, one state folder, and the workers that a test starts on it."""
+    """Two topics, one state folder, and the workers that a test starts on it.
 
-    def __init__(self, folder: Path, address: str, *overrides: str, copy_of: Site | None = None) -> None:
+    Parameters
+    ----------
+    broker
+        A broker of a fixture, or an address.
+    copy_of
+        A site whose topics this one uses.
+    """
+
+    def __init__(
+        self, folder: Path, broker: Broker | OwnBroker | str, *overrides: str, copy_of: Site | None = None
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.name = copy_of.name if copy_of else f"s{next(_names)}"
+        self.name = copy_of.name if copy_of else unique_name("s")
+        self.broker = broker
+        address, session_timeout_s = (
+            (broker, 2.0) if isinstance(broker, str) else (broker.address, broker.session_timeout_s)
+        )
         self.log_path = folder / "worker.log"
         self.processes: list[subprocess.Popen[bytes]] = []
         base = load_settings(
@@ -87,7 +100,7 @@ class Site:
                 "state.checkpoint_every_s=1000",
                 "state.checkpoint_every_steps=20",
                 f"worker.group={self.name}",
-                "worker.session_timeout_s=2",
+                f"worker.session_timeout_s={session_timeout_s}",
                 "worker.max_idle_s=0.5",
                 "worker.max_wait_s=0.5",
                 "monitor.port=0",
@@ -196,8 +209,7 @@ class Site:
     def copy(self, folder: Path, *overrides: str) -> Site:
         """The same topics with a copy of the state folder, without shared hard links: damage stays in the copy."""
         shutil.copytree(self.folders.root, folder / "state")
-        address = str(self.settings.kafka.addresses[0])
-        return Site(folder, address, *overrides, copy_of=self)
+        return Site(folder, self.broker, *overrides, copy_of=self)
 
     def end(self) -> None:
         """Kill all workers that still run."""
@@ -266,7 +278,7 @@ def killed(broker, tmp_path_factory) -> Iterator[Site]:
 
     It reads TPM snapshots from RocksDB, one of which took effect midway, and it has made CPM releases.
     """
-    made = Site(tmp_path_factory.mktemp("killed"), broker.address, "model.history=attention")
+    made = Site(tmp_path_factory.mktemp("killed"), broker, "model.history=attention")
     made.snapshots({"month-1": 0, "month-2": 1500})
     made.produce(4000)
     worker = made.start()
@@ -281,6 +293,6 @@ def killed(broker, tmp_path_factory) -> Iterator[Site]:
 @pytest.fixture
 def site(broker, tmp_path) -> Iterator[Site]:
     """A site on the shared broker."""
-    made = Site(tmp_path / "site", broker.address)
+    made = Site(tmp_path / "site", broker)
     yield made
     made.end()
