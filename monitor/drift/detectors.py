@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from river import drift
 
 from ecdctr.events.time import HOUR_MS
 from ecdctr.models.probability import LOGIT_CLIP, fast_logit
@@ -24,11 +23,19 @@ __all__ = ["MAKERS", "POINT_ROWS", "Detectors"]
 POINT_ROWS = 1024
 SIGNALS = ("log_loss", "pcoc", "ctr")
 
+
+def _drift() -> Any:
+    """The module of river, which takes a second to import: a worker needs it only after :data:`POINT_ROWS` scored rows."""
+    from river import drift
+
+    return drift
+
+
 # KSWIN and Page-Hinkley are tuned to one false alarm in tens of thousands of points; river's defaults suit short examples.
 MAKERS: dict[str, Callable[[], Any]] = {
-    "adwin": lambda: drift.ADWIN(delta=1e-4, clock=4),
-    "page_hinkley": lambda: drift.PageHinkley(min_instances=30, delta=0.05, threshold=3.0, alpha=1.0),
-    "kswin": lambda: drift.KSWIN(alpha=1e-6, window_size=100, stat_size=30, seed=0),
+    "adwin": lambda: _drift().ADWIN(delta=1e-4, clock=4),
+    "page_hinkley": lambda: _drift().PageHinkley(min_instances=30, delta=0.05, threshold=3.0, alpha=1.0),
+    "kswin": lambda: _drift().KSWIN(alpha=1e-6, window_size=100, stat_size=30, seed=0),
 }
 
 
