@@ -1,6 +1,7 @@
 """The click topics of Kafka as a log that is read by offset."""
 
 from ecdctr.events.kafka.client_errors import in_one_sentence, short_text
+from ecdctr.events.kafka.clients import close_at_once, correct_clients
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.ends import EndsReader, LogEnds, LogProblem, LogProblemKind
 from ecdctr.events.kafka.log import KafkaLog
@@ -18,7 +19,9 @@ __all__ = [
     "LogEnds",
     "LogProblem",
     "LogProblemKind",
+    "close_at_once",
     "codec_error",
+    "correct_clients",
     "in_one_sentence",
     "partition_offsets",
     "probe_brokers",
@@ -28,3 +31,5 @@ __all__ = [
     "stating_the_reason",
     "true_ends",
 ]
+
+correct_clients()
