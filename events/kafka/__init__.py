@@ -9,6 +9,7 @@ from ecdctr.events.kafka.members import GroupMember
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.probe import probe_brokers, probe_each, stating_the_reason
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
+from ecdctr.events.kafka.topic_state import naming_partitions, topic_problem
 
 __all__ = [
     "BrokerProblem",
@@ -23,12 +24,14 @@ __all__ = [
     "codec_error",
     "correct_clients",
     "in_one_sentence",
+    "naming_partitions",
     "partition_offsets",
     "probe_brokers",
     "probe_each",
     "short_text",
     "stable_ends",
     "stating_the_reason",
+    "topic_problem",
     "true_ends",
 ]
 
