@@ -1,7 +1,5 @@
 import asyncio
-import os
 import random
-import signal
 from collections import Counter
 from types import SimpleNamespace
 
@@ -273,29 +271,28 @@ def test_an_agents_failure_ends_the_app_with_its_own_error(streams):
         asyncio.run(main())
 
 
-def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing():
-    with EmbeddedBroker() as own:
-        streams = Streams(own.address)
-        streams.worker = streams.worker.model_copy(update={"session_timeout_s": 1.0})
-        topic = streams.topics.natural
-        streams.send(topic, [event(i) for i in range(1000)])
-        intake = MemoryIntake()
+def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing(own_broker):
+    streams = Streams(own_broker)
+    streams.worker = streams.worker.model_copy(update={"session_timeout_s": own_broker.session_timeout_s})
+    topic = streams.topics.natural
+    streams.send(topic, [event(i) for i in range(1000)])
+    intake = MemoryIntake()
 
-        async def main():
-            loop = asyncio.get_running_loop()
-            async with running(streams.app(intake)) as until:
-                await until(lambda: intake.rows > 0)
-                os.kill(own.pid, signal.SIGSTOP)
-                try:
-                    # The fault is a pause beyond the session timeout.
-                    await asyncio.sleep(1.5 * streams.worker.session_timeout_s)
-                finally:
-                    os.kill(own.pid, signal.SIGCONT)
-                await loop.run_in_executor(None, lambda: streams.send(topic, [event(i) for i in range(1000)]))
-                await until(lambda: sum(intake.positions.values()) == 2000)
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with running(streams.app(intake)) as until:
+            await until(lambda: intake.rows > 0)
+            own_broker.suspend()
+            try:
+                # The fault is a pause beyond the session timeout.
+                await asyncio.sleep(1.5 * streams.worker.session_timeout_s)
+            finally:
+                own_broker.resume()
+            await loop.run_in_executor(None, lambda: streams.send(topic, [event(i) for i in range(1000)]))
+            await until(lambda: sum(intake.positions.values()) == 2000)
 
-        asyncio.run(main())
-        assert intake.offsets(topic) == {0: list(range(1000)), 1: list(range(1000))}
+    asyncio.run(main())
+    assert intake.offsets(topic) == {0: list(range(1000)), 1: list(range(1000))}
 
 
 def test_no_broker_at_start_is_said_so(monkeypatch):

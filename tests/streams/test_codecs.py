@@ -14,28 +14,8 @@ from ecdctr.state.positions import Part
 from tests.support.intakes import MemoryIntake, Streams, event, running
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-BROKERS = [
-    pytest.param("broker", marks=pytest.mark.broker),
-    pytest.param("apache_broker", marks=[pytest.mark.slow, pytest.mark.broker]),
-]
 ROWS = 1_500
 PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
-
-
-@pytest.fixture
-def site(request):
-    """Two topics of one partition each, on the broker that the test names."""
-
-    def make(kind: str, **config: str):
-        found = request.getfixturevalue(kind)
-        made = Streams(found.address, partitions=1, create=not config)
-        for topic in made.topics.domains if config else ():
-            found.create_topic(topic, **config)
-        if kind == "apache_broker":  # refuses sessions under 6 s
-            made.worker = made.worker.model_copy(update={"session_timeout_s": 6.0})
-        return made
-
-    return make
 
 
 def values(rows: int = ROWS) -> list[bytes]:
@@ -89,20 +69,23 @@ def check_both_ways(streams, rows: int = ROWS) -> None:
             np.testing.assert_array_equal(batch.dense[:, 0], expected)
 
 
+@pytest.mark.broker
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("kind", BROKERS)
-def test_compressed_by_the_producer(kind, codec, site):
-    streams = site(kind)
+def test_compressed_by_the_producer(codec, broker):
+    streams = Streams(broker, partitions=1)
     send_kafka_python(streams, streams.topics.natural, values(), compression_type=codec)
     send_aiokafka(streams, streams.topics.ad, values(), compression_type=codec)
     check_both_ways(streams)
 
 
 @pytest.mark.slow
+@pytest.mark.brokers("apache", reason="the embedded broker does not compress")
 @pytest.mark.parametrize("codec", CODECS)
-def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, site):
+def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, broker, apache_broker):
     """The JVM writes frames without their content size, which a decoder with a fixed buffer does not read."""
-    streams = site("apache_broker", compression_type=codec, max_message_bytes="8388608")
+    streams = Streams(broker, partitions=1, create=False)
+    for topic in streams.topics.domains:
+        apache_broker.create_topic(topic, compression_type=codec, max_message_bytes="8388608")
     padded = [event(i, price=i / 7, padding="x" * 1_000) for i in range(3_000)]
     large = {"max_request_size": 8 << 20, "linger_ms": 1_000}  # all records go into one batch
     send_kafka_python(streams, streams.topics.natural, padded, batch_size=4 << 20, **large)

@@ -10,7 +10,7 @@ from ecdctr.streams.embedded import EmbeddedBroker, free_port
 
 
 @pytest.mark.broker
-def test_it_answers_while_the_context_lasts_and_not_after(tmp_path, broker):
+def test_it_answers_while_the_context_lasts_and_not_after(tmp_path, embedded_broker):
     with EmbeddedBroker(log_file=tmp_path / "broker.log") as own:
         host, port = own.address.split(":")
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -23,9 +23,9 @@ def test_it_answers_while_the_context_lasts_and_not_after(tmp_path, broker):
 
 
 @pytest.mark.broker
-def test_a_port_that_is_taken_is_named(broker):
-    with pytest.raises(BrokerUnavailableError, match=str(broker.port)):
-        EmbeddedBroker(port=broker.port).start()
+def test_a_port_that_is_taken_is_named(embedded_broker):
+    with pytest.raises(BrokerUnavailableError, match=str(embedded_broker.port)):
+        EmbeddedBroker(port=embedded_broker.port).start()
 
 
 def test_a_broker_that_ends_at_once_says_why(tmp_path, monkeypatch):
