@@ -7,76 +7,19 @@ trained on data from the future. Live training and replay use the same class; wh
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.partition_buffer import BEGINNING, Chunk, PartitionBuffer, Segment, move_rows
 from ecdctr.events.step import Step, StepKind
 from ecdctr.state.positions import Part
 
 __all__ = ["Aligner", "Chunk"]
 
 Key = tuple[str, int]
-_BEGINNING = -(2**62)  # earlier than every event time
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Decoded rows of one partition. It covers the offsets ``first <= o < end``; row ``i`` was read from ``offset[i]``.
-
-    Several rows may share an offset (packed message); an offset may have no row (dead letter).
-    """
-
-    topic: str
-    partition: int
-    first: int
-    end: int
-    offset: NDArray[np.int64]
-    batch: Batch
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A chunk in a partition's buffer, with the merge times of its rows; ``start``: first row that has not been assigned to a step.
-
-    ``starts_group[i]`` is False if row ``i`` has to be in the same step as the row before it (same event time or same message).
-    """
-
-    chunk: Chunk
-    time: NDArray[np.int64]
-    starts_group: NDArray[np.bool_]
-    arrived: float
-    start: int = 0
-
-
-@dataclass(slots=True)
-class _PartitionBuffer:
-    """The buffer of one partition."""
-
-    topic: str
-    partition: int
-    domain: int
-    next_in: int  # next offset to add
-    next_out: int  # next offset to emit
-    added_at: float  # time of the last chunk, seconds
-    segments: deque[_Segment] = field(default_factory=deque)
-    rows: int = 0
-    last_time: int = _BEGINNING  # merge time of the last row added
-    last_ts: int = _BEGINNING  # event time of the last row added
-    end: int | None = None  # end of the partition in the log (exclusive), if known
-    closed: bool = False
-
-    def times(self) -> NDArray[np.int64]:
-        """Merge times of the buffered rows."""
-        return (
-            np.concatenate([s.time[s.start :] for s in self.segments])
-            if self.segments
-            else np.empty(0, np.int64)
-        )
 
 
 class Aligner:
@@ -96,9 +39,14 @@ class Aligner:
     A row that is out of order in its partition has a merge time later than its ``ts``, so that natural rows with a later event time
     may be learned before it.
 
+    4. More than a quarter of ``buffer_rows`` rows of one partition with the same merge time are divided into blocks of about that size,
+       and rule 1 orders rows of one merge time by block before topic and partition. This happens when a partition delivers older rows
+       than before: they all have the merge time of the latest row before them, and without blocks a buffer full of them could
+       not be emitted.
+
     A row can be emitted when no partition can still deliver an earlier row. A partition that delivers nothing delays the others for
     at most ``max_behind_s`` if the log is known to hold more of it, and for at most ``max_idle_s`` otherwise; a partition with a full
-    buffer does not count as idle. Then the others continue. Rows that arrive later and are older than ``clock`` are counted in
+    buffer does not count as idle, unless all of its rows are in one block (a message with more rows than the buffer). Then the others continue. Rows that arrive later and are older than ``clock`` are counted in
     ``late_rows``, and are still learned. If no batch is full and rows have been buffered for ``max_wait_s``, all rows that can be
     emitted are emitted in incomplete batches.
 
@@ -115,8 +63,8 @@ class Aligner:
     max_wait_s
         Longest time in wall seconds to wait for a batch to become full; ``inf`` (replay): no limit.
     max_behind_s
-        As ``max_idle_s``, for a partition whose end in the log has not been reached (leader election, assignment to another member of
-        the group, transaction markers at the end of the log).
+        As ``max_idle_s``, for a partition whose end in the log has not been reached (leader election, records that all become dead
+        letters).
     buffer_rows
         Number of buffered rows at which the caller pauses a partition; its buffer is full then.
     now
@@ -163,9 +111,10 @@ class Aligner:
         self.max_wait_s = max_wait_s
         self.max_behind_s = max_behind_s
         self.buffer_rows = buffer_rows
-        self.clock = _BEGINNING
+        self._block_size = buffer_rows if math.isinf(buffer_rows) else max(1, int(buffer_rows) // 4)
+        self.clock = BEGINNING
         self.late_rows = 0
-        self._partitions: dict[Key, _PartitionBuffer] = {}
+        self._partitions: dict[Key, PartitionBuffer] = {}
         for (topic, partition), domain in sorted(partitions.items()):
             self.open_partition(topic, partition, domain, (positions or {}).get((topic, partition), 0), now)
 
@@ -175,7 +124,7 @@ class Aligner:
         self, topic: str, partition: int, domain: int, position: int, now: float = 0.0
     ) -> None:
         """Add a partition; ``position`` is the next offset that :meth:`add` expects."""
-        self._partitions[(topic, partition)] = _PartitionBuffer(
+        self._partitions[(topic, partition)] = PartitionBuffer(
             topic, partition, domain, position, position, now
         )
         self._partitions = dict(sorted(self._partitions.items()))
@@ -194,32 +143,23 @@ class Aligner:
                 f"{chunk.topic}[{chunk.partition}]: expected offset {buffer.next_in}, got {chunk.first}"
             )
         buffer.next_in = chunk.end
-        buffer.added_at = now
         ts = chunk.batch.ts
+        block = None
         if len(ts):
+            buffer.added_at = now
             self.late_rows += int((ts < self.clock).sum())
             time = np.maximum(np.maximum.accumulate(ts), buffer.last_time)
             # Rows of one message stay together: all have the last, largest merge time of the message.
             last_of_offset = np.searchsorted(chunk.offset, chunk.offset, side="right") - 1
             time = time[last_of_offset]
-            starts_group = self._group_starts(buffer, chunk, time)
+            starts_group = buffer.group_starts(chunk, time)
+            block = buffer.blocks_of(time, starts_group, chunk.offset, self._block_size)
             buffer.last_ts = int(ts[-1])
             buffer.last_time = int(time[-1])
             buffer.rows += len(ts)
         else:
             time, starts_group = np.empty(0, np.int64), np.empty(0, np.bool_)
-        buffer.segments.append(_Segment(chunk, time, starts_group, now))
-
-    @staticmethod
-    def _group_starts(buffer: _PartitionBuffer, chunk: Chunk, time: NDArray[np.int64]) -> NDArray[np.bool_]:
-        ts = chunk.batch.ts
-        before_ts, before_time = (
-            np.concatenate([[buffer.last_ts], ts[:-1]]),
-            np.concatenate([[buffer.last_time], time[:-1]]),
-        )
-        before_offset = np.concatenate([[-1], chunk.offset[:-1]])
-        same_group = (chunk.offset == before_offset) | ((ts == before_ts) & (time == before_time))
-        return np.asarray(~same_group)
+        buffer.segments.append(Segment(chunk, time, starts_group, now, block))
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
         """Set the end of a partition in the log, exclusive."""
@@ -228,7 +168,8 @@ class Aligner:
     def advance(self, time: int) -> None:
         """Declare that no row with ``ts < time`` will be added, for sources that are sorted by event time over all partitions."""
         for buffer in self._partitions.values():
-            buffer.last_time = max(buffer.last_time, time)
+            if time > buffer.last_time:
+                buffer.last_time, buffer.block, buffer.block_rows = time, 0, 0
 
     def close(self, topic: str, partition: int) -> None:
         """Mark a partition as complete, so that the others do not wait for it."""
@@ -240,6 +181,10 @@ class Aligner:
         """Next offset that :meth:`add` expects; None for an unknown partition."""
         buffer = self._partitions.get((topic, partition))
         return None if buffer is None else buffer.next_in
+
+    def end(self, topic: str, partition: int) -> int | None:
+        """End of a partition in the log, if it is known."""
+        return self._partitions[(topic, partition)].end
 
     def buffered(self, topic: str, partition: int) -> int:
         """Rows in the buffer of one partition."""
@@ -262,12 +207,18 @@ class Aligner:
 
     def emit_steps(self, now: float = 0.0, *, final: bool = False) -> list[Step]:
         """Return all steps that can be formed at time ``now``, in order; with ``final`` all buffered rows are emitted."""
-        watermark = math.inf if final else self._watermark(now)
+        watermark, last_block = (math.inf, 0) if final else self._watermark(now)
         buffers = list(self._partitions.values())
-        times, counts = [], []
+        has_blocks = any(buffer.has_blocks for buffer in buffers)
+        times, blocks, counts = [], [], []
         for buffer in buffers:
             t = buffer.times()
             safe = len(t) if watermark == math.inf else int(np.searchsorted(t, watermark, side="left"))
+            if has_blocks:
+                b = buffer.blocks()
+                end = int(np.searchsorted(t, watermark, side="right"))
+                safe += int(np.searchsorted(b[safe:end], last_block, side="left"))
+                blocks.append(b[:safe])
             times.append(t[:safe])
             counts.append(safe)
         natural = sum(c for c, buffer in zip(counts, buffers, strict=True) if buffer.domain == NATURAL)
@@ -276,22 +227,24 @@ class Aligner:
         overdue = final or (not full and self._overdue(now, counts))
         if not overdue and not full:
             return []
-        order_partition, order_time = self._merge(buffers, times, counts)
+        order_partition, order_time = self._merge(buffers, times, blocks, counts)
         steps = self._form_steps(buffers, order_partition, order_time, flush=overdue)
         if overdue:
             steps += self._empty_ranges(buffers)
         return steps
 
-    def _watermark(self, now: float) -> float:
-        """Merge time before which no partition that counts as active can deliver a row any more."""
-        bound = math.inf
+    def _watermark(self, now: float) -> tuple[float, int]:
+        """Merge time and block before which no partition that counts as active can deliver a row any more."""
+        bound = (math.inf, 0)
         for buffer in self._partitions.values():
             behind = buffer.end is not None and buffer.next_in < buffer.end
             timeout = self.max_behind_s if behind else self.max_idle_s
-            idle = buffer.rows < self.buffer_rows and now - buffer.added_at > timeout
+            idle = now - buffer.added_at > timeout and (
+                buffer.rows < self.buffer_rows or buffer.has_one_key()
+            )
             if buffer.closed or idle:
                 continue
-            bound = min(bound, buffer.last_time)
+            bound = min(bound, buffer.last())
         return bound
 
     def _overdue(self, now: float, counts: Sequence[int]) -> bool:
@@ -305,17 +258,20 @@ class Aligner:
 
     @staticmethod
     def _merge(
-        buffers: Sequence[_PartitionBuffer], times: Sequence[NDArray[np.int64]], counts: Sequence[int]
+        buffers: Sequence[PartitionBuffer],
+        times: Sequence[NDArray[np.int64]],
+        blocks: Sequence[NDArray[np.int64]],
+        counts: Sequence[int],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         partition_of = np.repeat(np.arange(len(buffers)), counts)
         time = np.concatenate(times) if times else np.empty(0, np.int64)
         # Stable: buffers are concatenated in (topic, partition) order and each is in offset order.
-        order = np.argsort(time, kind="stable")
+        order = np.lexsort((np.concatenate(blocks), time)) if blocks else np.argsort(time, kind="stable")
         return partition_of[order], time[order]
 
     def _form_steps(
         self,
-        buffers: Sequence[_PartitionBuffer],
+        buffers: Sequence[PartitionBuffer],
         partition_of: NDArray[np.int64],
         time: NDArray[np.int64],
         *,
@@ -352,7 +308,7 @@ class Aligner:
                 self.clock = max(self.clock, int(time[taken].max()))
         return steps
 
-    def _take(self, buffers: Sequence[_PartitionBuffer], partition_of: NDArray[np.int64]) -> tuple[Step, int]:
+    def _take(self, buffers: Sequence[PartitionBuffer], partition_of: NDArray[np.int64]) -> tuple[Step, int]:
         """Take the next rows of each partition, as many as ``partition_of`` contains its number, and make one step of them.
 
         Returns the step and its number of rows. The step also has the rows that must not be separated from these; they follow directly
@@ -366,13 +322,13 @@ class Aligner:
             if not wanted:
                 continue
             first = buffer.next_out
-            taken = _move_rows(buffer, wanted, slices)
+            taken = move_rows(buffer, wanted, slices)
             total += taken
             parts.append(Part(buffer.topic, buffer.partition, first, buffer.next_out))
         batch = Batch.concat(slices, parts)
         return Step.from_batch(batch), total
 
-    def _empty_ranges(self, buffers: Iterable[_PartitionBuffer]) -> list[Step]:
+    def _empty_ranges(self, buffers: Iterable[PartitionBuffer]) -> list[Step]:
         """Steps without rows, for offset ranges that contain no valid event (rejected records, gaps)."""
         steps = []
         for buffer in buffers:
@@ -385,36 +341,3 @@ class Aligner:
             empty = chunk.batch.take(slice(0, 0)).with_parts([part])
             steps.append(Step(StepKind.from_domain(buffer.domain), empty, self.clock))
         return steps
-
-
-def _move_rows(buffer: _PartitionBuffer, wanted: int, out: list[Batch]) -> int:
-    """Move ``wanted`` rows, and the rows that must stay with the last of them, to ``out``; return how many were moved."""
-    taken = 0
-    while buffer.segments:
-        segment = buffer.segments[0]
-        chunk, start, n = segment.chunk, segment.start, len(segment.chunk.batch)
-        stop = min(n, start + max(0, wanted - taken))
-        # Beyond ``wanted``, only rows of the last row's group are taken.
-        following = segment.starts_group[stop:]
-        stop = n if not following.any() else stop + int(following.argmax())
-        if n and stop == start:
-            break
-        if stop > start:
-            out.append(chunk.batch.take(slice(start, stop)))
-            taken += stop - start
-        if stop < n:
-            segment.start = stop
-            buffer.next_out = int(chunk.offset[stop - 1]) + 1
-            break
-        if not n and taken >= wanted and not _group_continues(buffer):
-            break
-        buffer.segments.popleft()
-        buffer.next_out = chunk.end
-    buffer.rows -= taken
-    return taken
-
-
-def _group_continues(buffer: _PartitionBuffer) -> bool:
-    """Whether the next row, after chunks without rows, belongs to the group of the last row that was moved."""
-    following = next((s for s in buffer.segments if len(s.starts_group)), None)
-    return following is not None and not following.starts_group[following.start]

@@ -228,3 +228,83 @@ def test_a_chunk_that_does_not_continue_its_partition_is_refused():
     aligner.add(make_chunk(("natural-clicks", 0), [1]))
     with pytest.raises(ValueError, match=r"natural-clicks\[0\]: expected offset 1, got 3"):
         aligner.add(make_chunk(("natural-clicks", 0), [1], first=3))
+
+
+# -- backfills: many rows of one merge time in one partition
+
+BUFFER = 16
+
+
+def fed(
+    rows: dict[tuple[str, int], list[int]], batch: int, seed: int
+) -> list[list[tuple[str, int, int, int]]]:
+    """The parts of all steps, with partitions that are paused while their buffer is full, in chunks of random lengths."""
+    aligner = Aligner(LANES, natural_batch=batch, ad_batch=batch, buffer_rows=BUFFER)
+    rng = np.random.default_rng(seed)
+    at = dict.fromkeys(rows, 0)
+    steps: list[Step] = []
+    while True:
+        open_lanes = [key for key in rows if at[key] < len(rows[key]) and aligner.buffered(*key) < BUFFER]
+        if not open_lanes:
+            break
+        key = open_lanes[int(rng.integers(len(open_lanes)))]
+        stop = min(len(rows[key]), at[key] + int(rng.integers(1, 10)))
+        aligner.add(make_chunk(key, rows[key][at[key] : stop], first=at[key]))
+        at[key] = stop
+        for lane, ts in rows.items():
+            if at[lane] == len(ts):
+                aligner.close(*lane)
+        steps += aligner.emit_steps()
+    steps += aligner.emit_steps(final=True)
+    assert at == {key: len(ts) for key, ts in rows.items()}, "a partition with a full buffer stands still"
+    assert aligner.buffered_rows == 0
+    return [[(p.topic, p.partition, p.first, p.end) for p in s.parts] for s in steps if len(s.batch)]
+
+
+any_rows = st.lists(st.integers(0, 6), max_size=90)
+
+
+@settings(max_examples=150)
+@given(
+    rows=st.fixed_dictionaries(dict.fromkeys(LANES, any_rows)),
+    batch=st.integers(1, BUFFER // 4),
+    seeds=st.tuples(st.integers(0, 1000), st.integers(0, 1000)),
+)
+def test_rows_in_any_order_never_stand_still_and_steps_do_not_depend_on_arrival(rows, batch, seeds):
+    assert fed(rows, batch, seeds[0]) == fed(rows, batch, seeds[1])
+
+
+def test_case_a21_a_backfill_larger_than_the_buffer_is_learned_without_a_time_out():
+    key, other = ("natural-clicks", 0), ("natural-clicks", 1)
+    rows = {lane: [1000] for lane in LANES} | {
+        key: [*range(900, 1000), *range(0, 900, 2)],
+        other: [1000, 1001],
+    }
+    steps = fed(rows, 4, 0)
+    taken = [p for step in steps for p in step if p[:2] == key]
+    assert [p[2] for p in taken] == [0, *(p[3] for p in taken[:-1])], "in the order of offsets"
+    assert taken[-1][3] == len(rows[key])
+
+
+def test_a_message_with_more_rows_than_the_buffer_waits_for_the_idle_time_only():
+    key = ("natural-clicks", 0)
+    aligner = Aligner(
+        {key: NATURAL}, natural_batch=4, ad_batch=4, buffer_rows=8, max_idle_s=5, max_behind_s=5, max_wait_s=1
+    )
+    aligner.add(make_chunk(key, [7] * 20, offsets=[0] * 20, end=1), now=0)
+    assert aligner.emit_steps(now=4) == []
+    assert [len(s.batch) for s in aligner.emit_steps(now=6)] == [20]
+
+
+def test_offsets_without_rows_do_not_keep_the_others_waiting():
+    """A partition that delivers markers or rejected records only is idle, however often they come."""
+    silent, key = ("natural-clicks", 0), ("natural-clicks", 1)
+    aligner = Aligner(
+        {silent: NATURAL, key: NATURAL}, natural_batch=4, ad_batch=4, max_idle_s=5, max_wait_s=1
+    )
+    aligner.add(make_chunk(key, [1, 2, 3, 4, 5]), now=0)
+    for second in range(7):
+        aligner.add(make_chunk(silent, [], first=second, end=second + 1), now=second)
+        steps = aligner.emit_steps(now=second)
+        rows = [s for s in steps if len(s.batch)]
+        assert bool(rows) == (second > 5)
