@@ -82,7 +82,7 @@ async def ours(broker: str, topic: str, rows: int) -> dict[str, Any]:
     app = StreamApp(
         KafkaSettings(brokers=(broker,)),
         TopicSettings(natural=topic, ad=f"{topic}-ads"),
-        WorkerSettings(group=f"ours-{os.getpid()}", session_timeout_s=2),
+        WorkerSettings(group=f"ours-{os.getpid()}"),
         EventDecoder(specs),
         Intake(clock),
         MemoryDeadLetters(),

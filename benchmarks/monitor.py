@@ -41,7 +41,7 @@ from ecdctr.replay.sources import (
     steps_of,
 )
 from ecdctr.settings import Settings, load_settings
-from ecdctr.streams.aligned_intake import AlignedIntake
+from ecdctr.streams.intake import AlignedIntake
 from ecdctr.streams.reporting import Reporter
 
 MONTHS, WARM_UP_DAYS = 3, 2

@@ -1,14 +1,20 @@
-"""Graceful interruption: the first Ctrl-C ends the work at the next safe point, the second one at once."""
+"""Graceful interruption: the first Ctrl-C ends the work at the next safe point, the second one at once; an early SIGTERM."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["interruptible"]
+__all__ = ["exit_on_sigterm", "interruptible"]
+
+
+def exit_on_sigterm() -> None:
+    """End the process with code 0 at SIGTERM, until another handler is installed: nothing has begun that would need an end."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
 
 
 @contextmanager

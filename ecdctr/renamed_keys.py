@@ -1,4 +1,4 @@
-"""Configuration keys that were renamed: the old name works for one version, with a notice that names the new one."""
+"""Configuration keys that were renamed or removed: the old name is accepted for one version, with a notice."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class RenamedKeys:
     ----------
     renamed
         ``{old: new}``, dotted keys. A key that names a section moves the whole section.
+    removed
+        ``{key: why}``, dotted keys without an effect; the notice contains the reason.
 
     Examples
     --------
@@ -33,8 +35,8 @@ class RenamedKeys:
     {'drift': {'bins': 32}, 'port': 1}
     """
 
-    def __init__(self, renamed: Mapping[str, str]) -> None:
-        self._renamed = renamed
+    def __init__(self, renamed: Mapping[str, str], removed: Mapping[str, str] | None = None) -> None:
+        self._renamed, self._removed = renamed, removed or {}
         self._old_from: dict[str, str] = {}
         self._new_from: dict[str, str] = {}
 
@@ -63,6 +65,12 @@ class RenamedKeys:
                 self._given(old, new, old_in=where)
                 _put(layer, new, node.pop(old.rpartition(".")[2]))
                 _drop_empty(layer, old)
+        for key in self._removed:
+            node = _find(layer, key)
+            if node is not None:
+                self._has_no_effect(key, where)
+                del node[key.rpartition(".")[2]]
+                _drop_empty(layer, key)
         return layer
 
     def in_variables(self, environ: Mapping[str, str], prefix: str) -> dict[str, str]:
@@ -90,7 +98,22 @@ class RenamedKeys:
                 if _begins(name, old_name):
                     self._given(old, new, old_in=f"environment variable {name}")
                     out[new_name + name[len(old_name) :]] = out.pop(name)
+        for key in self._removed:
+            for name in sorted(out):
+                if _begins(name, prefix + key.upper().replace(".", "__")):
+                    self._has_no_effect(key, f"environment variable {name}")
+                    del out[name]
         return out
+
+    def _has_no_effect(self, key: str, where: str) -> None:
+        if key not in _noticed:
+            _noticed.add(key)
+            log.warning(
+                "%s: %s has no effect any more: %s; remove it, the next version does not know it",
+                where,
+                key,
+                self._removed[key],
+            )
 
     def _given(self, old: str, new: str, *, old_in: str = "", new_in: str = "") -> None:
         if old_in:

@@ -26,6 +26,7 @@ from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettin
 
 __all__ = [
     "ENV_PREFIX",
+    "REMOVED",
     "RENAMED",
     "Loaded",
     "Settings",
@@ -43,6 +44,11 @@ RENAMED: dict[str, str] = {
     "monitor.watch.drift.cells": "monitor.watch.drift.bins",
 }
 """Old key -> new key. Old keys work for one version, in files, variables and ``--set``; rows older than that are removed."""
+
+REMOVED: dict[str, str] = {
+    "worker.session_timeout_s": "the worker reads all partitions itself and is no member of a consumer group",
+}
+"""Key without an effect -> why. It is accepted for one version, in files, variables and ``--set``."""
 
 
 class Settings(BaseSettings):
@@ -128,7 +134,7 @@ def load_settings(
         An unknown key or a bad value; the message names the key and its source. Also a key of :data:`RENAMED` together with its new name.
     """
     environ = os.environ if environ is None else environ
-    renamed = RenamedKeys(RENAMED)
+    renamed = RenamedKeys(RENAMED, REMOVED)
     layers: list[tuple[str, dict[str, Any]]] = []
     file = _config_file(path, environ)
     if file is not None:
@@ -146,7 +152,7 @@ def load_settings(
 def change(loaded: Loaded, overrides: Sequence[str], where: str) -> Loaded:
     """The configuration with further ``key=value`` overrides; ``where`` is their source in errors and origins."""
     merged, origin = loaded.settings.model_dump(), dict(loaded.origin)
-    layer = RenamedKeys(RENAMED).in_layer(_read_overrides(overrides, where), where)
+    layer = RenamedKeys(RENAMED, REMOVED).in_layer(_read_overrides(overrides, where), where)
     _merge(merged, layer, origin, where)
     return _loaded(merged, origin)
 

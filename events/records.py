@@ -55,12 +55,15 @@ class Fetched:
         First offset of the chunk; not after that of the first record (a compacted log may have a gap there).
     records
         In offset order; JSON and packed Arrow messages may be mixed.
+    end
+        End of the chunk, if offsets without a record follow the last one; None: the offset after it.
     """
 
     topic: str
     partition: int
     first: int
     records: Sequence[KafkaRecord]
+    end: int | None = None
 
 
 def decode_records(
@@ -119,7 +122,8 @@ def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, l
             row = r.row if r.row >= 0 else None
             rejects.append(RecordReject(records[r.index - start], r.reason, r.detail, row))
             at += 1
-        chunk = Chunk(fetched.topic, fetched.partition, fetched.first, records[-1].offset + 1, offsets, rows)
+        chunk_end = records[-1].offset + 1 if fetched.end is None else fetched.end
+        chunk = Chunk(fetched.topic, fetched.partition, fetched.first, chunk_end, offsets, rows)
         out.append((chunk, rejects))
         start = end
     return out

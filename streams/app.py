@@ -6,33 +6,32 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import faust
+import numpy as np
 from aiokafka.errors import KafkaError
+from faust.app.base import BootStrategy
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import codec_error, probe_brokers
 from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.events.tokens import for_aiokafka
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
-from ecdctr.streams.consumer import LogConsumer, PositionKeeper, RecordList
 from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
 from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.intake import LogConsumer, PositionKeeper, RecordList
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
 __all__ = ["Intake", "StreamApp", "run_app"]
 
 log = logging.getLogger("ecdctr.streams")
 
-_LEAVE_S = 4.0
-"""Time to leave the group. A clean end takes ten seconds at most, with or without a broker."""
-_METADATA_MAX_AGE_MS = 10_000
-"""New partitions, and topics that may be seen again, are noticed within this time; aiokafka's own five minutes are too long."""
+_STOP_S = 4.0
+"""Time to close the connections. A clean end takes ten seconds at most, with or without a broker."""
 
 
 class Intake(PositionKeeper, Protocol):
@@ -43,11 +42,23 @@ class Intake(PositionKeeper, Protocol):
         ...
 
 
+class _ConsumerOnly(BootStrategy):  # type: ignore[misc]
+    """Starts no producer: nothing is sent by Faust, and it would be one more client that can hang."""
+
+    enable_kafka_producer = False
+
+
 class _App(faust.App):  # type: ignore[misc]
-    """Faust's app without its data folder, which is not used here."""
+    """Faust's app without its data folder and its producer, which are not used here; attributes: see :class:`LogConsumer`."""
+
+    BootStrategy = _ConsumerOnly
+    mundane_level = "debug"
 
     keeper: PositionKeeper
     own_topics: frozenset[str]
+    client_options: dict[str, Any]
+    pass_over: Callable[[RecordList], Coroutine[Any, Any, None]]
+    fail: Callable[[BaseException], None]
 
     def _create_directories(self) -> None:
         pass
@@ -59,15 +70,15 @@ class StreamApp:
     Each list of records is processed as follows:
 
     1. Records before the intake's position have already been accepted: they are skipped (``redelivered``).
-    2. If the list was fetched from an offset after the position, a list in between was lost in a rebalance: seek back (``jumps``).
-       A gap after the fetched offset is part of the log (compaction, transaction markers) and is valid, unless the log begins
-       after the position.
+    2. If the list was fetched from an offset after the position, a list in between was lost on the way: seek back (``jumps``).
+       A gap after the fetched offset is part of the log (compaction, transaction markers, aborted transactions) and is valid,
+       unless the log begins after the position.
     3. Decode all lists of a topic that arrived together in one call. Send rejected records to the dead-letter topic and wait for
        the acknowledgement.
     4. Only then deliver the valid rows, which moves the position.
 
-    A partition that a rebalance revokes is no longer read; if it is assigned again, reading continues at the intake's position.
-    Offsets that the group has committed are never used.
+    Every partition of the topics is read, from the intake's position; no consumer group is joined, and committed offsets are never
+    used. Partitions that are added to a topic are read within ten seconds.
 
     Parameters
     ----------
@@ -111,6 +122,7 @@ class StreamApp:
         self.connection = connection
         self.records = self.rows = self.redelivered = self.jumps = 0
         self.failed: asyncio.Future[None] | None = None
+        self._given_up = asyncio.Event()
         self._progress = time.monotonic()
         self.faust = self._build(connection)
 
@@ -119,13 +131,8 @@ class StreamApp:
         app = _App(
             worker.group,
             broker=[f"kafka://{address}" for address in connection.addresses],
-            broker_credentials=_credentials(connection),
-            broker_session_timeout=worker.session_timeout_s,
-            broker_heartbeat_interval=min(3.0, worker.session_timeout_s / 4),
             broker_max_poll_records=worker.poll_records,
             consumer_max_fetch_size=worker.fetch_bytes,
-            consumer_auto_offset_reset="earliest",
-            consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS,
             store="memory://",
             datadir=Path.cwd(),  # nothing is written there, see _App
             autodiscover=False,
@@ -134,10 +141,12 @@ class StreamApp:
             web_enabled=False,
             stream_wait_empty=False,
             stream_recovery_delay=0,
-            table_standby_replicas=0,  # without tables the assignor is a standard one, which any client can join
+            table_standby_replicas=0,
         )
         app.keeper = self.intake
         app.own_topics = frozenset(self.topics.domains)
+        app.client_options = connection.aiokafka()  # certificates and passwords are read anew for each app
+        app.pass_over, app.fail = self._pass_over, self._fail
         app.transport.Consumer = LogConsumer
         for name, domain in self.topics.domains.items():
             topic = app.topic(name, value_serializer="raw")
@@ -158,9 +167,14 @@ class StreamApp:
         consumer: LogConsumer = self.faust.consumer
         return consumer
 
-    async def publish(self, positions: Mapping[tuple[str, int], int]) -> bool:
-        """Commit the positions of the last checkpoint to the group, only so that monitoring tools can show the lag."""
-        return bool(await self.consumer.publish(positions))
+    def holds(self, topic: str, partition: int) -> bool:
+        """Whether records of the partition were read and not delivered yet, for example while dead letters are not acknowledged."""
+        consumer: LogConsumer | None = self.faust._consumer
+        return consumer is not None and consumer.holds(topic, partition)
+
+    def give_up(self) -> None:
+        """End :func:`run_app`, so that the caller can run another app with new connections."""
+        self._given_up.set()
 
     def idle_s(self) -> float:
         """Wall seconds since a record was last read."""
@@ -174,12 +188,27 @@ class StreamApp:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            if self.failed is not None and not self.failed.done():
-                self.failed.set_exception(error)
+            self._fail(error)
             raise
         finally:
             for records in together:
                 self.consumer.done(records)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failed is not None and not self.failed.done():
+            self.failed.set_exception(error)
+
+    async def _pass_over(self, records: RecordList) -> None:
+        """Move the position over offsets without a record: transaction markers and aborted transactions."""
+        topic, partition = records.tp
+        position = self.intake.position(topic, partition)
+        if position is None or records.end <= position:
+            return
+        if records.fetched_from > position:
+            await self._seek_back(records, position)
+            return
+        none = np.empty(0, np.int64)
+        await self.intake.put(Chunk(topic, partition, position, records.end, none, self.decoder.empty()))
 
     async def _take(self, together: Sequence[RecordList], domain: int) -> None:
         found = [await self._fresh(records) for records in together]
@@ -207,9 +236,7 @@ class StreamApp:
             return None
         self._progress = time.monotonic()
         if records.fetched_from > position:  # 2
-            self.jumps += 1
-            log.info("%s[%d]: seeking back from %d to %d", topic, partition, records.fetched_from, position)
-            await self.consumer.seek_back({records.tp: position})
+            await self._seek_back(records, position)
             return None
         found = records.records
         if found[-1].offset < records.fetched_from:
@@ -221,10 +248,17 @@ class StreamApp:
         self.redelivered += start
         fresh = found[start:]
         if not fresh:
+            await self._pass_over(records)
             return None
         if fresh[0].offset > position:
             await self._check_gap(records.tp, position)
-        return Fetched(topic, partition, position, fresh)
+        return Fetched(topic, partition, position, fresh, max(records.end, fresh[-1].offset + 1))
+
+    async def _seek_back(self, records: RecordList, position: int) -> None:
+        topic, partition = records.tp
+        self.jumps += 1
+        log.info("%s[%d]: seeking back from %d to %d", topic, partition, records.fetched_from, position)
+        await self.consumer.seek_back({records.tp: position})
 
     async def _check_gap(self, tp: Any, position: int) -> None:
         """Raise an error if the log no longer contains the position, because records were then deleted before they were read."""
@@ -237,7 +271,7 @@ class StreamApp:
 
 
 async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
-    """Run the app in this loop until ``stop`` is set; then leave the group and return.
+    """Run the app in this loop until ``stop`` is set or the app is given up; then close its connections and return.
 
     No signal handlers are installed; this is left to the caller.
 
@@ -255,6 +289,7 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
     starting = asyncio.ensure_future(service.start())
     ends = [
         asyncio.ensure_future(stop.wait()),
+        asyncio.ensure_future(app._given_up.wait()),
         asyncio.ensure_future(service._crashed.wait()),
         app.failed,
     ]
@@ -265,7 +300,7 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if app.failed.done():
             app.failed.result()
-        if not stop.is_set():
+        if not stop.is_set() and not app._given_up.is_set():
             raise service.crash_reason or StreamError("the stream app ended by itself")
     except EcdctrError:
         raise
@@ -282,23 +317,8 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
         starting.cancel()
         await asyncio.gather(starting, *ends, return_exceptions=True)
         try:
-            await asyncio.wait_for(service.stop(), _LEAVE_S)
-        except TimeoutError:  # the group removes this member after the session timeout
-            log.warning("the group was not left within %.0f s: no broker answers", _LEAVE_S)
-
-
-def _credentials(connection: KafkaSettings) -> Any:
-    if connection.uses_tokens:
-        return faust.OAuthCredentials(
-            oauth_cb=for_aiokafka(connection.token_source()), ssl_context=connection.tls_context()
-        )
-    if connection.uses_sasl:
-        return faust.SASLCredentials(
-            username=connection.username,
-            password=connection.secret(),
-            mechanism=connection.mechanism,
-            ssl_context=connection.tls_context(),
-        )
-    if connection.uses_tls:
-        return faust.SSLCredentials(connection.tls_context())
-    return None
+            await asyncio.wait_for(service.stop(), _STOP_S)
+        except (
+            TimeoutError
+        ):  # its thread ends with the process, or when the request that it waits for is given up
+            log.debug("the consumer did not end within %.0f s: a broker does not answer", _STOP_S)

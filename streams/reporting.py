@@ -27,7 +27,6 @@ from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.steps import ObservedStep
 from ecdctr.state.snapshots import EmbeddingStore
 from ecdctr.streams.alerts import TopicChannel
-from ecdctr.streams.aligned_intake import AlignedIntake
 from ecdctr.streams.broker_watch import BrokerWatch
 from ecdctr.streams.health import (
     Counts,
@@ -38,6 +37,7 @@ from ecdctr.streams.health import (
     ReleaseWatch,
     log_changes,
 )
+from ecdctr.streams.intake import AlignedIntake
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 

@@ -126,12 +126,11 @@ def check_topics_differ(topics: Mapping[str, str]) -> None:
 class WorkerSettings(Section):
     """The stream worker."""
 
-    group: str = Field(default="ecdctr", min_length=1, description="Consumer group, and id of the Faust app.")
-    session_timeout_s: float = Field(
-        default=30.0,
-        gt=0,
-        le=90,
-        description="A worker that sends no heartbeat for this long loses its partitions; by default, brokers reject values below 6.",
+    group: str = Field(
+        default="ecdctr",
+        min_length=1,
+        description="Consumer group to which the positions of each checkpoint are committed, so that monitoring tools can show the "
+        "lag. The worker is no member of it and never reads what was committed.",
     )
     connect_timeout_s: float = Field(
         default=60.0, ge=0, description="How long to wait at start for a broker that does not answer."

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +22,11 @@ from ecdctr.replay.play import redo
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Positions
-from ecdctr.streams.aligned_intake import AlignedIntake
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker_watch import BrokerWatch
 from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.intake import AlignedIntake, OffsetPublisher, StallWatch
 from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.retention import settle_positions
@@ -41,6 +41,9 @@ __all__ = ["Worker"]
 log = logging.getLogger("ecdctr.worker")
 Key = tuple[str, int]
 T = TypeVar("T")
+
+_PUBLISH_S = 3.0
+"""Time to commit the last offsets at the end; a broker that does not answer must not delay it for longer."""
 
 
 class Worker:
@@ -95,6 +98,7 @@ class Worker:
         self._failure: BaseException | None = None
         self._state_is_whole = False
         self._checkpoint_positions = Positions()
+        self._publisher = OffsetPublisher(kafka, worker.group)
 
     def run(self, *, standby: bool = False, reset_offsets: str | None = None) -> int:
         """Train until a signal asks to stop; return the exit code.
@@ -103,7 +107,7 @@ class Worker:
         2. Recover: load the newest undamaged checkpoint, then redo the later steps of the journal with the same rows.
         3. Check that the log still holds the rows that come next.
         4. Train: the agents pass rows to the aligner, the aligner passes steps to the trainer's thread.
-        5. When asked to stop: leave the group, end the current step, write a checkpoint.
+        5. When asked to stop: close the consumer, end the current step, write a checkpoint, commit its offsets for monitoring tools.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -113,7 +117,7 @@ class Worker:
         try:
             self._reporter.serve()
             engine = self._engine = self._make_engine(
-                on_checkpoint=self._publish, on_skipped=self._rollback_letters.add
+                on_checkpoint=self._publisher.put, on_skipped=self._rollback_letters.add
             )
             try:
                 with contextlib.suppress(StopRequestedError):
@@ -125,6 +129,7 @@ class Worker:
                 engine.close(checkpoint=isinstance(error, OffsetsLostError) and self._state_is_whole)
                 raise
             engine.close()
+            self._publisher.close(_PUBLISH_S)
             log.info("stopped at step %d; %s", engine.step, rows_by_kind(engine))
         finally:
             self._reporter.close()
@@ -169,11 +174,12 @@ class Worker:
         """Load the checkpoint, redo the journal, and return the next offset and the end of every partition."""
         self._reporter.health.enter("recovering")
         self._connect(lambda: ensure_topics(self._kafka, self._topics))
-        kafka, beginning, ends = self._connect(self._open_log)
-        with kafka:
+        with self._connect(lambda: self._make_log(self._decoder)) as kafka:
+            keys = kafka.partitions()
+            beginning, ends = kafka.beginning(keys), kafka.end(keys)
             entries = engine.recover()
             self._checkpoint_positions = Positions(engine.positions)
-            tail = list(settle_positions(engine, entries, beginning, ends, reset_offsets))
+            tail = list(settle_positions(engine, entries, beginning, kafka.written(keys), reset_offsets))
             if tail:
                 log.info("journal: %d steps to redo", len(tail))
             began = time.monotonic()
@@ -185,20 +191,10 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-        positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
-        behind = sum(end - positions[key] for key, end in ends.items())
+        positions = Positions({key: engine.positions.get(key, beginning[key]) for key in keys})
+        behind = sum(max(0, ends[key] - positions[key]) for key in keys)
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
-
-    def _open_log(self) -> tuple[KafkaLog, dict[Key, int], dict[Key, int]]:
-        """Connect, and ask for the first offset and the end of every partition."""
-        kafka = self._make_log(self._decoder)
-        try:
-            keys = kafka.partitions()
-            return kafka, kafka.beginning(keys), kafka.end(keys)
-        except BaseException:
-            kafka.close()
-            raise
 
     def _redone(self, _rows: int, _clock: int) -> None:
         self._reporter.health.step()
@@ -253,13 +249,7 @@ class Worker:
         intake.attach(trainer)
         if self._worker.decoders:
             self._pool = DecodePool(self._decoder, self._worker.decoders)
-        self._letters = DeadLetters(
-            self._kafka,
-            self._topics,
-            on_waiting=partial(self._reporter.condition, Reason.DEAD_LETTERS_WAIT),
-            connect_timeout_s=self._worker.connect_timeout_s,
-            stop_requested=lambda: self._stop_requested,
-        )
+        self._letters = DeadLetters(self._kafka, self._topics)
         await self._letters.start(self._checkpoint_positions)
         await self._rollback_letters.start(self._letters)
         watch = BrokerWatch(
@@ -275,6 +265,7 @@ class Worker:
         tasks = [
             asyncio.ensure_future(intake.pump()),
             asyncio.ensure_future(self._update_gauges(engine, intake)),
+            asyncio.ensure_future(self._follow_ends(watch, intake)),
             asyncio.ensure_future(log_progress(engine, lambda: self._reporter.lag, self._dead_letters)),
         ]
         for task in tasks:
@@ -315,6 +306,30 @@ class Worker:
             finally:
                 self._app = None
 
+    async def _follow_ends(self, watch: BrokerWatch, intake: AlignedIntake) -> None:
+        """Pass the ends that the brokers report to the intake, and give up a consumer that stands still; never returns."""
+        stalls, known = StallWatch(), None
+
+        def could_read(topic: str, partition: int) -> bool:
+            return (
+                self._app is not None
+                and intake.wants(topic, partition)
+                and not self._app.holds(topic, partition)
+            )
+
+        while True:
+            await asyncio.sleep(1.0)
+            state = watch.state
+            if state.ends is not known:
+                known = state.ends
+                intake.set_ends(known)
+            reason = stalls.check(
+                time.monotonic(), state.ends, state.reported_at, intake.aligner.position, could_read
+            )
+            if reason is not None and self._app is not None:
+                log.warning("%s: it is built again, with new connections", reason)
+                self._app.give_up()
+
     def _trainer_failed(self, error: BaseException) -> None:
         """Called in the trainer's thread."""
         self._state_is_whole = False
@@ -348,16 +363,3 @@ class Worker:
             self._reporter.tick(engine, intake, {} if self._letters is None else self._letters.counts)
             # In a thread: a snapshot of the monitor may take a moment.
             await asyncio.to_thread(self._reporter.deliver)
-
-    def _publish(self, positions: Positions) -> None:
-        """Called in the saving thread: commit the durable positions, only so that monitoring tools can show the lag."""
-        loop, app = self._loop, self._app
-        if loop is not None and app is not None and not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_debug_failure(app.publish(positions)), loop)
-
-
-async def _debug_failure(call: Coroutine[Any, Any, bool]) -> None:
-    try:
-        await call
-    except Exception as error:  # only the lag that monitoring tools show depends on it
-        log.debug("offsets were not committed to the group: %r", error)

@@ -62,7 +62,6 @@ OVERRIDES = (
     "state.checkpoint_every_s=1000",
     "state.checkpoint_every_steps=16",
     "state.keep_checkpoints=2",
-    "worker.session_timeout_s=2",
     "worker.max_idle_s=0.5",
     "worker.max_wait_s=0.5",
     "monitor.port=0",

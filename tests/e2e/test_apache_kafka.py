@@ -13,13 +13,11 @@ from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import partition_counts
 from tests.support.apache_kafka import ApacheKafka, Listener, missing
 from tests.support.certificates import Authority
+from tests.support.committed import committed
 from tests.support.sites import Site, frame
-from tests.support.waiting import PATIENCE_S, wait_for
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
-
-SESSION = "worker.session_timeout_s=6"
-"""The least that Apache Kafka accepts by default."""
 
 
 def check_books(site: Site, rows: int, sent_messages: int) -> None:
@@ -36,7 +34,7 @@ def check_books(site: Site, rows: int, sent_messages: int) -> None:
 
 @pytest.mark.parametrize("packed", [0, 50], ids=["json", "arrow"])
 def test_rows_are_learned_once_through_kill_9(packed, apache_broker, tmp_path):
-    site = Site(tmp_path / "site", apache_broker.address, SESSION)
+    site = Site(tmp_path / "site", apache_broker.address)
     topics = site.settings.topics
     try:
         dead_letters = {topics.dead_letter(topic): 1 for topic in topics.domains}
@@ -59,32 +57,13 @@ def test_rows_are_learned_once_through_kill_9(packed, apache_broker, tmp_path):
         site.end()
 
 
-def test_partitions_that_are_added_are_read_within_seconds(apache_broker, tmp_path):
-    site = Site(tmp_path / "site", apache_broker.address, SESSION)
-    try:
-        site.produce(1_000)
-        worker = site.start()
-        site.train(1_000, worker)
-        with apache_broker.admin() as admin:
-            admin.create_partitions(dict.fromkeys(site.settings.topics.domains, 4))
-        wait_for(lambda: len(site.ends()) == 8, "see the new partitions")
-        site.produce(2_000, first=1_000)  # the producer asks for the number of partitions
-        site.train(3_000, worker)
-        assert site.terminate(worker)[0] == 0
-        ends = site.ends()
-        assert len(ends) == 8 and all(ends.values())
-        check_books(site, 3_000, 3_000)
-    finally:
-        site.end()
-
-
 def test_rows_are_learned_once_while_a_leader_is_killed(tmp_path):
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
     with ApacheKafka(tmp_path / "kafka", nodes=3) as kafka:
         brokers = f'kafka.brokers="{kafka.address}"'
-        site = Site(tmp_path / "site", kafka.addresses(), SESSION, "topics.replication=3", brokers)
+        site = Site(tmp_path / "site", kafka.addresses(), "topics.replication=3", brokers)
         try:
             site.produce(2_000)
             worker = site.start()
@@ -126,7 +105,7 @@ class SecuredSite(Site):
         folder.mkdir()
         self.password_file.write_text(self.PASSWORD, encoding="utf-8")
         super().__init__(
-            folder, kafka.addresses("SECURE"), SESSION, "kafka.security=sasl_ssl", f"kafka.username={self.USER}",
+            folder, kafka.addresses("SECURE"), "kafka.security=sasl_ssl", f"kafka.username={self.USER}",
             f'kafka.password_file="{self.password_file}"', f'kafka.ca_file="{authority.cert}"',
             'monitor.alerts_topic=""',
         )  # fmt: skip
@@ -175,6 +154,29 @@ def test_the_least_rights_are_enough_and_one_that_is_withdrawn_is_named(secured,
         site.train(2_000, worker)
         assert site.terminate(worker)[0] == 0
         check_books(site, 2_000, 2_000)
+    finally:
+        site.end()
+
+
+def test_case_a3_a_missing_right_on_the_group_is_named_and_takes_nothing_from_training(secured, tmp_path):
+    site = SecuredSite(tmp_path / "site", *secured)
+    group = site.settings.worker.group
+    try:
+        site.kafka.withdraw(site.USER, "READ", "GROUP", group)
+        site.produce(2_000)
+        worker = site.start()
+        site.train(2_000, worker)
+        site.wait(
+            site.says(f'the right Read on group "{group}" is missing'), "name the missing right", worker
+        )
+        site.kafka.allow(site.USER, "READ", "GROUP", group)
+        site.produce(2_000, first=2_000)
+        site.train(4_000, worker)
+        site.wait(site.says(f'offsets are committed to group "{group}" again'), "commit", worker)
+        assert site.terminate(worker)[0] == 0
+        assert site.log().count("the right Read on group") == 1
+        assert committed(site, site.kafka.connection()) == site.at_checkpoint()
+        check_books(site, 4_000, 4_000)
     finally:
         site.end()
 

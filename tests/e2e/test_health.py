@@ -153,7 +153,7 @@ class HealthSite(Site):
         self.port = free_port()
         addresses = kafka.addresses(listener)
         super().__init__(
-            folder, addresses, "worker.session_timeout_s=6", f'kafka.brokers="{addresses}"', f"monitor.port={self.port}",
+            folder, addresses, f'kafka.brokers="{addresses}"', f"monitor.port={self.port}",
             'monitor.alerts_topic=""', *overrides,
         )  # fmt: skip
 

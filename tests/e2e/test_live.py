@@ -73,7 +73,7 @@ def run(broker, tmp_path_factory: pytest.TempPathFactory):
         [
             f'kafka.brokers=["{broker.address}"]', f'state.folder="{folder / "state"}"', "topics.partitions=2",
             f"topics.natural={name}-natural", f"topics.ad={name}-ad", f"worker.group={name}",
-            f"worker.session_timeout_s={broker.session_timeout_s}", "worker.max_idle_s=3", "worker.max_wait_s=8",
+            "worker.max_idle_s=3", "worker.max_wait_s=8",
             "monitor.port=0", "model.dim=8", "model.hidden=[16]", "model.threads=1", "model.natural_batch=128",
             "model.ad_batch=32", 'events.oracle_field="oracle"', 'schedule.release_every="1d"', "events.max_string=1000",
         ],

@@ -94,7 +94,7 @@ class LockedSite(Site):
     def __init__(self, folder: Path, locked: Locked, connection: list[str], *overrides: str) -> None:
         self.kafka = locked.kafka
         super().__init__(
-            folder, "replaced:1", *connection, "worker.session_timeout_s=6", f"monitor.alerts_topic={folder.parent.name}-alerts",
+            folder, "replaced:1", *connection, f"monitor.alerts_topic={folder.parent.name}-alerts",
             "monitor.port=0", *overrides,
         )  # fmt: skip
 

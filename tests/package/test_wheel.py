@@ -50,7 +50,6 @@ partitions = 1
 
 [worker]
 decoders = 1
-session_timeout_s = 2
 max_idle_s = 0.5
 max_wait_s = 0.5
 

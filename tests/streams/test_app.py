@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 from ecdctr.streams.app import StreamApp
-from ecdctr.streams.consumer import RecordList
 from ecdctr.streams.dead_letters import DeadLetters, MemoryDeadLetters
 from ecdctr.streams.embedded import EmbeddedBroker
+from ecdctr.streams.intake import OffsetPublisher, RecordList
 from tests.support.intakes import MemoryIntake, Streams, event, frame, running
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.broker
 
@@ -84,63 +84,47 @@ def test_reading_goes_on_from_the_intakes_positions_whatever_the_group_committed
     streams.send(topic, [event(i) for i in range(600)])
     first = MemoryIntake({(topic, 0): 100, (topic, 1): 0})
 
-    async def run(intake, publish):
-        async with running(app := streams.app(intake)) as until:
+    async def run(intake):
+        async with running(streams.app(intake)) as until:
             await until(lambda: all(intake.positions[(topic, p)] == 300 for p in range(2)))
-            if publish:
-                assert await app.publish(intake.positions)
 
-    asyncio.run(run(first, publish=True))
+    asyncio.run(run(first))
+    publisher = OffsetPublisher(streams.connection, streams.worker.group)
+    publisher.put(first.positions)
+    assert publisher.close(PATIENCE_S)
     assert first.offsets(topic) == {0: list(range(100, 300)), 1: list(range(300))}
     # The group has committed 300 and 300; a checkpoint from before still gets everything after it.
     second = MemoryIntake({(topic, 0): 250, (topic, 1): 299})
-    asyncio.run(run(second, publish=False))
+    asyncio.run(run(second))
     assert second.offsets(topic) == {0: list(range(250, 300)), 1: [299]}
 
 
-def test_a_foreign_member_joins_and_leaves_without_gap_or_double(streams):
-    # Long: a member that is thrown out of the group would move partitions while the test looks at them.
-    streams.worker = streams.worker.model_copy(update={"session_timeout_s": 10.0})
+def test_members_of_the_group_take_nothing_from_the_worker(streams):
     topics = list(streams.topics.domains)
     intake = MemoryIntake()
-    sent = 0
-
-    def send(n):
-        nonlocal sent
-        for topic in topics:
-            streams.send(topic, [event(i) for i in range(sent, sent + n)])
-        sent += n
+    for topic in topics:
+        streams.send(topic, [event(i) for i in range(400)])
 
     async def main():
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, send, 400)
-        async with running(streams.app(intake)) as until:
-            await until(lambda: sum(intake.positions.values()) == 2 * sent)
-            foreign = AIOKafkaConsumer(
-                *topics,
-                **streams.connection.aiokafka(),
-                group_id=streams.worker.group,
-                partition_assignment_strategy=[RoundRobinPartitionAssignor],
-                session_timeout_ms=10_000,  # it leaves by itself; nobody waits for the end of its session
-                heartbeat_interval_ms=200,
-                enable_auto_commit=False,
-            )
-            await foreign.start()
-            try:
-                await until(lambda: 0 < len(foreign.assignment()) < 4)
-                theirs = {(tp.topic, tp.partition) for tp in foreign.assignment()}
-                await loop.run_in_executor(None, send, 400)
-                ours = [key for key in intake.positions if key not in theirs]
-                await until(lambda: all(intake.positions[key] == sent // 2 for key in ours))
-                assert all(intake.positions[key] == 200 for key in theirs)
-            finally:
-                await foreign.stop()
-            await loop.run_in_executor(None, send, 400)
-            await until(lambda: sum(intake.positions.values()) == 2 * sent)
+        foreign = AIOKafkaConsumer(
+            *topics,
+            **streams.connection.aiokafka(),
+            group_id=streams.worker.group,
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=200,
+            enable_auto_commit=False,
+        )
+        await foreign.start()
+        try:
+            async with running(streams.app(intake)) as until:
+                await until(lambda: len(foreign.assignment()) == 4)
+                await until(lambda: sum(intake.positions.values()) == 800)
+        finally:
+            await foreign.stop()
 
     asyncio.run(main())
     for topic in topics:
-        assert intake.offsets(topic) == {0: list(range(sent // 2)), 1: list(range(sent // 2))}
+        assert intake.offsets(topic) == {0: list(range(200)), 1: list(range(200))}
 
 
 def test_a_full_partition_is_not_fetched_until_there_is_room(streams):
@@ -273,7 +257,6 @@ def test_an_agents_failure_ends_the_app_with_its_own_error(streams):
 
 def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing(own_broker):
     streams = Streams(own_broker)
-    streams.worker = streams.worker.model_copy(update={"session_timeout_s": own_broker.session_timeout_s})
     topic = streams.topics.natural
     streams.send(topic, [event(i) for i in range(1000)])
     intake = MemoryIntake()
@@ -284,8 +267,7 @@ def test_a_broker_that_is_stopped_for_a_while_loses_and_doubles_nothing(own_brok
             await until(lambda: intake.rows > 0)
             own_broker.suspend()
             try:
-                # The fault is a pause beyond the session timeout.
-                await asyncio.sleep(1.5 * streams.worker.session_timeout_s)
+                await asyncio.sleep(1.5)  # the fault is a pause in the midst of reading
             finally:
                 own_broker.resume()
             await loop.run_in_executor(None, lambda: streams.send(topic, [event(i) for i in range(1000)]))
@@ -318,7 +300,7 @@ class StandIn:
         return {tp: self.beginning}
 
 
-def take(streams, *, position, asked, offsets, beginning=0):
+def take(streams, *, position, asked, offsets, beginning=0, end=None):
     tp = SimpleNamespace(topic=streams.topics.natural, partition=0)
 
     class Tp(tuple):
@@ -330,7 +312,8 @@ def take(streams, *, position, asked, offsets, beginning=0):
     app.faust.consumer = StandIn(beginning)
     records = [SimpleNamespace(offset=o, value=event(o), key=None, headers=()) for o in offsets]
 
-    asyncio.run(app._take([RecordList(key, asked, records)], 0))
+    found = RecordList(key, asked, records, (offsets[-1] + 1 if offsets else asked) if end is None else end)
+    asyncio.run(app._take([found], 0) if offsets else app._pass_over(found))
     return intake
 
 
@@ -339,6 +322,22 @@ def test_a_gap_in_the_log_is_valid(streams):
     assert intake.offsets(streams.topics.natural) == {0: [13, 14, 20]}
     (chunk,) = intake.chunks[(streams.topics.natural, 0)]
     assert (chunk.first, chunk.end) == (10, 21)  # the gap is counted
+
+
+def test_offsets_after_the_last_record_belong_to_its_chunk(streams):
+    intake = take(streams, position=10, asked=10, offsets=[10, 11], end=13)  # a transaction marker at 12
+    (chunk,) = intake.chunks[(streams.topics.natural, 0)]
+    assert (chunk.first, chunk.end, chunk.offset.tolist()) == (10, 13, [10, 11])
+
+
+@pytest.mark.parametrize(
+    ("position", "asked", "end", "moved"),
+    [(10, 10, 13, (10, 13)), (12, 10, 13, (12, 13)), (13, 10, 13, None), (20, 10, 13, None)],
+)
+def test_offsets_without_records_move_the_position_forward_only(streams, position, asked, end, moved):
+    intake = take(streams, position=position, asked=asked, offsets=[], end=end)
+    chunks = intake.chunks[(streams.topics.natural, 0)]
+    assert [(c.first, c.end, len(c.batch)) for c in chunks] == ([] if moved is None else [(*moved, 0)])
 
 
 def test_records_deleted_unread_are_an_error(streams):

@@ -100,8 +100,6 @@ def test_case_a20_the_longest_names_are_accepted():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("worker.session_timeout_s", 7200),
-        ("worker.session_timeout_s", 0),
         ("worker.fetch_bytes", 2**31),
         ("worker.poll_records", 0),
         ("worker.poll_records", 10**9),

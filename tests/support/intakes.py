@@ -75,14 +75,9 @@ class Streams:
 
     def __init__(self, broker: Broker | OwnBroker | str, partitions: int = 2, create: bool = True) -> None:
         name = unique_name("t")
-        address, session_timeout_s = (
-            (broker, 4.0) if isinstance(broker, str) else (broker.address, 2 + broker.session_timeout_s)
-        )
-        self.connection = KafkaSettings(brokers=address)
+        self.connection = KafkaSettings(brokers=broker if isinstance(broker, str) else broker.address)
         self.topics = TopicSettings(natural=f"{name}-natural", ad=f"{name}-ad", partitions=partitions)
-        self.worker = WorkerSettings(
-            group=f"{name}-group", session_timeout_s=session_timeout_s, poll_records=200
-        )
+        self.worker = WorkerSettings(group=f"{name}-group", poll_records=200)
         self.decoder = EventDecoder(SPECS, max_string=40)
         self.partitions = partitions
         if create:

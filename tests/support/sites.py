@@ -27,6 +27,7 @@ from ecdctr.models.training import audit
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.journals import Journal, JournalEntry
+from ecdctr.state.positions import Positions
 from ecdctr.state.snapshots import write_snapshot
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
@@ -84,9 +85,7 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = copy_of.name if copy_of else unique_name("s")
         self.broker = broker
-        address, session_timeout_s = (
-            (broker, 2.0) if isinstance(broker, str) else (broker.address, broker.session_timeout_s)
-        )
+        address = broker if isinstance(broker, str) else broker.address
         self.log_path = folder / "worker.log"
         self.processes: list[subprocess.Popen[bytes]] = []
         base = load_settings(
@@ -100,7 +99,6 @@ class Site:
                 "state.checkpoint_every_s=1000",
                 "state.checkpoint_every_steps=20",
                 f"worker.group={self.name}",
-                f"worker.session_timeout_s={session_timeout_s}",
                 "worker.max_idle_s=0.5",
                 "worker.max_wait_s=0.5",
                 "monitor.port=0",
@@ -242,6 +240,12 @@ class Site:
     def checkpoints(self) -> list[str]:
         """Names, oldest first."""
         return [info.name for info in CheckpointStore(self.folders.checkpoints).list()]
+
+    def at_checkpoint(self) -> dict[tuple[str, int], int]:
+        """Positions of the newest checkpoint."""
+        loaded = CheckpointStore(self.folders.checkpoints).newest()
+        assert loaded is not None
+        return dict(Positions.from_json(loaded.meta["positions"]))
 
     def ends(self) -> dict[tuple[str, int], int]:
         with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:

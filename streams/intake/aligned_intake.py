@@ -24,8 +24,7 @@ _EMIT_EVERY_S = 0.05
 class AlignedIntake:
     """The intake of the worker: aligns rows and moves the steps to the trainer's queue.
 
-    Runs in the event loop. Buffered rows are retained when a rebalance revokes their partition: this worker learns them,
-    whichever other members read the topic. If the partition is assigned again, reading continues at :meth:`position`.
+    Runs in the event loop. If the consumer is built again, reading continues at :meth:`position`: buffered rows are retained.
 
     Parameters
     ----------
@@ -68,9 +67,15 @@ class AlignedIntake:
         self._wake.set()
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """Record the end offset (exclusive) of the partition."""
+        """Record that the partition has records before this offset; an end that is known to be later is kept."""
         if self.aligner.position(topic, partition) is not None:
-            self.aligner.set_end(topic, partition, end)
+            self.aligner.set_end(topic, partition, max(end, self.aligner.end(topic, partition) or 0))
+
+    def set_ends(self, ends: Mapping[tuple[str, int], int]) -> None:
+        """Record the ends that the brokers have just reported, whether or not anything was fetched."""
+        for (topic, partition), end in ends.items():
+            if self.aligner.position(topic, partition) is not None:
+                self.aligner.set_end(topic, partition, end)
 
     # -- for the trainer
 

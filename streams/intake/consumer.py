@@ -2,8 +2,7 @@
 
 It overrides methods of ``faust.transport.drivers.aiokafka.Consumer`` that are not public; therefore ``pyproject.toml`` pins the
 exact version of Faust. Faust schedules asyncio once per message; scheduling once per list of polled records is an order of magnitude
-faster (docs/performance.md). Reading resumes at the positions that the application keeps, not at the committed offsets of the
-consumer group.
+faster (docs/performance.md). Reading resumes at the positions that the application keeps; no consumer group is joined.
 """
 
 from __future__ import annotations
@@ -11,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
+
+from ecdctr.state.errors import OffsetsLostError
+from ecdctr.streams.intake.assigned_thread import AssignedThread
 
 __all__ = ["LogConsumer", "PositionKeeper", "RecordList"]
 
@@ -44,6 +46,9 @@ _WAIT_BUSY_MS = 5
 _WAIT_IDLE_MS = 100
 # A list that was delivered but not started by an agent within this time is considered lost and fetched again.
 _LOST_AFTER_S = 30.0
+# A partition whose offset the broker refused is fetched again after this time. If the log then still ends before the offset,
+# records are gone: a broker that has just become the leader may not know all of them at first.
+_REFUSED_PAUSE_S = 2.0
 
 
 class PositionKeeper(Protocol):
@@ -58,7 +63,7 @@ class PositionKeeper(Protocol):
         ...
 
     def set_end(self, topic: str, partition: int, end: int) -> None:
-        """Record the end offset (exclusive) of the partition."""
+        """Record that the partition has records before this offset (exclusive)."""
         ...
 
 
@@ -69,8 +74,10 @@ class RecordList:
     Attributes
     ----------
     fetched_from
-        The offset of the fetch: offsets between it and the first record are no longer in the log, or never held a message
-        (transaction markers).
+        The offset of the fetch: offsets between it and the first record are no longer in the log, never held a message
+        (transaction markers), or held one of an aborted transaction.
+    end
+        Where the consumer goes on. Offsets between the last record and it are gaps, too.
     delivered_at
         When the list was delivered to the agents, monotonic seconds.
     started
@@ -80,6 +87,7 @@ class RecordList:
     tp: Any
     fetched_from: int
     records: list[Any]
+    end: int
     delivered_at: float = 0.0
     started: bool = False
 
@@ -110,9 +118,15 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     The agents process at most one list per partition at a time. No further records of the partition are taken from the fetcher until
     :meth:`done` is called; the fetcher prefetches in the meantime. Lists of one topic that were taken together are delivered together.
 
-    The app must have an attribute ``keeper`` (:class:`PositionKeeper`) and an attribute ``own_topics``, the names of the topics that
-    are read this way.
+    A list without records (a transaction marker alone, or an aborted transaction) does not go through the agents.
+
+    The app must have the attributes ``keeper`` (:class:`PositionKeeper`); ``own_topics``, the names of the topics; ``client_options``,
+    brokers and security for aiokafka; ``pass_over``, a coroutine function that takes a list without records; and ``fail``, which takes
+    the error that ends the app.
     """
+
+    IDLE_WAIT_MS = _WAIT_IDLE_MS
+    mundane_level = "debug"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -126,23 +140,39 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         # Only the consumer's thread uses these: where the next list of each partition has to begin, and in which assignment.
         self._next_offset: dict[TP, int] = {}
         self._offsets_belong_to: object = None
+        self._refused: dict[
+            TP, float
+        ] = {}  # when the broker last refused to fetch from the partition's position
+        self._short: set[TP] = set()  # of these, the partitions that were found to end before it
 
     def done(self, records: RecordList) -> None:
         """Report that the agents have processed a list; reading of its partition continues."""
         if self._delivered.get(records.tp) is records:
             del self._delivered[records.tp]
 
+    def holds(self, topic: str, partition: int) -> bool:
+        """Whether a list of the partition is on its way through the agents."""
+        return TP(topic, partition) in self._delivered
+
+    def _new_consumer_thread(self) -> AssignedThread:
+        return AssignedThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def positions_of(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Position of each of these partitions that is read here; called by the consumer's thread, runs in the app's loop."""
+        found = {
+            tp: self._keeper.position(tp.topic, tp.partition)
+            for tp in partitions
+            if tp.topic in self._own_topics
+        }
+        return {tp: at for tp, at in found.items() if at is not None}
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every assigned partition of the click topics to its position.
 
-        Faust calls this at start and after each rebalance, while the flow is stopped.
+        Faust calls this at start and after partitions were added, while the flow is stopped.
         """
         self._delivered.clear()
-        positions = {}
-        for tp in self.assignment():
-            at = self._keeper.position(tp.topic, tp.partition) if tp.topic in self._own_topics else None
-            if at is not None:
-                positions[tp] = at
+        positions = await self.positions_of(self.assignment())
         await self.seek_back(positions)
         return positions
 
@@ -173,10 +203,13 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         for tp, found in lists.items():
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
-            topics.setdefault(tp.topic, []).append(found)
+            if found.records:
+                topics.setdefault(tp.topic, []).append(found)
+            elif self.flow_active:
+                await self.app.pass_over(found)
         for together in topics.values():
             # A list may be the last one of its partition, so it may only be dropped if a seek is certain to follow. Lists fetched
-            # before a rebalance remain valid: the app checks their offsets, not the generation of the consumer group.
+            # before partitions were added remain valid: the app checks their offsets.
             if not self.flow_active:
                 return
             now = time.monotonic()
@@ -220,10 +253,14 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             await self.seek_back(lost)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, RecordList]:
+        now = time.monotonic()
         wanted = {
             tp
             for tp in active_partitions or ()
-            if tp.topic in self._own_topics and tp not in self._delivered and self._keeper.wants(*tp)
+            if tp.topic in self._own_topics
+            and tp not in self._delivered
+            and now - self._refused.get(tp, -_REFUSED_PAUSE_S) >= _REFUSED_PAUSE_S
+            and self._keeper.wants(*tp)
         }
         if not wanted:  # the fetcher treats an empty set as "all partitions"
             # All buffers are full: reading is paused until training catches up.
@@ -236,7 +273,37 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             await self.sleep(early)
         found: dict[TP, RecordList] = await self._thread.call_thread(self._fetch_in_thread, wanted, timeout)
         self._took_at, self._took_many = time.monotonic(), _many(found)
+        for tp in [tp for tp, at in self._refused.items() if at >= now]:
+            await self._check_refused(tp)
         return found
+
+    async def _check_refused(self, tp: TP) -> None:
+        """End the app if the log does not hold the position of a partition, from which the broker refused to fetch."""
+        position = self._keeper.position(*tp)
+        if position is None:
+            return
+        begins = (await self.earliest_offsets(tp))[tp]
+        ends = (await self._thread.call_thread(self._thread._ensure_consumer().end_offsets, [tp]))[tp]
+        name = f"{tp.topic}[{tp.partition}]"
+        way_out = "start with --reset-offsets, which reports what that loses"
+        if begins > position:
+            self.app.fail(
+                OffsetsLostError(
+                    f"{name} begins at offset {begins}, training needs {position}: "
+                    f"{begins - position} offsets were deleted unread; {way_out}"
+                )
+            )
+        elif ends >= position:
+            self._short.discard(tp)
+        elif tp in self._short:
+            self.app.fail(
+                OffsetsLostError(
+                    f"{name} ends at offset {ends}, training continues at {position}: the log was truncated or created again; "
+                    f"{way_out}"
+                )
+            )
+        else:
+            self._short.add(tp)
 
     # -- in the consumer's thread
 
@@ -250,13 +317,24 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                 raise ConsumerStoppedError
             with fetcher._subscriptions.fetch_context():
                 # With ``timeout=0`` the call does not wait, so no seek can run in between and the records begin at ``_next_offset``.
-                taken = await fetcher.fetched_records(
-                    wanted, timeout=0, max_records=consumer._max_poll_records
-                )
-                if taken:
+                offered = [tp for tp in wanted if isinstance(fetcher._records.get(tp), FetchResult)]
+                try:
+                    taken = await fetcher.fetched_records(
+                        wanted, timeout=0, max_records=consumer._max_poll_records
+                    )
+                except OffsetOutOfRangeError as error:
+                    self._refused |= {TP(*tp): time.monotonic() for tp in error.args[0]}
+                    return {}
+                self._forget_offsets_of_old_assignment(fetcher)
+                found = {
+                    TP(*tp): self._as_list(fetcher, TP(*tp), taken.get(tp, []))
+                    for tp in offered
+                    if tp not in fetcher._records or tp in taken
+                }
+                lists = {tp: records for tp, records in found.items() if records.end > records.fetched_from}
+                if lists:
                     fetcher._fetch_max_wait_ms = _WAIT_BUSY_MS
-                    self._forget_offsets_of_old_assignment(fetcher)
-                    return {TP(*tp): self._as_list(TP(*tp), records) for tp, records in taken.items()}
+                    return lists
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -269,12 +347,17 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
         return {}
 
-    def _as_list(self, tp: TP, records: list[Any]) -> RecordList:
-        fetched_from = self._next_offset.get(tp, records[0].offset)
-        self._next_offset[tp] = records[-1].offset + 1
-        return RecordList(tp, fetched_from, records)
+    def _as_list(self, fetcher: Any, tp: TP, records: list[Any]) -> RecordList:
+        end = fetcher._subscriptions.subscription.assignment.state_value(tp).position
+        fetched_from = self._next_offset.get(tp, records[0].offset if records else end)
+        self._next_offset[tp] = end
+        return RecordList(tp, fetched_from, records, end)
 
-    async def _seek_in_thread(self, positions: dict[TP, int]) -> None:
+    async def _seek_in_thread(self, positions: Mapping[TP, int]) -> None:
+        self.seek_now(positions)
+
+    def seek_now(self, positions: Mapping[TP, int]) -> None:
+        """Continue reading at these offsets; called in the consumer's thread."""
         consumer = self._thread._ensure_consumer()
         self._forget_offsets_of_old_assignment(consumer._fetcher)
         for tp, offset in positions.items():
@@ -285,10 +368,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             self._next_offset[tp] = offset
 
     def _forget_offsets_of_old_assignment(self, fetcher: Any) -> None:
-        """Clear ``_next_offset`` after a new assignment.
-
-        Reading then starts at the committed offsets of the group, until the next seek.
-        """
+        """Clear ``_next_offset`` after a new assignment; a seek to every position follows it."""
         assignment = fetcher._subscriptions.subscription.assignment
         if assignment is not self._offsets_belong_to:
             self._offsets_belong_to = assignment
@@ -297,38 +377,17 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     # -- in the app's loop
 
     def _report_ends(self) -> None:
+        consumer = self._thread._ensure_consumer()
         for tp in self.assignment():
             if tp.topic not in self._own_topics:
                 continue
             try:
-                end = self.highwater(tp)
+                stable, written = consumer.last_stable_offset(tp), consumer.highwater(tp)
             except (AssertionError, IllegalStateError):
-                continue  # revoked in the meantime, in the consumer's thread
+                continue  # assigned anew in the meantime, in the consumer's thread
+            end = written if stable is None or stable < 0 else stable
             if end is not None:
                 self._keeper.set_end(tp.topic, tp.partition, end)
-
-    async def publish(self, positions: Mapping[tuple[str, int], int]) -> bool:
-        """Commit the positions to the consumer group, only so that monitoring tools can show the lag.
-
-        Errors are logged and ignored.
-        """
-        owned = self.assignment()
-        offsets = {
-            TopicPartition(*key): OffsetAndMetadata(offset, "")
-            for key, offset in positions.items()
-            if TP(*key) in owned
-        }
-        if not offsets:
-            return False
-        try:
-            await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
-        except KafkaError as error:
-            log.warning(
-                "offsets were not committed to the group (%s); this is tried again at the next checkpoint",
-                error,
-            )
-            return False
-        return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Does nothing: Faust's stall detector mistakes paused partitions for stalled ones, and the worker has its own."""

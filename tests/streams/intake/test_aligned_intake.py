@@ -3,7 +3,7 @@ import pytest
 
 from ecdctr.events.align import Aligner, Chunk
 from ecdctr.events.batch import Batch
-from ecdctr.streams.aligned_intake import AlignedIntake
+from ecdctr.streams.intake import AlignedIntake
 from ecdctr.streams.settings import WorkerSettings
 
 POLLED = 5_000

@@ -1,0 +1,15 @@
+"""Reading the click topics into the trainer: the consumer, its partitions, alignment, and the published offsets."""
+
+from ecdctr.streams.intake.aligned_intake import AlignedIntake
+from ecdctr.streams.intake.consumer import LogConsumer, PositionKeeper, RecordList
+from ecdctr.streams.intake.offset_publisher import OffsetPublisher
+from ecdctr.streams.intake.stalls import StallWatch
+
+__all__ = [
+    "AlignedIntake",
+    "LogConsumer",
+    "OffsetPublisher",
+    "PositionKeeper",
+    "RecordList",
+    "StallWatch",
+]

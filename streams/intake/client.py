@@ -1,0 +1,128 @@
+"""``click_consumer``: the aiokafka consumer that reads the click topics, without a group."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+
+__all__ = ["REQUEST_TIMEOUT_S", "click_consumer", "pace_fetches"]
+
+REQUEST_TIMEOUT_S = 10.0
+"""A broker that has accepted a request and has not answered it for this long is given up, and the connection to it closed.
+
+A broker that hangs costs one request and one attempt to connect again, before the brokers name another leader: two to
+three times this. No request waits on purpose for longer than 100 ms (``fetch_max_wait_ms``)."""
+_METADATA_AGE_S = 10.0
+_METADATA_TIMEOUT_S = 4.0
+_METADATA_PAUSE_S = 0.25
+"""Least time between two requests for metadata: without it, a partition without a leader makes aiokafka repeat them without
+a pause."""
+_LEAST_FETCH_S = 0.02
+"""Least duration of a fetch that returns nothing: a broker that is no longer the leader returns an error at once, and aiokafka
+repeats the request until its metadata is new."""
+_FETCH_MAX_BYTES = 16 * 1024 * 1024
+"""Bytes of one response: within :data:`REQUEST_TIMEOUT_S` even through a line of 15 Mbit/s."""
+
+
+def click_consumer(
+    connection: Mapping[str, Any], *, poll_records: int, fetch_bytes: int, fetch_max_wait_ms: int
+) -> AIOKafkaConsumer:
+    """A consumer of committed records, whose partitions and positions are set by the caller.
+
+    Its client never creates a topic by asking for one.
+
+    Parameters
+    ----------
+    connection
+        Brokers and security, as aiokafka's clients take them.
+    poll_records
+        Records taken at a time.
+    fetch_bytes
+        Bytes fetched from a partition at a time.
+    fetch_max_wait_ms
+        How long a broker waits for records before it answers a fetch with none.
+    """
+    common = {
+        **connection,
+        "client_id": "ecdctr",
+        "request_timeout_ms": int(1000 * REQUEST_TIMEOUT_S),
+        "metadata_max_age_ms": int(1000 * _METADATA_AGE_S),
+    }
+    consumer = AIOKafkaConsumer(
+        **common,
+        group_id=None,
+        enable_auto_commit=False,
+        # An offset that is not there is an error: no position changes by itself.
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        max_poll_records=poll_records,
+        max_partition_fetch_bytes=fetch_bytes,
+        fetch_max_bytes=max(fetch_bytes, _FETCH_MAX_BYTES),
+        fetch_max_wait_ms=fetch_max_wait_ms,
+    )
+    consumer._client = _Client(**common)
+    return consumer
+
+
+class _Client(AIOKafkaClient):  # type: ignore[misc]
+    """A client that pauses between requests for metadata, and that creates no topic by asking for it.
+
+    Brokers to which there is a connection are asked first: connecting to a broker that hangs takes long.
+    """
+
+    _updated_at = -float("inf")
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        await asyncio.sleep(max(0.0, self._updated_at + _METADATA_PAUSE_S - time.monotonic()))
+        try:
+            return await self._ask_for_metadata(cluster_metadata, list(topics) if topics else None)
+        finally:
+            self._updated_at = time.monotonic()
+
+    async def _ask_for_metadata(self, cluster_metadata: Any, topics: list[str] | None) -> bool:
+        bootstrap = ("bootstrap", ConnectionGroup.DEFAULT)
+        nodes: list[Any] = [broker.nodeId for broker in self.cluster.brokers()]
+        if bootstrap in self._conns:
+            nodes.append("bootstrap")
+        random.shuffle(nodes)
+        for node in sorted(nodes, key=lambda node: (node, ConnectionGroup.DEFAULT) not in self._conns):
+            connection = await self._get_conn(node)
+            if connection is None:
+                continue
+            try:
+                async with asyncio.timeout(_METADATA_TIMEOUT_S):
+                    metadata = await connection.send(MetadataRequest(topics, False))
+            except (KafkaError, TimeoutError):
+                continue
+            if not metadata.brokers:
+                return False
+            cluster_metadata.update_metadata(metadata)
+            if bootstrap in self._conns and self.cluster.brokers():
+                self._conns.pop(bootstrap).close()
+            return True
+        cluster_metadata.failed_update(None)
+        return False
+
+
+def pace_fetches(consumer: AIOKafkaConsumer) -> None:
+    """Let fetches that return nothing take :data:`_LEAST_FETCH_S` at least; called once, after the consumer's start."""
+    fetcher = consumer._fetcher
+    fetch = fetcher._proc_fetch_request
+
+    async def paced(assignment: Any, node: int, request: Any) -> bool:
+        began, asked_s = time.monotonic(), fetcher._fetch_max_wait_ms / 1000
+        found: bool = await fetch(assignment, node, request)
+        took = time.monotonic() - began
+        if not found and took < 0.8 * asked_s:
+            await asyncio.sleep(_LEAST_FETCH_S - took)
+        return found
+
+    fetcher._proc_fetch_request = paced
