@@ -174,12 +174,11 @@ class Worker:
         """Load the checkpoint, redo the journal, and return the next offset and the end of every partition."""
         self._reporter.health.enter("recovering")
         self._connect(lambda: ensure_topics(self._kafka, self._topics))
-        with self._connect(lambda: self._make_log(self._decoder)) as kafka:
-            keys = kafka.partitions()
-            beginning, ends = kafka.beginning(keys), kafka.end(keys)
+        kafka, beginning, ends, written = self._connect(self._open_log)
+        with kafka:
             entries = engine.recover()
             self._checkpoint_positions = Positions(engine.positions)
-            tail = list(settle_positions(engine, entries, beginning, kafka.written(keys), reset_offsets))
+            tail = list(settle_positions(engine, entries, beginning, written, reset_offsets))
             if tail:
                 log.info("journal: %d steps to redo", len(tail))
             began = time.monotonic()
@@ -191,10 +190,20 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-        positions = Positions({key: engine.positions.get(key, beginning[key]) for key in keys})
-        behind = sum(max(0, ends[key] - positions[key]) for key in keys)
+        positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
+        behind = sum(max(0, end - positions[key]) for key, end in ends.items())
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
+
+    def _open_log(self) -> tuple[KafkaLog, dict[Key, int], dict[Key, int], dict[Key, int]]:
+        """Connect, and ask for the first offset of every partition, its end, and its end with open transactions."""
+        kafka = self._make_log(self._decoder)
+        try:
+            keys = kafka.partitions()
+            return kafka, kafka.beginning(keys), kafka.end(keys), kafka.written(keys)
+        except BaseException:
+            kafka.close()
+            raise
 
     def _redone(self, _rows: int, _clock: int) -> None:
         self._reporter.health.step()
@@ -249,7 +258,13 @@ class Worker:
         intake.attach(trainer)
         if self._worker.decoders:
             self._pool = DecodePool(self._decoder, self._worker.decoders)
-        self._letters = DeadLetters(self._kafka, self._topics)
+        self._letters = DeadLetters(
+            self._kafka,
+            self._topics,
+            on_waiting=partial(self._reporter.condition, Reason.DEAD_LETTERS_WAIT),
+            connect_timeout_s=self._worker.connect_timeout_s,
+            stop_requested=lambda: self._stop_requested,
+        )
         await self._letters.start(self._checkpoint_positions)
         await self._rollback_letters.start(self._letters)
         watch = BrokerWatch(
