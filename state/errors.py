@@ -17,6 +17,7 @@
         ├── BrokerRefusedError                 a broker answers and refuses; waiting does not help
         ├── TokenError                         no token for SASL OAUTHBEARER could be obtained
         └── OffsetsLostError                   the log no longer holds offsets that are needed
+            └── RowsLostError                  the log holds the offsets of a step, but no longer all of its rows
 
 Each message contains the object, the value and what to do; the command line prints it as one line and exits with the code
 above, which subclasses inherit.
@@ -34,6 +35,7 @@ __all__ = [
     "JournalDamagedError",
     "OffsetsLostError",
     "PointInTimeError",
+    "RowsLostError",
     "SnapshotDamagedError",
     "SnapshotExistsError",
     "StateError",
@@ -107,6 +109,10 @@ class BrokerRefusedError(StreamError):
 
 class OffsetsLostError(StreamError):
     """The log no longer holds offsets that training needs."""
+
+
+class RowsLostError(OffsetsLostError):
+    """A journaled step cannot be repeated, because the log no longer holds all of its rows: compaction removed records."""
 
 
 class TokenError(StreamError):

@@ -25,7 +25,7 @@ from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLik
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals import EntryKind, JournalEntry, JournalLike
 from ecdctr.state.malloc import trim_memory
-from ecdctr.state.positions import Part, Positions
+from ecdctr.state.positions import LogIdentity, LogOrigin, Part, Positions
 from ecdctr.state.row_logs import ROW_COLUMNS, AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
@@ -60,6 +60,13 @@ class Engine:
     note
         Computes further columns of the score log that depend on the models when a row is scored. The notes of the batch
         (:attr:`Batch.notes`) are always written if the log has columns for them.
+
+    Attributes
+    ----------
+    positions, identity
+        Next offset of each partition, and the log to which these offsets belong. ``identity`` is updated first.
+    origin
+        The log from which live steps come; None: its identity is unknown.
     """
 
     def __init__(
@@ -93,6 +100,8 @@ class Engine:
         self.step = -1
         self.clock = 0
         self.positions = Positions()
+        self.identity = LogIdentity()
+        self.origin: LogOrigin | None = None
         self.progress = Progress()
         self.releases: list[ReleaseReport] = []
         self.first_difference: int | None = None
@@ -166,6 +175,7 @@ class Engine:
         self.trainer.restore(loaded)
         self.step, self.clock = int(meta["step"]), int(meta["clock"])
         self.positions = Positions.from_json(meta["positions"])
+        self.identity = LogIdentity.from_json(meta.get("log"))
         self.progress.restore(meta["progress"])
         self._saved_step = self.step
 
@@ -215,7 +225,10 @@ class Engine:
     def reset_positions(self, positions: Positions, choice: str) -> None:
         """Discard the journal after the checkpoint and continue at other positions of the log, recorded by a journal entry."""
         self.journal.truncate_after(self.step)
-        entry = self._entry(EntryKind.RESET, (), self.clock, choice=choice, positions=positions.to_json())
+        log = {} if self.origin is None else LogIdentity(self.origin.topic_ids).to_json()
+        entry = self._entry(
+            EntryKind.RESET, (), self.clock, choice=choice, positions=positions.to_json(), log=log
+        )
         self._append(entry)
         self._apply(entry, None)
 
@@ -232,7 +245,7 @@ class Engine:
         records whether the tiny model learns from then on.
         """
         self._switch_tpm()
-        entry = self._entry(EntryKind(step.kind), step.parts, step.clock)
+        entry = self._entry(EntryKind(step.kind), step.parts, step.clock, len(step.batch))
         self._append(entry)
         result = self._apply(entry, step)
         assert result is not None
@@ -260,10 +273,14 @@ class Engine:
             self._append(entry)
             self._apply(entry, None)
 
-    def _entry(self, kind: EntryKind, parts: tuple[Part, ...], clock: int, **extra: Any) -> JournalEntry:
+    def _entry(
+        self, kind: EntryKind, parts: tuple[Part, ...], clock: int, rows: int | None = None, **extra: Any
+    ) -> JournalEntry:
         if self._digest is not None:
             extra["before"] = self._digest
-        return JournalEntry(self.step + 1, kind, parts, clock, extra)
+        if self.origin is not None and (changes := self.identity.changes(parts, self.origin)):
+            extra["log"] = changes
+        return JournalEntry(self.step + 1, kind, parts, clock, extra, rows)
 
     def _append(self, entry: JournalEntry) -> None:
         self._write_or_wait(f"journal: step {entry.step}", lambda: self.journal.append(entry))
@@ -312,6 +329,7 @@ class Engine:
             log.log(logging.INFO if report.accepted else logging.WARNING, "CPM release %s", report)
             trim_memory()  # of the ad window's rows and of the gate's copies
         elif entry.kind == EntryKind.RESET:
+            self.identity = LogIdentity()
             self.positions = Positions.from_json(entry.extra["positions"])
         elif entry.kind == EntryKind.MONTH:
             self.trainer.use_months(tuple(entry.extra["months"]))
@@ -339,6 +357,7 @@ class Engine:
                     self.on_skipped(batch, result.skipped)
         self.step = entry.step
         self.clock = max(self.clock, entry.clock)
+        self.identity.apply(entry.extra.get("log", {}))
         self.positions.advance(entry.parts)
         return result
 
@@ -393,6 +412,7 @@ class Engine:
             step=self.step,
             clock=self.clock,
             positions=self.positions.to_json(),
+            log=self.identity.to_json(),
             fingerprint=self.fingerprint,
             scores={str(k): v for k, v in scores.items()},
             ad_window={str(k): v for k, v in window.items()},

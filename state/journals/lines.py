@@ -31,6 +31,8 @@ def encode_line(entry: JournalEntry) -> bytes:
     }
     if entry.extra:
         content["extra"] = entry.extra
+    if entry.rows is not None:
+        content["rows"] = entry.rows
     body = _encode(content).encode()
     return b"%08x %b\n" % (_crc32c.crc32c(body), body)
 
@@ -61,6 +63,7 @@ def decode_line(line: bytes) -> JournalEntry:
         parts=tuple(Part(*part) for part in content["parts"]),
         clock=content["clock"],
         extra=content.get("extra", {}),
+        rows=content.get("rows"),
     )
 
 

@@ -44,7 +44,11 @@ class JournalEntry:
     clock
         Event clock before the step, milliseconds since the epoch.
     extra
-        Further values that are needed to replay the step; plain JSON.
+        Further values that are needed to replay the step; plain JSON. ``log``: the changes of the log's identity
+        (:class:`~ecdctr.state.positions.LogIdentity`) with the step.
+    rows
+        Number of valid rows that the log held in the offset ranges, whether the step learned them or was rolled back. A redo that
+        finds another number would not be the same step. None: the entry has no rows, or an older version wrote it.
     """
 
     step: int
@@ -52,6 +56,7 @@ class JournalEntry:
     parts: tuple[Part, ...] = ()
     clock: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    rows: int | None = None
 
 
 class JournalLike(Protocol):

@@ -19,7 +19,7 @@ from ecdctr.models.training.trainer import Trainer
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals import Journal, JournalEntry
-from ecdctr.state.positions import Part, Positions
+from ecdctr.state.positions import LogIdentity, Part, Positions
 from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.settings import StateSettings
 
@@ -199,6 +199,61 @@ def test_a_full_disk_during_a_checkpoint_does_not_stop_training(tmp_path, uninte
     run_from(engine, steps)
     assert engine.progress.checkpoint_failures == 2
     assert engine.trainer.state_hash() == uninterrupted[0]
+    engine.close()
+
+
+class Origin:
+    """A log whose leader changes with every tenth offset."""
+
+    def __init__(self, ids: dict[str, str]) -> None:
+        self.topic_ids = ids
+
+    def epoch(self, part: Part) -> int | None:
+        return (part.end - 1) // 10
+
+
+def test_journal_and_checkpoint_hold_rows_and_the_logs_identity(tmp_path):
+    steps = plan(12)
+    engine = make_engine(tmp_path)
+    list(engine.recover())
+    engine.origin = Origin({"natural-clicks": "N", "ad-clicks": "A"})
+    for kind, batch, clock in steps:
+        engine.run(Step(kind, batch, clock))
+    engine._finish_save()
+    engine.journal.close()
+    entries = [e for e in engine.journal.entries() if e.parts]
+    assert [e.rows for e in entries] == [len(batch) for _, batch, _ in steps]
+    before: dict = {}
+    for entry in entries:  # each change is written once
+        (part,) = entry.parts
+        change = entry.extra.get("log", {})
+        now = (part.end - 1) // 10
+        assert change.get("epochs", {}) == ({} if before.get(part.topic) == now else {part.topic: {"0": now}})
+        assert change.get("topics", {}) == (
+            {}
+            if part.topic in before
+            else {part.topic: {"natural-clicks": "N", "ad-clicks": "A"}[part.topic]}
+        )
+        before[part.topic] = now
+
+    again = make_engine(tmp_path)
+    tail = list(again.recover())
+    assert tail and again.identity.topic_ids, "a checkpoint, and steps after it"
+    for entry in tail:
+        again.redo(entry, rows_of(steps, entry))
+    assert again.identity.to_json() == engine.identity.to_json()
+    assert again.identity.epochs == {(t, 0): before[t] for t in TOPICS}
+    again.origin = Origin({"natural-clicks": "N2", "ad-clicks": "A"})
+    again.reset_positions(Positions({("natural-clicks", 0): 3}), "latest")
+    assert again.identity.to_json() == {"topics": {"ad-clicks": "A", "natural-clicks": "N2"}, "epochs": {}}
+    again.close()
+
+
+def test_without_a_log_of_known_identity_nothing_is_written_about_it(tmp_path):
+    engine = make_engine(tmp_path)
+    run_from(engine, plan(3))
+    assert all("log" not in e.extra for e in engine.journal.entries())
+    assert engine.identity.to_json() == LogIdentity().to_json()
     engine.close()
 
 

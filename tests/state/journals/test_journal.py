@@ -30,6 +30,7 @@ def entry(step: int, clock: int | None = None) -> JournalEntry:
         parts=(Part("natural-clicks", 0, step * 10, step * 10 + 7), Part("natural-clicks", 1, 0, 1)),
         clock=1000 * step if clock is None else clock,
         extra={"release": step} if step % 5 == 0 else {},
+        rows=step if step % 4 else None,
     )
 
 
