@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,23 +13,26 @@ from kafka import KafkaConsumer, TopicPartition
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka.held import LogState
+from ecdctr.events.kafka.identity import compacted_topics, epoch_ends, topic_ids
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
-from ecdctr.events.kafka.partition_reader import PartitionReader
+from ecdctr.events.kafka.partition_reader import OutOfRangeError, PartitionReader
 from ecdctr.events.kafka.probe import stating_the_reason
-from ecdctr.events.kafka.topic_state import naming_partitions
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
-from ecdctr.state.positions import Part
+from ecdctr.state.positions import LogIdentity, Part
 
 __all__ = ["KafkaLog"]
 
+_logger = logging.getLogger("ecdctr.kafka")
 Key = tuple[str, int]
 
-
+CHECK_S = 10.0
+"""After this time without a record, it is logged what is waited for, and whether the log holds it is checked."""
+_POLL_MS = 500
+_BOOTSTRAP_MS = 10_000
 MAX_POLL_RECORDS = 10_000
-OFFSETS_S = 10.0
-"""Limit for a request of first or end offsets; whoever waits for a broker asks again and says so."""
 NEW_TOPIC_S = 2.0
 """How long a topic that was created a moment ago may be absent from the metadata of another broker."""
 _RETRY_S = 0.05
@@ -50,13 +54,19 @@ class KafkaLog:
     topics
         ``{topic: domain}``.
     timeout_s
-        Seconds without a record after which :meth:`chunks` raises :class:`BrokerUnavailableError`; limit for one part in
-        :meth:`fetch` and :meth:`raw`, after which they raise :class:`OffsetsLostError`.
+        Limit for a request about the log: its partitions, offsets and identity.
+    stall_s
+        Limit for records that the log holds and does not return; ``inf``: wait without a limit. While one of the methods that read
+        waits, it logs every :data:`CHECK_S` seconds for what.
+    on_wait
+        Called several times a second while records are waited for; an error that it raises ends the wait.
 
     Attributes
     ----------
     dead_rows
         Number of rejected events.
+    gaps
+        Offsets without a record in the ranges of the last :meth:`fetch`: removed by compaction, or transaction markers.
     """
 
     def __init__(
@@ -66,13 +76,14 @@ class KafkaLog:
         topics: Mapping[str, int],
         *,
         timeout_s: float = 60.0,
+        stall_s: float = 600.0,
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
         self.connection = connection
         self.decoder = decoder
         self.topics = dict(topics)
-        self.timeout_s = timeout_s
-        self.dead_rows = 0
-        self._offsets_s = min(timeout_s, OFFSETS_S)
+        self.timeout_s, self.stall_s, self.on_wait = timeout_s, stall_s, on_wait
+        self.dead_rows = self.gaps = 0
         self._readers: dict[Key, PartitionReader] = {}
         self._connected = False  # only the first client probes the brokers
         self._consumer = self._client("read_uncommitted")  # for metadata and offsets only
@@ -102,6 +113,7 @@ class KafkaLog:
                 isolation_level=isolation_level,
                 max_poll_records=MAX_POLL_RECORDS,
                 fetch_max_wait_ms=50,
+                bootstrap_timeout_ms=_BOOTSTRAP_MS,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
             )
 
@@ -125,11 +137,11 @@ class KafkaLog:
             keys += [(topic, p) for p in sorted(found)]
         return keys
 
-    def beginning(self, keys: Sequence[Key]) -> dict[Key, int]:
-        """First offset that each partition still holds."""
+    def beginning(self, keys: Sequence[Key], timeout_s: float | None = None) -> dict[Key, int]:
+        """First offset that each partition still holds; ``timeout_s``: by default that of the log."""
         tps = [TopicPartition(*k) for k in keys]
-        with naming_partitions(self.connection, list(self.topics)):
-            found = partition_offsets(self._consumer, tps, "beginning", self._offsets_s)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        found = partition_offsets(self._consumer, tps, "beginning", limit_s)
         return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
@@ -138,16 +150,36 @@ class KafkaLog:
         See :func:`ecdctr.events.kafka.offsets.stable_ends`.
         """
         tps = [TopicPartition(*k) for k in keys]
-        with naming_partitions(self.connection, list(self.topics)):
-            written = true_ends(self._consumer, tps, self._offsets_s)
-            ends = stable_ends(self._consumer, written, self._offsets_s)
+        ends = stable_ends(self._consumer, true_ends(self._consumer, tps, self.timeout_s), self.timeout_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
-    def written(self, keys: Sequence[Key]) -> dict[Key, int]:
+    def written(self, keys: Sequence[Key], timeout_s: float | None = None) -> dict[Key, int]:
         """True end of each partition, open transactions included; see :func:`ecdctr.events.kafka.offsets.true_ends`."""
-        with naming_partitions(self.connection, list(self.topics)):
-            ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], self._offsets_s)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], limit_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
+
+    def epoch_ends(self, epochs: Mapping[Key, int]) -> dict[Key, int]:
+        """Where leader epochs end; see :func:`ecdctr.events.kafka.identity.epoch_ends`."""
+        return epoch_ends(self._consumer, epochs, self.timeout_s)
+
+    def state(self, identity: LogIdentity) -> LogState:
+        """What the brokers report about all partitions of the topics, to be compared with positions by :func:`losses`.
+
+        Parameters
+        ----------
+        identity
+            Leader epochs whose ends are requested; take the positions with which the ends are compared before it.
+        """
+        keys = self.partitions()
+        epochs = {key: epoch for key, epoch in dict(identity.epochs).items() if key in keys}
+        return LogState(
+            beginning=self.beginning(keys),
+            ends=self.written(keys),
+            topic_ids=topic_ids(self._consumer, self.topics),
+            epoch_ends=self.epoch_ends(epochs),
+            compacted=frozenset(compacted_topics(self._consumer, self.topics)),
+        )
 
     # -- reading
 
@@ -169,7 +201,7 @@ class KafkaLog:
             rows in memory.
         """
         todo = {key: first[key] for key in end if first[key] < end[key]}
-        deadline = time.monotonic() + self.timeout_s
+        began = checked = time.monotonic()
         while todo:
             wanted = [key for key in todo if wants is None or wants(*key)]
             got = False
@@ -184,31 +216,44 @@ class KafkaLog:
                 if chunk.end >= end[key]:
                     del todo[key]
                 yield chunk
+            now = time.monotonic()
             if got or not wanted:
-                deadline = time.monotonic() + self.timeout_s
-            elif time.monotonic() > deadline:
-                waiting = ", ".join(f"{t}[{p}] at {at} of {end[(t, p)]}" for (t, p), at in todo.items())
-                raise BrokerUnavailableError(f"no record for {self.timeout_s:.0f} s: {waiting}")
+                began = checked = now
+                continue
+            if self.on_wait is not None:
+                self.on_wait()
+            if now - checked > CHECK_S:
+                checked = now
+                self._report_stall({key: (todo[key], end[key]) for key in wanted}, now - began)
 
     def fetch(self, parts: Sequence[Part]) -> Batch:
         """The rows of exactly these offset ranges, in the same order as in the step that was first formed from them.
 
-        Successive calls should request a partition's parts in ascending offset order; then each record is read once.
+        Successive calls should request a partition's parts in ascending offset order; then each record is read once. Afterwards
+        :attr:`gaps` is the number of offsets of these ranges without a record.
+
+        Raises
+        ------
+        OffsetsLostError
+            The log no longer holds the ranges.
+        BrokerUnavailableError
+            The log holds them, but did not return them within ``stall_s``.
         """
         if not parts:
             raise ValueError("fetch needs at least one part")
+        self.gaps = sum(part.end - part.first for part in parts)
         batches: list[Batch] = []
         for part in sorted(parts):
             batches += self._fetch_part(part)
         return Batch.concat(batches, sorted(parts))
 
     def raw(self, part: Part) -> list[Any]:
-        """The records of one part as they are in the log."""
+        """The records of one part as they are in the log; raises the errors of :meth:`fetch`."""
         reader = self._reader((part.topic, part.partition), part.first)
         records: list[Any] = []
-        at, deadline = part.first, time.monotonic() + self.timeout_s
+        at = part.first
         while at < part.end:
-            found = self._wait_for(reader, at, part.end, deadline)
+            found = self._wait_for(reader, at, part.end)
             records += found
             at = found[-1].offset + 1 if found else part.end
         return records
@@ -217,41 +262,98 @@ class KafkaLog:
         key = (part.topic, part.partition)
         reader = self._reader(key, part.first)
         out: list[Batch] = []
-        at, deadline = part.first, time.monotonic() + self.timeout_s
+        at = part.first
         while at < part.end:
             if reader.rest is None:
-                records = self._wait_for(reader, at, None, deadline, gap_end=part.end)
-                if not records:  # transaction markers and removed records only
-                    out.append(self.decoder.empty())
-                    break
-                reader.rest = self._decode(key, at, records, records[-1].offset + 1)
+                records = self._wait_for(reader, at, part.end, beyond=True)
+                end = records[-1].offset + 1 if records else part.end
+                reader.rest = self._decode(key, at, records, end)
+                reader.rest_offsets = np.array([r.offset for r in records], np.int64)
             chunk = reader.rest
-            lo = int(np.searchsorted(chunk.offset, at, side="left"))
-            hi = int(np.searchsorted(chunk.offset, part.end, side="left"))
+            lo, hi = np.searchsorted(chunk.offset, (at, part.end), side="left").tolist()
             out.append(chunk.batch.take(slice(lo, hi)))
+            self.gaps -= int(np.diff(np.searchsorted(reader.rest_offsets, (at, part.end), side="left"))[0])
             at = min(chunk.end, part.end)
             if chunk.end <= part.end:
                 reader.rest = None
         reader.wanted = part.end
         return out
 
-    def _wait_for(
-        self, reader: PartitionReader, at: int, end: int | None, deadline: float, gap_end: int | None = None
-    ) -> list[Any]:
-        while (records := reader.records(end, timeout_ms=500, gap_end=gap_end)) is None:
-            if time.monotonic() > deadline:
+    def _wait_for(self, reader: PartitionReader, at: int, end: int, *, beyond: bool = False) -> list[Any]:
+        """The next records of a range; a partition that is slow is waited for, as long as the log holds the range.
+
+        1. Take what arrives.
+        2. Every :data:`CHECK_S` without a record, and when the client finds the offset out of range: compare the range with the
+           beginning and the end of the log. Only they prove that records are gone.
+        3. Otherwise log what is waited for, and continue for up to ``stall_s``.
+        """
+        key = (reader.tp.topic, reader.tp.partition)
+        began = checked = time.monotonic()
+        while True:
+            try:
+                records = reader.records(end, timeout_ms=_POLL_MS, beyond=beyond)
+                if records is not None:
+                    return records
+                out_of_range = False
+            except OutOfRangeError as error:
+                out_of_range = True
+                self._check_held({key: (at, end)}, error)
+                reader.retry(at)
+            if self.on_wait is not None:
+                self.on_wait()
+            now = time.monotonic()
+            if out_of_range or now - checked > CHECK_S:
+                checked = now
+                self._report_stall({key: (at, end)}, now - began)
+
+    def _report_stall(self, missing: Mapping[Key, tuple[int, int]], waited_s: float) -> None:
+        """Log which records are waited for; raise an error if the log does not hold them, or after ``stall_s``."""
+        reason = "the log holds them"
+        try:
+            self._check_held(missing)
+        except BrokerUnavailableError as error:
+            reason = str(error)
+        ranges = ", ".join(f"{t}[{p}] from {at} to {end}" for (t, p), (at, end) in sorted(missing.items()))
+        if waited_s > self.stall_s:
+            raise BrokerUnavailableError(
+                f"no record of {ranges} has arrived for {waited_s:.0f} s ({reason}): check the brokers, and start again"
+            )
+        _logger.warning("waiting for records of %s for %.0f s: %s", ranges, waited_s, reason)
+
+    def _check_held(
+        self, missing: Mapping[Key, tuple[int, int]], cause: OffsetsLostError | None = None
+    ) -> None:
+        """Raise OffsetsLostError if the beginning or the end of a partition proves that the log does not hold a range."""
+        keys, limit_s = list(missing), min(self.timeout_s, CHECK_S / 2)
+        beginning, ends = self.beginning(keys, limit_s), self.written(keys, limit_s)
+        for key, (at, end) in sorted(missing.items()):
+            if beginning[key] > at or ends[key] < end:
                 raise OffsetsLostError(
-                    f'the log did not return offset {at} of topic "{reader.tp.topic}" partition {reader.tp.partition} '
-                    f"within {self.timeout_s:.0f} s"
-                )
-        return records
+                    f'topic "{key[0]}" partition {key[1]} no longer holds offsets {at} to {end}, which are needed: '
+                    f"it holds {beginning[key]} to {ends[key]}"
+                ) from cause
 
     def _reader(self, key: Key, offset: int) -> PartitionReader:
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = PartitionReader(self._client(), TopicPartition(*key))
+            reader = self._readers[key] = PartitionReader(self._further_client(key), TopicPartition(*key))
         reader.go_to(offset)
         return reader
+
+    def _further_client(self, key: Key) -> Any:
+        """A client for one more partition; brokers that do not answer now, and did before, are waited for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return self._client()
+            except BrokerUnavailableError as error:
+                waited = time.monotonic() - began
+                if waited > self.stall_s:
+                    raise
+                _logger.warning("waiting for records of %s[%d] for %.0f s: %s", key[0], key[1], waited, error)
+            if self.on_wait is not None:
+                self.on_wait()
+            time.sleep(_RETRY_S)
 
     def _decode(self, key: Key, first: int, records: list[Any], end: int) -> Chunk:
         if not records:  # nothing but gaps up to the end

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+import numpy as np
+from kafka.errors import (
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+from numpy.typing import NDArray
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.kafka.codecs import codec_error
-from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, OffsetsLostError
 
-__all__ = ["PartitionReader"]
+__all__ = ["OutOfRangeError", "PartitionReader"]
+
+_POSITION_MS = 1_000
+"""Longest time for a comparison of leader epochs that the client makes first."""
+
+
+class OutOfRangeError(OffsetsLostError):
+    """The leader does not have the offset. A leader that was elected a moment ago may say so of one that it has."""
 
 
 class PartitionReader:
@@ -29,6 +43,8 @@ class PartitionReader:
         Next offset to read.
     rest
         Decoded rows that were not all returned yet.
+    rest_offsets
+        Offsets of the records from which ``rest`` was decoded.
     """
 
     def __init__(self, consumer: Any, tp: Any) -> None:
@@ -36,6 +52,7 @@ class PartitionReader:
         self.tp = tp
         self.wanted = -1
         self.rest: Chunk | None = None
+        self.rest_offsets: NDArray[np.int64] = np.empty(0, np.int64)
         consumer.assign([tp])
 
     def go_to(self, offset: int) -> None:
@@ -46,22 +63,26 @@ class PartitionReader:
         self.wanted = offset
         self._consumer.seek(self.tp, offset)
 
-    def records(self, end: int | None, timeout_ms: int, *, gap_end: int | None = None) -> list[Any] | None:
+    def records(self, end: int, timeout_ms: int, *, beyond: bool = False) -> list[Any] | None:
         """The next records before ``end``; None: none arrived in time. Empty: the log has only gaps up to ``end``.
 
         Parameters
         ----------
         end
-            Exclusive; None: no limit.
+            Exclusive.
         timeout_ms
             Longest wait for a record.
-        gap_end
-            Used instead of ``end`` to recognise that only gaps are left; records beyond it are returned, too.
+        beyond
+            Return also the records from ``end`` on that arrived together with earlier ones.
 
         Raises
         ------
+        OutOfRangeError
+            The topic does not have the offset.
         OffsetsLostError
-            The topic no longer has the offset.
+            The topic no longer has the record that was read before.
+        BrokerRefusedError
+            The topic may not be read.
         BrokerUnavailableError
             The read failed.
         """
@@ -69,14 +90,22 @@ class PartitionReader:
             found = self._consumer.poll(timeout_ms=timeout_ms).get(self.tp)
             if found:
                 self.wanted = found[-1].offset + 1
-                return [r for r in found if end is None or r.offset < end]
-            gap_end = end if gap_end is None else gap_end
-            if gap_end is not None and self._consumer.position(self.tp) >= gap_end:
-                self.wanted = gap_end
+                return list(found) if beyond else [r for r in found if r.offset < end]
+            if self._position() >= end:
+                self.wanted = end
                 return []
         except OffsetOutOfRangeError as error:
-            raise OffsetsLostError(
+            raise OutOfRangeError(
                 f'topic "{self.tp.topic}" partition {self.tp.partition} no longer has offset {self.wanted}: {error}'
+            ) from error
+        except LogTruncationError as error:
+            raise OffsetsLostError(
+                f'topic "{self.tp.topic}" partition {self.tp.partition} was cut before offset {self.wanted} while it was read '
+                f"(unclean leader election): {error}"
+            ) from error
+        except TopicAuthorizationFailedError as error:
+            raise BrokerRefusedError(
+                f'the brokers do not allow this user to read topic "{self.tp.topic}": grant Read on it'
             ) from error
         except KafkaError as error:
             where = f"{self.tp.topic}[{self.tp.partition}]"
@@ -84,6 +113,15 @@ class PartitionReader:
                 codec_error(error, where) or BrokerUnavailableError(f"reading {where} failed: {error}")
             ) from error
         return None
+
+    def retry(self, offset: int) -> None:
+        """Fetch from ``offset`` again, after an error."""
+        self.wanted = -1
+        self.go_to(offset)
+
+    def _position(self) -> int:
+        """Next offset that the client fetches: beyond records that it returned, transaction markers and gaps."""
+        return int(self._consumer.position(self.tp, timeout_ms=_POSITION_MS))
 
     def close(self) -> None:
         """Disconnect."""
