@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,22 +15,27 @@ from typing import Any, TypeVar
 
 from ecdctr.events.align import Aligner
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import EndsReader, KafkaLog
+from ecdctr.events.kafka import EndsReader, KafkaLog, LeaderEpochs
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
 from ecdctr.monitor.dashboard import Reason
-from ecdctr.replay.play import redo
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
-from ecdctr.state.positions import Positions
+from ecdctr.state.positions import LogIdentity, Positions
 from ecdctr.streams.app import StreamApp, run_app
 from ecdctr.streams.broker_watch import BrokerWatch
 from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.decoders import DecodePool
+from ecdctr.streams.identity_watch import IdentityWatch
 from ecdctr.streams.intake import AlignedIntake, OffsetPublisher, StallWatch
 from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
-from ecdctr.streams.retention import settle_positions
+from ecdctr.streams.retention import (
+    identity_after,
+    redo_journal,
+    settle_positions,
+    warn_of_compaction,
+)
 from ecdctr.streams.retry import RetryDelays, StopRequestedError, call_until_available
 from ecdctr.streams.rollback_letters import RollbackLetters
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
@@ -174,15 +180,20 @@ class Worker:
         """Load the checkpoint, redo the journal, and return the next offset and the end of every partition."""
         self._reporter.health.enter("recovering")
         self._connect(lambda: ensure_topics(self._kafka, self._topics))
-        kafka, beginning, ends, written = self._connect(self._open_log)
-        with kafka:
-            entries = engine.recover()
+        with self._connect(lambda: self._make_log(self._decoder)) as kafka:
+            # Records that the log holds are waited for without a limit; a signal ends the wait.
+            kafka.stall_s, kafka.on_wait = math.inf, self._raise_if_stopping
+            entries = list(engine.recover())
             self._checkpoint_positions = Positions(engine.positions)
-            tail = list(settle_positions(engine, entries, beginning, written, reset_offsets))
+            identity = identity_after(engine.identity, entries)
+            log_state = self._connect(lambda: kafka.state(identity))
+            warn_of_compaction(log_state)
+            engine.origin = LeaderEpochs(log_state.topic_ids, {}, LogIdentity())
+            tail = list(settle_positions(engine, entries, log_state, reset_offsets))
             if tail:
                 log.info("journal: %d steps to redo", len(tail))
             began = time.monotonic()
-            done = redo(engine, kafka, iter(tail), self._redone)
+            done = redo_journal(engine, kafka, tail, log_state, reset_offsets, self._redone)
             if done.steps:
                 log.info(
                     "journal: %d steps redone, %d rows in %.1f s",
@@ -190,23 +201,19 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-        positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
-        behind = sum(max(0, end - positions[key]) for key, end in ends.items())
+            ends = self._connect(lambda: kafka.end(list(log_state.ends)))
+        engine.origin = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
+        beginning = log_state.beginning
+        positions = Positions({key: engine.positions.get(key, beginning[key]) for key in ends})
+        behind = sum(max(0, ends[key] - positions[key]) for key in ends)
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
 
-    def _open_log(self) -> tuple[KafkaLog, dict[Key, int], dict[Key, int], dict[Key, int]]:
-        """Connect, and ask for the first offset of every partition, its end, and its end with open transactions."""
-        kafka = self._make_log(self._decoder)
-        try:
-            keys = kafka.partitions()
-            return kafka, kafka.beginning(keys), kafka.end(keys), kafka.written(keys)
-        except BaseException:
-            kafka.close()
-            raise
-
     def _redone(self, _rows: int, _clock: int) -> None:
         self._reporter.health.step()
+        self._raise_if_stopping()
+
+    def _raise_if_stopping(self) -> None:
         if self._stop_requested:
             raise StopRequestedError
 
@@ -258,13 +265,7 @@ class Worker:
         intake.attach(trainer)
         if self._worker.decoders:
             self._pool = DecodePool(self._decoder, self._worker.decoders)
-        self._letters = DeadLetters(
-            self._kafka,
-            self._topics,
-            on_waiting=partial(self._reporter.condition, Reason.DEAD_LETTERS_WAIT),
-            connect_timeout_s=self._worker.connect_timeout_s,
-            stop_requested=lambda: self._stop_requested,
-        )
+        self._letters = DeadLetters(self._kafka, self._topics)
         await self._letters.start(self._checkpoint_positions)
         await self._rollback_letters.start(self._letters)
         watch = BrokerWatch(
@@ -273,10 +274,12 @@ class Worker:
             self._offsets_lost,
             group=self._worker.group,
         )
+        identity_watch = IdentityWatch(lambda: self._make_log(self._decoder), engine, self._offsets_lost)
         self._reporter.begin(engine, watch, positions)
         trainer.start()
         self._state_is_whole = True
         watch.start()
+        identity_watch.start()
         tasks = [
             asyncio.ensure_future(intake.pump()),
             asyncio.ensure_future(self._update_gauges(engine, intake)),
@@ -289,6 +292,7 @@ class Worker:
             await self._stream(intake, stop)
         finally:
             watch.stop()
+            identity_watch.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -352,7 +356,7 @@ class Worker:
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _offsets_lost(self, error: OffsetsLostError) -> None:
-        """Called in the thread of :class:`BrokerWatch`."""
+        """Called in the threads of :class:`BrokerWatch` and :class:`IdentityWatch`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail, error)
 

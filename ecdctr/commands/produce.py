@@ -8,7 +8,6 @@ from ecdctr.progress import progress_bar
 from ecdctr.settings import Loaded
 from ecdctr.sources import open_with_features
 from ecdctr.streams.producer import produce
-from ecdctr.streams.retry import call_until_available
 from ecdctr.streams.topics import ensure_topics
 
 __all__ = ["produce_source"]
@@ -19,8 +18,7 @@ def produce_source(
 ) -> dict[str, int]:
     """Send the events of a source to the two click topics; return the rows sent by topic."""
     source, settings = open_with_features(text, loaded)
-    wait_s = settings.worker.connect_timeout_s
-    call_until_available(lambda: ensure_topics(settings.kafka, settings.topics), wait_s, lambda: False)
+    ensure_topics(settings.kafka, settings.topics)
     with progress_bar(err, f"produce {source.name}", source.count()) as update:
         sent = produce(
             source.frames(),
@@ -29,7 +27,6 @@ def produce_source(
             packed=packed,
             rows_per_s=rate or None,
             progress=update,
-            connect_timeout_s=wait_s,
         )
     out.print(", ".join(f"{n:,} rows to {topic}" for topic, n in sent.items()))
     return sent

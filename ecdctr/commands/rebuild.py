@@ -9,13 +9,15 @@ import numpy as np
 from rich.console import Console
 
 from ecdctr import factory
+from ecdctr.events.kafka import KafkaLog, losses
 from ecdctr.models.training import Engine
 from ecdctr.progress import progress_bar
 from ecdctr.replay.play import RowNotes, redo
 from ecdctr.settings import Settings
 from ecdctr.state.checkpoints import CheckpointStore, Loaded, merge_rows
-from ecdctr.state.errors import StateError
+from ecdctr.state.errors import CheckpointDamagedError, OffsetsLostError, RowsLostError, StateError
 from ecdctr.state.journals import Journal, JournalEntry
+from ecdctr.state.positions import LogIdentity, Positions
 from ecdctr.state.snapshots import SnapshotCheck
 
 __all__ = ["Rebuilt", "first_difference", "rebuild"]
@@ -32,6 +34,8 @@ class Rebuilt:
     difference: str | None
     base: str | None = None
     """The checkpoint from which it was rebuilt, if the log or the journal no longer reaches back to step 0."""
+    why: str = ""
+    """Why they do not."""
 
     @property
     def identical(self) -> bool:
@@ -41,7 +45,7 @@ class Rebuilt:
     def verdict(self) -> str:
         what = f"checkpoint {self.checkpoint}, {self.steps:,} steps, {self.rows:,} rows"
         if self.base is not None:
-            what += f", from checkpoint {self.base} on"
+            what += f", from checkpoint {self.base} on because {self.why}"
         return f"identical ({what})" if self.difference is None else f"DIFFERENT ({what}): {self.difference}"
 
     @property
@@ -67,7 +71,8 @@ def rebuild(
 
     1. Select the checkpoint to compare with: the newest undamaged one, or the requested one.
     2. From step 0, fetch the rows of each journaled step from the log and run the step again. If the log was lost and its
-       offsets were reset, or if old journal files were deleted, start with the oldest checkpoint after that.
+       offsets were reset, if old journal files were deleted, or if the log no longer holds the rows of the first steps (retention,
+       compaction), start with the oldest checkpoint after that.
     3. At the step of the checkpoint, compare every tensor bit by bit, the digests of all predictions up to there, and the TPM
        months that closed meanwhile with their snapshots.
 
@@ -83,6 +88,13 @@ def rebuild(
         False for a counterfactual.
     notes
         The columns of the score log beside scores.
+
+    Raises
+    ------
+    OffsetsLostError
+        The log no longer holds the rows of the journal's steps, and no checkpoint reaches back far enough.
+    StateError
+        The journal no longer has the steps, and no checkpoint reaches back far enough.
     """
     folders = factory.Folders(settings.state.folder)
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
@@ -91,35 +103,94 @@ def rebuild(
         raise StateError(f"{folders.checkpoints} contains no whole checkpoint: let a worker write one first")
     journal = Journal(folders.journal, read_only=True)
     last = int(loaded.meta["step"])
-    base = _base(store, journal, last)
-    engine = factory.memory_engine(settings, threads=int(loaded.meta["trainer"]["threads"]), notes=notes)
-    if base is not None:
-        engine.begin_at(base, folders.ad_window)
     decoder = factory.decoder(settings)
     if notes is not None:
         notes.prepare(decoder)
-    with (
-        factory.kafka_log(settings, decoder) as log,
-        progress_bar(err, "replay the journal", None) as update,
-    ):
-        done = redo(engine, log, _until(journal.entries(after_step=engine.step), last), update, notes)
+    with factory.kafka_log(settings, decoder) as log:
+        start = _first_steps(journal, loaded, log)
+        while True:
+            base = _base(store, start, last)
+            if base is not None:
+                err.print(f"rebuilding from checkpoint {base.name} on, because {start.why}", soft_wrap=True)
+            engine = factory.memory_engine(
+                settings, threads=int(loaded.meta["trainer"]["threads"]), notes=notes
+            )
+            if base is not None:
+                engine.begin_at(base, folders.ad_window)
+            try:
+                with progress_bar(err, "replay the journal", None) as update:
+                    steps = _until(journal.entries(after_step=engine.step), last)
+                    done = redo(engine, log, steps, update, notes)
+                break
+            except RowsLostError as error:
+                # A later checkpoint may be followed by steps whose rows are all there.
+                start = _Start(engine.step + 2, str(error), lost=True)
     difference = _compare(engine, loaded, base) if compare else None
-    return Rebuilt(engine, loaded.name, done.steps, done.rows, difference, base.name if base else None)
+    return Rebuilt(
+        engine, loaded.name, done.steps, done.rows, difference, base.name if base else None, start.why
+    )
 
 
-def _base(store: CheckpointStore, journal: Journal, last: int) -> Loaded | None:
-    """The checkpoint to start from; None: start at step 0 with a new model."""
-    first, why = journal.first_step() or 0, "older journal files were deleted (state.journal_keep_days)"
+@dataclass(frozen=True)
+class _Start:
+    """From which step on a model can be rebuilt, why not earlier, and whether the log is the reason (else the journal)."""
+
+    step: int
+    why: str = ""
+    lost: bool = False
+
+
+def _first_steps(journal: Journal, loaded: Loaded, log: KafkaLog) -> _Start:
+    """The first step such that the journal, and the log, hold all steps from there to the checkpoint's.
+
+    1. The journal begins at its oldest file, and anew where the offsets were reset.
+    2. The log holds the rows of a step if its offsets are between the beginning and the end, and if topic and leader epoch are still
+       those from which the step learned.
+    """
+    start = _Start(0)
+    first = journal.first_step() or 0
+    if first:
+        start = _Start(first, "older journal files were deleted (state.journal_keep_days)")
+    last = int(loaded.meta["step"])
     for entry in _until(journal.entries(), last):
         if entry.kind == "reset":
-            first, why = entry.step, f"the log was lost there (--reset-offsets {entry.extra['choice']})"
-    if first == 0:
+            why = f"the log was lost at step {entry.step} (--reset-offsets {entry.extra['choice']})"
+            start = _Start(entry.step, why)
+    identity = LogIdentity.from_json(loaded.meta.get("log"))
+    reached = Positions.from_json(loaded.meta["positions"])
+    state = log.state(identity)
+    # Needed from the end on: what was deleted is found below, step by step.
+    lost = {loss.key: loss for loss in losses(reached, reached, identity, state)}
+    for entry in _until(journal.entries(after_step=start.step - 1), last):
+        for part in entry.parts:
+            key = (part.topic, part.partition)
+            if key not in state.ends:
+                why = f'topic "{part.topic}" has no partition {part.partition} that can be read'
+            elif part.first < state.beginning[key]:
+                why = (
+                    f'topic "{part.topic}" partition {part.partition} begins at offset {state.beginning[key]} now (retention), and step '
+                    f"{entry.step} learned from offset {part.first} on"
+                )
+            elif key in lost and part.end > lost[key].same_until:
+                why = str(lost[key])
+            else:
+                continue
+            start = _Start(entry.step + 1, why, lost=True)
+    return start
+
+
+def _base(store: CheckpointStore, start: _Start, last: int) -> Loaded | None:
+    """The oldest checkpoint to start from; None: start at step 0 with a new model."""
+    if start.step == 0:
         return None
     for info in store.list():
-        if first - 1 <= info.step < last:
-            return store.load(info.name)
-    raise StateError(
-        f"the model can be rebuilt only from step {first} on, because {why}; there is no checkpoint between that step "
+        if start.step - 1 <= info.step < last:
+            try:
+                return store.load(info.name)
+            except CheckpointDamagedError:
+                continue
+    raise (OffsetsLostError if start.lost else StateError)(
+        f"the model can be rebuilt only from step {start.step} on, because {start.why}; there is no checkpoint between that step "
         f"and step {last}, at which the models are compared, to start from"
     )
 

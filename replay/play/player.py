@@ -12,7 +12,7 @@ from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.replay.play.row_notes import RowNotes
-from ecdctr.state.errors import DataError
+from ecdctr.state.errors import DataError, EcdctrError, RowsLostError
 from ecdctr.state.journals import JournalEntry
 from ecdctr.state.positions import Positions
 
@@ -144,7 +144,17 @@ def redo(
     progress: ProgressCallback | None = None,
     notes: RowNotes | None = None,
 ) -> Playback:
-    """Run journaled steps again with the rows that the log holds at their offsets; ``notes`` are added to them."""
+    """Run journaled steps again with the rows that the log holds at their offsets; ``notes`` are added to them.
+
+    Raises
+    ------
+    RowsLostError
+        The log no longer holds all rows of a step; the engine has run the steps before it.
+    DataError
+        The log holds all records of a step, but they have another number of valid rows than before.
+    OffsetsLostError
+        The log no longer holds the offsets of a step.
+    """
     done = Playback()
     began = time.perf_counter()
     for entry in entries:
@@ -154,6 +164,8 @@ def redo(
                 f"journal step {entry.step} ({entry.kind}) has no offset ranges, so its rows cannot be read: the journal is "
                 "damaged or was written by another version"
             )
+        if batch is not None and entry.rows not in (None, len(batch)):
+            raise _other_rows(entry, len(batch), log.gaps)
         engine.redo(entry, batch if batch is None or notes is None else notes.add_to(batch))
         done.rows += 0 if batch is None else len(batch)
         done.steps += 1
@@ -161,3 +173,14 @@ def redo(
             progress(done.rows, entry.clock)
     done.seconds = time.perf_counter() - began
     return done
+
+
+def _other_rows(entry: JournalEntry, found: int, gaps: int) -> EcdctrError:
+    ranges = ", ".join(f"{p.topic}[{p.partition}] {p.first} to {p.end}" for p in entry.parts)
+    what = f"journal step {entry.step} learned {entry.rows} rows from offsets {ranges}, and the log now has {found} rows there"
+    if gaps and entry.rows is not None and found < entry.rows:
+        return RowsLostError(f"{what}: {gaps} of these offsets have no record any more (compaction)")
+    return DataError(
+        f"{what}, though no record is missing: the messages are decoded differently than when they were learned. Restore the features "
+        "and the settings events.* of that time, and the version of ecdctr"
+    )

@@ -1,0 +1,326 @@
+"""The log is not the one that was learned from: made anew, cut, compacted, or without its head. Each is found and named on Apache Kafka."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kafka import TopicPartition
+
+from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.kafka import log as log_module
+from ecdctr.state.checkpoints import CheckpointStore
+from ecdctr.state.errors import OffsetsLostError
+from ecdctr.state.positions import Positions
+from ecdctr.streams.producer import produce
+from ecdctr.streams.retention import CHOICES
+from tests.support.apache_kafka import ApacheKafka, missing
+from tests.support.sites import Site, frame
+from tests.support.waiting import PATIENCE_S, wait_for
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SESSION = "worker.session_timeout_s=6"
+"""The least that Apache Kafka accepts by default."""
+
+
+class ConfiguredSite(Site):
+    """Click topics with settings of their own on a cluster of Apache Kafka."""
+
+    def __init__(self, folder: Path, kafka: ApacheKafka, *overrides: str, **topic: str) -> None:
+        self.kafka, self.topic = kafka, topic
+        super().__init__(folder, kafka.address, SESSION, *overrides)
+
+    def make_topics(self) -> None:
+        for topic in self.settings.topics.domains:
+            self.kafka.create_topic(topic, 2, **self.topic)
+        super().make_topics()
+
+
+def at_checkpoint(site: Site) -> dict:
+    loaded = CheckpointStore(site.folders.checkpoints).newest()
+    return dict(Positions.from_json(loaded.meta["positions"]))
+
+
+def costs(site: Site) -> dict[str, tuple[int, int]]:
+    """``{choice: (lost, doubled)}`` as the worker's last message states them."""
+    found = re.findall(
+        r"--reset-offsets (\w+): ([\d,]+) offsets are lost, ([\d,]+) are learned a second time", site.log()
+    )
+    return {
+        choice: (int(lost.replace(",", "")), int(doubled.replace(",", "")))
+        for choice, lost, doubled in found[-len(CHOICES) :]
+    }
+
+
+def ends_with_5(site: Site, *options: str) -> str:
+    """Start a worker that refuses; its output."""
+    before = len(site.log())
+    worker = site.start(*options)
+    assert worker.wait(timeout=PATIENCE_S) == 5, site.log()[before:]
+    text = site.log()[before:]
+    assert "Traceback" not in text
+    return text
+
+
+def learn_to_the_end(site: Site, *options: str) -> None:
+    before, ends = len(site.log()), sum(site.ends().values())
+    worker = site.start(*options)
+    site.wait(lambda: "live from step" in site.log()[before:], "be live", worker)
+    site.wait(lambda: site.learned() == ends, "learn to the end", worker)
+    assert site.terminate(worker)[0] == 0
+
+
+def test_case_a9_a_topic_made_anew_is_found_though_it_has_grown_beyond_the_positions(apache_broker, tmp_path):
+    site = Site(tmp_path / "site", apache_broker.address, SESSION)
+    try:
+        site.produce(1_000)
+        worker = site.start()
+        site.train(1_000, worker)
+        assert site.terminate(worker)[0] == 0
+        at = at_checkpoint(site)
+        with apache_broker.admin() as admin:
+            admin.delete_topics(list(site.settings.topics.domains))
+        for topic in site.settings.topics.domains:
+            apache_broker.create_topic(topic, 2)
+        site.produce(frame(3_000, first=5_000))
+        ends = site.ends()
+        assert all(ends[key] > at[key] > 0 for key in ends), "the ends tell nothing"
+
+        text = ends_with_5(site)
+        for topic in site.settings.topics.domains:
+            assert re.search(rf'topic "{topic}" partition 0: .*was deleted and created again', text)
+        assert costs(site) == {"earliest": (0, 0), "latest": (3_000, 0), "checkpoint": (0, 0)}
+
+        learn_to_the_end(site, "--reset-offsets", "checkpoint")
+        reset = next(e for e in site.entries() if e.kind == "reset")
+        assert dict(Positions.from_json(reset.extra["positions"])) == dict.fromkeys(ends, 0)
+        assert sum(e.rows for e in site.entries() if e.step > reset.step and e.parts) == 3_000
+        rebuilt = site.rebuild()
+        assert rebuilt.identical, rebuilt.verdict
+    finally:
+        site.end()
+
+
+def test_case_a9_a_topic_made_anew_is_found_while_the_worker_runs(apache_broker, tmp_path):
+    site = Site(tmp_path / "site", apache_broker.address, SESSION)
+    ad = site.settings.topics.ad
+    try:
+        site.produce(1_000)
+        worker = site.start()
+        site.train(1_000, worker)
+        learned = site.ends()
+        with apache_broker.admin() as admin:
+            admin.delete_topics([ad])
+        apache_broker.create_topic(ad, 2)
+        site.produce(frame(3_000, first=5_000, ad_every=1))
+        assert all(end > learned[key] for key, end in site.ends().items() if key[0] == ad)
+        site.wait(lambda: worker.poll() is not None, "find that the topic is another one")
+        assert worker.returncode == 5, site.log()
+        assert "the log is no longer the one that was learned from" in site.log()
+        text = ends_with_5(site)
+        assert re.search(rf'topic "{ad}" partition 0: .*was deleted and created again', text)
+        assert site.settings.topics.natural not in text.partition("the log no longer holds")[2]
+    finally:
+        site.end()
+
+
+COMPACTED = {
+    "cleanup_policy": "compact",
+    "segment_ms": "200",
+    "min_cleanable_dirty_ratio": "0.01",
+}
+
+
+def wait_for_compaction(site: Site, first: int) -> None:
+    """Send newer records of every key, until the cleaner has removed records before the positions of now."""
+    before = site.ends()
+    sent = 0
+
+    def removed() -> bool:
+        nonlocal sent
+        site.produce(400, first=first + 400 * sent)  # a segment is closed by the next record
+        sent += 1
+        held = [
+            record.offset
+            for topic in site.settings.topics.domains
+            for record in site.read(topic)
+            if record.offset < before[(topic, record.partition)]
+        ]
+        return len(held) < 0.5 * sum(before.values())
+
+    wait_for(removed, "compact", every_s=1.0)
+
+
+def test_case_a10_rows_that_compaction_removed_are_refused_as_lost_offsets(apache_broker, tmp_path):
+    site = ConfiguredSite(
+        tmp_path / "site", apache_broker, "state.checkpoint_every_steps=100000", **COMPACTED
+    )
+    try:
+        site.produce(800)
+        worker = site.start()
+        site.train(800, worker)
+        assert f'topic "{site.settings.topics.ad}" has cleanup.policy=compact' in site.log()
+        site.kill(worker)
+        entries = site.entries()
+        wait_for_compaction(site, first=800)
+
+        text = ends_with_5(site)
+        found = re.search(
+            r"journal step (\d+) learned (\d+) rows .* the log now has (\d+) rows there: .*compaction", text
+        )
+        assert found, text
+        step, learned, held = map(int, found.groups())
+        (entry,) = [e for e in entries if e.step == step]
+        assert entry.rows == learned > held
+        gone = re.search(r"of the ([\d,]+) rows .* learned, ([\d,]+) are gone for good", text)
+        assert gone, text
+        rest = [e for e in entries if e.step >= step and e.parts]
+        assert int(gone[1].replace(",", "")) == sum(e.rows for e in rest)
+        offsets = {
+            (topic, record.partition, record.offset)
+            for topic in site.settings.topics.domains
+            for record in site.read(topic)
+        }
+        still = sum(
+            (p.topic, p.partition, o) in offsets for e in rest for p in e.parts for o in range(p.first, p.end)
+        )
+        assert int(gone[2].replace(",", "")) == sum(e.rows for e in rest) - still
+
+        learn_to_the_end(site, "--reset-offsets", "checkpoint")
+        reset = next(e for e in site.entries() if e.kind == "reset")
+        assert reset.step == step, "the steps before it were repeated"
+    finally:
+        site.end()
+
+
+def test_case_a10_the_audit_names_the_log_and_not_the_model(apache_broker, tmp_path):
+    site = ConfiguredSite(tmp_path / "site", apache_broker, **COMPACTED)
+    try:
+        site.produce(3_000)
+        worker = site.start()
+        site.train(3_000, worker)
+        assert site.terminate(worker)[0] == 0
+        wait_for_compaction(site, first=3_000)
+        with pytest.raises(OffsetsLostError, match="no record any more \\(compaction\\)"):
+            site.rebuild()
+    finally:
+        site.end()
+
+
+def test_case_a11_a_log_without_its_head_is_replayed_from_the_oldest_checkpoint_that_reaches(
+    apache_broker, tmp_path
+):
+    site = Site(tmp_path / "site", apache_broker.address, SESSION)
+    try:
+        site.produce(4_000)
+        worker = site.start()
+        site.train(4_000, worker)
+        assert site.terminate(worker)[0] == 0
+        assert len(site.checkpoints()) >= 3
+        oldest, second, *_ = CheckpointStore(site.folders.checkpoints).list()
+        key = max(at_checkpoint(site))
+
+        def delete(upto: int) -> None:
+            with apache_broker.admin() as admin:
+                admin.delete_records({TopicPartition(*key): upto})
+            wait_for(lambda: _beginning(site)[key] == upto, "delete records")
+
+        delete(Positions.from_json(oldest.meta["positions"])[key])
+        result = _replay_journal(site)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f"rebuilding from checkpoint {oldest.name} on, because" in result.stderr
+        assert "(retention)" in result.stderr and "identical" in result.stdout
+
+        delete(Positions.from_json(oldest.meta["positions"])[key] + 1)
+        rebuilt = site.rebuild()
+        assert rebuilt.identical and rebuilt.base == second.name, rebuilt.verdict
+
+        delete(site.ends()[key])
+        result = _replay_journal(site)
+        assert result.returncode == 5, result.stdout + result.stderr
+        assert re.search(
+            r"the model can be rebuilt only from step \d+ on, because .*begins at offset", result.stderr
+        )
+        assert "Traceback" not in result.stderr and "Error" not in result.stderr
+    finally:
+        site.end()
+
+
+def _beginning(site: Site) -> dict:
+    from ecdctr import factory
+
+    with factory.kafka_log(site.settings, factory.decoder(site.settings)) as log:
+        return log.beginning(log.partitions())
+
+
+def _replay_journal(site: Site) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ecdctr", "replay", "--journal", "--config", str(site.config)],
+        capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+
+def test_case_a15_a_broker_that_hangs_during_a_replay_is_waited_for(tmp_path, monkeypatch):
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with ApacheKafka(tmp_path / "kafka") as kafka:
+        site = Site(tmp_path / "site", kafka.address, SESSION)
+        try:
+            site.produce(1_000)
+            worker = site.start()
+            site.train(1_000, worker)
+            assert site.terminate(worker)[0] == 0
+            (node,) = kafka.nodes
+            waits: list[str] = []
+
+            class Resume(logging.Handler):
+                def emit(self, record: logging.LogRecord) -> None:
+                    if "waiting for records" in record.getMessage():
+                        waits.append(record.getMessage())
+                        node.resume()
+
+            fetch = KafkaLog.fetch
+            calls = []
+
+            def hang_first(self, parts):
+                if not calls:
+                    node.suspend()
+                calls.append(parts)
+                return fetch(self, parts)
+
+            monkeypatch.setattr(KafkaLog, "fetch", hang_first)
+            monkeypatch.setattr(log_module, "CHECK_S", 2.0)
+            handler = Resume()
+            logging.getLogger("ecdctr.kafka").addHandler(handler)
+            try:
+                rebuilt = site.rebuild()
+            finally:
+                logging.getLogger("ecdctr.kafka").removeHandler(handler)
+            assert rebuilt.identical, rebuilt.verdict
+            assert waits and f"{site.name}-" in waits[0]
+        finally:
+            site.end()
+
+
+def test_case_a8_a_topic_that_is_not_shown_is_no_proof_of_a_loss(apache_broker, tmp_path):
+    """The topic is deleted; the other one is still there. It is neither called lost, nor made anew by this worker."""
+    site = Site(tmp_path / "site", apache_broker.address, SESSION)
+    ad, natural = site.settings.topics.ad, site.settings.topics.natural
+    try:
+        site.produce(1_000)
+        worker = site.start()
+        site.train(1_000, worker)
+        with apache_broker.admin() as admin:
+            admin.delete_topics([ad])
+        produce([frame(400, first=1_000, ad_every=10**9)], site.settings.kafka, site.settings.topics)
+        site.wait(site.says(f'topic "{ad}"'), "name the topic", worker)
+        assert worker.poll() is None
+        assert f"{natural}[0] ends" not in site.log() and "--reset-offsets" not in site.log()
+    finally:
+        site.end()
