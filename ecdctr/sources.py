@@ -12,6 +12,7 @@ from ecdctr import factory
 from ecdctr.replay.sources import KafkaSource, Log, Source, SourceLog, open_source, parse_options
 from ecdctr.settings import Loaded, Settings
 from ecdctr.state.errors import ConfigError
+from ecdctr.streams.retry import call_until_available
 
 __all__ = ["moment", "open_log", "open_with_features"]
 
@@ -64,8 +65,18 @@ def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tu
         return
     settings = loaded.settings
     values = parse_options(text, text.partition(":")[2], ",", KAFKA_OPTIONS)
-    with factory.kafka_log(settings, factory.decoder(settings)) as kafka:
-        yield KafkaSource(kafka, **values), settings
+
+    def connect() -> KafkaSource:
+        kafka = factory.kafka_log(settings, factory.decoder(settings))
+        try:
+            return KafkaSource(kafka, **values)
+        except BaseException:
+            kafka.close()
+            raise
+
+    found = call_until_available(connect, settings.worker.connect_timeout_s, lambda: False)
+    with found.log:
+        yield found, settings
 
 
 class _History:

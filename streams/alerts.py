@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from ecdctr.events.kafka import close_at_once
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.streams.topics import ensure_topic
 
 __all__ = ["TopicChannel"]
-
-log = logging.getLogger("ecdctr.alerts")
 
 ANSWER_S = 20.0
 
@@ -61,7 +59,4 @@ class TopicChannel:
     def _close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            try:
-                producer.close(timeout=1)
-            except KafkaError as error:
-                log.debug("the alerts' producer closed with %r", error)
+            close_at_once(producer)

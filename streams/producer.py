@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +15,10 @@ from kafka.partitioner.default import murmur2
 
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, to_arrow_message, to_json_messages
-from ecdctr.events.kafka import in_one_sentence, short_text
+from ecdctr.events.kafka import close_at_once, in_one_sentence, short_text
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import DataError, StreamError
+from ecdctr.streams.retry import call_until_available
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import partition_counts
 
@@ -39,6 +39,7 @@ def produce(
     rows_per_s: float | None = None,
     speedup: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    connect_timeout_s: float = 60.0,
 ) -> dict[str, int]:
     """Send events to the two click topics and return when the brokers have acknowledged all of them.
 
@@ -59,6 +60,8 @@ def produce(
         Largest number of seconds of event time per second; 60 sends an hour in a minute.
     progress
         Called with the rows sent so far and the event time in ms.
+    connect_timeout_s
+        How long to wait for brokers that do not answer, before the first row is sent.
 
     Returns
     -------
@@ -73,7 +76,9 @@ def produce(
         A topic does not exist, or a message is larger than the broker accepts.
     """
     names = dict(zip(DOMAIN_NAMES, (topics.natural, topics.ad), strict=True))
-    counts = partition_counts(connection, list(names.values()))
+    counts = call_until_available(
+        lambda: partition_counts(connection, list(names.values())), connect_timeout_s, lambda: False
+    )
     for topic in names.values():
         if topic not in counts:
             raise StreamError(f'topic "{topic}" does not exist: create it with `ecdctr topics --create`')
@@ -145,9 +150,8 @@ class _Sender:
                 while self._in_flight:
                     self._wait_for_oldest()
         finally:
-            # All sends are acknowledged, or the error that is being raised is more specific.
-            with suppress(KafkaError):
-                self._producer.close(timeout=0)
+            # All sends are acknowledged, or an error is being raised: nothing is sent after it.
+            close_at_once(self._producer)
 
     def send(
         self,

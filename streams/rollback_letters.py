@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.records import decode_records
-from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
+from ecdctr.streams.dead_letters import ROLLED_BACK, DeadLetter, DeadLetters
 from ecdctr.streams.retry import StopRequestedError, call_until_available
 
 __all__ = ["RollbackLetters"]
+
+_POLL_S = 0.2
+_STOP_S = 2.0
+"""How long a stop waits for the acknowledgement of letters that were just sent."""
 
 
 class RollbackLetters:
@@ -54,8 +59,8 @@ class RollbackLetters:
         self._loop, self._letters = asyncio.get_running_loop(), letters
         pending, self._pending = self._pending, []
         for batch, reason in pending:
-            found = await self._loop.run_in_executor(None, self._letters_of, batch, reason)
-            await letters.send(found)
+            found = await self._loop.run_in_executor(None, self._read, batch, reason)
+            await self._send(found)
 
     def add(self, batch: Batch, reason: str) -> None:
         """Called in the trainer's thread with a batch that was rolled back; returns when its letters are acknowledged.
@@ -65,15 +70,32 @@ class RollbackLetters:
         Raises
         ------
         StopRequestedError
-            The worker was asked to stop before a broker answered.
+            The worker was asked to stop before the letters were acknowledged. The step is not part of the last checkpoint, so
+            it is repeated, and rolled back, after a restart.
         """
         if self._loop is None or self._letters is None:
             self._pending.append((batch, reason))
             return
-        letters = call_until_available(
+        asyncio.run_coroutine_threadsafe(self._send(self._read(batch, reason)), self._loop).result()
+
+    async def _send(self, found: list[DeadLetter]) -> None:
+        """Return when the letters are acknowledged; a stop does not wait for a topic that takes none."""
+        assert self._letters is not None
+        sending = asyncio.ensure_future(self._letters.send(found))
+        deadline = float("inf")
+        while not sending.done():
+            await asyncio.wait({sending}, timeout=_POLL_S)
+            if self._stop_requested():
+                deadline = min(deadline, time.monotonic() + _STOP_S)
+            if not sending.done() and time.monotonic() > deadline:
+                sending.cancel()
+                raise StopRequestedError
+        sending.result()
+
+    def _read(self, batch: Batch, reason: str) -> list[DeadLetter]:
+        return call_until_available(
             lambda: self._letters_of(batch, reason), float("inf"), self._stop_requested
         )
-        asyncio.run_coroutine_threadsafe(self._letters.send(letters), self._loop).result()
 
     def _raise_if_stopping(self) -> None:
         if self._stop_requested():
@@ -102,7 +124,7 @@ class RollbackLetters:
                         part.topic,
                         part.partition,
                         r.offset,
-                        "loss",
+                        ROLLED_BACK,
                         reason,
                         r.value,
                         r.key,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,23 +13,34 @@ from kafka.admin import NewTopic
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    KafkaError,
     KafkaTimeoutError,
     NoError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 
-from ecdctr.events.kafka import partition_offsets, stating_the_reason, true_ends
+from ecdctr.events.kafka import naming_partitions, partition_offsets, stating_the_reason, true_ends
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
 from ecdctr.streams.settings import TopicSettings
 
-__all__ = ["PartitionState", "describe_topics", "ensure_topic", "ensure_topics", "partition_counts"]
+__all__ = [
+    "PartitionState",
+    "broker_count",
+    "delete_topics",
+    "describe_topics",
+    "ensure_topic",
+    "ensure_topics",
+    "partition_counts",
+]
 
 log = logging.getLogger("ecdctr.topics")
 
 BOOTSTRAP_MS = 10_000
+OFFSETS_S = 10.0
 LEADERS_MS = 10_000
 """Maximum time until every partition of a new topic must have a leader."""
 
@@ -113,6 +124,35 @@ def partition_counts(connection: KafkaSettings, names: list[str]) -> dict[str, i
         return _counts(admin, names)
 
 
+def broker_count(connection: KafkaSettings) -> int:
+    """Number of brokers of the cluster that are alive."""
+    with _admin(connection) as admin:
+        return len(admin.describe_cluster()["brokers"])
+
+
+def delete_topics(connection: KafkaSettings, names: Sequence[str], group: str) -> None:
+    """Delete those of the topics that exist, and the group, if it has no members.
+
+    Raises
+    ------
+    StreamError
+        A topic cannot be deleted.
+    """
+    with _admin(connection) as admin:
+        there = sorted(_counts(admin, list(names)))
+        found = admin.delete_topics(there, raise_errors=False)["topics"] if there else []
+        errors = [(t["name"], for_code(t["error_code"])) for t in found if t["error_code"]]
+        with suppress(
+            KafkaError
+        ):  # only the lag that tools show depends on it, and there may be no such group
+            admin.delete_groups([group])
+    left = [
+        f"{name} ({error.__name__})" for name, error in errors if error is not UnknownTopicOrPartitionError
+    ]
+    if left:
+        raise StreamError(f"not deleted: {', '.join(left)}; delete them yourself")
+
+
 def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str) -> list[PartitionState]:
     """State of every partition of the existing click and dead-letter topics, with the offsets that the group has committed."""
     names = [*topics.domains, *(topics.dead_letter(name) for name in topics.domains)]
@@ -121,7 +161,7 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
         for name, count in partition_counts(connection, names).items()
         for p in range(count)
     ]
-    with stating_the_reason(connection, probe_first=False):
+    with naming_partitions(connection, names), stating_the_reason(connection, names, probe_first=False):
         consumer = KafkaConsumer(
             **connection.kafka_python(),
             group_id=group,  # to read its commits; nothing is subscribed, so the group is not joined
@@ -130,9 +170,9 @@ def describe_topics(connection: KafkaSettings, topics: TopicSettings, group: str
             fetch_max_wait_ms=100,
         )
         try:
-            beginning = partition_offsets(consumer, tps, "beginning")
+            beginning = partition_offsets(consumer, tps, "beginning", OFFSETS_S)
             committed = _committed(consumer, [tp for tp in tps if tp.topic in topics.domains], group)
-            end = true_ends(consumer, tps)
+            end = true_ends(consumer, tps, OFFSETS_S)
         finally:
             consumer.close(autocommit=False)
     return [

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ecdctr.events.step import Step
 from ecdctr.models.training import Engine, StepResult
+from ecdctr.state.errors import EcdctrError
 
 __all__ = ["TrainerThread"]
 
@@ -70,6 +71,9 @@ class TrainerThread(threading.Thread):
                 result = self.engine.run(step)
                 if self._on_step is not None:
                     self._on_step(step, result, time.perf_counter() - began)
+        except EcdctrError as error:  # the worker ends with its sentence
+            log.debug("training ended", exc_info=True)
+            self._on_failure(error)
         except BaseException as error:
             log.exception("training ended")
             self._on_failure(error)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ecdctr.events.align import Aligner
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import EndsReader, KafkaLog, LeaderEpochs
+from ecdctr.events.kafka import EndsReader, KafkaLog, LeaderEpochs, LogState
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
 from ecdctr.monitor.dashboard import Reason
@@ -180,13 +180,13 @@ class Worker:
         """Load the checkpoint, redo the journal, and return the next offset and the end of every partition."""
         self._reporter.health.enter("recovering")
         self._connect(lambda: ensure_topics(self._kafka, self._topics))
-        with self._connect(lambda: self._make_log(self._decoder)) as kafka:
+        entries = list(engine.recover())
+        self._checkpoint_positions = Positions(engine.positions)
+        identity = identity_after(engine.identity, entries)
+        kafka, log_state, ends = self._connect(lambda: self._open_log(identity))
+        with kafka:
             # Records that the log holds are waited for without a limit; a signal ends the wait.
             kafka.stall_s, kafka.on_wait = math.inf, self._raise_if_stopping
-            entries = list(engine.recover())
-            self._checkpoint_positions = Positions(engine.positions)
-            identity = identity_after(engine.identity, entries)
-            log_state = self._connect(lambda: kafka.state(identity))
             warn_of_compaction(log_state)
             engine.origin = LeaderEpochs(log_state.topic_ids, {}, LogIdentity())
             tail = list(settle_positions(engine, entries, log_state, reset_offsets))
@@ -201,13 +201,22 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-            ends = self._connect(lambda: kafka.end(list(log_state.ends)))
         engine.origin = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
         beginning = log_state.beginning
-        positions = Positions({key: engine.positions.get(key, beginning[key]) for key in ends})
-        behind = sum(max(0, ends[key] - positions[key]) for key in ends)
+        positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
+        behind = sum(max(0, end - positions[key]) for key, end in ends.items())
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
+
+    def _open_log(self, identity: LogIdentity) -> tuple[KafkaLog, LogState, dict[Key, int]]:
+        """Connect, and ask for the state of the log, and where each partition can be read up to."""
+        kafka = self._make_log(self._decoder)
+        try:
+            state = kafka.state(identity)
+            return kafka, state, kafka.end(list(state.ends))
+        except BaseException:
+            kafka.close()
+            raise
 
     def _redone(self, _rows: int, _clock: int) -> None:
         self._reporter.health.step()
@@ -265,7 +274,13 @@ class Worker:
         intake.attach(trainer)
         if self._worker.decoders:
             self._pool = DecodePool(self._decoder, self._worker.decoders)
-        self._letters = DeadLetters(self._kafka, self._topics)
+        self._letters = DeadLetters(
+            self._kafka,
+            self._topics,
+            on_waiting=partial(self._reporter.condition, Reason.DEAD_LETTERS_WAIT),
+            connect_timeout_s=self._worker.connect_timeout_s,
+            stop_requested=lambda: self._stop_requested,
+        )
         await self._letters.start(self._checkpoint_positions)
         await self._rollback_letters.start(self._letters)
         watch = BrokerWatch(

@@ -53,7 +53,7 @@ def _logging(verbose: bool) -> None:
         force=True,
     )
     logging.getLogger("ecdctr").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Our own errors report what matters of the client's log; the rest would only alarm.
+    # Our own errors report what matters of the libraries' logs; the rest, with its tracebacks, would only alarm.
     for client in ("kafka", "aiokafka", "faust", "mode"):
         logging.getLogger(client).setLevel(logging.WARNING if verbose else logging.CRITICAL)
 

@@ -28,11 +28,48 @@ def demo(
         ),
     ] = "A",
     seed: Annotated[int, typer.Option(help="Seed of the simulator and of the models.")] = 0,
+    brokers: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the Kafka at these addresses (host:port, with commas) instead of the embedded broker. The demo creates "
+            "its own topics there, and deletes them at the end."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="With --brokers: a key of the section kafka, topics.replication or topics.partitions, for example "
+            "`--set kafka.security=ssl`. May be repeated.",
+        ),
+    ] = None,
+    topic_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="With --brokers: how the names of the topics and of the group begin. Default: a random text."
+        ),
+    ] = None,
+    keep_topics: Annotated[
+        bool, typer.Option("--keep-topics", help="With --brokers: do not delete the topics at the end.")
+    ] = False,
 ) -> None:
     """Show the whole system in three minutes: broker, streams, training, kill -9, recovery, replay and one table."""
     from ecdctr.commands.demo import run_demo
 
-    raise typer.Exit(run_demo(out, out_dir, data=data, mapping=mapping, seed=seed))
+    raise typer.Exit(
+        run_demo(
+            out,
+            out_dir,
+            data=data,
+            mapping=mapping,
+            seed=seed,
+            brokers=brokers,
+            overrides=overrides or (),
+            prefix=topic_prefix,
+            keep_topics=keep_topics,
+        )
+    )
 
 
 def broker(

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ecdctr import factory
+from ecdctr.commands.demo_cluster import DemoCluster, demo_cluster
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.commands.replay import replay_source
 from ecdctr.commands.tpm_train import train_tpm
@@ -75,23 +76,35 @@ def _plan(data: Path | None, mapping: str, seed: int) -> Plan:
     )
 
 
-def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, seed: int) -> int:
+def run_demo(
+    out: Console,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    mapping: str = "A",
+    seed: int = 0,
+    brokers: str | None = None,
+    overrides: Sequence[str] = (),
+    prefix: str | None = None,
+    keep_topics: bool = False,
+) -> int:
     """Run the demo, and write ``summary.json`` and the report to ``folder``.
 
-    1. Start the embedded broker, and create the topics.
+    1. Start the embedded broker, or check that ``brokers`` have none of the topics; create the topics.
     2. Train TPM on months of natural history, and write its snapshots to RocksDB.
     3. Produce the live month to both topics while a worker trains on it.
     4. Kill the worker with signal 9 in between, and start it again.
     5. When every row is learned, stop the worker, and audit its journal against the log.
     6. Replay the journal from the log (bit for bit), and replay the log offline.
+    7. Delete the topics, unless the broker was started here.
+
+    For ``brokers``, ``overrides``, ``prefix`` and ``keep_topics`` see :func:`~ecdctr.commands.demo_cluster.demo_cluster`.
 
     Returns
     -------
     int
         0 if no row was lost or counted twice and the rebuilt model is identical, else 1.
     """
-    from ecdctr.streams.embedded import EmbeddedBroker
-
     if (
         folder.exists()
         and any(folder.iterdir())
@@ -107,10 +120,10 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     plan = _plan(data, mapping, seed)
     title = Text.assemble(("E-CDCTR demo", "bold"), f" on {plan.title}; all of its files are in {folder}/")
     out.print(title)
-    with EmbeddedBroker(log_file=folder / "broker.log") as broker:
-        loaded, config = _configure(folder, plan, broker.address)
+    with demo_cluster(folder, brokers, overrides, prefix, keep_topics=keep_topics) as cluster:
+        loaded, config = _configure(folder, plan, cluster)
         settings = loaded.settings
-        out.print(f"1  broker on {broker.address}, configuration in {config}")
+        out.print(f"1  {cluster.title}, configuration in {config}")
         out.print("2  TPM on long-term natural clicks: one frozen snapshot a month")
         train_tpm(out, Console(stderr=True, markup=False), loaded, plan.source)
         out.print("3  producing the live month to both topics; a worker trains on it")
@@ -125,11 +138,11 @@ def run_demo(out: Console, folder: Path, *, data: Path | None, mapping: str, see
     return 0 if ok else 1
 
 
-def _configure(folder: Path, plan: Plan, address: str) -> tuple[Loaded, Path]:
+def _configure(folder: Path, plan: Plan, cluster: DemoCluster) -> tuple[Loaded, Path]:
     """Write the demo's configuration file, and load it."""
     overrides = [
         *plan.overrides,
-        f'kafka.brokers=["{address}"]',
+        *cluster.overrides,
         f'state.folder="{folder / "state"}"',
         "state.checkpoint_every_s=5",
         "monitor.port=0",

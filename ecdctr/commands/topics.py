@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ecdctr.settings import Loaded
 from ecdctr.state.errors import StreamError
+from ecdctr.streams.retry import call_until_available
 from ecdctr.streams.topics import describe_topics, ensure_topics
 
 __all__ = ["show_topics"]
@@ -15,11 +16,18 @@ __all__ = ["show_topics"]
 def show_topics(out: Console, loaded: Loaded, *, create: bool) -> None:
     """Print partitions, offsets and the lag of the worker's last checkpoint; with ``create``, create missing topics first."""
     settings = loaded.settings
+    wait_s = settings.worker.connect_timeout_s
     if create:
-        for name, partitions in ensure_topics(settings.kafka, settings.topics).items():
+        found = call_until_available(
+            lambda: ensure_topics(settings.kafka, settings.topics), wait_s, lambda: False
+        )
+        for name, partitions in found.items():
             out.print(f"{name}: {partitions} partitions")
+    states = call_until_available(
+        lambda: describe_topics(settings.kafka, settings.topics, settings.worker.group), wait_s, lambda: False
+    )
     table = Table("topic", "partition", "first", "end", "learned", "lag", box=None, pad_edge=False)
-    for p in describe_topics(settings.kafka, settings.topics, settings.worker.group):
+    for p in states:
         click = p.topic in settings.topics.domains
         table.add_row(
             p.topic, str(p.partition), f"{p.beginning:,}", f"{p.end:,}",

@@ -18,6 +18,7 @@ from ecdctr.events.kafka.identity import compacted_topics, epoch_ends, topic_ids
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.partition_reader import OutOfRangeError, PartitionReader
 from ecdctr.events.kafka.probe import stating_the_reason
+from ecdctr.events.kafka.topic_state import naming_partitions
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
@@ -33,6 +34,8 @@ CHECK_S = 10.0
 _POLL_MS = 500
 _BOOTSTRAP_MS = 10_000
 MAX_POLL_RECORDS = 10_000
+OFFSETS_S = 10.0
+"""Limit for a request of first or end offsets; whoever waits for a broker asks again and says so."""
 NEW_TOPIC_S = 2.0
 """How long a topic that was created a moment ago may be absent from the metadata of another broker."""
 _RETRY_S = 0.05
@@ -84,6 +87,7 @@ class KafkaLog:
         self.topics = dict(topics)
         self.timeout_s, self.stall_s, self.on_wait = timeout_s, stall_s, on_wait
         self.dead_rows = self.gaps = 0
+        self._offsets_s = min(timeout_s, OFFSETS_S)
         self._readers: dict[Key, PartitionReader] = {}
         self._connected = False  # only the first client probes the brokers
         self._consumer = self._client("read_uncommitted")  # for metadata and offsets only
@@ -140,8 +144,9 @@ class KafkaLog:
     def beginning(self, keys: Sequence[Key], timeout_s: float | None = None) -> dict[Key, int]:
         """First offset that each partition still holds; ``timeout_s``: by default that of the log."""
         tps = [TopicPartition(*k) for k in keys]
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
-        found = partition_offsets(self._consumer, tps, "beginning", limit_s)
+        limit_s = self._offsets_s if timeout_s is None else timeout_s
+        with naming_partitions(self.connection, list(self.topics)):
+            found = partition_offsets(self._consumer, tps, "beginning", limit_s)
         return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def end(self, keys: Sequence[Key]) -> dict[Key, int]:
@@ -150,13 +155,16 @@ class KafkaLog:
         See :func:`ecdctr.events.kafka.offsets.stable_ends`.
         """
         tps = [TopicPartition(*k) for k in keys]
-        ends = stable_ends(self._consumer, true_ends(self._consumer, tps, self.timeout_s), self.timeout_s)
+        with naming_partitions(self.connection, list(self.topics)):
+            written = true_ends(self._consumer, tps, self._offsets_s)
+            ends = stable_ends(self._consumer, written, self._offsets_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     def written(self, keys: Sequence[Key], timeout_s: float | None = None) -> dict[Key, int]:
         """True end of each partition, open transactions included; see :func:`ecdctr.events.kafka.offsets.true_ends`."""
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
-        ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], limit_s)
+        limit_s = self._offsets_s if timeout_s is None else timeout_s
+        with naming_partitions(self.connection, list(self.topics)):
+            ends = true_ends(self._consumer, [TopicPartition(*k) for k in keys], limit_s)
         return {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     def epoch_ends(self, epochs: Mapping[Key, int]) -> dict[Key, int]:

@@ -10,10 +10,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka import errors
 from aiokafka.conn import create_conn
@@ -22,13 +21,13 @@ from aiokafka.protocol.metadata import MetadataRequest
 from kafka.errors import KafkaError
 
 from ecdctr.events.kafka.client_errors import in_one_sentence
+from ecdctr.events.kafka.own_loop import run_in_own_loop
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
+from ecdctr.events.kafka.topic_state import topic_problem
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError, TokenError
 
 __all__ = ["probe_brokers", "probe_each", "stating_the_reason"]
-
-T = TypeVar("T")
 
 TIMEOUT_S = 0.9
 LONG_TIMEOUT_S = 5.0
@@ -104,7 +103,7 @@ def probe_each(
         probes = (_Probe(settings, address, options, timeout_s) for address in settings.addresses)
         return await asyncio.gather(*(probe.run(topics) for probe in probes))
 
-    return dict(zip(settings.addresses, _in_own_loop(probe_all()), strict=True))
+    return dict(zip(settings.addresses, run_in_own_loop(probe_all()), strict=True))
 
 
 @contextmanager
@@ -140,7 +139,14 @@ def stating_the_reason(
         problem = probe_brokers(settings, topics, LONG_TIMEOUT_S)
         if problem is not None:
             raise _error(problem) from error
-        raise in_one_sentence(error, settings) from error
+        failure = in_one_sentence(error, settings)
+        if (
+            topics
+            and isinstance(failure, BrokerUnavailableError)
+            and (why := topic_problem(settings, topics))
+        ):
+            failure = BrokerUnavailableError(why)
+        raise failure from error
 
 
 def _error(problem: BrokerProblem) -> StreamError:
@@ -326,26 +332,3 @@ def _text(error: BaseException) -> str:
     if isinstance(error, errors.KafkaError) and error.args:
         return str(error.args[0])
     return str(error) or type(error).__name__
-
-
-def _in_own_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a thread of its own: the caller's thread may have a loop already."""
-
-    async def work_and_clean_up() -> T:
-        try:
-            return await work
-        finally:
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-
-    def run() -> T:
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(work_and_clean_up())
-        finally:
-            loop.close()  # does not wait for a name that is still being resolved, as asyncio.run does
-
-    with ThreadPoolExecutor(1, thread_name_prefix="broker-probe") as thread:
-        return thread.submit(run).result()

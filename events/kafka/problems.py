@@ -37,7 +37,7 @@ class Cause(StrEnum):
 
 
 _MAY_PASS = frozenset(
-    {Cause.NAME, Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.CLOSED, Cause.TOKEN}
+    {Cause.NAME, Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.CLOSED, Cause.TOKEN, Cause.ADVERTISED}
 )
 
 # Fields: see BrokerProblem.__str__.

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError
-
-from ecdctr.events.kafka import partition_offsets, stating_the_reason, true_ends
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
-from ecdctr.streams.dead_letters.letter import DeadLetter, Identity, identity_of, letters_of
+from ecdctr.state.errors import StreamError
+from ecdctr.streams.dead_letters.lane import Lane
+from ecdctr.streams.dead_letters.letter import ROLLED_BACK, DeadLetter, Identity, letters_of
+from ecdctr.streams.dead_letters.read_back import Tail
+from ecdctr.streams.retry import call_until_available
 from ecdctr.streams.settings import TopicSettings
-from ecdctr.streams.topics import partition_counts
 
 __all__ = ["DeadLetter", "DeadLetterSink", "DeadLetters", "MemoryDeadLetters", "letters_of"]
 
-log = logging.getLogger("ecdctr.dead_letters")
-
 TAIL = 100_000  # dead letters per partition that are read at start, at most, to find those that were already sent
-_RETRY_S = 1.0
-_ANSWER_S = 150.0  # longer than the producer's delivery timeout, so that its error comes first
-_TAIL_TIMEOUT_S = 120.0
 
-T = TypeVar("T")
 Key = tuple[str, int]
+_Known = Future[None] | None
+"""None: an earlier run wrote it."""
 
 
 class DeadLetterSink(Protocol):
@@ -67,11 +58,13 @@ class MemoryDeadLetters:
 class DeadLetters:
     """Sends dead letters to Kafka.
 
-    The producer of kafka-python is idempotent and runs in a thread: a batch that was written but whose acknowledgement
-    was lost is not written twice, and the event loop is not blocked while an agent waits for the acknowledgement.
+    Each dead-letter topic has a :class:`Lane`, which writes each letter exactly once and waits for as long as the topic takes
+    none; whoever sends a letter waits with it, so nothing is learned that comes after it. A topic that takes no letters does
+    not hold up the other one.
 
-    After a crash, messages after the positions of the last checkpoint are read again and rejected again; letters that the topic
-    already contains are not sent a second time.
+    A caller that is cancelled while it waits (the stream app is built anew) does not cancel the letter: when its record is read
+    and rejected again, the new caller waits for the same letter. After a crash, messages after the positions of the last
+    checkpoint are read again and rejected again; letters that the topic already contains are not sent a second time.
 
     Parameters
     ----------
@@ -80,6 +73,12 @@ class DeadLetters:
     tail
         Maximum number of dead letters per partition of a dead-letter topic that are read at start. If the worker died after it
         had sent more letters than this to one partition since its last checkpoint, the others would be sent twice.
+    on_waiting
+        Called in a thread with one sentence while letters cannot be written, and with None when they can be again.
+    connect_timeout_s
+        How long :meth:`start` waits for brokers that do not answer, and for partitions without a leader.
+    stop_requested
+        Ends that wait when it returns True.
 
     Attributes
     ----------
@@ -89,16 +88,36 @@ class DeadLetters:
         Number of letters that were not sent because an earlier run had sent them.
     """
 
-    def __init__(self, connection: KafkaSettings, topics: TopicSettings, *, tail: int = TAIL) -> None:
-        self.connection = connection
+    def __init__(
+        self,
+        connection: KafkaSettings,
+        topics: TopicSettings,
+        *,
+        tail: int = TAIL,
+        on_waiting: Callable[[str | None], None] = lambda _: None,
+        connect_timeout_s: float = 60.0,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.topics = topics
-        self.tail = tail
         self.counts: Counter[str] = Counter()
         self.already_there = 0
-        self._there: set[Identity] = set()
-        self._producer: KafkaProducer | None = None
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="dead-letters")
-        self._stop_now = threading.Event()
+        self._on_waiting = on_waiting
+        self._connect_timeout_s, self._stop_requested = connect_timeout_s, stop_requested
+        self._sentences: dict[str, str] = {}  # by dead-letter topic
+        self._known: dict[Key, dict[Identity, _Known]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tails = {name: Tail(connection, topics.dead_letter(name), tail) for name in topics.domains}
+        self._lanes = {
+            name: Lane(
+                connection,
+                topics.dead_letter(name),
+                self._tails[name],
+                on_written=self._written,
+                on_waiting=partial(self._waiting, topics.dead_letter(name)),
+            )
+            for name in topics.domains
+        }
+        self._running = False
 
     async def start(self, positions: Mapping[Key, int]) -> None:
         """Connect, and find the letters after the checkpoint's positions that have already been sent.
@@ -107,147 +126,121 @@ class DeadLetters:
         ----------
         positions
             Next offset of every partition at the last checkpoint.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            The brokers did not answer, or a dead-letter topic had no leader, for ``connect_timeout_s``.
+        BrokerRefusedError
+            A broker refuses the connection or shows a topic to nobody of this name.
+        StopRequestedError
+            A stop was requested.
         """
-        self._there = await self._in_thread(
-            lambda: read_identities(self.connection, self.topics, positions, self.tail)
-        )
-        self._producer = await self._in_thread(self._connect)
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._start, positions)
+        self._running = True
+
+    def _start(self, positions: Mapping[Key, int]) -> None:
+        try:
+            for name, lane in self._lanes.items():
+                read = partial(self._tails[name].read, self._stop_requested)
+                for identity in self._until_available(read):
+                    key = identity[:2]
+                    if identity[2] >= positions.get(key, 0):
+                        self._known.setdefault(key, {})[identity] = None
+                self._until_available(lane.start)
+        except BaseException:
+            for lane in self._lanes.values():
+                lane.stop()
+            raise
+
+    def _until_available(self, call: Callable[[], set[Identity] | None]) -> set[Identity]:
+        return call_until_available(call, self._connect_timeout_s, self._stop_requested) or set()
 
     async def stop(self) -> None:
         """Disconnect. Letters in flight fail; their offsets are read again after a restart."""
-        self._stop_now.set()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await self._in_thread(partial(_close, producer))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._running = False
+        await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._lanes.values()))
 
     async def send(self, letters: Sequence[DeadLetter]) -> int:
-        """Return when the brokers have acknowledged every letter; while no broker is available, wait and try again."""
-        new = []
-        for letter in letters:
-            if letter.identity() in self._there:
-                self._there.discard(letter.identity())
-                self.already_there += 1
-            else:
-                new.append(letter)
-        left = new
-        while left:
-            left = await self._in_thread(partial(self._try, left))
-            if left and self._stop_now.is_set():
-                raise StreamError(
-                    f"{len(left)} dead letters were not acknowledged before the worker stopped; after a restart their records "
-                    "are read and rejected again"
-                )
-        for letter in new:
-            self.counts[letter.reason] += letter.events
-        return len(new)
+        """Return when the brokers have acknowledged every letter; the result is the number of those that were new.
 
-    def _try(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        """Send in order and wait; return the letters that must be sent again. Runs in a thread."""
-        producer = self._producer
-        if producer is None:
+        Raises
+        ------
+        StreamError
+            The worker stopped before they were acknowledged.
+        """
+        if not self._running:
             raise StreamError("dead letters can only be sent between start() and stop()")
-        sent = [(letter, self._enqueue(producer, letter)) for letter in letters]
-        left = []
-        failure: KafkaError | None = None
-        for letter, future in sent:
-            try:
-                if isinstance(future, KafkaError):
-                    raise KafkaError(f"the producer did not accept the letter: {future}")
-                future.get(timeout=_ANSWER_S)
-            except MessageSizeTooLargeError:
-                if letter.value is None:
-                    raise
-                left.append(letter.without_value())
-            except KafkaError as error:
-                left.append(letter)
-                failure = error
-        if failure is not None and not self._stop_now.is_set():
-            log.warning("%d dead letters not acknowledged (%s): trying again", len(left), failure)
-            self._reconnect(producer)
-        return left
-
-    def _reconnect(self, failed: KafkaProducer) -> None:
-        """Replace a producer that has failed, as soon as a new one can connect."""
-        _close(failed)
-        while not self._stop_now.wait(_RETRY_S):
-            try:
-                self._producer = self._connect()
-            except (BrokerUnavailableError, BrokerRefusedError) as error:
-                log.warning("%s", error)
+        self._forget(letters)
+        new: dict[str, list[DeadLetter]] = {}
+        waits: set[Future[None]] = set()
+        for letter in letters:
+            known = self._known.setdefault((letter.topic, letter.partition), {})
+            identity = letter.identity()
+            if identity not in known:
+                new.setdefault(letter.topic, []).append(letter)
+            elif (future := known[identity]) is None:
+                self.already_there += 1
+                known[identity] = _done()  # counted once, however often the record is read again
             else:
-                return
+                waits.add(future)
+        for topic, group in new.items():
+            future = self._lanes[topic].put(group)
+            waits.add(future)
+            for letter in group:
+                self._known[(topic, letter.partition)][letter.identity()] = future
+        await asyncio.gather(*(asyncio.wrap_future(future) for future in waits if not _is_written(future)))
+        for letter in letters:
+            if letter.reason == ROLLED_BACK:  # a step is rolled back once
+                self._known[(letter.topic, letter.partition)].pop(letter.identity(), None)
+        return sum(map(len, new.values()))
 
-    def _enqueue(self, producer: KafkaProducer, letter: DeadLetter) -> Any:
-        """Return the future of the letter, or the error with which the producer refused it."""
-        try:
-            return producer.send(
-                self.topics.dead_letter(letter.topic),
-                value=letter.value,
-                key=letter.key,
-                partition=0,
-                headers=letter.all_headers(),
-            )
-        except MessageSizeTooLargeError:
-            if letter.value is None:
-                raise
-            return self._enqueue(producer, letter.without_value())
-        except KafkaError as error:
-            return error
+    def _forget(self, letters: Sequence[DeadLetter]) -> None:
+        """Forget letters of records that are not read again.
 
-    def _connect(self) -> KafkaProducer:
-        names = [self.topics.dead_letter(topic) for topic in self.topics.domains]
-        with stating_the_reason(self.connection, names):
-            return KafkaProducer(
-                **self.connection.kafka_python(),
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=5,
-                batch_size=256 * 1024,
-                max_request_size=64 * 1024 * 1024,
-                metrics_enabled=False,
-            )
+        A call for a partition contains all letters from the position of reading on, so those of earlier records are done with.
+        """
+        first: dict[Key, int] = {}
+        for letter in letters:
+            if letter.reason != ROLLED_BACK:
+                key = (letter.topic, letter.partition)
+                first[key] = min(first.get(key, letter.offset), letter.offset)
+        for key, offset in first.items():
+            known = self._known.get(key)
+            if known:
+                self._known[key] = {
+                    identity: future
+                    for identity, future in known.items()
+                    if identity[2] >= offset
+                    or identity[3] == ROLLED_BACK
+                    or (future is not None and not future.done())
+                }
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    def _written(self, letters: Sequence[DeadLetter]) -> None:
+        """Called in a lane's thread."""
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._count, letters)
 
+    def _count(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            self.counts[letter.reason] += letter.events
 
-def read_identities(
-    connection: KafkaSettings, topics: TopicSettings, positions: Mapping[Key, int], tail: int
-) -> set[Identity]:
-    """Identities of letters whose origin is at or after ``positions``, among the last ``tail`` of each partition."""
-    names = [topics.dead_letter(name) for name in topics.domains]
-    counts = partition_counts(connection, names)
-    tps = [TopicPartition(name, p) for name, n in counts.items() for p in range(n)]
-    if not tps:
-        return set()
-    consumer = KafkaConsumer(
-        **connection.kafka_python(), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    try:
-        ends = true_ends(consumer, tps)
-        beginning = partition_offsets(consumer, tps, "beginning")
-        unread = {tp: end for tp, end in ends.items() if end > beginning[tp]}
-        consumer.assign(list(unread))
-        for tp, end in unread.items():
-            consumer.seek(tp, max(beginning[tp], end - tail))
-        out: set[Identity] = set()
-        deadline = time.monotonic() + _TAIL_TIMEOUT_S
-        while unread:
-            if time.monotonic() > deadline:
-                raise BrokerUnavailableError(
-                    f"the last {tail} letters of {', '.join(names)} were not read within {_TAIL_TIMEOUT_S:.0f} s; "
-                    "start the worker again"
-                )
-            for records in consumer.poll(timeout_ms=500, max_records=5_000).values():
-                out.update(identity_of(record) for record in records)
-            for tp in [tp for tp, end in unread.items() if consumer.position(tp) >= end]:
-                del unread[tp]
-    finally:
-        consumer.close()
-    return {found for found in out if found[2] >= positions.get(found[:2], 0)}
+    def _waiting(self, topic: str, sentence: str | None) -> None:
+        """Called in a lane's thread."""
+        if sentence is None:
+            self._sentences.pop(topic, None)
+        else:
+            self._sentences[topic] = sentence
+        self._on_waiting("; ".join(self._sentences.values()) or None)
 
 
-def _close(producer: KafkaProducer) -> None:
-    with suppress(KafkaError):  # letters in flight fail, and their senders get the error
-        producer.close(timeout=0)
+def _done() -> Future[None]:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
+
+
+def _is_written(future: Future[None]) -> bool:
+    return future.done() and future.exception() is None

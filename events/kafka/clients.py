@@ -1,0 +1,157 @@
+r"""Two corrections to aiokafka and kafka-python for which neither has an option, and the end of a producer.
+
+Importing ``ecdctr.events.kafka`` applies the corrections to the two libraries in this process:
+
+- **No client creates a topic by asking for it.** Where ``auto.create.topics.enable`` is true, a request for the metadata of a
+  topic creates the topic, unless the request says otherwise. aiokafka cannot say otherwise, and kafka-python does by an option
+  that is off. A topic that an operator deletes would come back within a second, with the broker's defaults.
+- **The name of a header may be any bytes.** Kafka does not check that names are UTF-8. Both libraries raise an error for a
+  record whose header name is not, and can then not read its partition any further. Such bytes are read as escapes, as in
+  ``\xff``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any, cast
+
+import aiokafka.client
+import aiokafka.consumer.fetcher
+from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
+from kafka.errors import KafkaError
+from kafka.record.default_records import DefaultRecordBatch
+
+__all__ = ["close_at_once", "correct_clients"]
+
+_HEAD = 12  # base offset and length of a batch; the length counts what follows
+_LENGTH_AT = 8
+
+
+def correct_clients() -> None:
+    """Apply both corrections; a second call does nothing."""
+    for client in (KafkaConsumer, KafkaProducer, ClusterMetadata):
+        client.DEFAULT_CONFIG["allow_auto_create_topics"] = False
+    aiokafka.client.MetadataRequest = _MetadataRequest
+    if aiokafka.consumer.fetcher.MemoryRecords is not _Records:
+        _Records.kind = aiokafka.consumer.fetcher.MemoryRecords
+        aiokafka.consumer.fetcher.MemoryRecords = _Records
+    if DefaultRecordBatch._read_msg is not _read_record:
+        _Reading.strict = DefaultRecordBatch._read_msg
+        DefaultRecordBatch._read_msg = _read_record
+
+
+def close_at_once(producer: KafkaProducer) -> None:
+    """Close a producer without sending what it has not sent.
+
+    ``close(timeout=0)`` waits for a flush first and raises if a record is not acknowledged; its thread then keeps running, and may
+    send the record at any later time.
+    """
+    producer._sender.force_close()
+    with suppress(KafkaError):
+        producer.close(timeout=1)
+
+
+class _MetadataRequest(MetadataRequest):  # type: ignore[misc]
+    """A request that does not create the topics that it asks for, unless it says so."""
+
+    def __init__(self, topics: list[str] | None = None, allow_auto_topic_creation: bool = False) -> None:
+        super().__init__(topics, allow_auto_topic_creation)
+
+
+class _AnyNames(bytearray):
+    """A buffer whose slices decode to text whatever they hold."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _AnyNames(found) if isinstance(key, slice) else found
+
+    def decode(self, *_: Any, **__: Any) -> str:
+        return bytes(self).decode("utf-8", "backslashreplace")
+
+
+# -- kafka-python: the method of a batch that reads its next record
+
+
+class _Reading:
+    """Holds the library's own method."""
+
+    strict: Any = None
+
+
+def _read_record(batch: Any, *arguments: Any) -> Any:
+    try:
+        return _Reading.strict(batch, *arguments)
+    except UnicodeDecodeError:  # the position moves only after a whole record, so it can be read again
+        batch._buffer = _AnyNames(batch._buffer)
+        return _Reading.strict(batch, *arguments)
+
+
+# -- aiokafka: its compiled reader is used until it fails, then the slower one in Python
+
+
+class _Records:
+    """The record batches of one fetched partition.
+
+    Parameters
+    ----------
+    data
+        Batches, the last of which may be cut.
+    """
+
+    kind: Any = None
+    """The library's own class."""
+
+    def __init__(self, data: bytes) -> None:
+        self._records = _Records.kind(data)
+        self._data, self._at = data, 0
+
+    def size_in_bytes(self) -> int:
+        return cast(int, self._records.size_in_bytes())
+
+    def has_next(self) -> bool:
+        return cast(bool, self._records.has_next())
+
+    def next_batch(self) -> Any:
+        start = self._at
+        batch = self._records.next_batch()
+        if batch is None:
+            return None
+        length = int.from_bytes(self._data[start + _LENGTH_AT : start + _HEAD], "big")
+        self._at = start + _HEAD + length
+        # Magic 2 is the first format with headers.
+        return batch if self._data[start + 16] < 2 else _Batch(batch, self._data, start, self._at)
+
+
+class _Batch:
+    """One batch; attributes are those of the library's batch."""
+
+    def __init__(self, batch: Any, data: bytes, start: int, end: int) -> None:
+        self._batch, self._data, self._start, self._end = batch, data, start, end
+        self._iterator: Iterator[Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        done = 0
+        try:
+            for record in self._batch:
+                yield record
+                done += 1
+        except (UnicodeDecodeError, CorruptRecordException):
+            slow = _DefaultRecordBatchPy(memoryview(self._data)[self._start : self._end])
+            slow._maybe_uncompress()
+            slow._buffer = _AnyNames(slow._buffer)
+            yield from islice(slow, done, None)
+
+    def __next__(self) -> Any:
+        """The next record; used for the one record of a control batch."""
+        if self._iterator is None:
+            self._iterator = iter(self)
+        return next(self._iterator)
