@@ -8,22 +8,24 @@ bit, in all three forms.
 field              content
 =================  ==========================================================================
 event_id           string or integer; required, but not read by the models
-ts                 integer, milliseconds since the epoch
+ts                 integer, milliseconds since the epoch; or a date-time in ISO 8601 as a string
 user_id, item_id   string or integer; the integer 7 and the string "7" are the same id
-label              0 or 1
+label              0 or 1, false or true
 categorical        string, integer, or null (missing)
 numeric            number, or null (missing)
 bag                list of strings or integers, or null (missing)
 list_id            optional id of the impression list (slate), string or integer
 =================  ==========================================================================
 
+:mod:`ecdctr.events.values` lists the values of other types that are converted because they leave no choice, such as 12.0 as an id.
 A configured feature field must be present; null marks a missing value. Other fields are ignored.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -39,6 +41,7 @@ from ecdctr.events.encode import Columns, Limits, encode
 from ecdctr.events.fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.values import show
 from ecdctr.state.errors import DataError
 
 __all__ = [
@@ -69,6 +72,9 @@ REASONS = {
 }
 """Reasons for which an event becomes a dead letter, with their explanations."""
 
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
+_ABSENT = "\x00absent"
+_DOMAINS = {"natural": 0, "ad": 1, 0: 0, 1: 1}
 _DETAIL = 200  # maximum length of a detail in characters, because it may quote untrusted input
 
 
@@ -167,6 +173,7 @@ class EventDecoder:
         self._fields = fields
         self._struct = fields.struct()
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
+        self._decode_wide = msgspec.json.Decoder(fields.wide_struct()).decode
         self._get = {name: attrgetter(python_name) for python_name, name in fields.python_names()}
 
     def from_json(self, values: Sequence[bytes | None], domain: int) -> Decoded:
@@ -181,15 +188,88 @@ class EventDecoder:
         for i, value in enumerate(values):
             try:
                 events.append(decode(value))  # type: ignore[arg-type]
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
-                rejects.append(Reject(i, *_explain(value, error)))
-            else:
-                index.append(i)
-        fields = self._fields
-        get = self._get
-        columns = Columns(
+            except msgspec.ValidationError:
+                event = self._wide(self._decode_wide, i, value, rejects)
+                if event is None:
+                    continue
+                events.append(event)
+            except _NOT_JSON as error:
+                rejects.append(Reject(i, "json", _not_json(value, error)))
+                continue
+            index.append(i)
+        columns = self._columns(events, np.full(len(events), domain, dtype=np.uint8))
+        return self._finish(columns, np.array(index, dtype=np.int64), rejects)
+
+    def from_lines(
+        self,
+        lines: Sequence[bytes],
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        differs: Counter[str] | None = None,
+    ) -> Decoded:
+        """Decode lines of a file with one JSON object each, by the rule of :meth:`from_json`; ``index`` and ``Reject.index`` are
+        positions in ``lines``.
+
+        An event has a field ``domain``, as in :meth:`from_frame`. It may lack ``event_id``, which no model reads.
+
+        Parameters
+        ----------
+        defaults
+            Values of fields, ``domain`` included, for the lines that do not have them.
+        differs
+            Receives the number of accepted lines that :meth:`from_json` would reject, by the cause.
+        """
+        given = dict(defaults or {})
+        own = "domain" in self._fields.names
+        default_domain = given.get("domain") if own else given.pop("domain", None)
+        absent = ({"event_id": _ABSENT} | given, () if own else ("domain",))
+        decode = msgspec.json.Decoder(self._fields.struct(*absent)).decode
+        decode_wide = msgspec.json.Decoder(self._fields.wide_struct(*absent)).decode
+        read_domain = self._get["domain"] if own else attrgetter("domain")
+        events: list[Any] = []
+        index: list[int] = []
+        rejects: list[Reject] = []
+        event: Any
+        for i, line in enumerate(lines):
+            try:
+                event = decode(line)
+            except (msgspec.ValidationError, *_NOT_JSON):
+                event = self._wide(decode_wide, i, line, rejects)
+                if event is None:
+                    continue
+            events.append(event)
+            index.append(i)
+        named = [_DOMAINS.get(_key(default_domain if d is None else d), -1) for d in map(read_domain, events)]
+        domain = np.array(named, dtype=np.int64)
+        columns = self._columns(events, np.maximum(domain, 0).astype(np.uint8))
+        columns.faults.mark(domain < 0, "type", 'domain is neither "natural" nor "ad"')
+        decoded = self._finish(columns, np.array(index, dtype=np.int64), rejects)
+        if differs is not None:
+            without = sum(value is _ABSENT for value in map(self._get["event_id"], events))
+            if without:
+                differs["event_id is absent"] += without
+        return decoded
+
+    def _wide(
+        self, decode: Callable[[bytes], Any], i: int, value: bytes | None, rejects: list[Reject]
+    ) -> Any | None:
+        """The event of a message that may have values to convert; None, and a reject, if it has none."""
+        try:
+            event = decode(value)  # type: ignore[arg-type]
+        except (msgspec.ValidationError, *_NOT_JSON) as error:
+            rejects.append(Reject(i, *self._explain(value, error)))
+            return None
+        fault = self._fields.convert(event)
+        if fault is not None:
+            rejects.append(Reject(i, *fault))
+            return None
+        return event
+
+    def _columns(self, events: list[Any], domain: NDArray[np.uint8]) -> Columns:
+        fields, get = self._fields, self._get
+        return Columns(
             n=len(events),
-            domain=np.full(len(events), domain, dtype=np.uint8),
+            domain=domain,
             ts=np.fromiter(map(get["ts"], events), dtype=np.int64, count=len(events)),
             label=np.fromiter(map(get["label"], events), dtype=np.float64, count=len(events)),
             text={name: strings(list(map(get[name], events))) for name in fields.text},
@@ -198,7 +278,6 @@ class EventDecoder:
             },
             bags={name: bag_of_lists(map(get[name], events), width) for name, width in fields.bags.items()},
         )
-        return self._finish(columns, np.array(index, dtype=np.int64), rejects)
 
     def from_arrow(self, value: bytes, domain: int) -> Decoded:
         """Decode one packed message; ``index`` and ``Reject.index`` are row numbers within it.
@@ -228,8 +307,18 @@ class EventDecoder:
             return Decoded(self.empty(), np.empty(0, dtype=np.int64), rejects)
         return Decoded(*(parts[0] if len(parts) == 1 else _merge(parts)), rejects)
 
-    def from_frame(self, frame: pl.DataFrame) -> Decoded:
-        """Decode the rows of a frame with a column ``domain``: "natural", "ad", or their numbers 0 and 1."""
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that are read."""
+        return tuple(self._fields.names)
+
+    def from_frame(
+        self, frame: pl.DataFrame, faults: Sequence[tuple[NDArray[np.bool_], str, Callable[[int], str]]] = ()
+    ) -> Decoded:
+        """Decode the rows of a frame with a column ``domain``: "natural", "ad", or their numbers 0 and 1.
+
+        ``faults``: rows that are known to be invalid, as masks with a reason and the detail of each row.
+        """
         if "domain" not in frame.columns:
             raise DataError(
                 f'events need a column "domain" ("natural" or "ad"); the columns are {frame.columns}'
@@ -243,7 +332,7 @@ class EventDecoder:
                 dict(zip(DOMAIN_NAMES, (0, 1), strict=True)), default=None, return_dtype=pl.Int64
             )
         valid = domain.is_in([0, 1]).fill_null(False).to_numpy()
-        return self._from_columns(frame, domain.fill_null(0).to_numpy(), ~valid)
+        return self._from_columns(frame, domain.fill_null(0).to_numpy(), ~valid, faults)
 
     def empty(self) -> Batch:
         """A batch without rows that has the columns of this decoder's batches."""
@@ -263,7 +352,11 @@ class EventDecoder:
         return decoded.batch, index[decoded.index]
 
     def _from_columns(
-        self, frame: pl.DataFrame, domain: NDArray[Any], unknown_domain: NDArray[np.bool_] | None = None
+        self,
+        frame: pl.DataFrame,
+        domain: NDArray[Any],
+        unknown_domain: NDArray[np.bool_] | None = None,
+        known: Sequence[tuple[NDArray[np.bool_], str, Callable[[int], str]]] = (),
     ) -> Decoded:
         reader = FrameReader(frame)
         fields = self._fields
@@ -281,9 +374,36 @@ class EventDecoder:
         )
         if unknown_domain is not None:
             columns.faults.mark(unknown_domain, "type", 'domain is neither "natural" nor "ad"')
-        for bad, reason, detail in reader.faults:
+        for bad, reason, detail in (*known, *reader.faults):
             columns.faults.mark(bad, reason, detail)
         return self._finish(columns, np.arange(len(frame), dtype=np.int64), [])
+
+    def _explain(self, value: bytes | None, error: Exception) -> tuple[str, str]:
+        """Reason and detail of a message that could not be decoded."""
+        if not value or not isinstance(error, msgspec.ValidationError):
+            return "json", _not_json(value, error)
+        content: Any = None
+        try:  # the typed decoder stops at the first invalid field: parse the whole message to find out whether it is JSON at all
+            content = msgspec.json.decode(value)
+        except msgspec.ValidationError:
+            pass  # a number that no float can represent
+        except _NOT_JSON as broken:
+            return "json", str(broken)[:_DETAIL]
+        message = str(error)[:_DETAIL]
+        if message.startswith("Object missing required field"):
+            return "missing", "there is no field " + message.split("`")[1]
+        at = message.rpartition("`$.")[2].rstrip("`")
+        if at in REQUIRED and message.endswith(f"got `null` - at `$.{at}`"):
+            return "missing", f"{at} is null"
+        if message.startswith("Number out of range"):
+            return "label" if at == "label" else "nan", message
+        name = at.removesuffix("[...]")
+        if not isinstance(content, dict):
+            return "type", "the message is JSON, but not one object"
+        if name not in content or name not in self._fields.names:
+            return "type", message
+        found = f"{name} is {show(content[name])}, expected {self._fields.wanted(name)}"
+        return "type", found[:_DETAIL]
 
     def _finish(self, columns: Columns, index: NDArray[np.int64], rejects: list[Reject]) -> Decoded:
         batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field, self.text_notes)
@@ -330,26 +450,10 @@ def to_arrow_message(frame: pl.DataFrame) -> bytes:
     return pack(frame.drop("domain", strict=False))
 
 
-def _explain(value: bytes | None, error: Exception) -> tuple[str, str]:
-    """Return reason and detail for a message that could not be decoded."""
-    message = str(error)[:_DETAIL]
-    if not value:
-        return "json", "the message is empty"
-    if not isinstance(error, msgspec.ValidationError):
-        return "json", message
-    try:  # the typed decoder stops at the first invalid field: parse the whole message to find out whether it is JSON at all
-        msgspec.json.decode(value)
-    except msgspec.ValidationError:
-        pass
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return "json", str(broken)[:_DETAIL]
-    if message.startswith("Object missing required field"):
-        return "missing", message
-    at = message.rpartition("`$.")[2].rstrip("`")
-    if at in REQUIRED and message.endswith(f"got `null` - at `$.{at}`"):
-        return "missing", f"{at} is null"
-    if at == "ts" and message.startswith(("Expected `int` >=", "Expected `int` <=")):
-        return "ts", message
-    if message.startswith("Number out of range"):
-        return "label" if at == "label" else "nan", message
-    return "type", message
+def _key(value: Any) -> Any:
+    """A domain as a key of ``_DOMAINS``: true is not 1, and a list is no key."""
+    return value if type(value) in (str, int) else None
+
+
+def _not_json(value: bytes | None, error: Exception) -> str:
+    return str(error)[:_DETAIL] if value else "the message is empty"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,10 +49,10 @@ class Faults:
 
     def __init__(self, n: int) -> None:
         self._kind = np.zeros(n, dtype=np.int32)  # 0: none, otherwise 1 + position in _reasons
-        self._reasons: list[tuple[str, str]] = []
+        self._reasons: list[tuple[str, str | Callable[[int], str]]] = []
 
-    def mark(self, bad: NDArray[np.bool_], reason: str, detail: str) -> None:
-        """Mark the rows where ``bad`` is true, ``(n,)``, unless they already have a fault."""
+    def mark(self, bad: NDArray[np.bool_], reason: str, detail: str | Callable[[int], str]) -> None:
+        """Mark the rows where ``bad`` is true, ``(n,)``, unless they already have a fault; ``detail`` may depend on the row."""
         if not bad.any():
             return
         self._reasons.append((reason, detail))
@@ -64,7 +64,11 @@ class Faults:
 
     def items(self) -> list[tuple[int, str, str]]:
         """``(row, reason, detail)`` of each faulty row, ascending."""
-        return [(int(row), *self._reasons[self._kind[row] - 1]) for row in np.flatnonzero(self._kind)]
+        out = []
+        for row in np.flatnonzero(self._kind).tolist():
+            reason, detail = self._reasons[self._kind[row] - 1]
+            out.append((row, reason, detail if isinstance(detail, str) else detail(row)))
+        return out
 
 
 @dataclass(slots=True)
@@ -138,6 +142,8 @@ def encode(
             _fill_bag(features[:, group.columns], group, lengths, bag_ids[group.spec.field])
         else:
             features[:, group.first_col] = _categorical(group, columns, ids)
+    with np.errstate(over="ignore"):  # such a label is a fault already
+        label = columns.label.astype(np.float32)
     oracle = None
     if oracle_field is not None:
         oracle = columns.numbers[oracle_field].fill_null(float("nan")).to_numpy().astype(np.float64)
@@ -148,7 +154,7 @@ def encode(
         item=ids["item_id"],
         features=features,
         dense=dense,
-        label=columns.label.astype(np.float32),
+        label=label,
         list_id=None if list_field is None else ids[list_field],
         oracle=oracle,
         notes={TEXT_NOTE + name: columns.text[name].to_numpy() for name in text_notes}
@@ -164,9 +170,13 @@ def _check(columns: Columns, limits: Limits) -> None:
     mark(
         (columns.ts < limits.ts_min_ms) | (columns.ts > limits.ts_max_ms),
         "ts",
-        f"ts is not within {limits.ts_min_ms} .. {limits.ts_max_ms} ms",
+        lambda row: _explain_time(int(columns.ts[row]), limits),
     )
-    mark((columns.label != 0) & (columns.label != 1), "label", "label is neither 0 nor 1")
+    mark(
+        (columns.label != 0) & (columns.label != 1),
+        "label",
+        lambda row: f"label is {columns.label[row]:g}, neither 0 nor 1",
+    )
     for name, too_long in _too_long(columns.text, limits.max_string):
         mark(too_long, "long", f"{name} has more than {limits.max_string} bytes")
     flats = {name: flat for name, (_, flat) in columns.bags.items()}
@@ -176,6 +186,15 @@ def _check(columns: Columns, limits: Limits) -> None:
     for name, too_long in _too_long(flats, limits.max_string):
         bad = _rows_of(columns, name, too_long)
         mark(bad, "long", f"{name} contains an id of more than {limits.max_string} bytes")
+
+
+def _explain_time(ts: int, limits: Limits) -> str:
+    """Why an event time is refused, with the unit in which it would be a plausible one."""
+    text = f"ts is {ts}, not within {limits.ts_min_ms} .. {limits.ts_max_ms} ms"
+    for unit, factor in (("seconds", 1000.0), ("microseconds", 1e-3), ("nanoseconds", 1e-6)):
+        if limits.ts_min_ms <= ts * factor <= limits.ts_max_ms:
+            return f"{text}; it looks like {unit} since the epoch"
+    return text
 
 
 def _too_long(columns: dict[str, pl.Series], limit: int) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -215,8 +234,12 @@ def _dense(columns: Columns, schema: FeatureSchema) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):
             dense[:, col] = values
         bad = ~np.isfinite(dense[:, col])
-        columns.faults.mark(bad, "nan", f"{name} is not a finite number (float32)")
+        columns.faults.mark(bad, "nan", _not_finite(name, columns.numbers[spec.field]))
     return dense
+
+
+def _not_finite(name: str, values: pl.Series) -> Callable[[int], str]:
+    return lambda row: f"{name} is {values[row]:g}, not a finite number (float32)"
 
 
 def _categorical(

@@ -5,6 +5,7 @@
     EcdctrError                  exit code 1
     ├── ConfigError              exit code 2   a key or a value of the configuration
     ├── DataError                exit code 3   a source, a file, an event that cannot be read
+    │   ├── RowsRejectedError    exit code 6   no row, or less than half of the rows of a log, can be used
     │   └── PointInTimeError                   a row would read a snapshot that is later than itself
     ├── StateError               exit code 4   state on disk
     │   ├── StateLockedError                   another process owns the state folder
@@ -20,7 +21,7 @@
             └── RowsLostError                  the log holds the offsets of a step, but no longer all of its rows
 
 Each message contains the object, the value and what to do; the command line prints it as one line and exits with the code
-above, which subclasses inherit.
+above, which subclasses inherit unless they name their own.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "OffsetsLostError",
     "PointInTimeError",
     "RowsLostError",
+    "RowsRejectedError",
     "SnapshotDamagedError",
     "SnapshotExistsError",
     "StateError",
@@ -65,6 +67,12 @@ class DataError(EcdctrError):
 
 class PointInTimeError(DataError):
     """A row would read a TPM snapshot that was trained on rows that are not earlier than itself."""
+
+
+class RowsRejectedError(DataError):
+    """No row, or less than half of the rows of a log, can be used."""
+
+    exit_code = 6
 
 
 class StateError(EcdctrError):

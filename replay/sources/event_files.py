@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
+from ecdctr.replay.sources.decoded_rows import DecodedRows
 from ecdctr.replay.sources.file_columns import FileColumns
-from ecdctr.replay.sources.file_formats import FORMATS, count_rows, format_of, read_chunks
+from ecdctr.replay.sources.file_decoding import decoded_file
+from ecdctr.replay.sources.file_formats import FORMATS, count_rows, format_of, is_empty, read_chunks
 from ecdctr.replay.sources.merge import EventOrder, Stream
+from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.state.errors import DataError
 
 __all__ = ["EventFiles", "find_files"]
@@ -59,7 +64,8 @@ class EventFiles:
             raise DataError(f"{path}: domain={domain!r} is neither natural nor ad")
         self.name = str(path)
         self.window_ms = duration_ms(window)
-        self.root, self.files = find_files(str(path))
+        found = find_files(str(path))
+        self.root, self.files, self.remarks = found.root, found.files, found.remarks
         self.domain, self.features = domain, features
         self.stragglers = 0
         self._names: tuple[str, ...] | None = None
@@ -76,8 +82,31 @@ class EventFiles:
         counts = [count_rows(f) for f in self.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
+    def batches(self, decoder: EventDecoder, rejects: Rejects) -> Iterator[Batch]:
+        """Decoded rows in event order; each call restarts ``stragglers`` at 0.
+
+        A row is decoded by itself, where it is read, so that what it means depends on no other row or file.
+        """
+        for remark in self.remarks:
+            rejects.remark(remark)
+        order = EventOrder(self.window_ms)
+        self.stragglers = 0
+        rows = DecodedRows()
+
+        def places(file: Path) -> Iterator[pl.DataFrame]:
+            for batch in decoded_file(file, self._constants(file), decoder, rejects):
+                yield rows.put(batch)
+
+        def start(file: Path) -> int:
+            head = decoded_file(file, self._constants(file), decoder, Rejects(), _HEAD_ROWS)
+            return next((int(batch.ts.min()) for batch in head), -(2**62))
+
+        for frame in order.merge([Stream(start(f), partial(places, f)) for f in self.files]):
+            self.stragglers = order.stragglers
+            yield rows.take(frame)
+
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; each call restarts ``stragglers`` at 0."""
+        """Event frames in event order, to be sent to topics; each call restarts ``stragglers`` at 0."""
         order = EventOrder(self.window_ms)
         self.stragglers = 0
         streams = [Stream(self._start(f), partial(self._read, f)) for f in self.files]
@@ -94,26 +123,42 @@ class EventFiles:
         return -(2**62)
 
     def _read(self, file: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
+        columns = FileColumns(str(file), self._constants(file), self.features, text=format_of(file) == "csv")
+        for chunk in read_chunks(file, rows):
+            yield columns.events(chunk)
+
+    def _constants(self, file: Path) -> dict[str, str]:
+        """Values of fields by the names of the file's folders, and the domain."""
         folders = file.relative_to(self.root).parts[:-1] if file.is_relative_to(self.root) else ()
         constants = dict(part.split("=", 1) for part in folders if "=" in part)
         if self.domain is not None:
             constants["domain"] = self.domain
-        columns = FileColumns(str(file), constants, self.features, text=format_of(file) == "csv")
-        for chunk in read_chunks(file, rows):
-            yield columns.events(chunk)
+        return constants
 
 
-def find_files(text: str) -> tuple[Path, list[Path]]:
-    """The folder in which the search starts, and the files, sorted by name."""
+class FoundFiles(NamedTuple):
+    """The folder in which the search started, the files sorted by name, and what was passed over, as sentences."""
+
+    root: Path
+    files: list[Path]
+    remarks: list[str]
+
+
+def find_files(text: str) -> FoundFiles:
+    """Find event files; in folders, names that begin with ``.`` or ``_`` are not data (``_date=1`` is), and empty files are passed over."""
     path = Path(text)
+    hidden: list[Path] = []
     if path.is_file():
         root, found = path.parent, [path]
     elif path.is_dir():
         root, found = path, [f for f in path.rglob("*") if f.is_file() and format_of(f)]
+        found, hidden = _visible(root, found)
     else:
         fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
         root = Path(fixed) if fixed.endswith("/") else Path(fixed).parent
         found = [Path(f) for f in glob.glob(text, recursive=True) if Path(f).is_file()]  # noqa: PTH207 - absolute patterns
+        named = {part for part in Path(text).parts if _is_hidden(part)}
+        found, hidden = _visible(root, found, named)
     if not found:
         raise DataError(f"{text}: no such file, and no event files there ({', '.join(FORMATS)})")
     for file in found:
@@ -121,4 +166,30 @@ def find_files(text: str) -> tuple[Path, list[Path]]:
             raise DataError(
                 f"{file}: the suffix is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst)"
             )
-    return root, sorted(found)
+    remarks = []
+    if hidden:
+        remarks.append(
+            f"{len(hidden):,} {'file was' if len(hidden) == 1 else 'files were'} passed over, because names that begin with . or _ "
+            f"are not data: {min(hidden)}"
+        )
+    full = [file for file in found if not is_empty(file)]
+    if full and len(full) < len(found):
+        empty = sorted(set(found) - set(full))
+        remarks.append(
+            f"{len(empty):,} empty {'file was' if len(empty) == 1 else 'files were'} passed over: {empty[0]}"
+        )
+    return FoundFiles(root, sorted(full or found), remarks)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _visible(root: Path, files: list[Path], named: Collection[str] = ()) -> tuple[list[Path], list[Path]]:
+    """Files whose path below the root has no hidden name, except those that the user named; and the others."""
+    visible: list[Path] = []
+    hidden: list[Path] = []
+    for file in files:
+        parts = file.relative_to(root).parts if file.is_relative_to(root) else file.parts
+        (hidden if any(_is_hidden(p) and p not in named for p in parts) else visible).append(file)
+    return visible, hidden

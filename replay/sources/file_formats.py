@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import polars as pl
+import zstandard
 
+from ecdctr.events.values import MAX_WHOLE, whole
 from ecdctr.state.errors import DataError
 
-__all__ = ["FORMATS", "count_rows", "format_of", "read_chunks"]
+__all__ = ["FORMATS", "count_rows", "format_of", "is_empty", "read_chunks", "read_lines"]
 
 CHUNK_ROWS = 65_536
+_BLOCK = 1 << 20
+_MAX_LINE = 256 << 20
 
 FORMATS = {
     ".jsonl": "json",
@@ -38,7 +45,9 @@ def format_of(path: Path) -> str | None:
     return None if packed and known == "parquet" else known
 
 
-def read_chunks(path: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
+def read_chunks(
+    path: Path, rows: int | None = None, fields: Collection[str] | None = None
+) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file in their order, at most 65,536 at a time, with the columns of the file.
 
     CSV columns are all strings. A line that is not a JSON object becomes a row of nulls, so that the
@@ -48,14 +57,28 @@ def read_chunks(path: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
     ----------
     rows
         Stop after this many rows.
+    fields
+        Read only these columns, as far as the file has them.
     """
     read = {"json": _json, "parquet": _parquet, "csv": _csv}[format_of(path) or ""]
     try:
-        yield from read(path, rows)
-    except (pl.exceptions.PolarsError, OSError) as e:
+        yield from read(path, rows, fields)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
         raise DataError(
             f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
         ) from e
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file holds nothing at all: no byte, or only blanks in its first megabyte if it is text."""
+    try:
+        size = path.stat().st_size
+        if size > 1 << 16 or format_of(path) == "parquet":
+            return size == 0
+        with _open(path) as file:
+            return not file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").strip()
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        return False  # reading it names the error
 
 
 def count_rows(path: Path) -> int | None:
@@ -68,55 +91,132 @@ def count_rows(path: Path) -> int | None:
         raise DataError(f"{path} cannot be read as parquet: {' '.join(str(e).split())[:300]}") from e
 
 
-def _parquet(path: Path, rows: int | None) -> Iterator[pl.DataFrame]:
+def _chosen(frame: pl.LazyFrame, fields: Collection[str] | None) -> pl.LazyFrame:
+    return frame if fields is None else frame.select(n for n in frame.collect_schema().names() if n in fields)
+
+
+def _parquet(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
     # Slices are cut by row group and hold one chunk; a streaming collect reads ahead of a slow reader.
-    frame = pl.scan_parquet(path, hive_partitioning=False)
+    frame = _chosen(pl.scan_parquet(path, hive_partitioning=False), fields)
     total = count_rows(path) or 0
     end = total if rows is None else min(total, rows)
     for first in range(0, end, CHUNK_ROWS):
         yield frame.slice(first, min(CHUNK_ROWS, end - first)).collect()
 
 
-def _csv(path: Path, rows: int | None) -> Iterator[pl.DataFrame]:
+def _csv(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
     separator = "\t" if ".tsv" in path.suffixes else ","
     frame = pl.scan_csv(path, separator=separator, infer_schema=False, n_rows=rows, glob=False)
-    yield from frame.collect_batches(chunk_size=CHUNK_ROWS, lazy=True)
+    yield from _chosen(frame, fields).collect_batches(chunk_size=CHUNK_ROWS, lazy=True)
 
 
-def _json(path: Path, rows: int | None) -> Iterator[pl.DataFrame]:
-    lines = pl.scan_lines(path, n_rows=rows, glob=False).filter(pl.col("line").str.contains(r"\S"))
-    for chunk in lines.collect_batches(chunk_size=CHUNK_ROWS, lazy=True):
-        if chunk.height:
-            yield _parse("\n".join(chunk["line"].fill_null("").to_list()).encode(), chunk.height)
-
-
-def _parse(text: bytes, rows: int) -> pl.DataFrame:
-    try:
-        frame = pl.read_ndjson(text, infer_schema_length=None)
-        if frame.height == rows:
-            return frame
-    except pl.exceptions.PolarsError:
-        pass
-    # Something in the chunk is not a JSON object, or a field changes its kind: one line at a time.
-    objects = [_object(line) for line in text.split(b"\n")]
-    names = dict.fromkeys(name for o in objects for name in o)
-    return pl.DataFrame([_column(n, [o.get(n) for o in objects]) for n in names or ("ts",)])
+def _json(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
+    for _, lines in read_lines(path, rows):
+        objects = [_object(line) for line in lines]
+        names = dict.fromkeys(name for o in objects for name in o if fields is None or name in fields)
+        yield pl.DataFrame([_column(n, [o.get(n) for o in objects]) for n in names or ("ts",)])
 
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
+    """Values as a column that keeps each of them; of several types, all become text."""
     kinds = {type(v) for v in values if v is not None}
-    if kinds <= {int, float} or len(kinds) == 1:
+    exact = kinds != {int, float} or all(abs(v) <= MAX_WHOLE for v in values if type(v) is int)
+    if (kinds <= {int, float} and exact) or len(kinds) == 1:
         try:
             return pl.Series(name, values, strict=False)
         except (pl.exceptions.PolarsError, TypeError, OverflowError):
             pass
-    text = [v if v is None or isinstance(v, str) else msgspec.json.encode(v).decode() for v in values]
-    return pl.Series(name, text, dtype=pl.String)
+    return pl.Series(
+        name, [v if v is None or isinstance(v, str) else _json_text(v) for v in values], dtype=pl.String
+    )
+
+
+def _json_text(value: Any) -> str:
+    found = whole(value) if isinstance(value, float) else None
+    return msgspec.json.encode(value if found is None else found).decode()
+
+
+def read_lines(path: Path, rows: int | None = None) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Yield the lines of a file that are not blank, at most 65,536 at a time, with their numbers, from 1.
+
+    A byte order mark at the start is removed.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is one JSON array, is UTF-16, or has a line of more than 256 MiB.
+    """
+    try:
+        yield from _lines(path, CHUNK_ROWS if rows is None else rows, rows)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:
+        raise DataError(f"{path} cannot be read as {format_of(path)}: {e}") from e
+
+
+def _lines(path: Path, size: int, rows: int | None) -> Iterator[tuple[list[int], list[bytes]]]:
+    numbers: list[int] = []
+    lines: list[bytes] = []
+    for number, line in enumerate(_split(path), start=1):
+        if not line or line.isspace():
+            continue
+        numbers.append(number)
+        lines.append(line)
+        if len(lines) >= size:
+            yield numbers, lines
+            numbers, lines = [], []
+            if rows is not None:
+                return
+    if lines:
+        yield numbers, lines
+
+
+def _split(path: Path) -> Iterator[bytes]:
+    """Lines of a file, compressed or not, without their ends."""
+    rest, first = b"", True
+    with _open(path) as file:
+        while block := file.read(_BLOCK):
+            if first:
+                block, first = _check_start(path, block), False
+            parts = (rest + block).split(b"\n")
+            rest = parts.pop()
+            yield from parts
+            if len(rest) > _MAX_LINE:
+                raise DataError(
+                    f"{path} has a line of more than {_MAX_LINE >> 20} MiB: one object a line is needed"
+                )
+    if rest:
+        yield rest
+
+
+def _check_start(path: Path, block: bytes) -> bytes:
+    """The first bytes of a file without its byte order mark."""
+    if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path} is encoded in UTF-16: convert it to UTF-8")
+    block = block.removeprefix(b"\xef\xbb\xbf")
+    if block.lstrip()[:1] == b"[":
+        raise DataError(
+            f"{path} is a JSON array, and one object a line is needed: convert it with jq -c '.[]'"
+        )
+    return block
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed by its suffix."""
+    with path.open("rb") as raw:
+        suffix = path.suffix.lower()
+        if suffix == ".gz":
+            with gzip.open(raw) as file:
+                yield file  # type: ignore[misc]
+        elif suffix == ".zst":
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file:
+                yield file
+        else:
+            yield raw

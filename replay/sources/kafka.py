@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import polars as pl
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.time import duration_ms
+from ecdctr.replay.sources.decoded_rows import DecodedRows
 from ecdctr.replay.sources.merge import EventOrder, Stream
+from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.state.errors import DataError
 
 __all__ = ["KafkaSource", "parse_offsets"]
@@ -48,7 +48,7 @@ class KafkaSource:
 
     def __init__(self, log: KafkaLog, *, window: str = "10m", offsets: str | None = None) -> None:
         self.log, self.window_ms = log, duration_ms(window)
-        self.rejects: Counter[str] = Counter()
+        self.rejects = Rejects()
         self.clamped: list[str] = []
         self._order = EventOrder(self.window_ms)
         keys = log.partitions()
@@ -93,16 +93,21 @@ class KafkaSource:
         """Rows by ``ts``, then topic, partition and offset."""
         self._order = EventOrder(self.window_ms)
         self.rejects.clear()
-        chunks = _Chunks()
+        rows = DecodedRows()
         dead = self.log.dead_rows
         begin = -(2**62)  # the first time of a partition is unknown: all are opened at once
-        streams = [Stream(begin, lambda k=key: chunks.frames(self, k)) for key in sorted(self.end)]  # type: ignore[misc]
+        streams = [Stream(begin, lambda k=key: self._places(rows, k)) for key in sorted(self.end)]  # type: ignore[misc]
         for frame in self._order.merge(streams):
             if self.log.dead_rows > dead:
                 self.rejects["dead letters"] = self.log.dead_rows - dead
-            yield chunks.take(frame)
+            yield rows.take(frame)
         if self.log.dead_rows > dead:
             self.rejects["dead letters"] = self.log.dead_rows - dead
+
+    def _places(self, rows: DecodedRows, key: Key) -> Iterator[pl.DataFrame]:
+        for chunk in self.log.chunks({key: self.first[key]}, {key: self.end[key]}):
+            if len(chunk.batch):
+                yield rows.put(chunk.batch)
 
     def _choose(self, wanted: Mapping[Key, tuple[int, int | None]]) -> None:
         known = ", ".join(f"{t}/{p}" for t, p in sorted(self.end))
@@ -117,34 +122,6 @@ class KafkaSource:
                 wanted_range, held = f"{low} to {high}", f"{least} to {most}"
                 self.clamped.append(f"{key[0]}/{key[1]}: requested {wanted_range}, the log holds {held}")
         self.first, self.end = first, end
-
-
-class _Chunks:
-    """Decoded chunks, from which rows are taken by chunk and row number once their order is known."""
-
-    def __init__(self) -> None:
-        self._chunks: dict[int, tuple[Batch, int]] = {}
-        self._next = 0
-
-    def frames(self, source: KafkaSource, key: Key) -> Iterator[pl.DataFrame]:
-        for chunk in source.log.chunks({key: source.first[key]}, {key: source.end[key]}):
-            rows = len(chunk.batch)
-            if rows:
-                self._chunks[self._next] = (chunk.batch, rows)
-                place = {"ts": chunk.batch.ts, "chunk": np.full(rows, self._next), "row": np.arange(rows)}
-                self._next += 1
-                yield pl.DataFrame(place)
-
-    def take(self, frame: pl.DataFrame) -> Batch:
-        chunk, row = frame["chunk"].to_numpy(), frame["row"].to_numpy()
-        numbers, at, counts = np.unique(chunk, return_inverse=True, return_counts=True)
-        batches = [self._chunks[n][0] for n in numbers.tolist()]
-        start = np.cumsum([0, *(len(b) for b in batches[:-1])])
-        for n, taken in zip(numbers.tolist(), counts.tolist(), strict=True):
-            batch, left = self._chunks.pop(n)
-            if left > taken:
-                self._chunks[n] = (batch, left - taken)
-        return Batch.concat(batches).take(start[at] + row)
 
 
 def parse_offsets(text: str) -> dict[Key, tuple[int, int | None]]:

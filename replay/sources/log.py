@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.replay.sources.read_ahead import read_ahead
 from ecdctr.replay.sources.registry import Source
+from ecdctr.replay.sources.rejects import Rejects
 
 __all__ = ["Log", "SourceLog"]
 
@@ -23,7 +23,7 @@ class Log(Protocol):
         Rows rejected so far, by reason.
     """
 
-    rejects: Counter[str]
+    rejects: Rejects
 
     @property
     def name(self) -> str:
@@ -59,14 +59,14 @@ class SourceLog:
     Parameters
     ----------
     source
-        Event files, a data set, or the simulator.
+        Event files, a data set, or the simulator. A source with a method ``batches(decoder, rejects)`` decodes its rows itself.
     decoder
         Decoder for the configured features.
     """
 
     def __init__(self, source: Source, decoder: EventDecoder) -> None:
         self.source, self.decoder = source, decoder
-        self.rejects: Counter[str] = Counter()
+        self.rejects = Rejects()
 
     @property
     def name(self) -> str:
@@ -78,9 +78,16 @@ class SourceLog:
 
     def batches(self) -> Iterator[Batch]:
         self.rejects.clear()
+        read = getattr(self.source, "batches", None)
+        if read is not None:
+            yield from read(self.decoder, self.rejects)
+            return
+        first = 1
         for frame in read_ahead(self.source.frames()):
             decoded = self.decoder.from_frame(frame)
-            self.rejects.update(r.reason for r in decoded.rejects)
+            for reject in decoded.rejects:
+                self.rejects.note(reject.reason, reject.detail, f"{self.name}, row {first + reject.index}")
+            first += len(frame)
             if len(decoded.batch):
                 yield decoded.batch
 

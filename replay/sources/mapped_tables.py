@@ -96,7 +96,7 @@ class _Table:
     def __init__(self, mapping: Path, spec: TableMap, features: tuple[FeatureSpec, ...]) -> None:
         self.spec, self.features = spec, features
         self.window_ms = duration_ms(spec.window) if spec.order == "sorted" else 0
-        self.files = find_files(str(mapping.parent / Path(spec.path).expanduser()))[1]
+        self.files = find_files(str(mapping.parent / Path(spec.path).expanduser())).files
         self.header = next((chunk.columns for chunk in read_chunks(self.files[0], 1)), [])
         self.events = self._expressions()
         for name, expression in self.events.items():

@@ -1,0 +1,156 @@
+"""``Rejects``: how many rows of a log were left out, by reason, each with an example that can be found."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from ecdctr.state.errors import RowsRejectedError
+
+__all__ = ["RejectedRows", "Rejects"]
+
+MAX_CAUSES = 20
+
+
+class RejectedRows(TypedDict):
+    """Rows that were left out for one cause.
+
+    Attributes
+    ----------
+    reason
+        Key of ``REASONS`` of the decoder.
+    rows
+        Their number.
+    detail
+        What was wrong with the first of them: the field, its value, what is expected.
+    where
+        The first of them: file and row, or topic, partition and offset.
+    """
+
+    reason: str
+    rows: int
+    detail: str
+    where: str
+
+
+@dataclass
+class _Cause:
+    rows: int
+    detail: str
+    where: str
+
+
+class Rejects(Counter[str]):
+    """Number of rejected rows by reason; ``causes()`` tells them apart by field, with an example.
+
+    Attributes
+    ----------
+    differs
+        Rows that were read from a file although a live message with these values is refused, by the cause.
+    remarks
+        Other sentences about the log that its reader should know.
+
+    Examples
+    --------
+    >>> rejects = Rejects()
+    >>> rejects.note("type", "price is \\"x\\", expected a number", "log.jsonl, line 7")
+    >>> rejects.note("type", "price is \\"y\\", expected a number", "log.jsonl, line 9")
+    >>> rejects.sentences()
+    ['2 rows, type: price is "x", expected a number (log.jsonl, line 7)']
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._causes: dict[tuple[str, str], _Cause] = {}
+        self.differs: Counter[str] = Counter()
+        self.remarks: list[str] = []
+
+    def clear(self) -> None:
+        """Start at 0 again."""
+        super().clear()
+        self._causes.clear()
+        self.differs.clear()
+        self.remarks.clear()
+
+    def note(self, reason: str, detail: str, where: str) -> None:
+        """Count one row."""
+        self[reason] += 1
+        key = (reason, re.split(r" is | are | contains | has ", detail, maxsplit=1)[0])
+        if key not in self._causes and len(self._causes) >= MAX_CAUSES:
+            key = (reason, "")
+        cause = self._causes.get(key)
+        if cause is None:
+            self._causes[key] = _Cause(1, detail, where)
+        else:
+            cause.rows += 1
+
+    def remark(self, sentence: str) -> None:
+        """Add a sentence, once."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
+
+    def causes(self) -> list[RejectedRows]:
+        """The causes, most rows first."""
+        found: list[RejectedRows] = [
+            {"reason": reason, "rows": c.rows, "detail": c.detail, "where": c.where}
+            for (reason, _), c in self._causes.items()
+        ]
+        return sorted(found, key=lambda c: -c["rows"])
+
+    def sentences(self) -> list[str]:
+        """One line for each cause."""
+        return [
+            f"{c['rows']:,} {'row' if c['rows'] == 1 else 'rows'}, {c['reason']}: {c['detail']} ({c['where']})"
+            for c in self.causes()
+        ]
+
+    def check(self, name: str, accepted: int, *, lost: int = 0) -> None:
+        """Raise an error if no row, or less than half of the rows, could be used.
+
+        Parameters
+        ----------
+        name
+            Name of the log.
+        accepted
+            Rows that were accepted by the decoder.
+        lost
+            How many of them were not learned, because their step was rolled back.
+
+        Raises
+        ------
+        RowsRejectedError
+            The message names the field, an example and the way out.
+        """
+        rejected = sum(self.values())
+        if (not rejected and not lost) or accepted - lost > rejected + lost:
+            return
+        causes = self.causes()
+        if not causes:
+            raise RowsRejectedError(f"{name}: {lost:,} of {accepted:,} rows could not be learned")
+        first = causes[0]
+        raise RowsRejectedError(
+            f"{name}: {rejected + lost:,} of {accepted + rejected:,} rows were left out, {first['rows']:,} of them because "
+            f"{first['detail']} ({first['where']}). {way_out(causes)}"
+        )
+
+
+def way_out(causes: Sequence[RejectedRows]) -> str:
+    """What can be done about the first cause."""
+    first = causes[0]
+    detail = first["detail"]
+    for unit, short in (("microseconds", "us"), ("nanoseconds", "ns"), ("seconds", "s")):
+        if f"looks like {unit}" in detail:
+            return f'Read the files by a mapping file (map:FILE.toml) with ts = {{column = "ts", unit = "{short}"}}'
+    if detail.startswith("ts is "):
+        return (
+            'Read the files by a mapping file (map:FILE.toml) that names the format, as ts = {column = "ts", '
+            'format = "%m/%d/%Y %I:%M:%S %p", zone = "UTC"}'
+        )
+    if first["reason"] == "label" or detail.startswith("label "):
+        return "Read the files by a mapping file (map:FILE.toml) with a condition, as label = \"action in ['click']\""
+    if first["reason"] == "missing":
+        return "Write null where a value is missing, or remove the feature from [[features]]"
+    return "docs/data.md lists what is accepted"
