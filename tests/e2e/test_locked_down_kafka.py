@@ -341,7 +341,6 @@ def test_case_a17_a_worker_outlives_its_tokens(locked, tmp_path, monkeypatch):
     monkeypatch.setenv("TOKEN_LOG", str(log))
     site = LockedSite(tmp_path / "site", locked, locked.token_connection)
     site.allow_the_least()
-    site.kafka.allow("trainer", "READ", "GROUP", site.settings.worker.group)
     try:
         site.produce(1_000)
         worker = site.start()

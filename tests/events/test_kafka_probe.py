@@ -120,7 +120,7 @@ REFUSALS = {
 class TestRefusals:
     pytestmark = needs_kafka
 
-    def test_the_reason_is_named_at_once(self, case, cluster):
+    def test_case_a16_the_reason_is_named_at_once(self, case, cluster):
         listener, changes, cause, named = REFUSALS[case]
         files = {
             ("ca_file", "other"): cluster.other.cert,
