@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 KAFKA_LIBS := .kafka/libs
+# Brokers of `make chaos`: embedded or apache.
+BROKERS ?= embedded
 
 # Processes that run tests: as many as there are cores, eight at most (one takes up to 2 GB). PYTEST_WORKERS=0: one by one.
 PYTEST_WORKERS ?= auto
@@ -17,7 +19,7 @@ help:
 	@echo "make demo     embedded broker, two click streams, training, kill -9, replay: one table, one report"
 	@echo "make test     checks and all tests (what CI runs)"
 	@echo "make quick    the tests without brokers, browsers and long replays, in a minute or two"
-	@echo "make chaos    the long form of the kill -9 test"
+	@echo "make chaos    the long form of the kill -9 test; BROKERS=apache: on three nodes of Apache Kafka, which fail, too"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    the benchmarks, short form"
 	@echo "make kafka    jars of Apache Kafka for the tests, by Maven ($(KAFKA_LIBS))"
@@ -46,8 +48,8 @@ test: check
 quick: $(STAMP)
 	$(PYTEST) -m "not slow and not broker and not browser"
 
-chaos: $(STAMP)
-	$(BIN)/python -m tests.chaos --kills 25 --rows 500000
+chaos: $(STAMP) $(if $(filter apache,$(BROKERS)),kafka)
+	$(BIN)/python -m tests.chaos --brokers $(BROKERS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --write

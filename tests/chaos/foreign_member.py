@@ -1,4 +1,4 @@
-"""Joins the worker's consumer group, says which partitions it was given, and reads them without counting anything."""
+"""Joins the worker's consumer group as any other consumer would, says which partitions it was given, and reads on."""
 
 from __future__ import annotations
 
@@ -7,48 +7,34 @@ import signal
 import sys
 from pathlib import Path
 
-from ecdctr import factory
-from ecdctr.events.align import Chunk
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
 from ecdctr.settings import load_settings
-from ecdctr.streams.app import StreamApp, run_app
-from ecdctr.streams.dead_letters import MemoryDeadLetters
-
-
-class Nowhere:
-    """An intake that keeps nothing."""
-
-    def __init__(self) -> None:
-        self.at: dict[tuple[str, int], int] = {}
-        self.reported = False
-
-    def position(self, topic: str, partition: int) -> int | None:
-        if not self.reported:
-            print(f"assigned {topic} {partition}", flush=True)
-            self.reported = True
-        return self.at.setdefault((topic, partition), 0)
-
-    def wants(self, topic: str, partition: int) -> bool:
-        return True
-
-    def set_end(self, topic: str, partition: int, end: int) -> None: ...
-
-    async def put(self, chunk: Chunk) -> None:
-        self.at[(chunk.topic, chunk.partition)] = chunk.end
 
 
 async def main(config: Path) -> None:
     settings = load_settings(config, environ={}).settings
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    app = StreamApp(
-        settings.kafka,
-        settings.topics,
-        settings.worker,
-        factory.decoder(settings),
-        Nowhere(),
-        MemoryDeadLetters(),
+    consumer = AIOKafkaConsumer(
+        *settings.topics.domains,
+        **settings.kafka.aiokafka(),
+        group_id=settings.worker.group,
+        partition_assignment_strategy=[RoundRobinPartitionAssignor],
+        session_timeout_ms=6_000,
+        heartbeat_interval_ms=200,
+        enable_auto_commit=False,
     )
-    await run_app(app, stop)
+    await consumer.start()
+    try:
+        while not stop.is_set() and not consumer.assignment():
+            await asyncio.sleep(0.05)
+        print(f"assigned {len(consumer.assignment())}", flush=True)
+        while not stop.is_set():
+            await consumer.getmany(timeout_ms=100)
+    finally:
+        await consumer.stop()
 
 
 if __name__ == "__main__":

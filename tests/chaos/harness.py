@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +22,12 @@ from ecdctr import factory
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.models.training import audit
 from ecdctr.replay.sources import Simulator
-from ecdctr.settings import dump_toml, load_settings
 from ecdctr.state.journals import Journal
 from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.topics import ensure_topics
-from tests.support.journals import JournalReader
-from tests.support.waiting import PATIENCE_S, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.chaos.workers import Workers
+from tests.support.waiting import PATIENCE_S
 
 
 @dataclass
@@ -54,7 +49,6 @@ class Outcome:
     end_s: float | None = None
     """Seconds from SIGTERM to the end of the last worker."""
     seconds: float = 0.0
-    log: Path = field(default_factory=Path)
 
     def __str__(self) -> str:
         takeover = "none" if self.takeover_s is None else f"{self.takeover_s:.1f} s"
@@ -81,8 +75,7 @@ class Chaos:
             seed, days=days, live_from=0, users=500, items=200,
             natural_per_day=per_day - per_day // 21, ads_per_day=per_day // 21,
         )  # fmt: skip
-        self.outcome = Outcome(rows=0, log=folder / "worker.log")
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.outcome = Outcome(rows=0)
         self.slices: list[pl.DataFrame] = []
 
     def run(self) -> Outcome:
@@ -90,7 +83,11 @@ class Chaos:
         began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         with EmbeddedBroker(log_file=self.folder / "broker.log") as broker:
-            self._configure(broker.address)
+            self.workers = Workers(
+                self.folder, broker.address, self.simulator,
+                f"worker.decoders={self.decoders}", "worker.session_timeout_s=2",
+            )  # fmt: skip
+            self.settings = self.workers.settings
             ensure_topics(self.settings.kafka, self.settings.topics)
             frames = list(self.simulator.frames())
             self.slices = [pl.concat(part) for part in _split(frames, self.kills + 1)]
@@ -98,45 +95,10 @@ class Chaos:
             try:
                 self._torment()
             finally:
-                for process in self.processes:
-                    if process.poll() is None:
-                        process.kill()
-                        process.wait()
+                self.workers.end()
             self._check_books()
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
-
-    def _configure(self, address: str) -> None:
-        settings = load_settings(
-            None,
-            [
-                f'kafka.brokers=["{address}"]',
-                "topics.partitions=4",
-                f'state.folder="{self.folder / "state"}"',
-                "state.checkpoint_every_s=2",
-                "state.checkpoint_every_steps=150",
-                f"worker.decoders={self.decoders}",
-                "worker.session_timeout_s=2",
-                "worker.max_idle_s=1",
-                "worker.max_wait_s=1",
-                "monitor.port=0",
-                "model.dim=8",
-                "model.hidden=[32, 16]",
-                "model.threads=1",
-                "model.natural_batch=128",
-                "model.ad_batch=32",
-                "tpm.live=true",
-                "tpm.dim=8",
-                "tpm.month=2d",
-                'schedule.release_every="2d"',
-            ],
-            environ={},
-        ).settings
-        self.settings = factory.use_features(settings, self.simulator.feature_specs(), configured=False)
-        self.config = self.folder / "ecdctr.toml"
-        self.config.write_text(dump_toml(self.settings), encoding="utf-8")
-        self.journal = factory.Folders(self.settings.state.folder).journal
-        self.reader = JournalReader(self.journal)
 
     # -- the torment
 
@@ -151,78 +113,43 @@ class Chaos:
             self.rng.choice(self.kills, size=min(self.rebalances, self.kills), replace=False).tolist()
         )
         takeover_at = int(self.rng.integers(self.kills)) if self.takeover else -1
-        worker = self._start()
+        worker = self.workers.start()
         done = 0
         for i in range(self.kills):
             target = done + int(self.rng.uniform(0.05, 0.95) * (self.outcome.rows - done))
-            self._wait_for(lambda t=target: self._trained() >= t, worker, f"learn row {target}")
+            self.workers.wait_for(lambda t=target: self.workers.learned() >= t, worker, f"learn row {target}")
             if i in rebalance_at:
                 self._foreign_member()
-            standby = self._start("--standby") if i == takeover_at else None
+            standby = self.workers.start("--standby") if i == takeover_at else None
             if standby is not None:
-                self._wait_for(lambda: "standby: waiting" in self._log_text(), standby, "stand by")
+                self.workers.wait_for(lambda: "standby: waiting" in self.workers.log(), standby, "stand by")
             done = self.outcome.rows
             self._produce_slice()
-            worker.send_signal(signal.SIGKILL)
-            worker.wait()
+            self.workers.kill(worker)
             self.outcome.kills += 1
             if standby is None:
-                worker = self._start()
+                worker = self.workers.start()
                 continue
-            died, before = time.monotonic(), self._steps()
+            died, before = time.monotonic(), self.workers.steps()
             worker = standby
-            self._wait_for(lambda b=before: self._steps() > b, worker, "take over")
+            self.workers.wait_for(lambda b=before: self.workers.steps() > b, worker, "take over")
             self.outcome.takeover_s = time.monotonic() - died
-        self._wait_for(lambda: self._trained() >= self.outcome.rows, worker, "learn every row")
+        self.workers.wait_for(lambda: self.workers.learned() >= self.outcome.rows, worker, "learn every row")
         worker.send_signal(signal.SIGTERM)
         asked = time.monotonic()
         self.outcome.exit_code = worker.wait(timeout=PATIENCE_S)
         self.outcome.end_s = time.monotonic() - asked
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
-        with self.outcome.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ecdctr", "worker", "--config", str(self.config), *options],
-                stdout=log, stderr=log, env=environment, cwd=ROOT,
-            )  # fmt: skip
-        self.processes.append(process)
-        return process
-
     def _foreign_member(self) -> None:
-        """Another process joins the group, takes partitions away for a moment, and leaves."""
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("foreign_member.py")), str(self.config)],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True,
-        )  # fmt: skip
-        self.processes.append(process)  # type: ignore[arg-type]
+        """Another process joins the group for a moment, and leaves."""
+        script = str(Path(__file__).with_name("foreign_member.py"))
+        process = self.workers.launch([sys.executable, script, str(self.workers.config)], subprocess.PIPE)
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-        if ready and "assigned" in process.stdout.readline():
+        if ready and b"assigned" in process.stdout.readline():
             self.outcome.rebalances += 1
         process.send_signal(signal.SIGKILL if self.outcome.rebalances % 2 else signal.SIGTERM)
         process.wait(timeout=PATIENCE_S)
-
-    # -- looking on
-
-    def _steps(self) -> int:
-        steps = self.reader.update().steps
-        return steps[-1][0] + 1 if steps else 0
-
-    def _trained(self) -> int:
-        return sum(n for _, n in self.reader.update().steps)
-
-    def _log_text(self) -> str:
-        return self.outcome.log.read_text(errors="replace")
-
-    def _wait_for(self, done: Callable[[], bool], worker: subprocess.Popen[bytes], what: str) -> None:
-        def alive() -> str | None:
-            return None if worker.poll() is None else f"the worker ended with {worker.returncode}"
-
-        wait_for(done, what, within_s=2 * PATIENCE_S, alive=alive, detail=self._tail)
-
-    def _tail(self) -> str:
-        return "\n".join(self._log_text().splitlines()[-40:])
 
     # -- the books
 
@@ -230,13 +157,15 @@ class Chaos:
         with factory.kafka_log(self.settings, factory.decoder(self.settings)) as log:
             ends = log.end(log.partitions())
         assert sum(ends.values()) == self.outcome.rows
-        self.outcome.steps = self._steps()
-        entries = Journal(self.journal, read_only=True).entries()
+        self.outcome.steps = self.workers.steps()
+        entries = Journal(self.workers.journal, read_only=True).entries()
         self.outcome.months = sum(entry.kind == "month" for entry in entries)
-        self.outcome.lost, self.outcome.doubled = audit(Journal(self.journal, read_only=True).entries(), ends)
+        self.outcome.lost, self.outcome.doubled = audit(
+            Journal(self.workers.journal, read_only=True).entries(), ends
+        )
         self.outcome.steps_redone = sum(
             int(line.split("journal: ")[1].split()[0])
-            for line in self._log_text().splitlines()
+            for line in self.workers.log().splitlines()
             if "journal: " in line and "steps redone" in line
         )
         self.outcome.verdict = rebuild(Console(stderr=True), self.settings).verdict
