@@ -102,8 +102,8 @@ async def stock(broker: str, topic: str, rows: int) -> dict[str, Any]:
     app = faust.App(
         f"faust-{os.getpid()}",
         broker=f"kafka://{broker}",
-        broker_session_timeout=2,
-        broker_heartbeat_interval=0.5,
+        broker_session_timeout=6,  # the shortest that Apache Kafka accepts
+        broker_heartbeat_interval=1.5,
         broker_max_poll_records=5000,
         consumer_auto_offset_reset="earliest",
         store="memory://",

@@ -1,6 +1,6 @@
 """Time from sending an event until the weights of the served A-CTR include it, at half of full load.
 
-    python benchmarks/freshness.py [--short] [--seconds 60]
+    python benchmarks/freshness.py [--short] [--seconds 60] [--brokers apache]
 
 1. A backlog of JSON messages (16 fields, one event per message, one in ten an ad, three days of event time) is in Kafka;
    a worker with the default configuration processes it as fast as it can: that rate is full load. A-CTR gets its first
@@ -39,6 +39,7 @@ import numpy as np
 import polars as pl
 from kafka import KafkaProducer
 
+from benchmarks._brokers import add_option, running
 from benchmarks._clicks import clicks, names, per_field
 from benchmarks._events import frame
 from benchmarks._worker import make_worker
@@ -48,7 +49,6 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import Engine
 from ecdctr.settings import Settings, dump_toml, load_settings
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import partition_of, produce
 from ecdctr.streams.topics import ensure_topics
 
@@ -69,7 +69,6 @@ def configure(folder: Path, address: str) -> Settings:
         [
             f'kafka.brokers=["{address}"]',
             f'state.folder="{folder}/state"',
-            "worker.session_timeout_s=2",
             "monitor.port=0",
             "monitor.alerts_topic=''",
         ],
@@ -201,14 +200,15 @@ def main() -> int:
     parser.add_argument("--backlog", type=int, default=200_000, help="rows for the measurement of full load")
     parser.add_argument("--short", action="store_true", help="20 seconds, a backlog of 100,000 rows")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    add_option(parser)
     options = parser.parse_args()
     if options.worker:
         return work(Path(options.worker[0]), int(options.worker[1]), Path(options.worker[2]))
     seconds = 20.0 if options.short else options.seconds
     rows = 100_000 if options.short else options.backlog
-    with tempfile.TemporaryDirectory() as place, EmbeddedBroker() as broker:
+    with tempfile.TemporaryDirectory() as place, running(options.brokers) as address:
         folder = Path(place)
-        settings = configure(folder, broker.address)
+        settings = configure(folder, address)
         config, out = folder / "ecdctr.toml", folder / "learned.npz"
         config.write_text(dump_toml(settings), encoding="utf-8")
         ensure_topics(settings.kafka, settings.topics)
@@ -243,6 +243,7 @@ def main() -> int:
             f"{domain:<8} {len(age):>8,} {np.quantile(age, 0.5):>8.3f} {np.quantile(age, 0.99):>8.3f} {age.max():>8.3f}"
         )
     result = {
+        "brokers": options.brokers,
         "p50_s": round(float(np.quantile(found["ad"], 0.5)), 3),
         "p99_s": round(float(np.quantile(found["ad"], 0.99)), 3),
         "load": round(rate / full["rows_per_s"], 2),

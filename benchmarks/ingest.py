@@ -1,9 +1,9 @@
 """Kafka records -> ``Batch`` on one core, compared with Faust's own typed records.
 
-    python benchmarks/ingest.py [--short] [--runs 3] [--rows 300000]
+    python benchmarks/ingest.py [--short] [--runs 3] [--rows 300000] [--brokers apache]
 
 Events have 12 categorical fields (six strings, six integers, including the ids of user and item) and 4 numbers, and are keyed
-by user over two partitions of an embedded broker.
+by user over two partitions of the embedded broker or of one node of Apache Kafka.
 
 ours, json     one JSON object per message; the worker's Faust app: consumer, decoding, checks, hashing, ``Batch``
 ours, arrow    the same rows packed, up to 512 of them per Arrow IPC message
@@ -33,9 +33,9 @@ sys.path.append(str(HERE.parent))
 import numpy as np
 import polars as pl
 
+from benchmarks._brokers import add_option, running
 from benchmarks._reader import INTEGERS, NUMBERS, TEXTS
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import ensure_topics
@@ -94,6 +94,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=300_000, help="rows of JSON; packed: three times as many")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="100,000 rows, 3 runs")
+    add_option(parser)
     options = parser.parse_args()
     rows, runs = (100_000, 3) if options.short else (options.rows, options.runs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -107,15 +108,15 @@ def main() -> int:
     }
     found: dict[str, list[float]] = {name: [] for name in sides}
     busy: dict[str, list[float]] = {name: [] for name in sides}
-    with EmbeddedBroker() as broker:
-        kafka = KafkaSettings(brokers=(broker.address,))
+    with running(options.brokers) as address:
+        kafka = KafkaSettings(brokers=(address,))
         for form, n in (("json", rows), ("arrow", 3 * rows)):
             topics = TopicSettings(natural=f"0-{form}", ad=f"0-{form}-ads", partitions=2)
             ensure_topics(kafka, topics)
             produce([events(n)], kafka, topics, packed=PACKED if form == "arrow" else 0)
         for run in range(runs):
             for name, (side, form, n) in sides.items():
-                got = measure(side, broker.address, f"0-{form}", n, core)
+                got = measure(side, address, f"0-{form}", n, core)
                 found[name].append(got["rows_per_s"])
                 busy[name].append(got["busy"])
                 print(f"run {run + 1}  {name:<12} {got['rows_per_s']:>10,.0f} rows/s", flush=True)
@@ -124,6 +125,7 @@ def main() -> int:
     for name, value in middle.items():
         print(f"{name:<12} {value:>11,.0f}   {statistics.median(busy[name]):.2f}")
     result = {
+        "brokers": options.brokers,
         "ratio_json": round(middle["ours, json"] / middle["Faust"], 1),
         "ratio_arrow": round(middle["ours, arrow"] / middle["Faust"], 1),
         "rows_per_s": {name: round(value) for name, value in middle.items()},

@@ -108,7 +108,6 @@ def ours(
             'schedule.releases="never"',
             f'kafka.brokers=["{broker.address}"]',
             f'state.folder="{folder}/state"',
-            "worker.session_timeout_s=2",
             "worker.max_idle_s=0.5",
             "monitor.port=0",
         ]

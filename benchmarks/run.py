@@ -20,6 +20,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# Not from this folder: its modules have names that other packages use, too.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
+sys.path.append(str(HERE.parent))
+
+from tests.support.apache_kafka import missing
+
 TABLE = HERE.parent / "docs" / "benchmarks.md"
 
 
@@ -47,10 +53,12 @@ def main() -> int:
     for script in scripts:
         if options.names and script.stem not in options.names:
             continue
-        seconds, result = _run(script, short=not options.full)
-        failed += result is None
-        shown = "failed" if result is None else f"`{json.dumps(result)}`"
-        rows[script.name] = f"| `{script.name}` | {today}, {form} | {seconds:.0f} | {shown} |"
+        for variant in _variants(script):
+            seconds, result = _run(script, *variant, short=not options.full)
+            failed += result is None
+            shown = "failed" if result is None else f"`{json.dumps(result)}`"
+            name = " ".join([script.name, *variant])
+            rows[name] = f"| `{name}` | {today}, {form} | {seconds:.0f} | {shown} |"
     print("\n" + "\n".join([_machine(), *rows.values()]))
     print(f"\n{len(rows)} benchmarks in {(time.monotonic() - began) / 60:.1f} minutes, {failed} failed")
     if options.write:
@@ -62,7 +70,7 @@ def _write(rows: dict[str, str], known: set[str]) -> None:
     """Write these lines to the table; lines of other scripts that still exist are left unchanged."""
     there = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
     old = {line.split("`")[1]: line for line in there if line.startswith("| `") and line.count("|") >= 5}
-    retained = {name: line for name, line in old.items() if name in known and name not in rows}
+    retained = {name: line for name, line in old.items() if name.split()[0] in known and name not in rows}
     head = [
         "# Benchmarks",
         "",
@@ -77,19 +85,27 @@ def _write(rows: dict[str, str], known: set[str]) -> None:
     TABLE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
 
 
-def _run(script: Path, *, short: bool) -> tuple[float, dict[str, Any] | None]:
+def _variants(script: Path) -> list[list[str]]:
+    """Options of the runs of a script: those with a broker also run on Apache Kafka, where it is installed."""
+    if "--brokers" in _help(script) and missing() is None:
+        return [[], ["--brokers", "apache"]]
+    return [[]]
+
+
+def _help(script: Path) -> str:
+    return subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def _run(script: Path, *arguments: str, short: bool) -> tuple[float, dict[str, Any] | None]:
     """Run one script and show its output; returns its seconds and its last line."""
-    print(f"\n== {script.name}", flush=True)
-    has_short = (
-        "--short"
-        in subprocess.run(
-            [sys.executable, script, "--help"], capture_output=True, text=True, check=False
-        ).stdout
-    )
+    print(f"\n== {' '.join([script.name, *arguments])}", flush=True)
+    has_short = "--short" in _help(script)
     began = time.monotonic()
     last = ""
     with subprocess.Popen(
-        [sys.executable, script, *(["--short"] if short and has_short else [])],
+        [sys.executable, script, *arguments, *(["--short"] if short and has_short else [])],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -59,7 +59,6 @@ def configure(folder: Path, address: str, decoders: int) -> Settings:
             f'kafka.brokers=["{address}"]',
             f'state.folder="{folder}/state-{decoders}"',
             f"worker.decoders={decoders}",
-            "worker.session_timeout_s=2",
             "worker.max_idle_s=0.5",
             'schedule.releases="never"',
             "monitor.port=0",

@@ -66,7 +66,6 @@ def configure(folder: Path, address: str) -> Settings:
             "schedule.ad_window_days=2",
             "schedule.gate_days=1",
             'schedule.release_every="1d"',
-            "worker.session_timeout_s=2",
             "monitor.port=0",
             "monitor.alerts_topic=''",
         ],

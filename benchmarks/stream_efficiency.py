@@ -1,6 +1,6 @@
 """Training from Kafka compared with the bare training loop over arrays in memory: the share of its speed.
 
-    python benchmarks/stream_efficiency.py [--short] [--runs 3] [--rows 1000000]
+    python benchmarks/stream_efficiency.py [--short] [--runs 3] [--rows 1000000] [--brokers apache]
 
 Bare     the network learns batches in memory, whose TPM vectors were looked up before: distinct rows, forward, backward,
          optimizer.
@@ -36,6 +36,7 @@ sys.path.append(str(HERE.parent))
 
 import numpy as np
 
+from benchmarks._brokers import add_option, running
 from benchmarks._clicks import BATCH, HIDDEN, START_MS, clicks, names, per_field
 from benchmarks._events import frame
 from ecdctr import factory
@@ -44,7 +45,6 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
 from ecdctr.settings import Settings, dump_toml, load_settings
 from ecdctr.state.snapshots import RocksEmbeddingStore
-from ecdctr.streams.embedded import EmbeddedBroker
 from ecdctr.streams.producer import produce
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import ensure_topics
@@ -53,7 +53,7 @@ IDS = 100_000
 FORMS = ("json", "arrow")
 
 
-def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
+def configure(address: str, folder: Path, form: str, threads: int) -> Settings:
     """A worker's configuration with defaults except for sizes."""
     overrides = [
         f"model.natural_batch={BATCH}",
@@ -61,13 +61,12 @@ def configure(broker: str, folder: Path, form: str, threads: int) -> Settings:
         f"model.hidden={list(HIDDEN)}",
         f"model.threads={threads}",
         'schedule.releases="never"',
-        f'kafka.brokers=["{broker}"]',
+        f'kafka.brokers=["{address}"]',
         f'topics.natural="{form}"',
         f'topics.ad="{form}-ads"',
         "topics.partitions=2",
         f'state.folder="{folder}"',
         "state.checkpoint_every_s=10",
-        "worker.session_timeout_s=2",
         "worker.max_idle_s=0.5",
         f"monitor.port={_free_port()}",
     ]
@@ -121,6 +120,7 @@ def main() -> int:
     )
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--short", action="store_true", help="300,000 rows, two runs")
+    add_option(parser)
     options = parser.parse_args()
     if options.short:
         options.rows, options.runs = 300_000, 2
@@ -129,11 +129,11 @@ def main() -> int:
     found: dict[str, list[float]] = {"bare": [], **{form: [] for form in options.forms}}
     steps: dict[str, list[float]] = {name: [] for name in found}
     cpu: dict[str, list[float]] = {name: [] for name in found}
-    with tempfile.TemporaryDirectory() as temporary, EmbeddedBroker() as broker:
+    with tempfile.TemporaryDirectory() as temporary, running(options.brokers) as address:
         here = Path(temporary)
         np.savez(here / "rows.npz", x=x, y=y)
         for form in options.forms:
-            settings = configure(broker.address, here / "plain", form, options.threads)
+            settings = configure(address, here / "plain", form, options.threads)
             topics = TopicSettings(natural=form, ad=f"{form}-ads", partitions=2)
             ensure_topics(settings.kafka, topics)
             produce([frame(x, y)], settings.kafka, topics, packed=512 if form == "arrow" else 0)
@@ -141,7 +141,7 @@ def main() -> int:
         for i in range(options.runs):
             for name in found:
                 state = here / f"{name}-{i}"
-                settings = configure(broker.address, state, name, options.threads)
+                settings = configure(address, state, name, options.threads)
                 write_snapshots(state, batch, settings.tpm.dim)
                 config = here / f"{name}-{i}.toml"
                 config.write_text(dump_toml(settings), encoding="utf-8")
@@ -169,6 +169,7 @@ def main() -> int:
     result: dict[str, Any] = {
         f"ratio_{form}": round(middle[form] / middle["bare"], 3) for form in options.forms
     }
+    result["brokers"] = options.brokers
     result["rows_per_s"] = {name: round(value) for name, value in middle.items()}
     result["cpu_us_a_row"] = {name: round(value, 1) for name, value in used.items()}
     result["threads"] = options.threads
