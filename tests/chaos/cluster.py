@@ -143,7 +143,7 @@ class ClusterChaos:
         kafka = ApacheKafka(self.folder / "kafka", nodes=3)
         workers = Workers(
             self.folder, kafka.address, self._simulator,
-            "topics.replication=3", "worker.session_timeout_s=6", "worker.max_behind_s=10", "monitor.watchdog_s=20",
+            "topics.replication=3", "worker.max_behind_s=10", "monitor.watchdog_s=20",
             f"monitor.port={port}",
         )  # fmt: skip
         topics = list(workers.settings.topics.domains)

@@ -85,7 +85,7 @@ class Chaos:
         with EmbeddedBroker(log_file=self.folder / "broker.log") as broker:
             self.workers = Workers(
                 self.folder, broker.address, self.simulator,
-                f"worker.decoders={self.decoders}", "worker.session_timeout_s=2",
+                f"worker.decoders={self.decoders}",
             )  # fmt: skip
             self.settings = self.workers.settings
             ensure_topics(self.settings.kafka, self.settings.topics)

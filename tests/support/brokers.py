@@ -42,11 +42,6 @@ KINDS = ("embedded", "apache")
 _names = itertools.count()
 
 
-def session_timeout_s(kind: str) -> float:
-    """The shortest session of a consumer group that is useful: Apache Kafka refuses less than 6 s."""
-    return 2.0 if kind == "embedded" else 6.0
-
-
 @dataclass(frozen=True, slots=True)
 class Broker:
     """A running broker of one node.
@@ -62,11 +57,6 @@ class Broker:
     kind: str
     address: str
 
-    @property
-    def session_timeout_s(self) -> float:
-        """Session timeout of consumer groups in s."""
-        return session_timeout_s(self.kind)
-
 
 class OwnBroker:
     """A broker of one test, which may suspend, kill and restart it.
@@ -81,7 +71,6 @@ class OwnBroker:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
-        self.session_timeout_s = session_timeout_s(kind)
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._running: EmbeddedBroker | ApacheKafka
