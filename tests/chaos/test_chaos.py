@@ -26,7 +26,7 @@ def test_kills_rebalances_and_a_take_over_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-def test_a_killed_broker_a_hung_one_and_aborted_transactions_lose_and_double_nothing_and_health_is_true(
+def test_brokers_that_die_or_hang_and_aborted_transactions_lose_and_double_nothing_and_health_is_true(
     tmp_path,
 ):
     outcome = ClusterChaos(
