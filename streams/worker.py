@@ -394,6 +394,8 @@ class Worker:
             await asyncio.sleep(1.0)
             if self._app is not None and self._app.records:
                 self._reporter.waiting_for = None
-            self._reporter.tick(engine, intake, {} if self._letters is None else self._letters.counts)
+            letters = self._letters
+            counts, examples = ({}, {}) if letters is None else (letters.counts, letters.examples)
+            self._reporter.tick(engine, intake, counts, examples)
             # In a thread: a snapshot of the monitor may take a moment.
             await asyncio.to_thread(self._reporter.deliver)

@@ -234,7 +234,8 @@ class Health:
     def changes(self) -> list[Change]:
         """The reasons that have begun or ended since the last call, the most severe first; called about once per second."""
         with self._lock:
-            now, found = self._now(), {f.reason: f.sentence for f in self.verdict().findings}
+            found = {f.reason: f.sentence for f in self.verdict().findings}
+            now = self._now()  # after the verdict, which dates the reasons that it finds first
             self._seen.update(dict.fromkeys(found, now))
             out = []
             for reason in [r for r in self._told if r not in found and now - self._seen[r] >= _calm_s(r)]:

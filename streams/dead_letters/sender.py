@@ -84,6 +84,8 @@ class DeadLetters:
     ----------
     counts
         Events sent by this process, by reason.
+    examples
+        The last of them by reason: where it was read, and what is wrong with which field.
     already_there
         Number of letters that were not sent because an earlier run had sent them.
     """
@@ -100,6 +102,7 @@ class DeadLetters:
     ) -> None:
         self.topics = topics
         self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self.already_there = 0
         self._on_waiting = on_waiting
         self._connect_timeout_s, self._stop_requested = connect_timeout_s, stop_requested
@@ -226,6 +229,8 @@ class DeadLetters:
     def _count(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
             self.counts[letter.reason] += letter.events
+            where = f"{letter.topic}[{letter.partition}] at offset {letter.offset}"
+            self.examples[letter.reason] = f"{where}: {letter.detail}"
 
     def _waiting(self, topic: str, sentence: str | None) -> None:
         """Called in a lane's thread."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,14 +12,20 @@ import numpy as np
 import pytest
 
 from ecdctr.events.batch import AD, NATURAL, Batch
+from ecdctr.events.kafka import LogProblem, LogProblemKind
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings, default_features
 from ecdctr.events.step import Step, StepKind
 from ecdctr.models.training import ReleaseReport, StepResult
-from ecdctr.streams import reporting
+from ecdctr.state.row_logs import ScoreLog
+from ecdctr.streams import progress_log, reporting
+from ecdctr.streams.broker_watch import WatchState
+from ecdctr.streams.health.monitor_start import DELAYS_S
 from ecdctr.streams.known_users import KnownUsers
+from ecdctr.streams.progress_log import log_progress
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
+from tests.support.waiting import until
 
 HOUR = 3_600_000
 ROWS = 16
@@ -141,6 +149,185 @@ def test_a_failure_of_the_monitor_is_reported_and_training_continues(make, monke
     report.tick(of, intake, {})
     verdict = report.health.verdict()
     assert "the monitor has failed" in (verdict.reason or "")
+
+
+def scored(of: SimpleNamespace, number: int) -> tuple[Step, StepResult]:
+    """A step whose rows are in the score log, as the engine writes them before it reports the step."""
+    step, result = a_step(number)
+    columns = {
+        "ts": step.batch.ts,
+        "user": step.batch.user,
+        "item": step.batch.item,
+        "domain": step.batch.domain,
+    }
+    scores = {f"p_{arm}": p for arm, p in result.scores.items()}
+    of.scores.append({**columns, "label": step.batch.label.astype(np.uint8), **scores})
+    of.clock = int(step.batch.ts[0])
+    return step, result
+
+
+def learned_ads(report: Reporter) -> int:
+    return report.monitor.snapshot()["windows"]["1d"]["ad"]["arms"]["actr"]["rows"]
+
+
+def test_case_k2_a_monitor_that_has_failed_is_started_again_and_counts_each_row_once(
+    make, monkeypatch, tmp_path
+):
+    report, of, now = make(tmp_path / "monitor"), engine(), [100.0]
+    report._now = report._start._now = lambda: now[0]
+    of.scores = ScoreLog(None, ("actr", "ads_only"))
+    report.begin(of)
+    report._ended = True  # this test drains the queue itself
+    report._wake.set()
+    report._thread.join()
+
+    def feed(first: int, steps: int) -> None:
+        for number in range(first, first + steps):
+            report.stepped(of, *scored(of, number), 0.001)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such window")
+
+    feed(0, 3)
+    report.drain()
+    assert learned_ads(report) == 3 * ROWS
+    failed = report.monitor
+    monkeypatch.setattr(failed, "observe", fail)
+    feed(3, 2)
+    report.drain()
+    of.releases.append(ReleaseReport(1, HOUR, HOUR, ()))
+    feed(5, 2)
+    report.drain()
+    assert rows_trained(report) == 7 * ROWS, "the metrics of the worker do not depend on the monitor"
+    assert report._start.sentence() is not None and report.monitor is failed
+    now[0] += 6
+    feed(7, 1)
+    feed(8, 2)
+    report.drain()
+    assert report._start.sentence() is None and report.monitor is not failed
+    assert learned_ads(report) == 10 * ROWS
+    assert [m["kind"] for m in report.monitor.snapshot()["marks"]] == ["release"]
+    assert report.dashboard.snapshot(fresh=True)["windows"]["1d"]["ad"]["arms"]["actr"]["rows"] == 10 * ROWS
+
+
+def test_a_monitor_that_fails_again_is_started_again_later_and_also_while_no_step_comes(make, monkeypatch):
+    report, of, now = make(), engine(), [100.0]
+    report._now = report._start._now = lambda: now[0]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("again")
+
+    for delay in (*DELAYS_S, DELAYS_S[-1]):
+        monkeypatch.setattr(report.monitor, "observe", fail)
+        feed(report, of, 1)
+        report.drain()
+        now[0] += delay - 0.5
+        report.between_steps(of)
+        report.drain()
+        assert report._start.failed is not None
+        now[0] += 1
+        report.between_steps(of)
+        report.between_steps(of)
+        report.drain()
+        assert report._start.failed is None
+
+
+def test_case_k2_steps_without_rows_are_counted_and_end_nothing(make):
+    report, of = make(), engine()
+    step, result = a_step(0)
+    nothing = np.empty(0, np.float32)
+    empty = replace(step, batch=step.batch.take(slice(0, 0)))
+    for _ in range(3):
+        report.stepped(
+            of,
+            empty,
+            replace(result, n=0, scored=np.empty(0, int), scores=dict.fromkeys(result.scores, nothing)),
+            0.001,
+        )
+    report.drain()
+    feed(report, of, 2)
+    report.drain()
+    assert report._start.failed is None and not report._failing
+    assert report.monitor.rows["ad"] == rows_trained(report) == 2 * ROWS
+    steps = report.dashboard.metrics.registry.get_sample_value("ecdctr_steps_total", {"domain": "ad"})
+    assert steps == 5
+
+
+class Intake:
+    """What a reporter reads of an intake: all that was learned has been fetched, and there is room for more."""
+
+    waiting_rows = 0
+
+    def __init__(self, of: SimpleNamespace) -> None:
+        self.aligner = SimpleNamespace(
+            late_rows=0, position=lambda topic, p: of.positions.get((topic, p), 900)
+        )
+
+    def wants(self, topic: str, partition: int) -> bool:
+        return True
+
+
+def test_the_lag_is_that_of_the_ends_that_the_brokers_report_and_unknown_while_they_are(make, caplog):
+    caplog.set_level(logging.INFO, "ecdctr.worker")
+    report, of, now = make(), engine(), [100.0]
+    report._now = report._report._now = lambda: now[0]
+    topics = TopicSettings()
+    natural, ad = (topics.natural, 0), (topics.ad, 0)
+    state = WatchState(
+        {natural: 1_000, ad: 950}, {natural: 100.0, ad: 100.0}, frozenset({natural, ad}), (), 100.0
+    )
+    watch = SimpleNamespace(state=state)
+    report.begin(of, watch, {natural: 900, ad: 950})
+
+    def ask():
+        report.tick(of, Intake(of), {})
+        value = report.dashboard.metrics.registry.get_sample_value
+        return report.health.verdict(), [value("ecdctr_lag_records", {"topic": t}) for t in topics.domains]
+
+    verdict, lag = ask()
+    assert (verdict.status, verdict.lag, lag) == ("ok", 100, [100, 0]), (
+        "what retention removed does not count"
+    )
+    of.positions[natural] = 1_000
+    verdict, lag = ask()
+    assert (verdict.findings[0].reason.value, verdict.lag, report.lag) == ("idle", 0, 0)
+    now[0] += 6
+    verdict, lag = ask()
+    assert (verdict.status, verdict.lag, report.lag) == ("waiting_for_broker", None, None)
+    assert all(np.isnan(lag))
+    right = LogProblem(LogProblemKind.RIGHT, "kafka-1 does not show topic")
+    watch.state = replace(state, problems=(right,))
+    assert ask()[0].status == "right_missing"
+    watch.state = replace(state, reported_at=dict.fromkeys(state.ends, now[0]))
+    assert ask()[0].status == "ok"
+    told = [text for text in caplog.messages if text.endswith("]")]
+    assert [text.rpartition("[")[2] for text in told] == [
+        "waiting_for_broker]",
+        "right_missing]",
+        "waiting_for_broker]",
+        "right_missing]",
+    ]
+
+
+def test_an_unknown_lag_is_not_written_as_0(caplog, monkeypatch):
+    monkeypatch.setattr(progress_log, "EVERY_S", 0.01)
+    of = engine()
+    of.step = 7
+
+    async def main() -> None:
+        lines = asyncio.create_task(log_progress(of, lambda: None, lambda: 0))
+        await asyncio.sleep(0)
+        of.progress.rows["ad"] = 16
+
+        async def written() -> bool:
+            return "step 7" in caplog.text
+
+        await until(written)
+        lines.cancel()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert "records behind: not known" in caplog.text and " 0 records behind" not in caplog.text
 
 
 def test_a_failure_of_the_dashboard_is_reported_and_tried_again(make, monkeypatch, caplog):
