@@ -23,6 +23,11 @@ from ecdctr.events.settings import KafkaSettings
 
 __all__ = ["ClusterView", "PartitionView", "TopicView", "view_cluster"]
 
+_MOST_BROKERS = 16
+"""Brokers that are asked about the group."""
+_NOT_NOW = "Coordinator"
+"""In the names of the errors of a broker that is not the coordinator of the group, or not yet."""
+
 Rights = frozenset[str]
 """Names of ``kafka.admin.ACLOperation``: ``READ``, ``WRITE``, ..."""
 
@@ -120,11 +125,11 @@ def view_cluster(
     with closing(_Admin(**options, bootstrap_timeout_ms=limit_ms, request_timeout_ms=limit_ms)) as admin:
         shown = [_topic(found) for found in admin.describe_topics(list(topics))]
         configs = _configs(admin, [topic.name for topic in shown if topic.shown and topic.exists])
-        group_rights = _group_rights(admin, group)
+        group_rights, reports_rights = _group_rights(admin, group)
         views = {}
         for topic in shown:
             creation = None
-            if topic.shown and not topic.exists and group_rights is not None:
+            if topic.shown and not topic.exists and reports_rights:
                 creation = _creation(admin, topic.name, topics[topic.name], replication)
             views[topic.name] = TopicView(
                 topic.name, topic.shown, topic.exists, topic.partitions, topic.rights,
@@ -183,13 +188,23 @@ def _creation(admin: Any, name: str, partitions: int, replication: int) -> str:
     return f"{for_code(found['error_code']).__name__}: {found.get('error_message') or 'without a reason'}"
 
 
-def _group_rights(admin: Any, group: str) -> Rights | None:
-    try:
-        found = admin.describe_groups([group])[group]
-    except GroupAuthorizationFailedError:
-        return frozenset()
-    except (KafkaError, KeyError):
-        return None
-    if found.get("error"):
-        return frozenset() if GroupAuthorizationFailedError.__name__ in found["error"] else None
-    return _rights(found.get("authorized_operations"))
+def _group_rights(admin: Any, group: str) -> tuple[Rights | None, bool]:
+    """The rights on the group (None: not known), and whether the brokers report rights at all.
+
+    Each broker is asked until the coordinator of the group answers. A request for the coordinator would create the topic of
+    offsets on a cluster that has none.
+    """
+    reports = False
+    for broker in admin.describe_cluster()["brokers"][:_MOST_BROKERS]:
+        try:
+            found = admin.describe_groups([group], group_coordinator_id=broker["broker_id"])[group]
+        except (KafkaError, KeyError):  # one that is down, or does not describe groups
+            continue
+        error = found.get("error") or ""
+        if GroupAuthorizationFailedError.__name__ in error:
+            return frozenset(), True
+        reports = reports or _NOT_NOW in error
+        rights = _rights(found.get("authorized_operations"))
+        if not error and rights is not None:
+            return rights, True
+    return None, reports
