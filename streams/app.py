@@ -23,7 +23,7 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
 from ecdctr.streams.decoders import DecodePool
-from ecdctr.streams.intake import LogConsumer, PositionKeeper, RecordList
+from ecdctr.streams.intake import EpochGuard, LogConsumer, PositionKeeper, RecordList
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
 __all__ = ["Intake", "StreamApp", "run_app"]
@@ -92,6 +92,8 @@ class StreamApp:
         Receives rejected records; started by the caller.
     pool
         Decoding processes, started by the caller. If None, this process decodes.
+    guard
+        Observes the leader epochs of what is fetched. If None, a log that an unclean leader election has cut is not recognised here.
 
     Attributes
     ----------
@@ -112,8 +114,10 @@ class StreamApp:
         intake: Intake,
         dead_letters: DeadLetterSink,
         pool: DecodePool | None = None,
+        guard: EpochGuard | None = None,
     ) -> None:
         self.pool = pool
+        self.guard = guard
         self.topics = topics
         self.worker = worker
         self.decoder = decoder
@@ -147,6 +151,7 @@ class StreamApp:
         app.own_topics = frozenset(self.topics.domains)
         app.client_options = connection.aiokafka()  # certificates and passwords are read anew for each app
         app.pass_over, app.fail = self._pass_over, self._fail
+        app.epochs = None if self.guard is None else self.guard.epochs
         app.transport.Consumer = LogConsumer
         for name, domain in self.topics.domains.items():
             topic = app.topic(name, value_serializer="raw")
@@ -252,6 +257,8 @@ class StreamApp:
             return None
         if fresh[0].offset > position:
             await self._check_gap(records.tp, position)
+        if self.guard is not None and self.guard.is_due(topic, partition, fresh[-1].offset):
+            await asyncio.to_thread(self.guard.check, topic, partition, fresh[-1].offset)
         return Fetched(topic, partition, position, fresh, max(records.end, fresh[-1].offset + 1))
 
     async def _seek_back(self, records: RecordList, position: int) -> None:

@@ -1,7 +1,7 @@
 """Checks that the log holds what training needs and has learned; ``--reset-offsets`` where it does not.
 
 Positions are compared with the log at start (:func:`settle_positions`, :func:`redo_journal`), every few seconds while the worker
-runs (:func:`check_log`), and before the first record of a new leader epoch is learned (:func:`check_epochs`).
+runs (:func:`check_log`), and before the first record of a new leader epoch is learned (:class:`ecdctr.streams.intake.EpochGuard`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ecdctr.events.kafka import KafkaLog, LeaderEpochs, LogState, Loss, LossKind, losses
+from ecdctr.events.kafka import KafkaLog, LogState, Loss, LossKind, losses
 from ecdctr.models.training import Engine
 from ecdctr.replay.play import Playback, ProgressCallback, redo
 from ecdctr.state.errors import ConfigError, OffsetsLostError, RowsLostError
@@ -20,7 +20,6 @@ from ecdctr.state.positions import LogIdentity, Positions
 
 __all__ = [
     "CHOICES",
-    "check_epochs",
     "check_log",
     "identity_after",
     "redo_journal",
@@ -33,7 +32,7 @@ Key = tuple[str, int]
 
 CHOICES = ("earliest", "latest", "checkpoint")
 
-_START_AGAIN = "start again: the worker then reports what --reset-offsets earliest, latest or checkpoint would lose or double"
+_START_AGAIN = "Start again: the worker then reports what --reset-offsets earliest, latest or checkpoint would lose or double"
 
 
 def identity_after(identity: LogIdentity, entries: Iterable[JournalEntry]) -> LogIdentity:
@@ -139,24 +138,6 @@ def check_log(positions: Mapping[Key, int], identity: LogIdentity, state: LogSta
     if lost:
         where = "; ".join(_in_short(loss) for loss in lost)
         raise OffsetsLostError(f"the log is no longer the one that was learned from: {where}. {_START_AGAIN}")
-
-
-def check_epochs(kafka: KafkaLog, epochs: LeaderEpochs, topic: str, partition: int, last: int) -> None:
-    """Compare the ends of the leader epochs before that of the offset ``last`` with how far they were read.
-
-    Raises
-    ------
-    OffsetsLostError
-        An unclean leader election has removed records that were read, and the records that follow are others.
-    """
-    for epoch, read in epochs.unchecked(topic, partition, last):
-        end = kafka.epoch_ends({(topic, partition): epoch}).get((topic, partition))
-        if end is not None and end < read:
-            raise OffsetsLostError(
-                f"{topic}[{partition}] was cut at offset {end} by an unclean leader election: leader epoch {epoch} was read up to "
-                f"offset {read}, ends there, and the records from offset {end} on are others. {_START_AGAIN}"
-            )
-    epochs.set_checked(topic, partition, last)
 
 
 def warn_of_compaction(state: LogState) -> None:

@@ -27,7 +27,7 @@ from ecdctr.streams.broker_watch import BrokerWatch
 from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.decoders import DecodePool
 from ecdctr.streams.identity_watch import IdentityWatch
-from ecdctr.streams.intake import AlignedIntake, OffsetPublisher, StallWatch
+from ecdctr.streams.intake import AlignedIntake, EpochGuard, OffsetPublisher, StallWatch
 from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.retention import (
@@ -100,6 +100,7 @@ class Worker:
         self._app: StreamApp | None = None
         self._letters: DeadLetters | None = None
         self._pool: DecodePool | None = None
+        self._guard: EpochGuard | None = None
         self._engine: Engine | None = None
         self._failure: BaseException | None = None
         self._state_is_whole = False
@@ -201,7 +202,8 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-        engine.origin = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
+        engine.origin = epochs = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
+        self._guard = EpochGuard(epochs, lambda: self._make_log(self._decoder), lambda: self._stop_requested)
         beginning = log_state.beginning
         positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
         behind = sum(max(0, end - positions[key]) for key, end in ends.items())
@@ -325,7 +327,14 @@ class Worker:
         while not stop.is_set():
             assert self._letters is not None
             self._app = StreamApp(
-                self._kafka, self._topics, self._worker, self._decoder, intake, self._letters, self._pool
+                self._kafka,
+                self._topics,
+                self._worker,
+                self._decoder,
+                intake,
+                self._letters,
+                self._pool,
+                self._guard,
             )
             try:
                 await run_app(self._app, stop)

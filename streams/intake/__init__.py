@@ -2,11 +2,13 @@
 
 from ecdctr.streams.intake.aligned_intake import AlignedIntake
 from ecdctr.streams.intake.consumer import LogConsumer, PositionKeeper, RecordList
+from ecdctr.streams.intake.epoch_guard import EpochGuard
 from ecdctr.streams.intake.offset_publisher import OffsetPublisher
 from ecdctr.streams.intake.stalls import StallWatch
 
 __all__ = [
     "AlignedIntake",
+    "EpochGuard",
     "LogConsumer",
     "OffsetPublisher",
     "PositionKeeper",

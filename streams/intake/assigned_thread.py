@@ -15,6 +15,7 @@ from faust.types import TP
 from mode.services import Service
 from mode.threads import WorkerThread
 
+from ecdctr.events.kafka import observe_fetches
 from ecdctr.streams.intake.client import click_consumer, pace_fetches
 
 __all__ = ["AssignedThread"]
@@ -84,12 +85,15 @@ class AssignedThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             await asyncio.gather(starting, stopped, return_exceptions=True)
 
     def _create_worker_consumer(self, transport: Any) -> Any:  # noqa: ARG002
-        return click_consumer(
+        made = click_consumer(
             self.consumer.app.client_options,
             poll_records=self.app.conf.broker_max_poll_records,
             fetch_bytes=self.app.conf.consumer_max_fetch_size,
             fetch_max_wait_ms=self.consumer.IDLE_WAIT_MS,
         )
+        if self.consumer.app.epochs is not None:
+            observe_fetches(made._client, self.consumer.app.epochs)
+        return made
 
     def close(self) -> None:
         """Does nothing: Faust would close the connections in another loop than theirs; the end of this thread closes them."""

@@ -121,8 +121,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     A list without records (a transaction marker alone, or an aborted transaction) does not go through the agents.
 
     The app must have the attributes ``keeper`` (:class:`PositionKeeper`); ``own_topics``, the names of the topics; ``client_options``,
-    brokers and security for aiokafka; ``pass_over``, a coroutine function that takes a list without records; and ``fail``, which takes
-    the error that ends the app.
+    brokers and security for aiokafka; ``pass_over``, a coroutine function that takes a list without records; ``fail``, which takes
+    the error that ends the app; and ``epochs``, which observes the fetched batches, or None.
     """
 
     IDLE_WAIT_MS = _WAIT_IDLE_MS

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kafka import TopicPartition
+from kafka.admin import NewTopic
 
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.kafka import log as log_module
@@ -127,6 +128,87 @@ def test_case_a9_a_topic_made_anew_is_found_while_the_worker_runs(apache_broker,
         assert site.settings.topics.natural not in text.partition("the log no longer holds")[2]
     finally:
         site.end()
+
+
+class CutSite(Site):
+    """Click topics on the first two of three nodes; the second may become leader without having all records."""
+
+    def __init__(self, folder: Path, kafka: ApacheKafka) -> None:
+        self.kafka = kafka
+        brokers = f'kafka.brokers="{kafka.addresses()}"'
+        super().__init__(folder, kafka.addresses(), SESSION, "topics.replication=3", brokers)
+
+    def make_topics(self) -> None:
+        first, second, _ = (node.number for node in self.kafka.nodes)
+        config = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
+        with self.kafka.admin() as admin:
+            admin.create_topics(
+                [
+                    NewTopic(
+                        topic,
+                        replica_assignments={0: [first, second], 1: [first, second]},
+                        topic_configs=config,
+                    )
+                    for topic in self.settings.topics.domains
+                ]
+            )
+        super().make_topics()
+
+    def leaders(self) -> set[int]:
+        """Numbers of the nodes that lead the click topics; empty while a partition has no leader."""
+        try:
+            return {
+                self.kafka.leader(topic, partition).number
+                for topic in self.settings.topics.domains
+                for partition in (0, 1)
+            }
+        except RuntimeError:
+            return set()
+
+
+def test_case_a9_an_unclean_leader_election_is_found_though_the_log_has_grown_beyond_the_positions(tmp_path):
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with ApacheKafka(tmp_path / "kafka", nodes=3) as kafka:
+        site = CutSite(tmp_path / "site", kafka)
+        try:
+            first, second, _ = kafka.nodes
+            site.produce(1_000)
+            worker = site.start()
+            site.train(1_000, worker)
+            second.kill()
+            site.produce(600, first=1_000)  # only the first node has these
+            site.train(1_600, worker)
+            learned = {}
+            for entry in site.entries():
+                learned.update({(p.topic, p.partition): p.end for p in entry.parts})
+            first.kill()
+            kafka.start_node(second)
+            wait_for(lambda: site.leaders() == {second.number}, "elect the second node")
+            cut = site.ends()
+            assert sum(cut.values()) == 1_000
+            site.produce(frame(3_000, first=2_000))
+            ends = site.ends()
+            assert all(ends[key] > learned[key] > cut[key] for key in ends), "the ends tell nothing"
+
+            site.wait(lambda: worker.poll() is not None, "find the cut")
+            assert worker.returncode == 5, site.log()
+            assert re.search(r"was cut at offset \d+ by an unclean leader election", site.log()), site.log()
+            assert at_checkpoint(site) == learned, "nothing of the new log was learned, and the state is kept"
+
+            text = ends_with_5(site)
+            for (topic, partition), offset in cut.items():
+                assert re.search(
+                    rf'topic "{topic}" partition {partition}: .*election cut it at offset {offset} ', text
+                )
+            assert costs(site) == {"earliest": (0, 1_000), "latest": (3_000, 0), "checkpoint": (0, 0)}
+            learn_to_the_end(site, "--reset-offsets", "checkpoint")
+            reset = next(e for e in site.entries() if e.kind == "reset")
+            assert dict(Positions.from_json(reset.extra["positions"])) == cut
+            assert sum(e.rows for e in site.entries() if e.step > reset.step and e.parts) == 3_000
+        finally:
+            site.end()
 
 
 COMPACTED = {
