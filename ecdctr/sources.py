@@ -60,7 +60,7 @@ def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tu
     """
     if text != "kafka" and not text.startswith("kafka:"):
         source, settings = open_with_features(text, loaded)
-        chosen = _History(source) if history else source
+        chosen = _History(source) if history and hasattr(source, "history") else source
         yield SourceLog(chosen, factory.decoder(settings)), settings
         return
     settings = loaded.settings
@@ -80,15 +80,15 @@ def open_log(text: str, loaded: Loaded, *, history: bool = False) -> Iterator[tu
 
 
 class _History:
-    """The history of a source that has one, else all of its rows."""
+    """The history of a source that has one."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.name = source.name
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        history: Callable[[], Iterator[pl.DataFrame]] | None = getattr(self.source, "history", None)
-        return self.source.frames() if history is None else history()
+        history: Callable[[], Iterator[pl.DataFrame]] = self.source.history  # type: ignore[attr-defined]
+        return history()
 
     def count(self) -> int | None:
         return None

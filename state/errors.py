@@ -5,7 +5,7 @@
     EcdctrError                  exit code 1
     ├── ConfigError              exit code 2   a key or a value of the configuration
     ├── DataError                exit code 3   a source, a file, an event that cannot be read
-    │   ├── RowsRejectedError    exit code 6   no row, or less than half of the rows of a log, can be used
+    │   ├── RowsRejectedError    exit code 6   no row, or at most half of the rows of a log, can be used
     │   └── PointInTimeError                   a row would read a snapshot that is later than itself
     ├── StateError               exit code 4   state on disk
     │   ├── StateLockedError                   another process owns the state folder
@@ -70,7 +70,7 @@ class PointInTimeError(DataError):
 
 
 class RowsRejectedError(DataError):
-    """No row, or less than half of the rows of a log, can be used."""
+    """No row, or at most half of the rows of a log, can be used."""
 
     exit_code = 6
 

@@ -19,7 +19,7 @@ from ecdctr.progress import progress_bar
 from ecdctr.replay.sources import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings
 from ecdctr.sources import moment, open_with_features
-from ecdctr.state.errors import ConfigError
+from ecdctr.state.errors import ConfigError, DataError
 
 __all__ = ["DriftOptions", "drift_source"]
 
@@ -74,14 +74,19 @@ def drift_source(
     log = SourceLog(source, factory.decoder(settings))
     chosen = RowFilter(moment(options.since, "--from"), moment(options.until))
     days = list(by_day(_with_progress(err, log, chosen, f"drift {log.name}"), schema, watched, reference))
+    log.rejects.check(log.name)
     result = summarise(days)
     rows = sum(sum(d.rows.values()) for d in days)
-    meta = {
+    meta: dict[str, Any] = {
         "rows": rows,
         "rejects": {k: v for k, v in log.rejects.items() if v},
+        "left_out": log.rejects.causes(),
+        "notices": log.rejects.notices(),
         "seconds": time.perf_counter() - began,
     }
     path = write_drift_report(out_dir, log.name, reference, result, meta)
+    for notice in meta["notices"]:
+        err.print(notice, soft_wrap=True, markup=False, highlight=False)
     _print(out, result)
     out.print(f"{rows:,} rows in {meta['seconds']:.1f} s; report: {path}", soft_wrap=True)
     return {"result": result, "meta": meta, "report": path}
@@ -112,12 +117,16 @@ def _reference(
         moment(options.reference_since, "--reference-from"),
         moment(options.reference_until, "--reference-until"),
     )
-    return gather(
-        _with_progress(err, log, rows, f"reference {log.name}"),
-        schema,
-        settings.monitor.watch.drift,
-        log.name,
-    )
+    batches = _with_progress(err, log, rows, f"reference {log.name}")
+    try:
+        reference = gather(batches, schema, settings.monitor.watch.drift, log.name)
+    except DataError:
+        log.rejects.check(f"reference {log.name}")  # the better message, if all rows were rejected
+        raise
+    for notice in log.rejects.notices():
+        err.print(f"reference: {notice}", soft_wrap=True, markup=False, highlight=False)
+    log.rejects.check(f"reference {log.name}")
+    return reference
 
 
 def _with_progress(err: Console, log: SourceLog, rows: RowFilter, what: str) -> Iterator[Batch]:

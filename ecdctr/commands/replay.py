@@ -25,7 +25,7 @@ from ecdctr.replay.report import ReportMeta, write_report, write_tables
 from ecdctr.replay.sources import KafkaSource, Log, RowFilter, steps_of
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.sources import moment, open_log
-from ecdctr.state.errors import ConfigError, DataError
+from ecdctr.state.errors import ConfigError, DataError, RowsRejectedError
 from ecdctr.state.malloc import trim_memory
 from ecdctr.tables import print_days, print_totals
 
@@ -105,6 +105,8 @@ def replay_source(
         checked = _Checked(FeatureProbe(schema), DayCheck(arms.engine))
         try:
             done = _play(err, arms, log, rows, settings, notes, checked)
+            if not done.rows and not done.interrupted:
+                _no_rows(log, rows)
             peak = peak_mib()
             done.seconds += before
             arms.close(checkpoint=(done.interrupted or options.keep) and not done.torn)
@@ -125,7 +127,16 @@ def replay_source(
     outcome = ReplayOutcome(result, meta, report, tables, arms.engine)
     if not options.quiet:
         _print(out, err, done, outcome)
+    log.rejects.check(log.name, lost=meta["not_learned"])
     return outcome
+
+
+def _no_rows(log: Log, rows: RowFilter) -> None:
+    """Raise the error of a replay without rows: they were rejected, or none was selected."""
+    log.rejects.check(log.name)
+    raise RowsRejectedError(
+        f"{log.name}: none of {log.rejects.accepted:,} rows was selected by {rows}: choose another range of time or more users"
+    )
 
 
 def _begin(
@@ -210,6 +221,9 @@ def _meta(
         "steps": done.steps,
         "interrupted": done.interrupted,
         "rejects": {k: v for k, v in log.rejects.items() if v},
+        "left_out": log.rejects.causes(),
+        "not_learned": engine.progress.skipped_rows,
+        "notices": log.rejects.notices(engine.progress.skipped_rows),
         "stragglers": log.stragglers,
         "releases": list(engine.progress.released),
         "refused": list(engine.progress.refused),
@@ -233,9 +247,8 @@ def _print(out: Console, err: Console, done: Playback, outcome: ReplayOutcome) -
     meta = outcome.meta
     print_days(out, outcome.result)
     print_totals(out, outcome.result)
-    rejects = meta["rejects"]
-    if rejects:
-        err.print(f"rejected rows: {', '.join(f'{n:,} {why}' for why, n in rejects.items())}", soft_wrap=True)
+    for notice in meta["notices"]:
+        err.print(notice, soft_wrap=True, markup=False, highlight=False)
     for check in meta["checks"]:
         if check["ok"] is False:
             line = Text.assemble(("check:", "bold yellow"), f" {check['name']}? {check['text']}")

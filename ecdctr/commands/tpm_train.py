@@ -44,11 +44,12 @@ def train_tpm(
                     written += trainer.learn(batch)
                     clock = max(clock, int(batch.ts.max()))
                     update(trainer.rows_learned, clock)
-        rejects = {why: n for why, n in source.rejects.items() if n}
+        rejects = source.rejects
     if trainer.month is not None and (partial or trainer.month.end_ms - clock <= DAY_MS):
         written += [m for m in (trainer.close_month(),) if m is not None]
-    if rejects:
-        err.print(f"rejected rows: {rejects}")
+    for notice in rejects.notices():
+        err.print(notice, soft_wrap=True, markup=False, highlight=False)
+    rejects.check(source.name)
     if not written:
         raise DataError(
             f"{source.name} contains no complete month of natural rows (tpm.month = {settings.tpm.month}): use a longer log or "

@@ -19,7 +19,7 @@ from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_end
 from ecdctr.events.kafka.partition_reader import OutOfRangeError, PartitionReader
 from ecdctr.events.kafka.probe import stating_the_reason
 from ecdctr.events.kafka.topic_state import naming_partitions
-from ecdctr.events.records import decode_records
+from ecdctr.events.records import RecordReject, decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 from ecdctr.state.positions import LogIdentity, Part
@@ -68,6 +68,8 @@ class KafkaLog:
     ----------
     dead_rows
         Number of rejected events.
+    on_reject
+        Called with topic, partition and each rejected event.
     gaps
         Offsets without a record in the ranges of the last :meth:`fetch`: removed by compaction, or transaction markers.
     """
@@ -87,6 +89,7 @@ class KafkaLog:
         self.topics = dict(topics)
         self.timeout_s, self.stall_s, self.on_wait = timeout_s, stall_s, on_wait
         self.dead_rows = self.gaps = 0
+        self.on_reject: Callable[[str, int, RecordReject], None] | None = None
         self._offsets_s = min(timeout_s, OFFSETS_S)
         self._readers: dict[Key, PartitionReader] = {}
         self._connected = False  # only the first client probes the brokers
@@ -369,4 +372,7 @@ class KafkaLog:
             return Chunk(*key, first, end, np.empty(0, np.int64), empty)
         chunk, rejects = decode_records(self.decoder, *key, first, records, self.topics[key[0]])
         self.dead_rows += len(rejects)
+        if self.on_reject is not None:
+            for reject in rejects:
+                self.on_reject(*key, reject)
         return chunk

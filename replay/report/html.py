@@ -65,6 +65,10 @@ def _page(title: str, result: ReplayResult, meta: ReportMeta) -> Iterator[str]:
         yield f'<p class="muted">{escape(source)}</p>\n'
     yield from _lead(result)
     yield from _facts(result, meta)
+    if meta.get("notices"):
+        yield "<h2>Rows that were left out, and notes</h2>\n<ul>"
+        yield from (f"<li>{escape(notice)}</li>" for notice in meta["notices"])
+        yield "</ul>\n"
     yield from _checks(meta)
     if not result["totals"]:
         yield "<p>No row was scored: nothing to report. Rows are scored once the models have begun to learn.</p>\n"
@@ -129,6 +133,8 @@ def _facts(result: ReplayResult, meta: ReportMeta) -> Iterator[str]:
         facts.append(("Refused by the gate", f"{len(meta['refused'])}"))
     if meta.get("rejects"):
         facts.append(("Left out", ", ".join(f"{n:,} {reason}" for reason, n in meta["rejects"].items())))
+    if meta.get("not_learned"):
+        facts.append(("Not learned", f"{meta['not_learned']:,} rows"))
     if meta.get("interrupted"):
         facts.append(("Interrupted", "covers the rows up to then"))
     if facts:

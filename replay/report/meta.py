@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from ecdctr.replay.checks import CheckResult
 from ecdctr.replay.figures import ReplayResult
+from ecdctr.replay.sources import RejectedRows
 
 __all__ = ["FrozenMeta", "Report", "ReportMeta"]
 
@@ -43,6 +44,12 @@ class ReportMeta(TypedDict, total=False):
         Whether the replay ended early.
     rejects
         Number of rejected rows by reason.
+    left_out
+        The rejected rows by reason and field, each with an example.
+    not_learned
+        Rows whose step was rolled back, because its loss was not finite.
+    notices
+        The sentences that were printed at the end of the run.
     stragglers
         Rows that came later than the log's window allows.
     releases, refused
@@ -67,6 +74,9 @@ class ReportMeta(TypedDict, total=False):
     steps: int
     interrupted: bool
     rejects: dict[str, int]
+    left_out: list[RejectedRows]
+    not_learned: int
+    notices: list[str]
     stragglers: int
     releases: list[int]
     refused: list[int]

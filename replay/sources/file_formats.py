@@ -61,6 +61,8 @@ def read_chunks(
         Read only these columns, as far as the file has them.
     """
     read = {"json": _json, "parquet": _parquet, "csv": _csv}[format_of(path) or ""]
+    if is_empty(path):
+        return
     try:
         yield from read(path, rows, fields)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:

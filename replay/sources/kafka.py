@@ -10,6 +10,7 @@ import polars as pl
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.records import RecordReject
 from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.decoded_rows import DecodedRows
 from ecdctr.replay.sources.merge import EventOrder, Stream
@@ -84,7 +85,7 @@ class KafkaSource:
     def newest(self) -> int | None:
         """Youngest event time among the last 10,000 records of each partition, ms."""
         tail = {key: max(self.first[key], end - TAIL_RECORDS) for key, end in self.end.items()}
-        dead = self.log.dead_rows
+        dead, self.log.on_reject = self.log.dead_rows, None
         found = [int(c.batch.ts.max()) for c in self.log.chunks(tail, self.end) if len(c.batch)]
         self.log.dead_rows = dead
         return max(found, default=None)
@@ -94,15 +95,18 @@ class KafkaSource:
         self._order = EventOrder(self.window_ms)
         self.rejects.clear()
         rows = DecodedRows()
-        dead = self.log.dead_rows
+        self.log.on_reject = self._note
         begin = -(2**62)  # the first time of a partition is unknown: all are opened at once
         streams = [Stream(begin, lambda k=key: self._places(rows, k)) for key in sorted(self.end)]  # type: ignore[misc]
         for frame in self._order.merge(streams):
-            if self.log.dead_rows > dead:
-                self.rejects["dead letters"] = self.log.dead_rows - dead
+            self.rejects.accepted += len(frame)
             yield rows.take(frame)
-        if self.log.dead_rows > dead:
-            self.rejects["dead letters"] = self.log.dead_rows - dead
+
+    def _note(self, topic: str, partition: int, reject: RecordReject) -> None:
+        row = "" if reject.row is None else f", row {reject.row}"
+        self.rejects.note(
+            reject.reason, reject.detail, f"{topic}/{partition}, offset {reject.record.offset}{row}"
+        )
 
     def _places(self, rows: DecodedRows, key: Key) -> Iterator[pl.DataFrame]:
         for chunk in self.log.chunks({key: self.first[key]}, {key: self.end[key]}):

@@ -80,7 +80,9 @@ class SourceLog:
         self.rejects.clear()
         read = getattr(self.source, "batches", None)
         if read is not None:
-            yield from read(self.decoder, self.rejects)
+            for batch in read(self.decoder, self.rejects):
+                self.rejects.accepted += len(batch)
+                yield batch
             return
         first = 1
         for frame in read_ahead(self.source.frames()):
@@ -89,6 +91,7 @@ class SourceLog:
                 self.rejects.note(reject.reason, reject.detail, f"{self.name}, row {first + reject.index}")
             first += len(frame)
             if len(decoded.batch):
+                self.rejects.accepted += len(decoded.batch)
                 yield decoded.batch
 
     def count(self) -> int | None:

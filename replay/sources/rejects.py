@@ -48,6 +48,8 @@ class Rejects(Counter[str]):
 
     Attributes
     ----------
+    accepted
+        Rows that were accepted so far.
     differs
         Rows that were read from a file although a live message with these values is refused, by the cause.
     remarks
@@ -65,6 +67,7 @@ class Rejects(Counter[str]):
     def __init__(self) -> None:
         super().__init__()
         self._causes: dict[tuple[str, str], _Cause] = {}
+        self.accepted = 0
         self.differs: Counter[str] = Counter()
         self.remarks: list[str] = []
 
@@ -72,6 +75,7 @@ class Rejects(Counter[str]):
         """Start at 0 again."""
         super().clear()
         self._causes.clear()
+        self.accepted = 0
         self.differs.clear()
         self.remarks.clear()
 
@@ -107,33 +111,53 @@ class Rejects(Counter[str]):
             for c in self.causes()
         ]
 
-    def check(self, name: str, accepted: int, *, lost: int = 0) -> None:
-        """Raise an error if no row, or less than half of the rows, could be used.
+    def notices(self, lost: int = 0) -> list[str]:
+        """What is printed at the end of a command: rows that were left out, and what else should be known.
+
+        ``lost``: rows that were not learned because their step was rolled back.
+        """
+        out = [f"left out: {line}" for line in self.sentences()]
+        if lost:
+            out.append(
+                f"not learned: {lost:,} rows, because the training loss of their steps was not finite; their predictions count"
+            )
+        out += [f"note: {sentence}" for sentence in self.remarks]
+        if self.differs:
+            causes = ", ".join(f"{cause} ({n:,} rows)" for cause, n in sorted(self.differs.items()))
+            out.append(f"note: read from files, but refused in a live message: {causes}")
+        return out
+
+    def check(self, name: str, *, lost: int = 0) -> None:
+        """Raise an error if no row, or at most half of the rows, could be used.
 
         Parameters
         ----------
         name
             Name of the log.
-        accepted
-            Rows that were accepted by the decoder.
         lost
-            How many of them were not learned, because their step was rolled back.
+            Accepted rows that were not learned, because their step was rolled back.
 
         Raises
         ------
         RowsRejectedError
             The message names the field, an example and the way out.
         """
-        rejected = sum(self.values())
-        if (not rejected and not lost) or accepted - lost > rejected + lost:
+        rejected, accepted = sum(self.values()), self.accepted
+        if not accepted and not rejected:
+            raise RowsRejectedError(f"{name} contains no rows")
+        if accepted - lost > rejected + lost:
             return
         causes = self.causes()
         if not causes:
-            raise RowsRejectedError(f"{name}: {lost:,} of {accepted:,} rows could not be learned")
+            raise RowsRejectedError(
+                f"{name}: {lost:,} of {accepted:,} rows could not be learned, because the training loss was not finite"
+            )
         first = causes[0]
+        share = (
+            "every row was" if not accepted else f"{rejected + lost:,} of {accepted + rejected:,} rows were"
+        )
         raise RowsRejectedError(
-            f"{name}: {rejected + lost:,} of {accepted + rejected:,} rows were left out, {first['rows']:,} of them because "
-            f"{first['detail']} ({first['where']}). {way_out(causes)}"
+            f"{name}: {share} left out; {first['rows']:,} because {first['detail']} ({first['where']}). {way_out(causes)}"
         )
 
 
