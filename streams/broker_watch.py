@@ -60,6 +60,9 @@ class WatchState:
         What is wrong now.
     answered_at
         When a broker last answered, monotonic seconds.
+    held
+        Records of each partition that are written but not readable, because they come after an open transaction; only partitions
+        with such records.
     members
         The members of the consumer group that is watched, requested every :data:`MEMBERS_S` seconds.
     """
@@ -69,6 +72,7 @@ class WatchState:
     partitions: frozenset[Key] = frozenset()
     problems: tuple[LogProblem, ...] = ()
     answered_at: float = 0.0
+    held: Mapping[Key, int] = field(default_factory=dict)
     members: tuple[GroupMember, ...] = ()
 
     def unknown(self, now: float) -> frozenset[Key]:
@@ -203,6 +207,7 @@ class BrokerWatch:
             partitions=partitions,
             problems=problems,
             answered_at=now if found.answered else old.answered_at,
+            held=_held(old.held, found, partitions),
         )
         self._check(found, known)
 
@@ -247,3 +252,10 @@ class BrokerWatch:
                 f"the log is no longer the one that was learned from, as two checks found: {where}. "
                 "Start again: the worker then reports what --reset-offsets earliest, latest or checkpoint would lose or double"
             )
+
+
+def _held(old: Mapping[Key, int], found: LogEnds, partitions: frozenset[Key]) -> dict[Key, int]:
+    """The records after open transactions: of partitions that were not asked now, as they were known before."""
+    held = {key: n for key, n in old.items() if key in partitions}
+    held |= {key: written - found.ends[key] for key, written in found.written.items() if key in found.ends}
+    return {key: n for key, n in held.items() if n > 0}

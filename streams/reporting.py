@@ -59,6 +59,9 @@ QUEUE_STEPS = 1024
 """Capacity of the queue, in entries. At a quarter of it the monitor's thread is woken; when it is full, the trainer's thread
 processes the queue itself."""
 
+REPORTS_WITHIN_S = 15.0
+""":meth:`Reporter.tick` is called every second; if it is later than this, the event loop is blocked."""
+
 DRAIN_EVERY_S, DRAIN_AT_LATEST_S = 1.0, 5.0
 DRAIN_SHARE = 0.01
 """The monitor's thread processes the queue every second; every five at most, where that takes more than this share of the
@@ -209,6 +212,8 @@ class Reporter:
         if not self._thread.is_alive():
             self._thread.start()
         self.health.enter("live")
+        if watch is not None:
+            self.health.expect_reports(REPORTS_WITHIN_S)
 
     # -- in the trainer's thread
 

@@ -399,6 +399,7 @@ class Worker:
 
     async def _update_gauges(self, engine: Engine, intake: AlignedIntake) -> None:
         """Update the gauges and deliver alerts once a second; never returns."""
+        delivering: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(1.0)
             if self._app is not None and self._app.records:
@@ -406,5 +407,6 @@ class Worker:
             letters = self._letters
             counts, examples = ({}, {}) if letters is None else (letters.counts, letters.examples)
             self._reporter.tick(engine, intake, counts, examples)
-            # In a thread: a snapshot of the monitor may take a moment.
-            await asyncio.to_thread(self._reporter.deliver)
+            # In a thread, and not waited for: a snapshot of the monitor may take a moment, and health does not wait for it.
+            if delivering is None or delivering.done():
+                delivering = asyncio.ensure_future(asyncio.to_thread(self._reporter.deliver))

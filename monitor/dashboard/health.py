@@ -62,7 +62,7 @@ class Verdict:
     ----------
     healthy
         Liveness. False: training has ended, or makes no progress although records are waiting and brokers answer; a supervisor may
-        restart the worker.
+        restart the worker. Also False if its event loop has been blocked for ``watchdog_s``.
     findings
         All reasons that hold, the most severe first; the first one is the status.
     lag
@@ -159,7 +159,8 @@ class Health:
             Reason, float
         ] = {}  # beginnings that `changes` has returned, of reasons that have not ended
         self._seen: dict[Reason, float] = {}  # when `changes` last found them
-        self._step_at = self._waiting_since = now()
+        self._step_at = self._waiting_since = self._lag_at = now()
+        self._within_s = float("inf")
 
     # -- reports of the worker
 
@@ -168,6 +169,14 @@ class Health:
         with self._lock:
             self._phase, self._detail = phase, detail
             self._waiting_since = self._now()
+
+    def expect_reports(self, within_s: float) -> None:
+        """Require a call of :meth:`lag` within this time from now on, while the worker is live: otherwise its event loop is blocked.
+
+        The lag is then not known, and after ``watchdog_s`` the worker is unhealthy.
+        """
+        with self._lock:
+            self._within_s, self._lag_at = within_s, self._now()
 
     def step(self) -> None:
         """Report that a step was completed (or executed again, during recovery)."""
@@ -194,6 +203,7 @@ class Health:
             ``watchdog_s``.
         """
         with self._lock:
+            self._lag_at = self._now()
             now_waiting = (records or 0) if waiting is None else waiting
             if now_waiting and not self._waiting:
                 self._waiting_since = self._now()
@@ -214,7 +224,15 @@ class Health:
         with self._lock:
             now = self._now()
             idle_s = now - max(self._step_at, self._waiting_since)
-            sentences = self._sentences(idle_s)
+            late_s = now - self._lag_at
+            is_late = self._phase == "live" and late_s > self._within_s
+            lag = None if is_late else self._lag
+            sentences = self._sentences(idle_s, lag)
+            if is_late:
+                text = f"the worker has not updated its health for {late_s:.0f} s: its event loop is blocked"
+                sentences[Reason.REPORTS_FAIL] = "; ".join(
+                    filter(None, (text, sentences.get(Reason.REPORTS_FAIL)))
+                )
             for reason in [r for r in self._since if r not in sentences]:
                 del self._since[reason]
             ago = self._wall() - now
@@ -224,8 +242,9 @@ class Health:
             )
             stuck = self._phase == "live" and self._waiting > 0 and idle_s > self.watchdog_s
             excused = any(reason in self._conditions for reason in _NO_USE_TO_RESTART)
-            healthy = self._phase != "failed" and (excused or not stuck)
-            return Verdict(healthy, self._phase, findings, self._lag, idle_s)
+            blocked = is_late and late_s > self.watchdog_s
+            healthy = self._phase != "failed" and not blocked and (excused or not stuck)
+            return Verdict(healthy, self._phase, findings, lag, idle_s)
 
     def holds(self, reason: Reason) -> bool:
         """Whether a reason holds now."""
@@ -246,8 +265,8 @@ class Health:
                     out.append(Change(reason, sentence, None))
             return sorted(out, key=lambda change: change.reason.rank)
 
-    def _sentences(self, idle_s: float) -> dict[Reason, str]:
-        """The reasons that hold."""
+    def _sentences(self, idle_s: float, lag: int | None) -> dict[Reason, str]:
+        """The reasons that hold, but for reports that are late."""
         found = dict(self._conditions)
         if self._phase != "live":
             reason = Reason(self._phase)
@@ -261,11 +280,11 @@ class Health:
                 f"(monitor.watchdog_s = {self.watchdog_s:g})"
             )
             found[Reason.STALLED] = "; ".join(filter(None, (text, found.get(Reason.STALLED))))
-        elif self._lag is None and not any(not r.is_notice for r in found):
+        elif lag is None and not any(not r.is_notice for r in found):
             found[Reason.STARTING] = Reason.STARTING.sentence
-        elif self._lag == 0 and not self._waiting:
+        elif lag == 0 and not self._waiting:
             found[Reason.IDLE] = self._detail or Reason.IDLE.sentence
-        elif self._lag is not None or self._waiting:
+        elif lag is not None or self._waiting:
             found[Reason.TRAINING] = self._busy or self._detail or Reason.TRAINING.sentence
         return found
 

@@ -21,6 +21,7 @@ _ENDED = {
     Reason.RIGHT_MISSING: "the brokers grant the right again",
     Reason.PASSWORD_REFUSED: "the brokers accept the user again",
     Reason.CERTIFICATE_REFUSED: "the brokers can be connected to again",
+    Reason.OPEN_TRANSACTION: "the transaction has ended",
     Reason.WAITING_FOR_DISK: "the state can be written again",
     Reason.DEAD_LETTERS_WAIT: "the dead-letter topic takes records again",
     Reason.STALLED: "records are learned again",

@@ -13,6 +13,7 @@ from ecdctr.streams.broker_watch import WatchState
 from ecdctr.streams.health.lag import LagReport, lag_report, name_partitions
 from ecdctr.streams.health.rejects import RejectShare
 from ecdctr.streams.health.stuck import StuckPartitions
+from ecdctr.streams.health.transactions import OpenTransactions
 
 __all__ = ["Counts", "Fetching", "HealthReport"]
 
@@ -79,6 +80,7 @@ class HealthReport:
         self._health, self._topics, self._now = health, tuple(topics), now
         self._rejects = RejectShare()
         self._stuck = StuckPartitions()
+        self._transactions = OpenTransactions()
         self._since: dict[Reason, float] = {}
 
     def update(
@@ -122,6 +124,8 @@ class HealthReport:
         self._health.condition(
             Reason.STALLED, self._stuck.sentence(now, known, lambda key: fetching.fetched(*key))
         )
+        held = {key: n for key, n in state.held.items() if key not in state.unknown(now)}
+        self._health.condition(Reason.OPEN_TRANSACTION, self._transactions.sentence(now, state.ends, held))
         self._health.condition(
             Reason.ONLY_DEAD_LETTERS,
             self._rejects.sentence(now, counts.rows, counts.rejected, counts.examples),

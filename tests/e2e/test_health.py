@@ -364,6 +364,21 @@ def test_case_k6_a_foreign_member_of_the_group_is_a_notice(secured, kafka):
         consumer.close()
 
 
+def test_case_a13_a_dead_letter_topic_that_takes_nothing_is_named_until_it_does(secured, kafka):
+    site = secured.site
+    letters = site.settings.topics.dead_letter(site.settings.topics.ad)
+    kafka.withdraw(USER, "WRITE", "TOPIC", letters)
+    with kafka_producer(kafka) as producer:
+        producer.send(site.settings.topics.ad, b"no event", partition=0)
+    site.sent += 1
+    told = secured.until("dead_letters_not_taken", "name the dead-letter topic")
+    assert letters in told.body["reason"] and told.code == 200
+    assert told.body["lag_records"] != 0
+    kafka.allow(USER, "WRITE", "TOPIC", letters)
+    secured.until_done(site.sent)
+    assert "the dead-letter topic takes records again, after" in site.log()
+
+
 def test_case_k8_a_topic_of_dead_letters_only_is_told_with_reason_and_rate(secured, kafka):
     site = secured.site
     bad = frame(400, first=site.sent).with_columns(ts=frame(400, first=site.sent)["ts"] // 1000)

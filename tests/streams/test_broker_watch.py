@@ -141,3 +141,10 @@ def test_new_partitions_appear_and_those_of_a_topic_made_anew_with_fewer_do_not_
 
 def test_the_lag_of_a_topic_that_was_never_shown_is_not_known():
     assert WatchState().lag({}, "natural", 0.0) is None
+
+
+def test_records_after_an_open_transaction_are_held_until_it_ends():
+    held = LogEnds(WHOLE.shown, WHOLE.ends, {**WHOLE.written, KEY: 540}, answered=True)
+    assert watched(WHOLE, held)[0].state.held == {KEY: 40}
+    assert watched(held, AWAY)[0].state.held == {KEY: 40}
+    assert watched(held, WHOLE)[0].state.held == {}

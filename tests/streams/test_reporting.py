@@ -309,6 +309,26 @@ def test_the_lag_is_that_of_the_ends_that_the_brokers_report_and_unknown_while_t
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("checkpoint: No space left on device", "checkpoints_fail"),
+        ("journal: step 7: No space left on device", "waiting_for_disk"),
+    ],
+)
+def test_a_full_disk_is_told_by_what_it_stops(make, error, status):
+    report, of = make(), engine()
+    report.begin(of)
+    intake = SimpleNamespace(waiting_rows=0, aligner=SimpleNamespace(late_rows=0), lag=lambda topic, at: 7)
+    of.progress.last_error = error
+    report.tick(of, intake, {})
+    verdict = report.health.verdict()
+    assert (verdict.status, verdict.reason, verdict.healthy) == (status, error, True)
+    of.progress.last_error = None
+    report.tick(of, intake, {})
+    assert report.health.verdict().status == "ok"
+
+
 def test_an_unknown_lag_is_not_written_as_0(caplog, monkeypatch):
     monkeypatch.setattr(progress_log, "EVERY_S", 0.01)
     of = engine()

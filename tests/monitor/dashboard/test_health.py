@@ -118,6 +118,22 @@ def test_a_partition_without_an_answer_does_not_excuse_that_the_others_are_not_l
     )
 
 
+def test_a_worker_whose_event_loop_is_blocked_knows_no_lag_and_is_to_be_restarted_after_the_watchdog(
+    health, clock
+):
+    live(health, lag=0).expect_reports(15.0)
+    clock.now += 14
+    assert health.verdict().ready
+    clock.now += 2
+    verdict = health.verdict()
+    assert (verdict.status, verdict.lag, verdict.healthy) == ("reports_fail", None, True)
+    assert "has not updated its health for 16 s" in verdict.reason
+    clock.now += WATCHDOG_S
+    assert not health.verdict().healthy
+    health.lag(0)
+    assert health.verdict().ready
+
+
 @pytest.mark.parametrize("reason", [Reason.DEAD_LETTERS_WAIT, Reason.WAITING_FOR_DISK])
 def test_a_worker_whose_records_wait_for_something_else_is_alive(health, clock, reason):
     live(health, lag=9)

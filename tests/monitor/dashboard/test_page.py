@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.monitor.dashboard import Reason
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
@@ -206,6 +207,36 @@ def test_a_lost_connection_is_shown_and_restored(make_site, fake_monitor, browse
         first.dashboard.serve("127.0.0.1", first.port)
         await page.until("document.querySelector('#status').textContent.includes('live')")
         await page.until("document.querySelector('#reason').textContent === ''")
+
+    browse(look)
+
+
+def test_every_reason_that_holds_is_shown_with_its_beginning_and_an_unknown_lag_as_unknown(
+    site, fake_monitor, browse
+):
+    async def look(page):
+        work(site.dashboard, fake_monitor)
+        await page.screen(1300, HEIGHT)
+        await page.call("Page.navigate", url=site.url + "/")
+        await page.until("document.querySelector('#status').textContent.trim() === 'live'")
+        health = site.dashboard.health
+        health.condition(Reason.NO_LEADER, "ad-clicks[1] has no leader")
+        health.condition(Reason.OTHER_MEMBER, "console-1 is a member")
+        lag = {"natural-clicks": 0, "ad-clicks": None}
+        site.dashboard.tick(event_clock_ms=fake_monitor.snapshot()["clock"], lag=lag)
+        await page.until(
+            "document.querySelector('#status').textContent.trim() === 'partition without leader'"
+        )
+        shown = "document.querySelector('#reason').textContent"
+        await page.until(
+            f"/^ad-clicks.1. has no leader .since 20.* UTC.; console-1 is a member/.test({shown})"
+        )
+        await page.until("document.querySelector('#facts').textContent.includes('Lagunknown')")
+        health.condition(Reason.NO_LEADER, None)
+        health.condition(Reason.OTHER_MEMBER, None)
+        health.lag(0)
+        await page.until("document.querySelector('#status').textContent.trim() === 'live'")
+        await page.until(f"{shown} === ''")
 
     browse(look)
 

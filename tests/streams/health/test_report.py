@@ -31,6 +31,7 @@ class World:
         self.counts = Counts()
         self.consumer: str | None = None
         self.answers = True
+        self.held: dict[tuple[str, int], int] = {}
 
     def fetched(self, topic: str, partition: int) -> int | None:
         return self.at.get((topic, partition), self.learned.get((topic, partition)))
@@ -47,6 +48,7 @@ class World:
             frozenset(self.ends),
             tuple(self.problems),
             self.now if self.answers else 1_000.0,
+            self.held,
             self.members,
         )
         lag = self.report.update(state, self.learned, self, self.counts, self.consumer)
@@ -204,3 +206,22 @@ def test_a_consumer_that_cannot_connect_is_told_while_records_wait(world):
     world.ends[AD] = 101
     world.tick()
     assert world.names() == ["waiting_for_broker", "training"]
+
+
+def test_case_a1_records_after_a_transaction_that_stays_open_are_told_and_those_of_a_short_one_are_not(world):
+    for second in range(200):
+        world.ends[AD], world.learned[AD] = (
+            100 + second // 10,
+            100 + second // 10,
+        )  # transactions of ten seconds
+        world.held = {AD: 5}
+        world.tick()
+    assert world.names() == ["idle"]
+    for _ in range(62):
+        world.tick()
+    assert world.names() == ["open_transaction", "idle"]
+    assert "ad[0]: 5 records come after a transaction that has been open for" in world.health.verdict().reason
+    assert world.health.verdict().healthy
+    world.held = {}
+    world.tick()
+    assert world.names() == ["idle"]
