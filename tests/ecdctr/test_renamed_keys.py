@@ -121,3 +121,26 @@ def test_a_section_moves_as_a_whole_and_leaves_no_empty_table():
         "X_STREAMS__ALIGN__ROWS": "1",
         "PATH": "p",
     }
+
+
+# -- removed keys
+
+GONE, GONE_VARIABLE = "worker.session_timeout_s", "ECDCTR_WORKER__SESSION_TIMEOUT_S"
+
+
+@pytest.mark.parametrize("value", ["7200", "0.001", "-1", '"long"'])
+@pytest.mark.parametrize("source", ["file", "variable", "json variable", "--set"])
+def test_case_a23_a_removed_key_is_accepted_with_any_value_and_a_notice(tmp_path, caplog, source, value):
+    path = tmp_path / "ecdctr.toml"
+    path.write_text(f"[worker]\nsession_timeout_s = {value}\n", encoding="utf-8")
+    path, overrides, environ = {
+        "file": (path, [], {}),
+        "variable": (None, [], {GONE_VARIABLE: value}),
+        "json variable": (None, [], {"ECDCTR_WORKER": f'{{"session_timeout_s": {value}}}'}),
+        "--set": (None, [f"{GONE}={value}"], {}),
+    }[source]
+    loaded = load_settings(path, overrides, environ=environ)
+    assert loaded.settings.worker == Settings().worker
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"{GONE} has no effect any more" in record.getMessage()
