@@ -17,7 +17,7 @@ from tests.support.apache_kafka import ApacheKafka
 from tests.support.committed import committed
 from tests.support.sites import Site, frame
 from tests.support.transactions import TransactionalProducer, messages
-from tests.support.waiting import PATIENCE_S, allowance, wait_for
+from tests.support.waiting import allowance, wait_for
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
