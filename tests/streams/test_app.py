@@ -31,8 +31,9 @@ def broken(rng: random.Random, event, i: int) -> tuple[str, bytes]:
             ),
             (
                 "type",
-                event(i, **{rng.choice(["user_id", "site", "label", "ts"]): rng.choice([[], {}, True])}),
+                event(i, **{rng.choice(["user_id", "site", "label", "ts"]): rng.choice([[], {}])}),
             ),
+            ("type", event(i, **{rng.choice(["user_id", "item_id", "ts"]): True})),
             ("label", event(i, label=rng.choice([2, -1, 0.5, 10**9]))),
             ("nan", event(i, price=rng.choice([1e300, -1e39]))),
             ("ts", event(i, ts=rng.choice([0, 1_700_000_000, 10**15, -5]))),
