@@ -214,8 +214,8 @@ def _create(admin: Any, name: str, partitions: int, replication: int, who: str) 
         return  # created by another process meanwhile
     if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
         raise BrokerRefusedError(
-            f'topic "{name}" does not exist, and {who} does not have the right Create on it: grant it, or create the topic '
-            f"yourself with {partitions} partitions"
+            f'topic "{name}" does not exist or is not shown to {who}, which does not have the right Create: grant the rights on '
+            f"it if it exists (`ecdctr doctor` lists those that are missing), or create it with {partitions} partitions"
         )
     if error is not NoError:
         raise StreamError(

@@ -80,15 +80,14 @@ def _print_checks(out: Console, report: Report) -> None:
     if not out.is_terminal:
         for check in report.checks:
             way_out = f"; {check.way_out}" if check.way_out else ""
-            out.print(
-                f"{check.status:<12}{check.name}: {check.found}{way_out}", highlight=False, soft_wrap=True
-            )
+            line = f"{check.status:<12}{check.name}: {check.found}{way_out}"
+            out.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("", "check", "found", box=None, pad_edge=False)
     for check in report.checks:
-        found = Text(check.found)
+        found = Text(_printable(check.found))
         if check.way_out:
-            found.append(f"\n{check.way_out}", style="italic")
+            found.append(f"\n{_printable(check.way_out)}", style="italic")
         table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), found)
     out.print(table)
 
@@ -108,16 +107,23 @@ def _print_fields(out: Console, topic: str, sampled: Sampled) -> None:
     if out.is_terminal:
         table = Table(*heads, box=None, pad_edge=False)
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(_printable(cell)) for cell in row))
         out.print(table)
     else:
         for row in rows:
             line = ", ".join(
                 f"{head} {value}" for head, value in zip(heads[2:], row[2:], strict=True) if value
             )
-            out.print(f"  {row[0]} ({row[1]}): {line}", highlight=False, soft_wrap=True)
+            out.print(
+                _printable(f"  {row[0]} ({row[1]}): {line}"), markup=False, highlight=False, soft_wrap=True
+            )
     if len(sampled.fields) > _FIELDS:
         out.print(f"  and {len(sampled.fields) - _FIELDS} more fields (--json)", highlight=False)
+
+
+def _printable(text: str) -> str:
+    """The text without control characters: names of fields and parts of messages come from producers."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def _verdict(report: Report) -> Text:

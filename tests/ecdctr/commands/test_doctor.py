@@ -8,9 +8,10 @@ import pytest
 from kafka import KafkaAdminClient
 from rich.console import Console
 
-from ecdctr.commands.doctor import WOULD_NOT_RUN, examine
+from ecdctr.commands.doctor import WOULD_NOT_RUN, _print_checks, _print_fields, examine
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import ConfigError
+from ecdctr.streams.doctor import Check, FieldFinding, Report, Sampled, Status
 from ecdctr.streams.embedded import free_port
 from ecdctr.streams.producer import produce
 from ecdctr.streams.settings import TopicSettings
@@ -94,6 +95,19 @@ class TestBroker:
         assert "a worker would refuse all of them" in text and "user_id" in text
         assert f"{topics.natural}[" in text and "would not run" in text
         assert ("\x1b" in text) is terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_control_characters_of_messages_do_not_reach_the_terminal(terminal):
+    report = Report([Check("messages", Status.FAILED, "found \x1b[2J", "see \x07")])
+    fields = [FieldFinding("\x1b]0;title\x07", "", 1.0, 0.0, ("text",), 1, '"a"')]
+    text = io.StringIO()
+    out = Console(file=text, force_terminal=terminal, width=200)
+    _print_checks(out, report)
+    _print_fields(out, "topic", Sampled(messages=1, fields=fields))
+    shown = text.getvalue()
+    assert "\x07" not in shown and "\x1b[2J" not in shown and "\x1b]" not in shown
+    assert r"\x1b[2J" in shown and r"\x1b]0;title\x07" in shown
 
 
 class TestNoBroker:
