@@ -96,6 +96,9 @@ def _of_broker(
             yield skipped(name, f"not reached: see {at} of {address}")
         elif stage in found:
             yield found[stage]
+        elif problem is not None and problem.cause in (Cause.TOKEN, Cause.TOKEN_REFUSED):
+            # Without a token the probe does not connect.
+            yield skipped(name, f"no connection was made: see {at} of {address}")
         else:
             yield ok(name, _fine(settings, stage))
 
@@ -116,6 +119,7 @@ def _reach(settings: KafkaSettings, address: str, timeout_s: float) -> dict[str,
     try:
         with socket.create_connection((host, int(port)), timeout_s) as plain:
             peer = plain.getpeername()[0]
+            out[PORT] = ok(f"{PORT} of {address}", _fine(settings, PORT))
             out[NAME] = ok(f"{NAME} of {address}", "an address" if peer == host else f"it is {peer}")
             context = settings.tls_context()
             if context is not None:
@@ -149,9 +153,7 @@ def _expiry(name: str, what: str, end: datetime | None, whose: str) -> Check:
             name, Status.FAILED, f"{what} expired on {end:%Y-%m-%d %H:%M} UTC", f"renew {whose} certificate"
         )
     if left < _SOON:
-        return warning(
-            name, found, f"renew {whose} certificate; the worker reads new files when it connects again"
-        )
+        return warning(name, found, f"renew {whose} certificate")
     return ok(name, found)
 
 

@@ -23,6 +23,7 @@ from ecdctr.streams.doctor.fields import Times, examine_records
 from ecdctr.streams.doctor.rights import check_rights
 from ecdctr.streams.doctor.state_folder import check_state_folder
 from ecdctr.streams.doctor.topics import check_topics
+from ecdctr.streams.embedded import free_port
 from ecdctr.streams.settings import TopicSettings
 from tests.support.certificates import Authority
 
@@ -278,3 +279,17 @@ def test_a_certificate_that_ends_soon_is_a_warning(tmp_path):
     }
     for left, status in ends.items():
         assert _expiry("TLS", "the certificate", now + left, "the broker's").status is status
+
+
+def test_stages_that_were_not_reached_are_not_called_fine():
+    from ecdctr.streams.doctor.connection import check_connection
+
+    settings = KafkaSettings(
+        brokers=f"127.0.0.1:{free_port()}", security="sasl_plaintext", mechanism="OAUTHBEARER",
+        token_provider="tests.support.unsigned_tokens:failing",
+    )  # fmt: skip
+    checks, usable = check_connection(settings, 2.0)
+    assert not usable
+    assert {check.name.split()[0]: check.status for check in checks} == {
+        "name": Status.SKIPPED, "port": Status.SKIPPED, "SASL": Status.FAILED, "advertised": Status.SKIPPED,
+    }  # fmt: skip
