@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.time import duration_ms
 from ecdctr.settings import Settings
-from ecdctr.state.errors import ConfigError
+from ecdctr.state.errors import ConfigError, DataError
 
 __all__ = ["decoder", "reads_snapshots"]
 
@@ -19,6 +20,7 @@ def decoder(settings: Settings) -> EventDecoder:
         max_string=events.max_string,
         ts_min_ms=_millis("events.ts_min", events.ts_min),
         ts_max_ms=_millis("events.ts_max", events.ts_max),
+        max_ahead_ms=_length("events.max_ahead", events.max_ahead),
         list_field=events.list_field,
         oracle_field=events.oracle_field,
     )
@@ -29,6 +31,13 @@ def _millis(key: str, date: str) -> int:
         return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError as error:
         raise ConfigError(f"{key} = {date!r} is not a date: write it as 2026-01-31") from error
+
+
+def _length(key: str, text: str) -> int:
+    try:
+        return duration_ms(text)
+    except DataError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def reads_snapshots(settings: Settings) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,6 +12,11 @@ from ecdctr.replay.figures import ReplayResult
 from ecdctr.replay.metrics import ROW_METRICS
 
 __all__ = ["print_days", "print_totals"]
+
+
+def _figure(value: Any, digits: int) -> str:
+    """A figure; a dash where it is undefined."""
+    return f"{value:.{digits}f}" if value is not None and isfinite(value) else "–"
 
 
 def print_days(out: Console, result: ReplayResult) -> None:
@@ -20,8 +28,8 @@ def print_days(out: Console, result: ReplayResult) -> None:
         for i, (arm, f) in enumerate(a for a in day["arms"].items() if a[0] != "oracle"):
             table.add_row(
                 day["day"] if i == 0 else "", arm, f"{f['n']:,}" if i == 0 else "",
-                f"{f['gauc']:.4f}", f"{f['impression_coverage']:.0%}", f"{f['auc']:.4f}",
-                f"{f['log_loss']:.4f}", f"{f['normalized_entropy']:.3f}", f"{f['pcoc']:.3f}",
+                _figure(f["gauc"], 4), f"{f['impression_coverage']:.0%}", _figure(f["auc"], 4),
+                _figure(f["log_loss"], 4), _figure(f["normalized_entropy"], 3), _figure(f["pcoc"], 3),
             )  # fmt: skip
     if table.row_count:
         out.print(table)
@@ -43,9 +51,14 @@ def print_totals(out: Console, result: ReplayResult, title: str | None = None) -
         figures = {head: key for head, key in figures.items() if any(key in f for f in arms.values())}
         table = Table("", *figures, box=None, pad_edge=False)
         for arm, f in arms.items():
-            table.add_row(f"  {arm}", *(f"{dict(f).get(key, float('nan')):.4f}" for key in figures.values()))
+            table.add_row(f"  {arm}", *(_figure(dict(f).get(key), 4) for key in figures.values()))
         out.print(table)
+        if not 0 < first["clicks"] < first["n"]:
+            which = "no click" if not first["clicks"] else "nothing but clicks"
+            out.print(f"  {which}: GAUC, AUC and NE are undefined")
         for arm, d in result["differences"][domain].items():
+            if not isfinite(d["value"]):
+                continue
             out.print(
                 f"  GAUC {arm} - {result['base'][domain]}: {d['value']:+.4f} (95% {d['low']:+.4f} to {d['high']:+.4f})",
                 soft_wrap=True,

@@ -134,6 +134,8 @@ class EventDecoder:
         Name of the optional field with the id of the impression list; None: ``Batch.list_id`` is None.
     oracle_field
         Name of the optional field with the true click probability; None: ``Batch.oracle`` is None.
+    max_ahead_ms
+        How far an event may be ahead of the rows beside it in a file; the readers of files apply it. None: without limit.
 
     Attributes
     ----------
@@ -163,11 +165,13 @@ class EventDecoder:
         ts_max_ms: int = 4_102_444_800_000,
         list_field: str | None = "list_id",
         oracle_field: str | None = None,
+        max_ahead_ms: int | None = None,
     ) -> None:
         self.schema = specs if isinstance(specs, FeatureSchema) else FeatureSchema(specs, dim=1)
         self.limits = Limits(max_string, ts_min_ms, ts_max_ms)
         self.list_field = list_field
         self.oracle_field = oracle_field
+        self.max_ahead_ms = max_ahead_ms
         self.text_notes: tuple[str, ...] = ()
         fields = EventFields(self.schema, list_field, oracle_field)
         self._fields = fields

@@ -82,6 +82,11 @@ class EventSettings(Section):
     )
     ts_min: str = Field(default="2000-01-01", description="Earlier events are dead letters (UTC date).")
     ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")
+    max_ahead: str = Field(
+        default="1d",
+        description="How far an event's time may be ahead of the rows beside it in an event file, as 1h or 7d. A row that is farther "
+        "ahead, because a clock was wrong, is rejected: it would move the time of the whole log.",
+    )
 
 
 class KafkaSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from ecdctr import factory
 from ecdctr.commands.peak_memory import peak_mib
 from ecdctr.commands.replay_folder import ReplayState, replay_request
 from ecdctr.commands.replay_options import ReplayOptions
+from ecdctr.events.batch import Batch
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.events.time import duration_ms
+from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
 from ecdctr.interrupt import interruptible
 from ecdctr.models.training import Engine
 from ecdctr.progress import event_day, progress_bar
@@ -131,6 +133,23 @@ def replay_source(
     return outcome
 
 
+def _told(log: Log) -> Iterator[Batch]:
+    """The batches of a log; a log whose times have no time of day gets a remark."""
+    last: int | None = None
+    unit = DAY_MS
+    for batch in log.batches():
+        while unit and (batch.ts % unit).any():
+            unit = HOUR_MS if unit == DAY_MS else 0
+        last = int(batch.ts[-1])
+        yield batch
+    if unit and last is not None and log.rejects.accepted > 1:
+        what = "day" if unit == DAY_MS else "hour"
+        log.rejects.remark(
+            f"every event time is a full {what}: the rows of a {what} have no order, so they are learned together, after all of them "
+            "were predicted"
+        )
+
+
 def _no_rows(log: Log, rows: RowFilter) -> None:
     """Raise the error of a replay without rows: they were rejected, or none was selected."""
     log.rejects.check(log.name)
@@ -187,7 +206,7 @@ def _play(
     checked: _Checked,
 ) -> Playback:
     sizes = {"natural_batch": settings.model.natural_batch, "ad_batch": settings.model.ad_batch}
-    batches = checked.features.watch(notes.apply(rows.apply(log.batches())))
+    batches = checked.features.watch(notes.apply(rows.apply(_told(log))))
     steps = steps_of(batches, **sizes)
     total = log.count() if rows.takes_all else None
 
@@ -223,7 +242,7 @@ def _meta(
         "rejects": {k: v for k, v in log.rejects.items() if v},
         "left_out": log.rejects.causes(),
         "not_learned": engine.progress.skipped_rows,
-        "notices": log.rejects.notices(engine.progress.skipped_rows),
+        "notices": log.rejects.notices(engine.progress.skipped_rows) + _limited(engine),
         "stragglers": log.stragglers,
         "releases": list(engine.progress.released),
         "refused": list(engine.progress.refused),
@@ -241,6 +260,17 @@ def _meta(
         "checkpoint": str(state.newest_checkpoint()) if options.keep and not done.torn else None,
         "settings": dump_toml(settings),
     }
+
+
+def _limited(engine: Engine) -> list[str]:
+    """A sentence for each numeric feature with extreme values."""
+    limited, schema = engine.trainer.scorer.limited, engine.trainer.encoder.schema
+    return [
+        f"note: {limited.counts[col]:,} extreme {'value' if limited.counts[col] == 1 else 'values'} of {name} (up to "
+        f"{limited.largest[col]:.3g}) counted as the largest plausible one of {'its' if limited.counts[col] == 1 else 'their'} batch"
+        for name, _, col in schema.numeric
+        if limited.counts[col]
+    ]
 
 
 def _print(out: Console, err: Console, done: Playback, outcome: ReplayOutcome) -> None:

@@ -11,6 +11,7 @@ from ecdctr.events.batch import Batch
 from ecdctr.models.arms import Arm, ArmInput, ArmSelection
 from ecdctr.models.nets import InputEncoder
 from ecdctr.models.registry import SERVING, Milestone, entry_of
+from ecdctr.models.serving.extreme_values import LimitedValues, limit_extremes
 from ecdctr.state.hashing import mix64
 
 __all__ = ["Scorer"]
@@ -51,6 +52,11 @@ class Scorer:
         Whether a milestone has been reached.
     natural_share
         Share of users whose natural rows are scored before they are learned, 0 to 1.
+
+    Attributes
+    ----------
+    limited
+        Extreme values among the rows that were to be learned, since the start of the process.
     """
 
     def __init__(
@@ -64,12 +70,14 @@ class Scorer:
     ) -> None:
         self._arms, self._serving, self._encoder = arms, serving, encoder
         self._reached, self._natural_share = reached, natural_share
+        self.limited = LimitedValues(encoder.schema.n_dense)
         read = {name for arm in arms.values() for name in arm.reads}
         # CPM's predictions for ads need an extra forward pass, so they are computed only if another arm uses them.
         self._names = tuple(name for name in selection.scored if name != "cpm" or name in read)
 
     def rows(self, batch: Batch, *, clock_ms: int = 0, will_learn: bool = False) -> ArmInput:
-        """The rows as input of the arms. ``will_learn``: whether they are learned after scoring."""
+        """The rows as input of the arms, with extreme numbers limited. ``will_learn``: whether they are learned after scoring."""
+        batch = limit_extremes(batch, self.limited if will_learn else None)
         return ArmInput(batch, self._encoder, self._predict, clock_ms=clock_ms, will_learn=will_learn)
 
     def predict(self, batch: Batch, name: str) -> NDArray[np.float32]:

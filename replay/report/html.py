@@ -85,6 +85,11 @@ def _page(title: str, result: ReplayResult, meta: ReportMeta) -> Iterator[str]:
 def _lead(result: ReplayResult) -> Iterator[str]:
     """The main finding in one sentence: the first arm against the base, on ads."""
     totals = result["totals"].get("ad", {})
+    first = next(iter(totals.values()), None)
+    if first is not None and not 0 < first["clicks"] < first["n"]:
+        which = "No ad was clicked" if not first["clicks"] else "Every ad was clicked"
+        yield f'<p class="lead"><span class="bad">{which}</span>: GAUC, AUC and NE are undefined.</p>\n'
+        return
     for arm, d in result["differences"].get("ad", {}).items():
         base = result["base"]["ad"]
         verdict = (

@@ -16,9 +16,15 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.decoded_rows import DecodedRows
-from ecdctr.replay.sources.file_columns import FileColumns
-from ecdctr.replay.sources.file_decoding import decoded_file
-from ecdctr.replay.sources.file_formats import FORMATS, count_rows, format_of, is_empty, read_chunks
+from ecdctr.replay.sources.files import (
+    FORMATS,
+    FileColumns,
+    count_rows,
+    decoded_file,
+    format_of,
+    is_empty,
+    read_chunks,
+)
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.state.errors import DataError

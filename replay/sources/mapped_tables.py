@@ -13,8 +13,7 @@ import polars as pl
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
 from ecdctr.replay.sources.event_files import find_files
-from ecdctr.replay.sources.file_columns import FileColumns
-from ecdctr.replay.sources.file_formats import count_rows, format_of, read_chunks
+from ecdctr.replay.sources.files import FileColumns, count_rows, format_of, read_chunks
 from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.replay.sources.sort import runs

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.replay.sources.file_formats import read_chunks
+from ecdctr.replay.sources.files import read_chunks
 from ecdctr.replay.sources.sort import by_time
 from ecdctr.state.errors import DataError
 

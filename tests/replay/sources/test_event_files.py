@@ -115,7 +115,7 @@ def test_disorder_within_the_window_is_set_right(simulator, events, tmp_path):
 
 
 def test_stragglers_are_counted_and_kept(events, tmp_path, monkeypatch):
-    monkeypatch.setattr("ecdctr.replay.sources.file_formats.CHUNK_ROWS", 100)
+    monkeypatch.setattr("ecdctr.replay.sources.files.formats.CHUNK_ROWS", 100)
     monkeypatch.setattr("ecdctr.replay.sources.merge.EventOrder.__init__.__defaults__", (100,))
     late = pl.concat([events[1:], events[:1]])
     source = EventFiles(write(late, tmp_path / "e.parquet"), window="1m")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import Decoded, EventDecoder
-from ecdctr.replay.sources.file_columns import FileColumns, check_names
-from ecdctr.replay.sources.file_formats import format_of, read_chunks, read_lines
+from ecdctr.replay.sources.files.ahead import AHEAD, NumberedRows, without_rows_ahead
+from ecdctr.replay.sources.files.columns import FileColumns, check_names
+from ecdctr.replay.sources.files.formats import format_of, read_chunks, read_lines
+from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR
 from ecdctr.replay.sources.read_ahead import read_ahead
 from ecdctr.replay.sources.rejects import Rejects
-from ecdctr.replay.sources.text_lists import BAG_SEPARATOR
 from ecdctr.state.errors import DataError
 
 __all__ = ["decoded_file"]
@@ -46,12 +48,21 @@ def decoded_file(
         The file cannot be read, or lacks a column that every event has.
     """
     read = _json if format_of(file) == "json" else _table
-    yield from read(file, constants, decoder, rejects, rows)
+    parts = read(file, constants, decoder, rejects, rows)
+    if decoder.max_ahead_ms is None:
+        yield from (batch for batch, _ in parts)
+        return
+    what = "line" if format_of(file) == "json" else "row"
+
+    def note(number: int, ts: int) -> None:
+        rejects.note("ts", f"ts is {ts}, {AHEAD}", f"{file}, {what} {number}")
+
+    yield from (batch for batch, _ in without_rows_ahead(parts, decoder.max_ahead_ms, note))
 
 
 def _json(
     file: Path, constants: Mapping[str, str], decoder: EventDecoder, rejects: Rejects, rows: int | None
-) -> Iterator[Batch]:
+) -> Iterator[NumberedRows]:
     defaults = _typed(file, constants, decoder)
     checked = False
     read = read_lines(file, rows)
@@ -60,12 +71,12 @@ def _json(
         decoded = decoder.from_lines(lines, defaults=defaults, differs=rejects.differs)
         _note(rejects, decoded, file, "line", numbers)
         if len(decoded.batch):
-            yield decoded.batch
+            yield decoded.batch, np.array(numbers, np.int64)[decoded.index]
 
 
 def _table(
     file: Path, constants: Mapping[str, str], decoder: EventDecoder, rejects: Rejects, rows: int | None
-) -> Iterator[Batch]:
+) -> Iterator[NumberedRows]:
     columns = FileColumns(
         str(file), constants, decoder.schema.specs, text=format_of(file) == "csv", convert=False
     )
@@ -77,13 +88,14 @@ def _table(
         frame = columns.events(chunk)
         decoded = decoder.from_frame(frame, columns.faults)
         _note(rejects, decoded, file, "row", range(first, first + len(frame)))
+        numbers = first + decoded.index
         first += len(frame)
         if len(decoded.batch):
             for name in columns.texts:
                 rejects.differs[f"{name} is text"] += len(decoded.batch)
             if "event_id" not in chunk.columns:
                 rejects.differs["event_id is absent"] += len(decoded.batch)
-            yield decoded.batch
+            yield decoded.batch, numbers
 
 
 def _note(rejects: Rejects, decoded: Decoded, file: Path, what: str, numbers: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.values import id_text, show, time_of_text
-from ecdctr.replay.sources.text_lists import BAG_SEPARATOR, split_lists
+from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR, split_lists
 from ecdctr.state.errors import DataError
 
 __all__ = ["BAG_SEPARATOR", "Fault", "FileColumns"]
