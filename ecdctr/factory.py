@@ -17,6 +17,7 @@ from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.models.arms import arms_fingerprint, select_arms
 from ecdctr.models.settings import ModelSettings
+from ecdctr.models.streaming_features import StreamingFeatures, extended_specs
 from ecdctr.models.tpm import LiveSink, LiveTpm, SnapshotSink, TpmTrainer, tpm_shape
 from ecdctr.models.training import Engine, Trainer
 from ecdctr.replay.metrics import PairedGate
@@ -126,6 +127,19 @@ def kafka_log(settings: Settings, events: EventDecoder) -> KafkaLog:
     return KafkaLog(settings.kafka, events, settings.topics.domains)
 
 
+def _model_schema(settings: Settings) -> FeatureSchema:
+    """The features that the models read: the configured ones, and the streaming features if they are on."""
+    return FeatureSchema(extended_specs(settings.features, settings.streaming_features), settings.model.dim)
+
+
+def _streaming(settings: Settings) -> StreamingFeatures | None:
+    if settings.streaming_features.mode == "off":
+        return None
+    return StreamingFeatures(
+        FeatureSchema(settings.features, settings.model.dim), settings.streaming_features
+    )
+
+
 def _fingerprint(schema: FeatureSchema, settings: Settings) -> str:
     """Changes when parameters of one configuration would not fit the other."""
     shape = settings.model.model_dump(
@@ -160,7 +174,17 @@ def _trainer(
     model = model_settings(settings, threads)
     gate = PairedGate() if settings.schedule.gate else None
     live = None if sink is None else _live_tpm(settings, sink, threads)
-    return Trainer(schema, model, settings.schedule, settings.tpm, store, window, gate=gate, live_tpm=live)
+    return Trainer(
+        schema,
+        model,
+        settings.schedule,
+        settings.tpm,
+        store,
+        window,
+        gate=gate,
+        live_tpm=live,
+        streaming=_streaming(settings),
+    )
 
 
 def worker(settings: Settings, make_engine: Callable[..., Engine] | None = None) -> Worker:
@@ -201,7 +225,7 @@ def live_engine(
 ) -> Engine:
     """An engine on the state folder; the caller holds the folder's lock."""
     folders = Folders(settings.state.folder)
-    schema = FeatureSchema(settings.features, settings.model.dim)
+    schema = _model_schema(settings)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
     sink = SnapshotWriter(RocksEmbeddingStore(folders.snapshots, cache_rows=1))
     trainer = _trainer(settings, schema, window, snapshot_store(settings), sink)
@@ -227,7 +251,7 @@ def memory_engine(settings: Settings, *, threads: int | None = None, notes: RowN
     additional columns of the score log.
     """
     notes = notes or RowNotes()
-    schema = FeatureSchema(settings.features, settings.model.dim)
+    schema = _model_schema(settings)
     window = AdWindow(None, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
     store = snapshot_store(settings)
     trainer = _trainer(settings, schema, window, store, SnapshotCheck(store), threads)
@@ -262,7 +286,7 @@ def replay_engine(
     """
     notes = notes or RowNotes()
     folders = Folders(folder)
-    schema = FeatureSchema(settings.features, settings.model.dim)
+    schema = _model_schema(settings)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)
     live = _learns_live(settings)
     if live:
@@ -301,7 +325,7 @@ def frozen_arm(settings: Settings, checkpoint: Path, folder: Path) -> FrozenArm:
         raise ConfigError(
             f"there is no checkpoint {checkpoint}: name its folder, as state/checkpoints/00000003-step-500"
         )
-    schema = FeatureSchema(settings.features, settings.model.dim)
+    schema = _model_schema(settings)
     loaded = CheckpointStore(checkpoint.parent).load(checkpoint.name)
     made, wanted = loaded.meta["fingerprint"], _fingerprint(schema, settings)
     if made != wanted:

@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 
 from ecdctr.events.settings import EventSettings, FeatureSpec, KafkaSettings, default_features
-from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.settings import ModelSettings, ScheduleSettings, StreamingFeatureSettings, TpmSettings
 from ecdctr.renamed_keys import RenamedKeys
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import StateSettings
@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     events: EventSettings = Field(default_factory=EventSettings, description="Format of events.")
     features: tuple[FeatureSpec, ...] = Field(
         default_factory=default_features, min_length=1, description="Inputs of the models."
+    )
+    streaming_features: StreamingFeatureSettings = Field(
+        default_factory=StreamingFeatureSettings,
+        description="Features computed from the streams: counts, click rates and recency.",
     )
     model: ModelSettings = Field(default_factory=ModelSettings, description="CPM, A-CTR, ads-only control.")
     tpm: TpmSettings = Field(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from ecdctr.events.time import duration_ms
 from ecdctr.models.registry import extra_arms, serving_arms, stack_members
 from ecdctr.state.settings import Section
 
@@ -17,6 +18,7 @@ __all__ = [
     "ScheduleSettings",
     "ServingArm",
     "StackMember",
+    "StreamingFeatureSettings",
     "TpmSettings",
 ]
 
@@ -30,6 +32,9 @@ else:
     ExtraArm = Literal[extra_arms()]
     StackMember = Literal[stack_members()]
     ServingArm = Literal[serving_arms()]
+
+Duration = Annotated[str, Field(pattern=r"^\d+(s|m|h|d)$")]
+"""A duration in event time, as 30s, 10m, 6h or 7d."""
 
 
 class FactorPriorSettings(Section):
@@ -270,3 +275,78 @@ class ScheduleSettings(Section):
         ge=1,
         description="Number of event days at the end of the ad window whose rows the gate compares.",
     )
+
+
+class StreamingFeatureSettings(Section):
+    """Features computed from the streams themselves: what was known about a row's user, item and their pair just before it."""
+
+    mode: Literal["off", "auto"] = Field(
+        default="off",
+        description="auto: the models also read counts, click rates and recency of streaming_features.keys and "
+        "streaming_features.pairs, computed from strictly older rows of both streams (docs/features.md). off: they do not.",
+    )
+    keys: tuple[str, ...] = Field(
+        default=("user", "item"),
+        description="Keys with counts, click rates and recency by domain: user, item, or names of categorical features.",
+    )
+    pairs: tuple[str, ...] = Field(
+        default=("user*item",),
+        description="Pairs of such keys, as user*item: how often they were shown and clicked together, and how long ago.",
+    )
+    half_lives: tuple[Duration, ...] = Field(
+        default=("6h", "7d"),
+        min_length=1,
+        max_length=4,
+        description="Half-lives of the decayed counts of keys.",
+    )
+    smoothing: float = Field(
+        default=20.0,
+        gt=0,
+        description="Weight of the domain's click rate in the click rate of a key, in impressions.",
+    )
+    visible_after: Duration = Field(
+        default="0s",
+        description="Time after its impression at which a click is known. 0s: with its row, since rows are labelled when they arrive. "
+        "Set it to the join's waiting time to compute offline what is known online.",
+    )
+    expire_after: Duration = Field(
+        default="30d",
+        description="Keys without an event for this event time are removed (once per event day); also the largest time since an event.",
+    )
+    max_keys: int = Field(
+        default=5_000_000,
+        ge=1_000,
+        description="Maximum number of keys of each kind. Beyond it, those whose last event is oldest are removed.",
+    )
+    refresh: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="Number of groups by event time into which the rows of a step are divided; each group sees the events before its "
+        "first row. 1: all rows of a step see the state before the step. Larger values are more exact and cost more.",
+    )
+    form: Literal["numbers", "buckets", "both"] = Field(
+        default="numbers",
+        description="numbers: numeric features. buckets: categorical features of 64 buckets each. both: both.",
+    )
+    bucket_dim: int = Field(default=4, ge=1, le=1024, description="Embedding size of a bucket.")
+
+    @field_validator("half_lives", "expire_after")
+    @classmethod
+    def _above_zero(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (value,) if isinstance(value, str) else value:
+            if not duration_ms(text):
+                raise ValueError(f"{text} must be longer than 0")
+        return value
+
+    @model_validator(mode="after")
+    def _names_once(self) -> StreamingFeatureSettings:
+        for name in self.pairs:
+            if name.count("*") != 1:
+                raise ValueError(f"streaming_features.pairs: {name!r} is not a pair: write it as user*item")
+        for values in (self.keys, self.pairs, self.half_lives):
+            if len(set(values)) != len(values):
+                raise ValueError(f"streaming_features: {list(values)} names one twice")
+        if not self.keys and not self.pairs:
+            raise ValueError("streaming_features: name at least one key or pair, or set mode to off")
+        return self

@@ -20,7 +20,7 @@ from ecdctr.state.lock import FolderLock
 __all__ = ["ReplayState", "replay_request"]
 
 _PARTS = ("checkpoints", "ad-window", "scores", "snapshots", "arms", "replay.json")
-_LEARNING_SECTIONS = ("[model]", "[tpm]", "[schedule]", "[events]")
+_LEARNING_SECTIONS = ("[model]", "[tpm]", "[schedule]", "[events]", "[streaming_features]")
 
 
 class ReplayState:
@@ -162,6 +162,8 @@ def replay_request(source: str, settings: Settings, **options: Any) -> dict[str,
     sections: dict[str, Any] = {}
     for block in dump_toml(settings).split("\n\n"):
         head, _, body = block.partition("\n")
+        if head == "[streaming_features]" and settings.streaming_features.mode == "off":
+            continue  # absent from requests of earlier versions
         if head in _LEARNING_SECTIONS or head == "[[features]]":
             sections[head] = sections.get(head, "") + body.strip() + "\n"
     return {"SOURCE": source, **options, **sections}

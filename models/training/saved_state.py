@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecdctr.models.arms import Arm, ArmState, ItemCtr, NetworkArm, PriorShift, StackArm
+from ecdctr.models.streaming_features import StreamingFeatures
 from ecdctr.state.checkpoints import Rows
 
 __all__ = ["arms_meta", "capture_arms", "mark_unreleased", "state_hash"]
@@ -67,9 +68,12 @@ def mark_unreleased(cpm: NetworkArm, actr: NetworkArm, rows: Rows, device: torch
 
 
 def state_hash(
-    arms: Mapping[str, Arm], tpm: Iterable[tuple[str, NDArray[Any]]], counters: Mapping[str, Any]
+    arms: Mapping[str, Arm],
+    tpm: Iterable[tuple[str, NDArray[Any]]],
+    counters: Mapping[str, Any],
+    streaming: StreamingFeatures | None = None,
 ) -> str:
-    """Hash of every parameter, optimiser state and buffer of all arms and of TPM, and of the counters.
+    """Hash of every parameter, optimiser state and buffer of all arms and of TPM, of the counters and the streaming features.
 
     Expensive: all embedding tables are read. Arms of the first version are hashed in the form of that version, so that hashes can
     be compared between versions.
@@ -82,6 +86,8 @@ def state_hash(
         TPM's tensors by name, in a fixed order.
     counters
         Contains the keys of ``_COUNTERS``.
+    streaming
+        The streaming features, if there are any.
     """
     digest = hashlib.blake2b(digest_size=16)
     networks = [arm for arm in arms.values() if isinstance(arm, NetworkArm)]
@@ -97,4 +103,6 @@ def state_hash(
     for other in arms.values():
         if other.name not in hashed:
             other.digest(digest)
+    if streaming is not None:
+        streaming.digest(digest)
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from ecdctr.models.nets import InputEncoder, choose_device, use_threads
 from ecdctr.models.registry import SERVING, Milestone, entry_of
 from ecdctr.models.serving import Scorer
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, TpmSettings
+from ecdctr.models.streaming_features import StreamingFeatures
 from ecdctr.models.tpm import LiveTpm
 from ecdctr.models.training.gate import Evidence, Gate
 from ecdctr.models.training.months import MonthReaders
@@ -53,7 +54,7 @@ class Trainer:
     Parameters
     ----------
     schema
-        The features.
+        The features that the models read, streaming features included.
     model, schedule, tpm
         Settings.
     store
@@ -66,6 +67,8 @@ class Trainer:
         Decides whether a release is accepted. If None, every release is accepted.
     live_tpm
         Trains TPM from the stream. If None, TPM is not trained here.
+    streaming
+        Computes the streaming features. If None, rows have all features of ``schema`` themselves.
 
     Attributes
     ----------
@@ -96,10 +99,11 @@ class Trainer:
         *,
         gate: Gate | None = None,
         live_tpm: LiveTpm | None = None,
+        streaming: StreamingFeatures | None = None,
     ) -> None:
         use_threads(model.threads)
         self.device = choose_device(device or model.device)
-        self.model, self.live_tpm = model, live_tpm
+        self.model, self.live_tpm, self.streaming = model, live_tpm, streaming
         self.ad_window = ad_window
         self.store = None if model.history == "none" else store
         self.encoder = InputEncoder(schema, self.device)
@@ -142,6 +146,8 @@ class Trainer:
     def step(self, step: Step) -> StepResult:
         """Run one training step.
 
+        0. If there are streaming features, the rows receive their values, from strictly older events. The events of these rows are
+           added after the step, also if it is rolled back.
         1. Predict all ad rows, or the natural rows of a fixed sample of users, with the current parameters.
         2. Every arm that learns this domain, and whose ``learns_from`` milestone has been reached, learns each row once, in
            chunks of at most its configured size. If the loss, a gradient or a batch norm statistic of one arm is not finite,
@@ -156,7 +162,10 @@ class Trainer:
         kind, batch = step.kind, step.batch
         if not len(batch):
             return StepResult(kind, 0, {}, np.empty(0, np.intp), {})
-        rows = self.scorer.rows(batch, clock_ms=max(self.clock, int(batch.ts.max())), will_learn=True)
+        extended = self._extend(batch, learned=True)
+        if self.streaming is not None:
+            self.streaming.observe(batch)
+        rows = self.scorer.rows(extended, clock_ms=max(self.clock, int(batch.ts.max())), will_learn=True)
         scored, scores = self.scorer.score(rows)
         self.clock = rows.clock_ms
         loss, skipped = learn_in_all(self._learners(rows), rows)
@@ -169,6 +178,10 @@ class Trainer:
             if self.live_tpm is not None:
                 self.live_tpm.learn(batch)
         return StepResult(kind, len(batch), loss, scored, scores)
+
+    def _extend(self, batch: Batch, *, learned: bool = False) -> Batch:
+        """The rows with the streaming features, if there are any; nothing changes."""
+        return batch if self.streaming is None else self.streaming.extend(batch, learned=learned)
 
     def _learners(self, rows: ArmInput) -> list[Arm]:
         return [
@@ -192,14 +205,15 @@ class Trainer:
         tuple
             Positions of the scored rows, and their click probabilities by arm.
         """
-        return self.scorer.score(self.scorer.rows(step.batch, clock_ms=self.clock, will_learn=True))
+        rows = self._extend(step.batch, learned=True)
+        return self.scorer.score(self.scorer.rows(rows, clock_ms=self.clock, will_learn=True))
 
     def predict(self, batch: Batch, arm: str) -> NDArray[np.float32]:
         """Click probabilities of any rows by one arm, or by the serving arm (``actr``); nothing is learned.
 
         See :class:`Scorer` for the rule.
         """
-        return self.scorer.predict(batch, arm)
+        return self.scorer.predict(self._extend(batch), arm)
 
     # -- months and releases
 
@@ -314,6 +328,8 @@ class Trainer:
         capture = Capture(dense=state.dense, rows=state.rows, meta=meta)
         if self.live_tpm is not None:
             self.live_tpm.capture_into(capture)
+        if self.streaming is not None:
+            self.streaming.capture_into(capture)
         return capture
 
     def _counters(self) -> dict[str, Any]:
@@ -353,10 +369,12 @@ class Trainer:
         self.months.restore(tuple(meta["cpm_months"]), tuple(meta["actr_months"]), self.clock)
         if self.live_tpm is not None:
             self.live_tpm.restore(loaded)
+        if self.streaming is not None:
+            self.streaming.restore(loaded)
         if self.transfer is not None:
             mark_unreleased(self.transfer.source, self.transfer.target, loaded.rows, self.device)
 
     def state_hash(self) -> str:
         """Hash of all parameters, optimiser states, buffers and counters. Expensive: all embedding tables are read."""
         tpm = () if self.live_tpm is None else self.live_tpm.tensors()
-        return state_hash(self.arms, tpm, self._counters() | arms_meta(self.arms))
+        return state_hash(self.arms, tpm, self._counters() | arms_meta(self.arms), self.streaming)
