@@ -124,7 +124,8 @@ class StreamingColumns:
         out: list[FeatureSpec] = []
         if form in ("buckets", "both"):
             out += [
-                FeatureSpec(name=f"streaming:{c.name}:bucket", buckets=BUCKETS, dim=dim) for c in self._columns
+                FeatureSpec(name=f"streaming:{c.name}:bucket", buckets=BUCKETS, dim=dim)
+                for c in self._columns
             ]
         if form in ("numbers", "both"):
             out += [FeatureSpec(name=f"streaming:{c.name}", kind="numeric") for c in self._columns]

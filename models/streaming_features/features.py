@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS, HOUR_MS, duration_ms
 from ecdctr.models.settings import StreamingFeatureSettings
 from ecdctr.models.streaming_features.columns import Kind, StreamingColumns
+from ecdctr.models.streaming_features.decayed_counts import DecayedCounts
 from ecdctr.models.streaming_features.key_table import MISSING, KeyTable
 from ecdctr.models.streaming_features.recent_events import Events, RecentEvents
 from ecdctr.state.checkpoints import Capture, Loaded
@@ -33,6 +34,27 @@ AD_DELAY_MS = HOUR_MS
 """Longest time by which natural rows may be learned after ad rows of the same event time, without becoming late."""
 MAX_RECENT = 32_768
 """Maximum number of events that are kept with their times. Beyond it, the oldest are added to the tables."""
+
+
+class _Groups(NamedTuple):
+    """Rows of a batch by event time, in groups that see the same events.
+
+    Attributes
+    ----------
+    order
+        Indices of the rows by event time, without late rows.
+    starts
+        Position in ``order`` of the first row of each group.
+    events
+        Events by time.
+    begins
+        For each group the number of events before its first row.
+    """
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    events: Events
+    begins: NDArray[np.intp]
 
 
 def extended_specs(
@@ -103,6 +125,12 @@ class StreamingFeatures:
             KeyTable(f"{_PREFIX}/{kind.name}", self.columns.counts(kind), settings.max_keys) for kind in kinds
         ]
         self.tables.append(KeyTable(f"{_PREFIX}/domains", self.columns.of_domains, 1))
+        # Tables of the same layout are read together.
+        layouts = dict.fromkeys(table.counts for table in self.tables)
+        self._layouts = [
+            (counts, [i for i, table in enumerate(self.tables) if table.counts is counts])
+            for counts in layouts
+        ]
         self.reset()
 
     def reset(self) -> None:
@@ -140,14 +168,16 @@ class StreamingFeatures:
         ts = batch.ts[order]
         starts = self._groups(ts)
         own = self._events(batch, keys) if learned and len(starts) > 1 else None
-        events = self._recent.before(int(ts[starts[-1]]), own) if len(starts) else Events.none(len(self.tables))
+        events = (
+            self._recent.before(int(ts[starts[-1]]), own) if len(starts) else Events.none(len(self.tables))
+        )
         begins = np.searchsorted(events.ts, ts[starts])
-        states = []
-        for i, table in enumerate(self.tables):
-            state = table.counts.new(len(batch))
-            if len(starts):
-                self._read(table, keys[:, i], order, starts, events, begins, i, state)
-            states.append(state)
+        states = [table.counts.new(len(batch)) for table in self.tables]
+        if len(starts):
+            for counts, which in self._layouts:
+                groups = _Groups(order, starts, events, begins)
+                for i, values in zip(which, self._read(counts, which, keys, groups), strict=True):
+                    states[i][order] = values
         return self.columns.values(states[:-1], states[-1], batch.ts)
 
     def _groups(self, ts: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -158,28 +188,40 @@ class StreamingFeatures:
         return np.unique(np.searchsorted(ts, wanted))
 
     def _read(
-        self,
-        table: KeyTable,
-        keys: NDArray[np.uint64],
-        order: NDArray[np.intp],
-        starts: NDArray[np.intp],
-        events: Events,
-        begins: NDArray[np.intp],
-        i: int,
-        out: NDArray[np.float64],
-    ) -> None:
-        """Write the state of each row's key to ``out``: the table's, with the events before the row's group."""
-        unique, inverse = np.unique(keys[order], return_inverse=True)
-        state = table.read(unique)
-        at = np.minimum(np.searchsorted(unique, events.keys[:, i]), len(unique) - 1)
-        ours = (unique[at] == events.keys[:, i]) & (events.keys[:, i] != MISSING)
-        ends = [*starts[1:].tolist(), len(order)]
-        before = 0
-        for start, end, begin in zip(starts.tolist(), ends, begins.tolist(), strict=True):
-            chosen = np.flatnonzero(ours[before:begin]) + before
-            table.counts.add(state, at[chosen], events.ts[chosen], events.column[chosen])
-            before = begin
-            out[order[start:end]] = state[inverse[start:end]]
+        self, counts: DecayedCounts, which: list[int], keys: NDArray[np.uint64], groups: _Groups
+    ) -> NDArray[np.float64]:
+        """State of each row's keys in the tables ``which``, ``(T, n, width)``: the tables', with the events before the row's group."""
+        states, rows, found, events = [], [], [], []
+        n = 0
+        for i in which:
+            unique, inverse = np.unique(keys[groups.order, i], return_inverse=True)
+            theirs = groups.events.keys[:, i]
+            at = np.minimum(np.searchsorted(unique, theirs), len(unique) - 1)
+            ours = np.flatnonzero((unique[at] == theirs) & (theirs != MISSING))
+            states.append(self.tables[i].read(unique))
+            rows.append(inverse + n)
+            found.append(at[ours] + n)
+            events.append(ours)
+            n += len(unique)
+        state, row = np.concatenate(states), np.stack(rows)
+        event, at = np.concatenate(events), np.concatenate(found)
+        by_time = np.argsort(event, kind="stable")
+        event, at = event[by_time], at[by_time]
+        ts, column = groups.events.ts[event], groups.events.column[event]
+        if len(event):
+            counts.enter(state, int(ts[0]))
+        weights = counts.weights(ts)
+        out = np.empty((len(which), len(groups.order), counts.width))
+        ends = [*groups.starts[1:].tolist(), len(groups.order)]
+        done = 0
+        for start, end, stop in zip(
+            groups.starts.tolist(), ends, np.searchsorted(event, groups.begins).tolist(), strict=True
+        ):
+            new = slice(done, stop)
+            counts.add(state, at[new], ts[new], column[new], [(e[new], w[new]) for e, w in weights])
+            done = stop
+            out[:, start:end] = state[row[:, start:end]]
+        return out
 
     def _keys(self, batch: Batch) -> NDArray[np.uint64]:
         """Key of each row in each table, ``(n, T)``."""

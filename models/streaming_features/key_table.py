@@ -126,7 +126,9 @@ class KeyTable:
         self.evicted = evicted
         if n:
             index, ids = rows[f"{self.name}/id"]
-            assert np.array_equal(index[:n], np.arange(n)), f"{self.name}: the checkpoint does not have all {n} keys"
+            assert np.array_equal(index[:n], np.arange(n)), (
+                f"{self.name}: the checkpoint does not have all {n} keys"
+            )
             self._enter(ids[:n].reshape(-1), rows[f"{self.name}/state"][1][:n])
 
     def digest(self, into: hashlib.blake2b) -> None:

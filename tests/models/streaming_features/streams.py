@@ -43,7 +43,9 @@ def rows(rng, n: int, domain: int, ts: np.ndarray, users: int = 12, items: int =
     )
 
 
-def aligned_stream(seed: int, intervals: int, *, length: int = HOUR_MS, resolution: int = 60_000) -> list[Batch]:
+def aligned_stream(
+    seed: int, intervals: int, *, length: int = HOUR_MS, resolution: int = 60_000
+) -> list[Batch]:
     """Steps in the order of the aligner: the ad steps of an interval of event time before its natural step.
 
     Times are rounded to ``resolution``, so that many rows of both domains share theirs.
@@ -131,7 +133,9 @@ class Loop:
 
     @staticmethod
     def _count(events, domain, click, half_life, ts):
-        return sum(2.0 ** (-(ts - e.ts) / half_life) for e in events if e.domain == domain and e.click == click)
+        return sum(
+            2.0 ** (-(ts - e.ts) / half_life) for e in events if e.domain == domain and e.click == click
+        )
 
     def _since(self, events, domains, click, ts):
         last = [e.ts for e in events if e.domain in domains and e.click == click]
@@ -139,4 +143,15 @@ class Loop:
         return math.log1p(min(ms, self.expire_ms) / 60_000)
 
 
-__all__ = ["DAY_MS", "HOUR_MS", "SCHEMA", "START", "Loop", "aligned_stream", "disordered_stream", "play", "rows", "settings"]
+__all__ = [
+    "DAY_MS",
+    "HOUR_MS",
+    "SCHEMA",
+    "START",
+    "Loop",
+    "aligned_stream",
+    "disordered_stream",
+    "play",
+    "rows",
+    "settings",
+]

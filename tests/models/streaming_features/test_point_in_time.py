@@ -130,7 +130,12 @@ def test_a_late_row_has_the_values_of_unknown_keys_and_is_counted():
     play(features, aligned_stream(8, 6))
     late = replace(aligned_stream(8, 1)[-1])
     assert (late.ts < features.floor).all()
-    new = replace(late, ts=np.full(len(late), START), user=late.user + np.uint64(10**6), item=late.item + np.uint64(10**6))
+    new = replace(
+        late,
+        ts=np.full(len(late), START),
+        user=late.user + np.uint64(10**6),
+        item=late.item + np.uint64(10**6),
+    )
     unknown = StreamingFeatures(SCHEMA, settings()).values(new, learned=True)
     assert features.values(late, learned=True).tobytes() == unknown.tobytes()
     features.observe(late)

@@ -197,13 +197,19 @@ def test_an_empty_batch_has_all_columns():
 
 
 def test_a_key_that_is_no_feature_is_refused_with_the_names_that_exist():
-    with pytest.raises(ConfigError, match='"brand" is not a key: name user, item or .* user, item, site'):
+    with pytest.raises(ConfigError, match=r'"brand" is not a key: name user, item or .* user, item, site'):
         StreamingFeatures(SCHEMA, settings(keys=("brand",)))
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"pairs": ("user",)}, {"half_lives": ("0h",)}, {"keys": ("user", "user")}, {"keys": (), "pairs": ()}, {"half_lives": ("6x",)}],
+    [
+        {"pairs": ("user",)},
+        {"half_lives": ("0h",)},
+        {"keys": ("user", "user")},
+        {"keys": (), "pairs": ()},
+        {"half_lives": ("6x",)},
+    ],
 )
 def test_a_wrong_setting_is_refused(wrong):
     with pytest.raises(ValidationError):
