@@ -110,9 +110,7 @@ def measure(texts: list[str], steps: int) -> dict[str, float]:
 def figures(source: str, texts: list[str], names: list[str]) -> dict[str, dict[str, list[float]]]:
     """Replay a log; GAUC, AUC, NE and PCOC of each arm by run."""
     mapping = "b" if "mapping=B" in source else "a"
-    like = next(
-        r for r in studies([0], Path(), short=False, model_seeds=1) if r.study == f"ebnerd_{mapping}"
-    )
+    like = next(r for r in studies([0], Path(), short=False, model_seeds=1) if r.study == f"ebnerd_{mapping}")
     settings = (*like.settings, 'model.arms=["item_ctr"]', "schedule.release_every=4d", *texts)
     out: dict[str, dict[str, list[float]]] = {}
     for name in names:

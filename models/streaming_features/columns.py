@@ -188,7 +188,8 @@ class StreamingColumns:
             return np.empty((len(values), 0), np.int32)
         step = np.array([c.step for c in self._columns], np.float32)
         offset = np.array([c.offset for c in self._columns], np.float32)
-        return np.clip(np.floor(values / step) + offset, 1, BUCKETS).astype(np.int32)
+        out: NDArray[np.int32] = np.clip(np.floor(values / step) + offset, 1, BUCKETS).astype(np.int32)
+        return out
 
     def numbers(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Numeric features of the values, ``(n, C)``; ``(n, 0)`` if ``settings.form`` is ``buckets``."""
