@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,16 @@ class ReplayState:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Lock the folder against other replays."""
-        lock = FolderLock(self.folder)
-        lock.acquire()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+            lock = FolderLock(self.folder)
+            lock.acquire()
+        except OSError as error:
+            raise StateError(
+                f"--out {self.folder.parent} cannot be written ({error.strerror}): choose another folder"
+            ) from error
         try:
             yield
         finally:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from ecdctr.events.batch import Batch
+from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
+from ecdctr.events.values import show
+from ecdctr.replay.sources.batch_frames import batch_of_frame, frame_of_batch
+from ecdctr.replay.sources.decoded_rows import DecodedRows
 from ecdctr.replay.sources.event_files import find_files
-from ecdctr.replay.sources.files import FileColumns, count_rows, format_of, read_chunks
+from ecdctr.replay.sources.files import (
+    AHEAD,
+    Fault,
+    FileColumns,
+    NumberedRows,
+    count_rows,
+    format_of,
+    read_chunks,
+    without_rows_ahead,
+)
 from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
 from ecdctr.replay.sources.merge import EventOrder, Stream
+from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.replay.sources.sort import runs
 from ecdctr.state.errors import DataError
 
@@ -74,8 +90,25 @@ class MappedTables:
         counts = [count_rows(file) for table in self.tables for file in table.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
+    def batches(self, decoder: EventDecoder, rejects: Rejects) -> Iterator[Batch]:
+        """Decoded rows in event order; each call restarts ``stragglers`` at 0."""
+        order = EventOrder(max(t.window_ms for t in self.tables))
+        self.stragglers = 0
+        rows = DecodedRows()
+        with tempfile.TemporaryDirectory(prefix="ecdctr-sort-") as folder:
+            streams: list[Stream] = []
+            for number, table in enumerate(self.tables):
+                for remark in table.remarks:
+                    rejects.remark(remark)
+                place = Path(folder) / str(number)
+                place.mkdir()
+                streams += table.places(place, decoder, rejects, rows)
+            for frame in order.merge(streams):
+                self.stragglers = order.stragglers
+                yield rows.take(frame)
+
     def frames(self) -> Iterator[pl.DataFrame]:
-        """Event frames in event order; each call restarts ``stragglers`` at 0."""
+        """Event frames in event order, to be sent to topics; each call restarts ``stragglers`` at 0."""
         order = EventOrder(max(t.window_ms for t in self.tables))
         self.stragglers = 0
         with tempfile.TemporaryDirectory(prefix="ecdctr-sort-") as folder:
@@ -95,7 +128,8 @@ class _Table:
     def __init__(self, mapping: Path, spec: TableMap, features: tuple[FeatureSpec, ...]) -> None:
         self.spec, self.features = spec, features
         self.window_ms = duration_ms(spec.window) if spec.order == "sorted" else 0
-        self.files = find_files(str(mapping.parent / Path(spec.path).expanduser())).files
+        found = find_files(str(mapping.parent / Path(spec.path).expanduser()))
+        self.files, self.remarks = found.files, found.remarks
         self.header = next((chunk.columns for chunk in read_chunks(self.files[0], 1)), [])
         self.events = self._expressions()
         for name, expression in self.events.items():
@@ -117,6 +151,59 @@ class _Table:
             return runs(chain.from_iterable(map(self._read, self.files)), folder)
         return [Stream(self._start(file), partial(self._read, file)) for file in self.files]
 
+    def places(
+        self, folder: Path, decoder: EventDecoder, rejects: Rejects, rows: DecodedRows
+    ) -> list[Stream]:
+        """Streams of frames that stand for the decoded rows."""
+
+        def put(batches: Iterable[Batch]) -> Iterator[pl.DataFrame]:
+            return (rows.put(batch) for batch in batches)
+
+        def start(file: Path) -> int:
+            head = self._decoded(file, decoder, Rejects(), _HEAD_ROWS)
+            return next((int(batch.ts.min()) for batch, _ in head), -(2**62))
+
+        def read(file: Path) -> Iterator[pl.DataFrame]:
+            return put(self._in_reach(self._decoded(file, decoder, rejects), decoder, rejects, file))
+
+        if self.spec.order == "sorted":
+            return [Stream(start(file), partial(read, file)) for file in self.files]
+        everything = chain.from_iterable(self._decoded(f, decoder, rejects) for f in self.files)
+        made = runs((frame_of_batch(batch) for batch, _ in everything), folder)
+
+        def unpack(run: Stream) -> Iterator[pl.DataFrame]:
+            batches = (batch_of_frame(frame) for frame in run.open() if len(frame))
+            if len(made) > 1:  # several runs on disk: only their merge is in order
+                return put(batches)
+            numbered = ((batch, np.full(len(batch), -1, np.int64)) for batch in batches)
+            return put(self._in_reach(numbered, decoder, rejects, self.files[0]))
+
+        return [Stream(run.start, partial(unpack, run)) for run in made]
+
+    def _in_reach(
+        self, parts: Iterator[NumberedRows], decoder: EventDecoder, rejects: Rejects, file: Path
+    ) -> Iterator[Batch]:
+        def note(number: int, ts: int) -> None:
+            where = f"{file}, row {number}" if number > 0 else self.spec.path
+            rejects.note("ts", f"ts is {ts}, {AHEAD}", where)
+
+        limit = decoder.max_ahead_ms
+        kept = parts if limit is None else without_rows_ahead(parts, limit, note)
+        return (batch for batch, _ in kept)
+
+    def _decoded(
+        self, file: Path, decoder: EventDecoder, rejects: Rejects, rows: int | None = None
+    ) -> Iterator[NumberedRows]:
+        first = 1
+        for frame, faults in self._frames(file, rows, convert=False):
+            decoded = decoder.from_frame(frame, faults)
+            for reject in decoded.rejects:
+                rejects.note(reject.reason, reject.detail, f"{file}, row {first + reject.index}")
+            numbers = first + decoded.index
+            first += len(frame)
+            if len(decoded.batch):
+                yield decoded.batch, numbers
+
     def _start(self, file: Path) -> int:
         for frame in self._read(file, _HEAD_ROWS):
             first = frame["ts"].min()
@@ -125,12 +212,54 @@ class _Table:
         return -(2**62)
 
     def _read(self, file: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
-        columns = FileColumns(str(file), {}, self.features, text=format_of(file) == "csv")
+        return (frame for frame, _ in self._frames(file, rows, convert=True))
+
+    def _frames(
+        self, file: Path, rows: int | None, *, convert: bool
+    ) -> Iterator[tuple[pl.DataFrame, list[Fault]]]:
+        """The events of a file, and the rows whose time, label or domain the mapping cannot read."""
+        columns = FileColumns(str(file), {}, self.features, text=format_of(file) == "csv", convert=convert)
         fields = dict.fromkeys(s.field for s in self.features if not s.field.startswith("@"))
         absent = [pl.lit(None, pl.String).alias(field) for field in fields if not self.has(field)]
-        for chunk in read_chunks(file, rows):
-            frame = chunk.select(*(e.alias(name) for name, e in self.events.items()), *absent)
-            yield columns.events(frame)
+        read = {name for expression in self.events.values() for name in expression.meta.root_names()}
+        for chunk in read_chunks(file, rows, read):
+            try:
+                mapped = chunk.select(*(e.alias(n) for n, e in self._for(chunk).items()), *absent)
+            except pl.exceptions.ColumnNotFoundError as error:
+                raise DataError(
+                    f"{file} lacks a column of the mapping: {str(error).splitlines()[0]}"
+                ) from error
+            except pl.exceptions.PolarsError as error:
+                raise DataError(
+                    f"{file} cannot be read by the mapping: {' '.join(str(error).split())[:300]}"
+                ) from error
+            frame = columns.events(mapped)
+            yield frame, [*self._faults(chunk, frame), *columns.faults]
+
+    def _for(self, chunk: pl.DataFrame) -> dict[str, pl.Expr]:
+        """The expressions for the types of a chunk: a bag that is a list already is not split."""
+        lists = {
+            field: pl.col(source.column)
+            for field, source in self.spec.fields.items()
+            if isinstance(source, BagMap) and chunk.schema[source.column].is_nested()
+        }
+        return self.events | lists
+
+    def _faults(self, chunk: pl.DataFrame, frame: pl.DataFrame) -> Iterator[Fault]:
+        for name in ("ts", "label", "domain"):
+            bad = frame[name].is_null()
+            roots = self.events[name].meta.root_names()
+            if not roots or not bad.any():
+                continue
+            source = chunk[roots[0]]
+            yield (bad & source.is_not_null()).to_numpy(), "type", self._detail(name, source)
+
+    def _detail(self, name: str, source: pl.Series) -> Callable[[int], str]:
+        how = self.spec.columns.ts if name == "ts" else None
+        by = ""
+        if isinstance(how, TimeMap):
+            by = f" in {how.unit}" if how.unit is not None else f" by the format {how.format}"
+        return lambda row: f"{name} cannot be read from {source.name} = {show(source[row])}{by}"
 
     def _expressions(self) -> dict[str, pl.Expr]:
         """By event field, the expression that computes it."""
@@ -152,7 +281,7 @@ class _Table:
                 continue
             source = spec.fields.get(feature.field, feature.field)
             if isinstance(source, BagMap):
-                text = pl.col(source.column)
+                text = pl.col(source.column).cast(pl.String)
                 out[feature.field] = pl.when(text.str.len_bytes() > 0).then(text.str.split(source.separator))
             elif feature.field in spec.fields or source in self.header:
                 out[feature.field] = pl.col(source)

@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ecdctr.events.schema import OUTCOME_FIELDS
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
+from ecdctr.replay.sources.files import LABEL_WORDS
 from ecdctr.state.errors import DataError
 from ecdctr.state.settings import Section
 
@@ -35,7 +37,7 @@ class TimeMap(Section):
     """How a column represents the event time."""
 
     column: str
-    unit: Literal["us", "ms", "s"] | None = Field(
+    unit: Literal["ns", "us", "ms", "s"] | None = Field(
         default=None, description="Unit of a number since the epoch."
     )
     format: str | None = Field(default=None, description="Format of a text, as '%Y-%m-%d %H:%M:%S'.")
@@ -44,20 +46,33 @@ class TimeMap(Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> TimeMap:
         if (self.unit is None) == (self.format is None):
-            raise ValueError("give either unit (us, ms, s) or format")
+            raise ValueError("give either unit (ns, us, ms, s) or format")
         return self
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_exists(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{name!r} is no time zone: write it as Europe/Berlin or UTC") from error
+        return name
 
     def expression(self) -> pl.Expr:
         """The column as milliseconds since the epoch; a value that cannot be parsed is null."""
         column = pl.col(self.column)
         if self.unit is not None:
+            if self.unit == "ns":  # a float would not be exact
+                return column.cast(pl.Int64, strict=False).floordiv(1_000_000)
             number = column.cast(pl.Float64, strict=False)
             return (number * _MS[self.unit]).round(0).cast(pl.Int64, strict=False)
         assert self.format is not None
-        text = column.cast(pl.String)
-        if re.search(r"%:?z|%Z", self.format):
-            return text.str.to_datetime(self.format, strict=False, time_zone="UTC").dt.epoch("ms")
-        moment = text.str.to_datetime(self.format, strict=False, ambiguous="null")
+        text, form = column.cast(pl.String), self.format
+        if re.search("%[HI]", form) and not re.search("%[MTXRrcs+]", form):  # a time needs minutes
+            text, form = text + ":00", form + ":%M"
+        if re.search(r"%:?z|%Z", form):
+            return text.str.to_datetime(form, strict=False, time_zone="UTC").dt.epoch("ms")
+        moment = text.str.to_datetime(form, strict=False, ambiguous="null")
         return moment.dt.replace_time_zone(self.zone, ambiguous="null", non_existent="null").dt.epoch("ms")
 
 
@@ -199,7 +214,7 @@ def label_expression(text: str) -> pl.Expr:
     column = pl.col(text)
     return pl.coalesce(
         column.cast(pl.Float64, strict=False),
-        column.cast(pl.String).str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None),
+        column.cast(pl.String).str.to_lowercase().replace_strict(LABEL_WORDS, default=None),
     )
 
 

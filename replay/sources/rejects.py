@@ -168,6 +168,10 @@ def way_out(causes: Sequence[RejectedRows]) -> str:
     for unit, short in (("microseconds", "us"), ("nanoseconds", "ns"), ("seconds", "s")):
         if f"looks like {unit}" in detail:
             return f'Read the files by a mapping file (map:FILE.toml) with ts = {{column = "ts", unit = "{short}"}}'
+    if "cannot be read from" in detail:
+        return "Correct the mapping file"
+    if detail.endswith("after the rows beside it"):
+        return "If such times are right, raise events.max_ahead"
     if detail.startswith("ts is "):
         return (
             'Read the files by a mapping file (map:FILE.toml) that names the format, as ts = {column = "ts", '

@@ -13,7 +13,7 @@ from ecdctr.events.values import id_text, show, time_of_text
 from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR, split_lists
 from ecdctr.state.errors import DataError
 
-__all__ = ["BAG_SEPARATOR", "Fault", "FileColumns"]
+__all__ = ["BAG_SEPARATOR", "LABEL_WORDS", "Fault", "FileColumns"]
 
 Fault = tuple[NDArray[np.bool_], str, Callable[[int], str]]
 """Rows of a chunk with a value that cannot be read, the reason, and the detail by row."""
@@ -27,7 +27,7 @@ NULL_WORDS = ("", "\\N", "null", "NULL", "Null", "None", "<NA>", "nan", "NaN", "
 NUMBER_NULL_WORDS = (*NULL_WORDS, "NA", "N/A", "n/a", "#N/A", "-")
 """The same in a column of numbers; in a category, NA may be Namibia."""
 
-_LABELS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
+LABEL_WORDS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
 
 
 class FileColumns:
@@ -197,7 +197,7 @@ def _label(column: pl.Series) -> pl.Series:
     number = text.cast(pl.Float64, strict=False)
     if number.null_count() == column.null_count():
         return number
-    return number.fill_null(text.replace_strict(_LABELS, default=None, return_dtype=pl.Float64))
+    return number.fill_null(text.replace_strict(LABEL_WORDS, default=None, return_dtype=pl.Float64))
 
 
 def _plain(column: pl.Series, name: str) -> pl.Series:
