@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
 
-__all__ = ["in_one_sentence", "short_text"]
+__all__ = ["in_one_sentence", "missing_right", "short_text", "user_of"]
 
 _LONGEST = 200
 _DUMP = re.compile(r"Request '.*?' failed with response '.*", re.DOTALL)
@@ -62,6 +63,23 @@ def in_one_sentence(
     >>> print(in_one_sentence(TopicAuthorizationFailedError({"ads"}), mine, "Write"))
     the user "trainer" does not have the right Write on topic "ads": grant it, or configure a user that has it
     """
+    return missing_right(error, settings.principal, right, topics) or BrokerUnavailableError(
+        f"{', '.join(settings.addresses)} can be reached, but a request failed: {short_text(error)}"
+    )
+
+
+def missing_right(
+    error: BaseException, who: str, right: str = "Read", topics: Sequence[str] = ()
+) -> BrokerRefusedError | None:
+    """The error to raise where a request failed for want of a right; None for any other error.
+
+    Parameters
+    ----------
+    error, right, topics
+        As in :func:`in_one_sentence`.
+    who
+        The client as the subject of the sentence: ``KafkaSettings.principal``, or :func:`user_of` a client.
+    """
     kind = type(error).__name__
     if kind == "TopicAuthorizationFailedError":
         resource = _topics(error.args[0] if error.args else (), topics)
@@ -72,12 +90,16 @@ def in_one_sentence(
         writes = right == "Write" and topics
         resource = _topics((), topics) if writes else "the cluster"
     else:
-        return BrokerUnavailableError(
-            f"{', '.join(settings.addresses)} can be reached, but a request failed: {short_text(error)}"
-        )
+        return None
     return BrokerRefusedError(
-        f"{settings.principal} does not have the right {right} on {resource}: grant it, or configure a user that has it"
+        f"{who} does not have the right {right} on {resource}: grant it, or configure a user that has it"
     )
+
+
+def user_of(client: Any) -> str:
+    """The user of a kafka-python client, as the subject of a sentence."""
+    user = getattr(client, "config", {}).get("sasl_plain_username")
+    return "this client" if user is None else f'the user "{user}"'
 
 
 def _topics(named: object, asked: Sequence[str]) -> str:

@@ -58,7 +58,6 @@ class LogProblemKind(StrEnum):
 _KINDS = {
     Cause.RIGHT: LogProblemKind.RIGHT,
     Cause.CREDENTIALS: LogProblemKind.PASSWORD,
-    Cause.TOKEN: LogProblemKind.PASSWORD,
     Cause.TOKEN_REFUSED: LogProblemKind.PASSWORD,
     Cause.MECHANISM: LogProblemKind.PASSWORD,
     Cause.SASL_EXPECTED: LogProblemKind.PASSWORD,

@@ -11,6 +11,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.protocol.consumer import IsolationLevel
 
+from ecdctr.events.kafka.client_errors import missing_right, short_text, user_of
 from ecdctr.state.errors import BrokerUnavailableError
 
 __all__ = ["partition_offsets", "stable_ends", "true_ends"]
@@ -44,6 +45,8 @@ def partition_offsets(
 
     Raises
     ------
+    BrokerRefusedError
+        A topic may not be read.
     BrokerUnavailableError
         A partition had no leader, or no broker answered, for ``timeout_s``.
     """
@@ -59,8 +62,8 @@ def partition_offsets(
             if unknown not in tps:
                 raise
         except KafkaError as error:
-            raise BrokerUnavailableError(
-                f"no broker reports where {_names(tps)} {which}s ({type(error).__name__}: {error})"
+            raise missing_right(error, user_of(consumer)) or BrokerUnavailableError(
+                f"no broker reports where {_names(tps)} {which}s ({short_text(error)})"
             ) from error
         if time.monotonic() > deadline:
             raise BrokerUnavailableError(
@@ -88,6 +91,8 @@ def true_ends(
 
     Raises
     ------
+    BrokerRefusedError
+        A topic may not be read.
     BrokerUnavailableError
         A partition had no leader, or no broker answered, for ``timeout_s``.
     """
@@ -111,8 +116,8 @@ def true_ends(
             tp: max(end, consumer.highwater(tp) or 0) if tp in filled else end for tp, end in ends.items()
         }
     except KafkaError as error:
-        raise BrokerUnavailableError(
-            f"the broker does not report where its partitions end: {error}"
+        raise missing_right(error, user_of(consumer)) or BrokerUnavailableError(
+            f"the broker does not report where its partitions end: {short_text(error)}"
         ) from error
 
 
@@ -136,6 +141,8 @@ def stable_ends(
 
     Raises
     ------
+    BrokerRefusedError
+        A topic may not be read.
     BrokerUnavailableError
         A partition had no leader, or no broker answered, for ``timeout_s``.
     """

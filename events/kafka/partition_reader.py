@@ -9,13 +9,13 @@ from kafka.errors import (
     KafkaError,
     LogTruncationError,
     OffsetOutOfRangeError,
-    TopicAuthorizationFailedError,
 )
 from numpy.typing import NDArray
 
 from ecdctr.events.align import Chunk
+from ecdctr.events.kafka.client_errors import missing_right, short_text, user_of
 from ecdctr.events.kafka.codecs import codec_error
-from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, OffsetsLostError
+from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 
 __all__ = ["OutOfRangeError", "PartitionReader"]
 
@@ -103,14 +103,12 @@ class PartitionReader:
                 f'topic "{self.tp.topic}" partition {self.tp.partition} was cut before offset {self.wanted} while it was read '
                 f"(unclean leader election): {error}"
             ) from error
-        except TopicAuthorizationFailedError as error:
-            raise BrokerRefusedError(
-                f'the brokers do not allow this user to read topic "{self.tp.topic}": grant Read on it'
-            ) from error
         except KafkaError as error:
             where = f"{self.tp.topic}[{self.tp.partition}]"
             raise (
-                codec_error(error, where) or BrokerUnavailableError(f"reading {where} failed: {error}")
+                missing_right(error, user_of(self._consumer), topics=[self.tp.topic])
+                or codec_error(error, where)
+                or BrokerUnavailableError(f"reading {where} failed: {short_text(error)}")
             ) from error
         return None
 

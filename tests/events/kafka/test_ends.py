@@ -20,7 +20,7 @@ from tests.support.waiting import PATIENCE_S, until
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=["broker", "apache_broker"])
+@pytest.fixture(params=["embedded_broker", "apache_broker"])
 def connection(request) -> KafkaSettings:
     """Both kinds of broker."""
     return KafkaSettings(brokers=request.getfixturevalue(request.param).address)

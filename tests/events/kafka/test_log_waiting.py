@@ -162,7 +162,7 @@ def test_a_cut_that_the_client_finds_is_lost_offsets_and_a_missing_right_is_name
     with pytest.raises(OffsetsLostError, match="was cut before offset 2 while it was read"):
         log.fetch([Part("ad", 0, 2, 5)])
     log = kafka_log(monkeypatch, Client(range(9), errors=[TopicAuthorizationFailedError({"ad"})]))
-    with pytest.raises(BrokerRefusedError, match='read topic "ad": grant Read'):
+    with pytest.raises(BrokerRefusedError, match='does not have the right Read on topic "ad": grant it'):
         log.fetch([Part("ad", 0, 2, 5)])
 
 
