@@ -72,7 +72,7 @@ def demo_cluster(
         with EmbeddedBroker(log_file=folder / "broker.log") as broker:
             yield DemoCluster(
                 f"embedded broker on {broker.address}",
-                (f'kafka.brokers=["{broker.address}"]', "worker.session_timeout_s=2"),
+                (f'kafka.brokers=["{broker.address}"]',),
             )
         return
     prefix = prefix or f"ecdctr-demo-{secrets.token_hex(4)}"

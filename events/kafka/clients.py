@@ -3,8 +3,8 @@ r"""Two corrections to aiokafka and kafka-python for which neither has an option
 Importing ``ecdctr.events.kafka`` applies the corrections to the two libraries in this process:
 
 - **No client creates a topic by asking for it.** Where ``auto.create.topics.enable`` is true, a request for the metadata of a
-  topic creates the topic, unless the request says otherwise. aiokafka cannot say otherwise, and kafka-python does by an option
-  that is off. A topic that an operator deletes would come back within a second, with the broker's defaults.
+  topic creates the topic, unless the request says otherwise. aiokafka cannot say otherwise, and the option of kafka-python has
+  no effect. A topic that an operator deletes would come back within a second, with the broker's defaults.
 - **The name of a header may be any bytes.** Kafka does not check that names are UTF-8. Both libraries raise an error for a
   record whose header name is not, and can then not read its partition any further. Such bytes are read as escapes, as in
   ``\xff``.

@@ -332,9 +332,9 @@ class Lane:
         error = error or self._repeated
         if isinstance(error, BrokerUnavailableError | BrokerRefusedError):
             return str(error)
-        if isinstance(error, TopicAuthorizationFailedError):
-            user = f'the user "{self._connection.username}"' if self._connection.uses_sasl else "this client"
-            return f"{user} lacks the right to write to it"
+        # A user who may write to no topic gets no producer id: an error without a class of its own.
+        if isinstance(error, TopicAuthorizationFailedError) or "ClusterAuthorizationFailed" in str(error):
+            return f"{self._connection.principal} does not have the right Write on it: grant it"
         if isinstance(error, _TOO_LARGE):
             least = DeadLetter(self.topic, 0, 2**63 - 1, "missing", "", None).message(Form.LEAST).size
             return f"its max.message.bytes is less than the smallest letter needs, about {least + 100} bytes: raise it"

@@ -52,7 +52,6 @@ def configure(kafka: ApacheKafka, topic: str, **config: str) -> None:
 def set_up(kafka: ApacheKafka, **dead_letter_config: str) -> Streams:
     """Topics of a test; the configuration is that of their dead-letter topics."""
     streams = Streams(kafka.address)
-    streams.worker = streams.worker.model_copy(update={"session_timeout_s": 6.0})
     for topic in streams.topics.domains:
         if dead_letter_config:
             configure(kafka, streams.topics.dead_letter(topic), **dead_letter_config)
@@ -215,7 +214,7 @@ def test_case_a13_a_missing_dead_letter_topic_is_named_and_waited_for(apache_bro
 
 @pytest.fixture
 def site(apache_broker, tmp_path) -> Iterator[Site]:
-    made = Site(tmp_path / "site", apache_broker.address, "worker.session_timeout_s=6")
+    made = Site(tmp_path / "site", apache_broker.address)
     yield made
     made.end()
 

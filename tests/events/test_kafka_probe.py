@@ -133,7 +133,7 @@ class TestRefusals:
         assert found.cause is cause, found
         assert named in str(found)
         assert settings.addresses[0] in str(found)
-        assert not found.may_pass
+        assert found.may_pass is (cause is Cause.ADVERTISED)
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
