@@ -7,7 +7,13 @@ import pytest
 from ecdctr.state.errors import StateError
 from ecdctr.state.journals import Journal
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.brokers(
+        "embedded", reason="what a journal and its log give does not depend on the broker, and takes long"
+    ),
+]
 
 
 @pytest.fixture

@@ -6,7 +6,13 @@ import pytest
 
 from tests.support.waiting import allowance
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.brokers(
+        "embedded", reason="a damaged state folder does not depend on the broker, and takes long"
+    ),
+]
 
 
 def flip_a_bit(folder):

@@ -10,7 +10,11 @@ from tests.support.disks import disk
 from tests.support.sites import Site
 from tests.support.waiting import allowance
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.brokers("embedded", reason="a full disk does not depend on the broker, and takes long"),
+]
 PAGE = 4096
 
 

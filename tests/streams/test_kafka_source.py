@@ -83,6 +83,7 @@ def test_out_of_order_within_the_window_is_the_same_as_sorted(streams, log, tmp_
     assert_same_steps(steps_of(turned.batches(), **SIZES), steps_of(files.batches(), **SIZES))
 
 
+@pytest.mark.brokers("embedded", reason="70,000 rows are not sent twice")
 def test_rows_beyond_the_window_are_counted_and_still_given(streams, log):
     topic = streams.topics.natural
     ts = [START + 60_000 * i for i in range(70_000)]

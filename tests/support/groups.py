@@ -61,6 +61,8 @@ LONGEST_FIRST = (
 
 BROKER_FIXTURES = {"broker", "own_broker", "embedded_broker", "apache_broker"}
 BROWSER_FIXTURES = {"chromium"}
+BROKER_TIMEOUT_S = 600
+"""Instead of pytest's 300: the first test of a process also starts the brokers."""
 
 
 def group_of(nodeid: str) -> str:
@@ -88,6 +90,8 @@ def arrange(items: list[pytest.Item]) -> None:
         names = set(getattr(item, "fixturenames", ()))
         if names & BROKER_FIXTURES:
             item.add_marker("broker")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(BROKER_TIMEOUT_S))
         if names & BROWSER_FIXTURES:
             item.add_marker("browser")
     _check_split_files(items)
