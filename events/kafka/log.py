@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
@@ -133,16 +134,34 @@ class KafkaLog:
         ------
         StreamError
             A topic does not exist, even after :data:`NEW_TOPIC_S`.
+        BrokerUnavailableError
+            Brokers did not answer for as long: the client asks one that it chooses, which may just have ended.
         """
         keys: list[Key] = []
         deadline = time.monotonic() + NEW_TOPIC_S
         for topic in sorted(self.topics):
-            while not (found := self._consumer.partitions_for_topic(topic)) and time.monotonic() < deadline:
-                time.sleep(_RETRY_S)
+            with stating_the_reason(self.connection, list(self.topics), probe_first=False):
+                found = self._partitions_of(topic, deadline)
             if not found:
                 raise StreamError(f'topic "{topic}" does not exist: create it with `ecdctr topics --create`')
             keys += [(topic, p) for p in sorted(found)]
         return keys
+
+    def _partitions_of(self, topic: str, deadline: float) -> set[int]:
+        """Partitions of a topic, asked for again until the deadline while there are none."""
+        while True:
+            failed: KafkaError | None = None
+            try:
+                found: set[int] | None = self._consumer.partitions_for_topic(topic)
+            except KafkaError as error:
+                found, failed = None, error
+            if found:
+                return found
+            if time.monotonic() >= deadline:
+                if failed is not None:
+                    raise failed
+                return set()
+            time.sleep(_RETRY_S)
 
     def beginning(self, keys: Sequence[Key], timeout_s: float | None = None) -> dict[Key, int]:
         """First offset that each partition still holds; ``timeout_s``: by default that of the log."""

@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,9 +52,8 @@ class CommittedReader:
         self._answered = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run()), name="committed", daemon=True
-        )
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="committed", daemon=True)
 
     def __enter__(self) -> CommittedReader:
         self._thread.start()
@@ -71,6 +71,8 @@ class CommittedReader:
 
     def waiting(self, positions: Mapping[Key, int]) -> tuple[int, float]:
         """Number of committed records at or after these positions, and for how many seconds the oldest of them is known."""
+        if self._error is not None:
+            raise RuntimeError("the committed records are no longer read") from self._error
         with self._lock:
             now = time.monotonic()
             count, age = 0, 0.0
@@ -93,6 +95,12 @@ class CommittedReader:
 
         wait_for(done, "read the committed records", within_s=2 * PATIENCE_S, every_s=0.1)
 
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except BaseException as error:
+            self._error = error
+
     async def _run(self) -> None:
         while not self._stop.is_set():
             # Short limits: a broker that hangs or dies is left for the new leaders within seconds.
@@ -110,7 +118,9 @@ class CommittedReader:
             except (KafkaError, OSError):
                 await asyncio.sleep(0.2)
             finally:
-                await consumer.stop()
+                # It awaits tasks that it has cancelled, and one that fails at that moment cancels its caller.
+                with suppress(asyncio.CancelledError, KafkaError):
+                    await consumer.stop()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while not self._stop.is_set():

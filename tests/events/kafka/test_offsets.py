@@ -1,10 +1,11 @@
 """Offsets of partitions, from a client that leaves out partitions without a leader."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kafka.protocol.consumer import IsolationLevel
 
 from ecdctr.events.decoder import EventDecoder
@@ -137,6 +138,24 @@ def test_a_log_waits_for_leaders(monkeypatch):
 
 def test_a_topic_of_a_moment_ago_is_looked_for_again(monkeypatch):
     assert kafka_log(Client(absent=5), monkeypatch).partitions() == [("ad", 0), ("natural", 0)]
+
+
+def test_a_broker_that_ends_while_it_is_asked_for_partitions_is_no_traceback(monkeypatch):
+    client = Client()
+    answers = iter([KafkaConnectionError("111 ECONNREFUSED")] * 2)
+    ask = client.partitions_for_topic
+
+    def asked(topic):
+        for error in answers:
+            raise error
+        return ask(topic)
+
+    client.partitions_for_topic = asked
+    assert kafka_log(client, monkeypatch).partitions() == [("ad", 0), ("natural", 0)]
+    monkeypatch.setattr(log, "NEW_TOPIC_S", 0.1)
+    answers = itertools.repeat(KafkaConnectionError("111 ECONNREFUSED"))
+    with pytest.raises(BrokerUnavailableError, match="nothing listens at"):
+        kafka_log(client, monkeypatch).partitions()
 
 
 def test_a_topic_that_stays_absent_is_named(monkeypatch):
