@@ -15,7 +15,7 @@ from ecdctr.state.errors import DataError
 
 __all__ = ["summarise", "write_drift_report"]
 
-_DOMAINS = {"natural": "natural content", "ad": "ads"}
+_DOMAINS = {"natural": "natural content", "ad": "ads", "both": "both streams"}
 Things = list[dict[str, Any]]
 
 
@@ -25,24 +25,27 @@ def summarise(days: Sequence[Day]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``days``: ``{day, rows, clicks}``; ``things``, largest effect first: ``{what, name, domain, days_moved, first_moved}``, the values
+        ``days``: ``{day, rows, clicks}``; ``things``, largest effect first: ``{what, name, domain, days_moved, first_moved}`` (domain ``both`` if it changed in both on one day), the values
         ``{effect, psi, js, q_value, description}`` of the day with the largest effect (``said`` is the old name of ``description``), and
         one value per day in ``effects`` (None: not compared) and ``moved``.
     """
     things: dict[tuple[str, str, str], dict[str, Any]] = {}
+    # A row for both domains has the values of the larger change only, so what changed in both on one day is one thing on all days.
+    both = {(r.finding.what, r.finding.name) for day in days for r in day.table if r.domain == "both"}
     for i, day in enumerate(days):
         for row in day.table:
             f = row.finding
-            # A row for both domains has the values of the larger change only.
-            for domain in _DOMAINS if row.domain == "both" else (row.domain,):
-                t = things.setdefault(
-                    (f.what, f.name, domain),
-                    {"effects": [None] * len(days), "moved": [False] * len(days), "effect": -1.0},
-                )
-                t["effects"][i], t["moved"][i] = f.effect, row.moved
-                if f.effect > t["effect"] and domain == f.domain:
-                    line = row.to_json()
-                    t |= {k: line[k] for k in ("effect", "psi", "js", "q_value", "description", "said")}
+            domain = "both" if (f.what, f.name) in both else f.domain
+            t = things.setdefault(
+                (f.what, f.name, domain),
+                {"effects": [None] * len(days), "moved": [False] * len(days), "effect": -1.0},
+            )
+            if t["effects"][i] is None or f.effect > t["effects"][i]:
+                t["effects"][i] = f.effect
+            t["moved"][i] |= row.moved
+            if f.effect > t["effect"]:
+                line = row.to_json()
+                t |= {k: line[k] for k in ("effect", "psi", "js", "q_value", "description", "said")}
     out: Things = []
     for (what, name, domain), t in things.items():
         moved = [i for i, m in enumerate(t["moved"]) if m]
@@ -149,7 +152,8 @@ def _things(things: Things) -> Iterator[str]:
 def _days(things: Things, days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Name</th><th scope="col">Domain</th>'
     yield "".join(f'<th scope="col">{d["day"][5:]}</th>' for d in days) + "</tr></thead><tbody>\n"
-    for domain, label in _DOMAINS.items():
+    for domain in ("natural", "ad"):
+        label = _DOMAINS[domain]
         ctr = [d["clicks"][domain] / d["rows"][domain] if d["rows"][domain] else None for d in days]
         if any(c is not None for c in ctr):
             cells = "".join(f"<td>{'–' if c is None else f'{c:.2%}'}</td>" for c in ctr)

@@ -189,14 +189,9 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
         if column.what == LABEL:
             before, after = float(p[i, 1]), float(q[i, 1])
             detail |= {"before": before, "after": after}
-            if min(before, after) <= 0:
-                continue  # the ratio does not exist
-            # As a ratio, so that items with high and with low click rates change alike.
-            moved = math.log(after / before)
-            # Variance from users alone: other items being shown is a cause of a changed click rate, not sampling noise.
-            noise = math.sqrt(float(((v[i, :g, 1] / after - u[i, :g, 1] / before) ** 2).sum()))
-            p_value[i] = 2 * special.stdtr(g - 1, -abs(moved) / noise) if noise else 1.0
-            certain = max(0.0, abs(moved) - 2 * noise)  # the end of its interval that is nearer to no change
+            certain, p_value[i] = _label_change(
+                (before, after), (rows_p[i], rows_q[i]), (u[i, :g, 1], v[i, :g, 1]), g - 1
+            )
             effect = certain / limits.label_ratio
         else:
             effect = excess / (limits.psi if column.what == "feature" else 2.5 * limits.psi)
@@ -220,6 +215,33 @@ def _distributions(base: Baseline, now: Sketch, domain: str, limits: Thresholds)
             )
         )
     return out
+
+
+def _label_change(
+    rates: tuple[float, float], rows: tuple[float, float], influence: tuple[Floats, Floats], dof: int
+) -> tuple[float, float]:
+    """Logarithm of the ratio of two click rates, up to the end of its 95% interval that is nearer to no change, and its p-value.
+
+    As a ratio, so that items with high and with low click rates change alike. The variance is from users alone: other items being
+    shown is a cause of a changed click rate, not sampling noise.
+
+    A rate of 0 has no logarithm and no spread, although clicks that end are the largest change there is. Then the clicks that the
+    other rate leads to expect, divided by its design effect (the variance by users over that of a Poisson count), are compared
+    with a Poisson count of 0, whose upper limit at 95% is 3 ("rule of three").
+    """
+    before, after = rates
+    u, v = influence
+    if min(before, after) > 0:
+        moved = math.log(after / before)
+        noise = math.sqrt(float(((v / after - u / before) ** 2).sum()))
+        p_value = 2 * float(special.stdtr(dof, -abs(moved) / noise)) if noise else 1.0
+        return max(0.0, abs(moved) - 2 * noise), p_value
+    if max(before, after) <= 0:
+        return 0.0, 1.0
+    known, spread, seen = (before, u, 0) if before > 0 else (after, v, 1)
+    design = max(1.0, float(((spread / known) ** 2).sum()) * known * rows[seen])
+    expected = known * rows[1 - seen] / design
+    return max(0.0, math.log(max(expected, 1e-9) / 3)), math.exp(-expected)
 
 
 def _squared(w: Floats, g: int) -> Floats:

@@ -59,6 +59,8 @@ class DriftTableRow:
     def to_json(self) -> DriftRow:
         f = self.finding
         text = describe(f)
+        if self.domain == "both" and f.what == "feature":
+            text += "; in both streams at once, so probably a change of a producer"
         return {
             "what": f.what,
             "name": f.name,
