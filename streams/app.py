@@ -127,6 +127,7 @@ class StreamApp:
         self.records = self.rows = self.redelivered = self.jumps = 0
         self.failed: asyncio.Future[None] | None = None
         self._given_up = asyncio.Event()
+        self._ended = False
         self._progress = time.monotonic()
         self.faust = self._build(connection)
 
@@ -207,7 +208,7 @@ class StreamApp:
         """Move the position over offsets without a record: transaction markers and aborted transactions."""
         topic, partition = records.tp
         position = self.intake.position(topic, partition)
-        if position is None or records.end <= position:
+        if position is None or records.end <= position or self._ended:
             return
         if records.fetched_from > position:
             await self._seek_back(records, position)
@@ -229,6 +230,8 @@ class StreamApp:
         for fetched, (chunk, rejects) in zip(lists, chunks_of(lists, decoded), strict=True):
             if rejects:
                 await self.dead_letters.send(letters_of(chunk.topic, chunk.partition, rejects))
+            if self._ended:  # another app reads into the intake
+                return
             await self.intake.put(chunk)  # 4
             self.records += len(fetched.records)
             self.rows += len(chunk.batch)
@@ -325,7 +328,7 @@ async def run_app(app: StreamApp, stop: asyncio.Event) -> None:
         await asyncio.gather(starting, *ends, return_exceptions=True)
         try:
             await asyncio.wait_for(service.stop(), _STOP_S)
-        except (
-            TimeoutError
-        ):  # its thread ends with the process, or when the request that it waits for is given up
+        except TimeoutError:  # its thread ends with the process, or when it gives up the request
             log.debug("the consumer did not end within %.0f s: a broker does not answer", _STOP_S)
+        finally:
+            app._ended = True

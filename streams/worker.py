@@ -19,7 +19,7 @@ from ecdctr.events.kafka import EndsReader, KafkaLog, LeaderEpochs, LogState
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
 from ecdctr.monitor.dashboard import Reason
-from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StateLockedError
+from ecdctr.state.errors import BrokerUnavailableError, ConfigError, OffsetsLostError, StateLockedError
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import LogIdentity, Positions
 from ecdctr.streams.app import StreamApp, run_app
@@ -322,25 +322,29 @@ class Worker:
             raise self._failure
 
     async def _stream(self, intake: AlignedIntake, stop: asyncio.Event) -> None:
-        """Run the Faust app; when the broker becomes unavailable, wait for it and continue at the intake's positions."""
+        """Run the Faust app; when the broker becomes unavailable, wait for it and continue at the intake's positions.
+
+        Passwords and certificates are read anew for each app. A file that is missing then is waited for like a broker: it may be
+        about to be replaced.
+        """
         delays = RetryDelays()
         while not stop.is_set():
             assert self._letters is not None
-            self._app = StreamApp(
-                self._kafka,
-                self._topics,
-                self._worker,
-                self._decoder,
-                intake,
-                self._letters,
-                self._pool,
-                self._guard,
-            )
             try:
+                self._app = StreamApp(
+                    self._kafka,
+                    self._topics,
+                    self._worker,
+                    self._decoder,
+                    intake,
+                    self._letters,
+                    self._pool,
+                    self._guard,
+                )
                 await run_app(self._app, stop)
-            except BrokerUnavailableError as error:
-                delay = delays.next(restart=self._app.records > 0)
-                log.warning("%s; training continues when it answers again", error)
+            except (BrokerUnavailableError, ConfigError) as error:
+                delay = delays.next(restart=self._app is not None and self._app.records > 0)
+                log.warning("%s; training continues when that is mended", error)
                 self._reporter.waiting_for = str(error)
                 try:
                     await asyncio.wait_for(stop.wait(), delay)

@@ -46,9 +46,11 @@ _WAIT_BUSY_MS = 5
 _WAIT_IDLE_MS = 100
 # A list that was delivered but not started by an agent within this time is considered lost and fetched again.
 _LOST_AFTER_S = 30.0
-# A partition whose offset the broker refused is fetched again after this time. If the log then still ends before the offset,
-# records are gone: a broker that has just become the leader may not know all of them at first.
+# A partition whose offset the broker refused is fetched again after this time. If the log ends before the offset for
+# ``_SHORT_FOR_S``, records are gone: a broker that has just become the leader may not know all of them at first. The worker's
+# ``BrokerWatch`` needs less time, and reports all partitions together.
 _REFUSED_PAUSE_S = 2.0
+_SHORT_FOR_S = 8.0
 
 
 class PositionKeeper(Protocol):
@@ -143,7 +145,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._refused: dict[
             TP, float
         ] = {}  # when the broker last refused to fetch from the partition's position
-        self._short: set[TP] = set()  # of these, the partitions that were found to end before it
+        self._short: dict[TP, float] = {}  # since when the log is known to end before it
 
     def done(self, records: RecordList) -> None:
         """Report that the agents have processed a list; reading of its partition continues."""
@@ -294,16 +296,14 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                 )
             )
         elif ends >= position:
-            self._short.discard(tp)
-        elif tp in self._short:
+            self._short.pop(tp, None)
+        elif time.monotonic() - self._short.setdefault(tp, time.monotonic()) >= _SHORT_FOR_S:
             self.app.fail(
                 OffsetsLostError(
                     f"{name} ends at offset {ends}, training continues at {position}: the log was truncated or created again; "
                     f"{way_out}"
                 )
             )
-        else:
-            self._short.add(tp)
 
     # -- in the consumer's thread
 
