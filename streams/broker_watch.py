@@ -221,7 +221,6 @@ class BrokerWatch:
             Exception
         ) as error:  # only a notice depends on it; the right to describe the group may be missing
             log.debug("the members of the group %s are not known: %r", self._group, error)
-            self.state = replace(self.state, members=())
 
     def _seen_before(self, problem: LogProblem) -> bool:
         return any(
