@@ -40,7 +40,6 @@ _MAY_PASS = frozenset(
     {Cause.NAME, Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.CLOSED, Cause.TOKEN, Cause.ADVERTISED}
 )
 
-# Fields: see BrokerProblem.__str__.
 _SENTENCES = {
     Cause.NAME: "the name of {address} does not resolve ({detail})|: "
     'correct "kafka.brokers", or make the name known on this machine',
