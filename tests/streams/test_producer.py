@@ -10,8 +10,10 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.records import decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, DataError, StreamError
+from ecdctr.streams import producer as producer_module
 from ecdctr.streams.producer import partition_of, produce
 from ecdctr.streams.settings import TopicSettings
+from ecdctr.streams.topics import partition_counts
 from tests.support.intakes import SPECS, frame
 from tests.support.waiting import PATIENCE_S, allowance
 
@@ -94,6 +96,25 @@ def test_faults_are_named(streams):
         produce([frame(3).with_columns(domain=pl.lit("adverts"))], streams.connection, streams.topics)
     with pytest.raises(StreamError, match="no-such-topic"):
         produce([], streams.connection, TopicSettings(natural="no-such-topic"))
+
+
+@pytest.mark.brokers("embedded", reason="the fault is not one of the broker")
+def test_case_a7_a_broker_that_dies_during_the_first_request_is_asked_again(streams, monkeypatch, caplog):
+    asked = []
+
+    def dying(*arguments):
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise BrokerUnavailableError("the broker that was asked has died")
+        return partition_counts(*arguments)
+
+    monkeypatch.setattr(producer_module, "partition_counts", dying)
+    sent = produce([frame(40)], streams.connection, streams.topics)
+    assert sum(sent.values()) == 40 and len(asked) == 2
+    assert "has died; trying again" in caplog.text
+    with pytest.raises(BrokerUnavailableError, match="has died"):
+        asked.clear()
+        produce([frame(40)], streams.connection, streams.topics, connect_timeout_s=-1)
 
 
 def test_no_broker_is_said_so(monkeypatch):

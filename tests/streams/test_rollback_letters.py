@@ -1,0 +1,85 @@
+"""Letters of steps that were rolled back: their records are read again from the log, whatever their headers hold."""
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.state.positions import Part
+from ecdctr.streams.dead_letters import MemoryDeadLetters
+from ecdctr.streams.retry import StopRequestedError
+from ecdctr.streams.rollback_letters import RollbackLetters
+from tests.support.intakes import SPECS, event
+from tests.support.waiting import PATIENCE_S, allowance
+
+BATCH = SimpleNamespace(parts=(Part("ads", 0, 3, 6),))
+RECORDS = [
+    SimpleNamespace(offset=3, value=event(1), key=None, headers=(("trace", None),)),
+    SimpleNamespace(offset=4, value=b"broken", key=None, headers=()),
+    SimpleNamespace(offset=5, value=event(2), key=b"k", headers=(("", b"\xff"),)),
+]
+
+
+class Log:
+    """Has the records of :data:`BATCH`."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def raw(self, part):
+        assert (part.first, part.end) == (3, 6)
+        return RECORDS
+
+
+def rollback(stop_requested=lambda: False):
+    return RollbackLetters(lambda _: Log(), EventDecoder(SPECS), {"ads": 1}, stop_requested)
+
+
+def test_case_s1_letters_of_a_rolled_back_step_keep_null_headers():
+    sink = MemoryDeadLetters()
+    letters = rollback()
+    letters.add(BATCH, "loss is nan")  # during recovery: there is no loop yet
+
+    async def main():
+        await letters.start(sink)
+        await asyncio.to_thread(letters.add, BATCH, "loss is nan")
+
+    asyncio.run(main())
+    assert [(x.offset, x.reason, x.headers) for x in sink.letters] == [
+        (3, "loss", (("trace", None),)),
+        (5, "loss", (("", b"\xff"),)),
+    ]
+
+
+@pytest.mark.parametrize("during_recovery", [True, False])
+def test_a_stop_does_not_wait_for_a_topic_that_takes_no_letters(during_recovery):
+    stop, sending = threading.Event(), threading.Event()
+
+    class Waiting(MemoryDeadLetters):
+        async def send(self, letters):
+            sending.set()
+            await asyncio.sleep(PATIENCE_S)
+
+    letters = rollback(stop.is_set)
+
+    async def main():
+        if during_recovery:
+            letters.add(BATCH, "loss is nan")
+            work = asyncio.ensure_future(letters.start(Waiting()))
+        else:
+            await letters.start(Waiting())
+            work = asyncio.ensure_future(asyncio.to_thread(letters.add, BATCH, "loss is nan"))
+        await asyncio.to_thread(sending.wait, PATIENCE_S)
+        began = time.monotonic()
+        stop.set()
+        with pytest.raises(StopRequestedError):
+            await work
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < allowance(5)
