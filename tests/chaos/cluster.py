@@ -34,6 +34,8 @@ __all__ = ["ClusterChaos", "ClusterOutcome"]
 
 DOWN_S = 12.0
 """A killed broker stays away for longer than the controller waits for it (9 s), so that its partitions get new leaders."""
+MOST_STEPS = 20
+"""A worker is killed after at most this number of further steps, redone ones not counted."""
 DAYS = 12
 
 
@@ -220,11 +222,11 @@ class ClusterChaos:
         worker = workers.start()
         for number in range(self.worker_kills):
             target = feeder.rows * (number + self._rng.uniform(0.1, 0.9)) / self.worker_kills
-            before = workers.steps()
+            before = workers.steps() + int(self._rng.integers(MOST_STEPS))
             workers.wait_for(
                 lambda t=target: feeder.finished or feeder.sent >= t, worker, f"see row {target:.0f} sent"
             )
-            workers.wait_for(lambda b=before: workers.steps() > b, worker, "make a step")
+            workers.wait_for(lambda b=before: workers.steps() > b, worker, "make some steps")
             self._note(
                 f"worker is killed at {workers.learned():,} learned offsets, {feeder.sent:,} rows sent"
             )

@@ -154,7 +154,7 @@ def test_a_broker_that_ends_while_it_is_asked_for_partitions_is_no_traceback(mon
     assert kafka_log(client, monkeypatch).partitions() == [("ad", 0), ("natural", 0)]
     monkeypatch.setattr(log, "NEW_TOPIC_S", 0.1)
     answers = itertools.repeat(KafkaConnectionError("111 ECONNREFUSED"))
-    with pytest.raises(BrokerUnavailableError, match="nothing listens at"):
+    with pytest.raises(BrokerUnavailableError, match=r"ECONNREFUSED|nothing listens"):
         kafka_log(client, monkeypatch).partitions()
 
 
