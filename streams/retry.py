@@ -7,13 +7,18 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ecdctr.state.errors import BrokerUnavailableError, EcdctrError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError, EcdctrError
 
-__all__ = ["RetryDelays", "StopRequestedError", "call_until_available", "retry_delay"]
+__all__ = ["MENDED_LATER", "RetryDelays", "StopRequestedError", "call_until_available", "retry_delay"]
 
 log = logging.getLogger("ecdctr.worker")
 
 _DELAYS_S = (0.5, 1.0, 2.0, 5.0)
+_LOOK_S = 0.1
+"""Interval at which a pause looks whether a stop was requested."""
+
+MENDED_LATER = (BrokerUnavailableError, BrokerRefusedError, ConfigError)
+"""What can pass by itself once a worker is running: a right, a password or a certificate was valid before, and is being replaced."""
 
 T = TypeVar("T")
 
@@ -46,22 +51,30 @@ class RetryDelays:
         return delay
 
 
-def call_until_available(call: Callable[[], T], timeout_s: float, stop_requested: Callable[[], bool]) -> T:
+def call_until_available(
+    call: Callable[[], T],
+    timeout_s: float,
+    stop_requested: Callable[[], bool],
+    *,
+    errors: tuple[type[EcdctrError], ...] = (BrokerUnavailableError,),
+) -> T:
     """Repeat a call for as long as no broker is available.
 
     Parameters
     ----------
     call
-        Raises :class:`BrokerUnavailableError` while no broker answers.
+        Raises one of ``errors`` while it has to be repeated.
     timeout_s
         No further attempt after this time; ``inf``: no limit.
     stop_requested
         Ends the attempts when it returns True.
+    errors
+        The errors after which the call is repeated; :data:`MENDED_LATER` in a worker that is running.
 
     Raises
     ------
-    BrokerUnavailableError
-        No broker answered within ``timeout_s``.
+    EcdctrError
+        One of ``errors``, after ``timeout_s``.
     StopRequestedError
         A stop was requested.
     """
@@ -70,11 +83,15 @@ def call_until_available(call: Callable[[], T], timeout_s: float, stop_requested
     while True:
         try:
             return call()
-        except BrokerUnavailableError as error:
+        except errors as error:
             if stop_requested():
                 raise StopRequestedError from None
             if time.monotonic() > deadline:
                 raise
             log.warning("%s; trying again", error)
-            time.sleep(retry_delay(attempt))
+            resume_at = time.monotonic() + retry_delay(attempt)
+            while time.monotonic() < resume_at and not stop_requested():
+                time.sleep(_LOOK_S)
+            if stop_requested():
+                raise StopRequestedError from None
             attempt += 1

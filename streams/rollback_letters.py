@@ -11,7 +11,7 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.records import decode_records
 from ecdctr.streams.dead_letters import ROLLED_BACK, DeadLetter, DeadLetters
-from ecdctr.streams.retry import StopRequestedError, call_until_available
+from ecdctr.streams.retry import MENDED_LATER, StopRequestedError, call_until_available
 
 __all__ = ["RollbackLetters"]
 
@@ -94,7 +94,10 @@ class RollbackLetters:
 
     def _read(self, batch: Batch, reason: str) -> list[DeadLetter]:
         return call_until_available(
-            lambda: self._letters_of(batch, reason), float("inf"), self._stop_requested
+            lambda: self._letters_of(batch, reason),
+            float("inf"),
+            self._stop_requested,
+            errors=MENDED_LATER,
         )
 
     def _raise_if_stopping(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ecdctr.events.kafka import KafkaLog, LeaderEpochs
 from ecdctr.state.errors import OffsetsLostError
-from ecdctr.streams.retry import call_until_available
+from ecdctr.streams.retry import MENDED_LATER, call_until_available
 
 __all__ = ["EpochGuard"]
 
@@ -41,7 +41,7 @@ class EpochGuard:
         return bool(self.epochs.unchecked(topic, partition, last))
 
     def check(self, topic: str, partition: int, last: int) -> None:
-        """Compare; waits while no broker answers, so that it is called in a thread.
+        """Compare; waits while no broker answers, or those that do refuse this client, so that it is called in a thread.
 
         Raises
         ------
@@ -50,7 +50,12 @@ class EpochGuard:
         StopRequestedError
             A stop was requested before a broker answered.
         """
-        call_until_available(lambda: self._compare(topic, partition, last), math.inf, self._stop_requested)
+        call_until_available(
+            lambda: self._compare(topic, partition, last),
+            math.inf,
+            self._stop_requested,
+            errors=MENDED_LATER,
+        )
 
     def _compare(self, topic: str, partition: int, last: int) -> None:
         with self._make_log() as kafka:

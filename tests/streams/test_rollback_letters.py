@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.state.errors import BrokerRefusedError
 from ecdctr.state.positions import Part
 from ecdctr.streams.dead_letters import MemoryDeadLetters
 from ecdctr.streams.retry import StopRequestedError
@@ -83,3 +84,22 @@ def test_a_stop_does_not_wait_for_a_topic_that_takes_no_letters(during_recovery)
         return time.monotonic() - began
 
     assert asyncio.run(main()) < allowance(5)
+
+
+def test_a_broker_that_refuses_to_show_the_records_for_a_while_does_not_end_training():
+    refusals = [BrokerRefusedError("the right Read on topic ads is missing")] * 2
+
+    def connect(_):
+        if refusals:
+            raise refusals.pop()
+        return Log()
+
+    letters = RollbackLetters(connect, EventDecoder(SPECS), {"ads": 1}, lambda: False)
+    sink = MemoryDeadLetters()
+
+    async def main():
+        await letters.start(sink)
+        await asyncio.to_thread(letters.add, BATCH, "loss is nan")
+
+    asyncio.run(main())
+    assert [x.offset for x in sink.letters] == [3, 5]

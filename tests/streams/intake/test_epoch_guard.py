@@ -3,7 +3,7 @@
 import pytest
 
 from ecdctr.events.kafka import LeaderEpochs
-from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
+from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError, OffsetsLostError
 from ecdctr.state.positions import LogIdentity, Positions
 from ecdctr.streams.intake import EpochGuard
 from tests.support.batches import batch
@@ -27,7 +27,7 @@ class Log:
         return {KEY: self.end}
 
 
-def guard(end: int, *, answers_at: int = 1) -> EpochGuard:
+def guard(end: int, *, answers_at: int = 1, error: Exception | None = None) -> EpochGuard:
     """A guard of records that were read up to 50 in epoch 3, which now ends at ``end``, and then from 50 on in epoch 5."""
     epochs = LeaderEpochs({}, Positions({KEY: 50}), LogIdentity(epochs={KEY: 3}))
     epochs.observe(*KEY, batch(50, 60, 5))
@@ -36,7 +36,7 @@ def guard(end: int, *, answers_at: int = 1) -> EpochGuard:
     def connect():
         attempts.append(1)
         if len(attempts) < answers_at:
-            raise BrokerUnavailableError("no broker answers")
+            raise error or BrokerUnavailableError("no broker answers")
         return Log(end)
 
     return EpochGuard(epochs, connect, lambda: False)
@@ -45,6 +45,15 @@ def guard(end: int, *, answers_at: int = 1) -> EpochGuard:
 def test_the_records_of_a_new_leader_are_learned_if_nothing_was_cut():
     made = guard(50, answers_at=2)
     assert made.is_due(*KEY, 55)
+    made.check(*KEY, 55)
+    assert not made.is_due(*KEY, 55)
+
+
+@pytest.mark.parametrize(
+    "error", [BrokerRefusedError("the right Read is missing"), ConfigError("no such file")]
+)
+def test_a_connection_that_is_refused_for_a_while_does_not_end_the_worker(error):
+    made = guard(50, answers_at=3, error=error)
     made.check(*KEY, 55)
     assert not made.is_due(*KEY, 55)
 
