@@ -35,6 +35,11 @@ class RollbackLetters:
         ``{topic: domain}``.
     stop_requested
         Whether the worker was asked to stop: it ends the wait for a broker.
+
+    Attributes
+    ----------
+    waiting
+        Steps whose letters are not acknowledged. A checkpoint must not follow them: after it, they would not be repeated.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class RollbackLetters:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._letters: DeadLetters | None = None
         self._pending: list[tuple[Batch, str]] = []
+        self.waiting = 0
 
     async def start(self, letters: DeadLetters) -> None:
         """Send what was rolled back during recovery, and send later steps at once. Called in the running loop.
@@ -61,6 +67,7 @@ class RollbackLetters:
         for batch, reason in pending:
             found = await self._loop.run_in_executor(None, self._read, batch, reason)
             await self._send(found)
+            self.waiting -= 1
 
     def add(self, batch: Batch, reason: str) -> None:
         """Called in the trainer's thread with a batch that was rolled back; returns when its letters are acknowledged.
@@ -73,10 +80,12 @@ class RollbackLetters:
             The worker was asked to stop before the letters were acknowledged. The step is not part of the last checkpoint, so
             it is repeated, and rolled back, after a restart.
         """
+        self.waiting += 1
         if self._loop is None or self._letters is None:
             self._pending.append((batch, reason))
             return
         asyncio.run_coroutine_threadsafe(self._send(self._read(batch, reason)), self._loop).result()
+        self.waiting -= 1
 
     async def _send(self, found: list[DeadLetter]) -> None:
         """Return when the letters are acknowledged; a stop does not wait for a topic that takes none."""

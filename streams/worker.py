@@ -135,7 +135,8 @@ class Worker:
                 # of the Kafka topics were lost, the state is complete and is saved, because the journal can no longer be redone.
                 engine.close(checkpoint=isinstance(error, OffsetsLostError) and self._state_is_whole)
                 raise
-            engine.close()
+            # A step whose letters were not sent is not part of a checkpoint: after a restart the journal repeats it.
+            engine.close(checkpoint=not self._rollback_letters.waiting)
             self._publisher.close(_PUBLISH_S)
             log.info("stopped at step %d; %s", engine.step, rows_by_kind(engine))
         finally:

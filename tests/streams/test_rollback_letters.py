@@ -52,6 +52,7 @@ def test_case_s1_letters_of_a_rolled_back_step_keep_null_headers():
         await asyncio.to_thread(letters.add, BATCH, "loss is nan")
 
     asyncio.run(main())
+    assert letters.waiting == 0
     assert [(x.offset, x.reason, x.headers) for x in sink.letters] == [
         (3, "loss", (("trace", None),)),
         (5, "loss", (("", b"\xff"),)),
@@ -81,6 +82,7 @@ def test_a_stop_does_not_wait_for_a_topic_that_takes_no_letters(during_recovery)
         stop.set()
         with pytest.raises(StopRequestedError):
             await work
+        assert letters.waiting == 1, "no checkpoint may follow the step"
         return time.monotonic() - began
 
     assert asyncio.run(main()) < allowance(5)

@@ -1,0 +1,68 @@
+"""The end of a worker: what a signal may interrupt, and after what no checkpoint follows."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.settings import KafkaSettings
+from ecdctr.state.positions import Part
+from ecdctr.streams.retry import StopRequestedError
+from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
+from ecdctr.streams.worker import Worker
+from tests.support.intakes import SPECS
+
+ROLLED_BACK = SimpleNamespace(parts=(Part("ads", 0, 3, 6),))
+
+
+class Engine:
+    """Recovers one step that is rolled back, or none, and is then asked to stop."""
+
+    step = 7
+    progress = SimpleNamespace(rows={})
+
+    def __init__(self, *, on_skipped, **_):
+        self.on_skipped = on_skipped
+        self.closed: list[bool] = []
+
+    def close(self, *, checkpoint=True):
+        self.closed.append(checkpoint)
+
+
+class Stopped(Worker):
+    """Is asked to stop at the end of its recovery."""
+
+    rolls_back = False
+
+    def _recover(self, engine, reset_offsets):
+        if self.rolls_back:
+            engine.on_skipped(ROLLED_BACK, "loss is nan")
+        raise StopRequestedError
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("ecdctr.streams.worker.rows_by_kind", lambda _: "")
+    return Stopped(
+        make_engine=Engine,
+        decoder=EventDecoder(SPECS),
+        make_log=lambda _: None,
+        kafka=KafkaSettings(),
+        topics=TopicSettings(),
+        worker=WorkerSettings(),
+        monitor=MonitorSettings(port=0),
+        state_folder=tmp_path,
+        natural_batch=8,
+        ad_batch=8,
+    )
+
+
+@pytest.mark.parametrize("rolls_back", [False, True])
+def test_no_checkpoint_follows_a_step_whose_letters_were_not_sent(worker, rolls_back):
+    worker.rolls_back = rolls_back
+    assert worker.run() == 0
+    assert worker._engine.closed == [not rolls_back]
