@@ -153,7 +153,10 @@ class Worker:
             self._engine.stop_waiting()
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
-            loop.call_soon_threadsafe(stop.set)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the loop has ended: the last checkpoint is being written
+                loop.call_soon_threadsafe(stop.set)
         else:
             log.info("%s: stopping", signal.Signals(number).name)
 
@@ -204,7 +207,7 @@ class Worker:
                     time.monotonic() - began,
                 )
         engine.origin = epochs = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
-        self._guard = EpochGuard(epochs, lambda: self._make_log(self._decoder), lambda: self._stop_requested)
+        self._guard = EpochGuard(epochs, lambda: self._make_log(self._decoder), self._is_ending)
         beginning = log_state.beginning
         positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
         behind = sum(max(0, end - positions[key]) for key, end in ends.items())
@@ -224,6 +227,9 @@ class Worker:
     def _redone(self, _rows: int, _clock: int) -> None:
         self._reporter.health.step()
         self._raise_if_stopping()
+
+    def _is_ending(self) -> bool:
+        return self._stop_requested or self._failure is not None
 
     def _raise_if_stopping(self) -> None:
         if self._stop_requested:

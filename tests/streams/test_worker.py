@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import KafkaSettings
+from ecdctr.state.errors import StreamError
 from ecdctr.state.positions import Part
 from ecdctr.streams.retry import StopRequestedError
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
@@ -66,3 +68,18 @@ def test_no_checkpoint_follows_a_step_whose_letters_were_not_sent(worker, rolls_
     worker.rolls_back = rolls_back
     assert worker.run() == 0
     assert worker._engine.closed == [not rolls_back]
+
+
+def test_a_signal_after_the_event_loop_does_not_interrupt_the_last_checkpoint(worker):
+    async def stream():
+        worker._loop, worker._stop = asyncio.get_running_loop(), asyncio.Event()
+
+    asyncio.run(stream())
+    worker._on_signal(signal.SIGTERM, None)
+    assert worker._stop_requested
+
+
+def test_a_failure_ends_the_waits_of_other_threads(worker):
+    assert not worker._is_ending()
+    worker._fail(StreamError("gone"))
+    assert worker._is_ending()
