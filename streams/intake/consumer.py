@@ -44,7 +44,8 @@ _MANY, _MANY_BYTES = 1_000, 1 << 18
 # the busy ones for up to this time. With Faust's default of 1,500 ms, records arrive in bursts 1.5 s apart.
 _WAIT_BUSY_MS = 5
 _WAIT_IDLE_MS = 100
-# A list that was delivered but not started by an agent within this time is considered lost and fetched again.
+# A list that was delivered but not started by an agent within this time is considered lost and fetched again, unless the agent is
+# still working on an earlier one.
 _LOST_AFTER_S = 30.0
 # A partition whose offset the broker refused is fetched again after this time. If the log ends before the offset for
 # ``_SHORT_FOR_S``, records are gone: a broker that has just become the leader may not know all of them at first. The worker's
@@ -243,7 +244,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             if delivered is None:
                 is_lost = self._next_offset.get(tp, position) > position
             else:
-                is_lost = not delivered.started and now - delivered.delivered_at > _LOST_AFTER_S
+                is_lost = _never_started(delivered, self._delivered.values(), now)
             if is_lost:
                 lost[tp] = position
         if lost:
@@ -391,6 +392,20 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Does nothing: Faust's stall detector mistakes paused partitions for stalled ones, and the worker has its own."""
+
+
+def _never_started(found: RecordList, delivered: Iterable[RecordList], now: float) -> bool:
+    """Whether a list was lost before an agent started it.
+
+    The agent of a topic takes lists in the order of delivery. While it waits with an earlier one, for example for dead letters, the
+    later ones wait, too: each that was fetched again would be one more copy of them in memory.
+    """
+    if found.started or now - found.delivered_at <= _LOST_AFTER_S:
+        return False
+    return not any(
+        other.started and other.tp.topic == found.tp.topic and other.delivered_at <= found.delivered_at
+        for other in delivered
+    )
 
 
 def _many(found: Mapping[TP, RecordList]) -> bool:
