@@ -232,6 +232,11 @@ class StreamApp:
                 await self.dead_letters.send(letters_of(chunk.topic, chunk.partition, rejects))
             if self._ended:  # another app reads into the intake
                 return
+            if self.intake.position(chunk.topic, chunk.partition) != chunk.first:
+                # Sought back in the meantime (partitions were added), and read again without records up to a later offset, from
+                # which reading continues.
+                self.redelivered += len(fetched.records)
+                continue
             await self.intake.put(chunk)  # 4
             self.records += len(fetched.records)
             self.rows += len(chunk.batch)

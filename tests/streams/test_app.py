@@ -354,3 +354,32 @@ def test_a_log_that_was_created_again_is_an_error(streams):
 def test_a_redelivered_head_is_skipped(streams):
     intake = take(streams, position=10, asked=5, offsets=list(range(5, 15)))
     assert intake.offsets(streams.topics.natural) == {0: [10, 11, 12, 13, 14]}
+
+
+def test_rows_whose_position_was_passed_while_their_letters_were_written_are_left_to_the_next_list(streams):
+    class Tp(tuple):
+        topic, partition = streams.topics.natural, 0
+
+    key = Tp((streams.topics.natural, 0))
+    intake = MemoryIntake({key: 10})
+    app = streams.app(intake)
+    app.faust.consumer = StandIn(0)
+
+    class Letters(MemoryDeadLetters):
+        async def send(self, letters):
+            await app._pass_over(RecordList(key, 10, [], 12))
+            return await super().send(letters)
+
+    app.dead_letters = Letters()
+    values = {10 + i: value for i, value in enumerate([b"broken", event(1), event(2), event(3)])}
+    records = [SimpleNamespace(offset=o, value=v, key=None, headers=()) for o, v in values.items()]
+
+    async def main():
+        await app._take([RecordList(key, 10, records, 14)], 0)
+        await app._take([RecordList(key, 12, records[2:], 14)], 0)
+
+    asyncio.run(main())
+    assert [(c.first, c.end, c.offset.tolist()) for c in intake.chunks[key]] == [
+        (10, 12, []),
+        (12, 14, [12, 13]),
+    ]
