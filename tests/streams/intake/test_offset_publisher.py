@@ -101,3 +101,18 @@ def test_a_commit_that_hangs_does_not_hold_up_the_end(consumer, publisher):
     wait_for(lambda: consumer.attempts, "begin to commit")
     assert not publisher.close(0.1)
     consumer.hold.set()
+
+
+def test_a_client_that_cannot_even_be_closed_ends_neither_the_publisher_nor_training(
+    consumer, publisher, monkeypatch
+):
+    def close(**_):
+        raise RuntimeError("in another state")
+
+    monkeypatch.setattr(consumer, "close", close)
+    consumer.failures = [KafkaConnectionError()]
+    publisher.put({KEY: 7})
+    wait_for(lambda: consumer.commits, "commit")
+    publisher.put({KEY: 8})
+    assert publisher.close(PATIENCE_S)
+    assert consumer.commits == [{KEY: 7}, {KEY: 8}]
