@@ -24,9 +24,10 @@ from kafka.errors import (
 
 from ecdctr.events.kafka import close_at_once, probe_brokers, stating_the_reason, topic_problem
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
+from ecdctr.state.errors import ConfigError, StreamError
 from ecdctr.streams.dead_letters.letter import DeadLetter, Form, Identity
 from ecdctr.streams.dead_letters.read_back import Tail
+from ecdctr.streams.retry import MENDED_LATER
 
 __all__ = ["Lane"]
 
@@ -297,7 +298,7 @@ class Lane:
                 if there is None:
                     there = self._tail.read(self._ended.is_set)
                 self._producer = self._connect()
-            except (BrokerUnavailableError, BrokerRefusedError) as error:
+            except MENDED_LATER as error:
                 self._wait(error)
             else:
                 break
@@ -316,7 +317,10 @@ class Lane:
         assert self._since is not None
         if now - max(self._since, self._asked_at) < SAID_AFTER_S:
             return
-        reason = self._reason(error)
+        try:
+            reason = self._reason(error)
+        except ConfigError as unreadable:  # a password or a certificate that is being replaced
+            reason = str(unreadable)
         self._asked_at = time.monotonic()
         sentence = f'the dead-letter topic "{self.topic}" does not take letters: {reason}'
         if sentence != self._sentence or now - self._logged_at > _LOG_AGAIN_S:
@@ -330,7 +334,7 @@ class Lane:
 
     def _reason(self, error: Exception | None) -> str:
         error = error or self._repeated
-        if isinstance(error, BrokerUnavailableError | BrokerRefusedError):
+        if isinstance(error, MENDED_LATER):
             return str(error)
         # A user who may write to no topic gets no producer id: an error without a class of its own.
         if isinstance(error, TopicAuthorizationFailedError) or "ClusterAuthorizationFailed" in str(error):

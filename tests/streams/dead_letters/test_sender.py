@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from ecdctr.events.records import RecordReject
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import StreamError
+from ecdctr.state.errors import ConfigError, StreamError
 from ecdctr.streams.dead_letters import DeadLetter, DeadLetters, MemoryDeadLetters, letters_of
 from ecdctr.streams.dead_letters import lane as lane_module
 from ecdctr.streams.settings import TopicSettings
@@ -111,6 +111,26 @@ def test_a_letter_that_was_written_although_the_producer_failed_is_not_written_t
     assert new == 4
     assert letters.counts == {"json": 4}
     assert sorted(origins(streams)) == [0, 1, 2, 3]
+
+
+def test_a_certificate_that_is_being_replaced_is_waited_for(streams, faults, monkeypatch):
+    connect, said = lane_module.Lane._connect, []
+    absent = [ConfigError("kafka.cert_file = /c.pem: no such file")] * 2
+
+    def replaced(lane):
+        if absent:
+            raise absent.pop()
+        return connect(lane)
+
+    async def work(dead):
+        monkeypatch.setattr(lane_module.Lane, "_connect", replaced)
+        faults.before = [KafkaTimeoutError("no metadata of t.dlq")]
+        return await dead.send(letters_for(streams, 2))
+
+    new, _ = run(streams, work, on_waiting=said.append)
+    assert new == 2
+    assert sorted(origins(streams)) == [0, 1]
+    assert any(sentence and "/c.pem" in sentence for sentence in said)
 
 
 def test_only_the_letter_that_is_too_large_is_shortened(streams):
