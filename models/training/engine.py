@@ -21,6 +21,7 @@ from ecdctr.events.step import Step, StepKind
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.progress import Progress
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
+from ecdctr.models.training.waiting_writes import WaitingWrites
 from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
 from ecdctr.state.errors import JournalDamagedError, StateError
 from ecdctr.state.journals import EntryKind, JournalEntry, JournalLike
@@ -106,8 +107,8 @@ class Engine:
         self.releases: list[ReleaseReport] = []
         self.first_difference: int | None = None
         self._digest: str | None = None
-        self._wait_for_space = True
-        trainer.run_write = lambda write: self._write_or_wait("ad window", write)
+        self._writes = WaitingWrites(self.progress)
+        trainer.run_write = lambda write: self._writes.run("ad window", write)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[CheckpointInfo] | None = None
         # Rows of captures that did not reach the store; only the saving thread uses it.
@@ -283,36 +284,14 @@ class Engine:
         return JournalEntry(self.step + 1, kind, parts, clock, extra, rows)
 
     def _append(self, entry: JournalEntry) -> None:
-        self._write_or_wait(f"journal: step {entry.step}", lambda: self.journal.append(entry))
-
-    def _write_or_wait(self, what: str, write: Callable[[], None]) -> None:
-        """Write state without which training must not continue; wait while the disk is full.
-
-        ``write`` is atomic. Only :meth:`stop_waiting` ends the wait, and then the error is raised.
-        """
-        delay, waited = 0.1, False
-        while True:
-            try:
-                write()
-                if waited:
-                    self.progress.last_error = None
-                    log.info("%s written: training continues", what)
-                return
-            except (OSError, StateError) as error:
-                waited = True
-                self.progress.last_error = f"{what}: {error}"
-                log.error("%s cannot be written (%s): waiting for space", what, error)
-                if not self._wait_for_space:
-                    raise
-                time.sleep(delay)
-                delay = min(2 * delay, 2.0)
+        self._writes.run(f"journal: step {entry.step}", lambda: self.journal.append(entry))
 
     def stop_waiting(self) -> None:
         """Let a write that waits for disk space fail, and every later one that would wait.
 
         May be called in any thread and in a signal handler.
         """
-        self._wait_for_space = False
+        self._writes.stop_waiting()
 
     def _apply(self, entry: JournalEntry, step: Step | None) -> StepResult | None:
         result: StepResult | None = None
@@ -374,7 +353,7 @@ class Engine:
             ),
             **({} if self.note is None else self.note(rows)),
         }
-        self._write_or_wait("score log", lambda: self.scores.append(columns))
+        self._writes.run("score log", lambda: self.scores.append(columns))
 
     def idle(self) -> None:
         """Write a checkpoint if one is due. Call it while no step is queued, so that the last steps become durable in time."""
