@@ -40,6 +40,7 @@ __all__ = [
 log = logging.getLogger("ecdctr.topics")
 
 BOOTSTRAP_MS = 10_000
+_REQUEST_MS = 10_000
 OFFSETS_S = 10.0
 LEADERS_MS = 10_000
 """Maximum time until every partition of a new topic must have a leader."""
@@ -238,7 +239,9 @@ def _wait_for_leaders(admin: Any, names: list[str]) -> None:
 @contextmanager
 def _admin(connection: KafkaSettings) -> Iterator[Any]:
     with stating_the_reason(connection):
-        admin = KafkaAdminClient(**connection.kafka_python(), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        admin = KafkaAdminClient(
+            **connection.kafka_python(), bootstrap_timeout_ms=BOOTSTRAP_MS, request_timeout_ms=_REQUEST_MS
+        )
         try:
             yield admin
         finally:

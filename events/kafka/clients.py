@@ -1,4 +1,4 @@
-r"""Two corrections to aiokafka and kafka-python for which neither has an option, and the end of a producer.
+r"""Corrections to aiokafka and kafka-python for which neither has an option, and the end of a producer.
 
 Importing ``ecdctr.events.kafka`` applies the corrections to the two libraries in this process:
 
@@ -8,6 +8,7 @@ Importing ``ecdctr.events.kafka`` applies the corrections to the two libraries i
 - **The name of a header may be any bytes.** Kafka does not check that names are UTF-8. Both libraries raise an error for a
   record whose header name is not, and can then not read its partition any further. Such bytes are read as escapes, as in
   ``\xff``.
+- **A kafka-python client asks a broker that answers**, see :mod:`ecdctr.events.kafka.broker_choice`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError
 from kafka.record.default_records import DefaultRecordBatch
 
+from ecdctr.events.kafka.broker_choice import choose_brokers_that_answer
+
 __all__ = ["close_at_once", "correct_clients"]
 
 _HEAD = 12  # base offset and length of a batch; the length counts what follows
@@ -34,7 +37,8 @@ _LENGTH_AT = 8
 
 
 def correct_clients() -> None:
-    """Apply both corrections; a second call does nothing."""
+    """Apply the corrections; a second call does nothing."""
+    choose_brokers_that_answer()
     for client in (KafkaConsumer, KafkaProducer, ClusterMetadata):
         client.DEFAULT_CONFIG["allow_auto_create_topics"] = False
     aiokafka.client.MetadataRequest = _MetadataRequest

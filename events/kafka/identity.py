@@ -6,9 +6,16 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from kafka.errors import IncompatibleBrokerVersion, KafkaError, UnsupportedVersionError
+from kafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    UnsupportedVersionError,
+)
 from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.consumer import OffsetForLeaderEpochRequest
 from kafka.protocol.metadata import MetadataRequest
@@ -24,7 +31,8 @@ Key = tuple[str, int]
 _TOPIC = 2
 """Kafka's number of the resource type "topic"."""
 _CLEANUP = "cleanup.policy"
-_REQUEST_MS = 10_000
+_REQUEST_MS = 5_000
+"""Limit of one request; a broker that hangs is left for another one."""
 _RETRY_S = 0.2
 _UNKNOWN_TO_THE_BROKER = (IncompatibleBrokerVersion, UnsupportedVersionError)
 
@@ -129,8 +137,14 @@ def compacted_topics(consumer: Any, topics: Iterable[str]) -> set[str]:
 
 async def _metadata(manager: Any, topics: Iterable[str]) -> Any:
     wanted = [MetadataRequest.MetadataRequestTopic(name=topic) for topic in topics]
-    request = MetadataRequest(topics=wanted, allow_auto_topic_creation=False)
-    return await manager.wait_for(manager.send(request), _REQUEST_MS)
+    with suppress(KafkaTimeoutError, KafkaConnectionError):
+        return await manager.wait_for(manager.send(_request(wanted)), _REQUEST_MS)
+    # The client prefers a broker with which no request is open, so that this one goes to another broker.
+    return await manager.wait_for(manager.send(_request(wanted)), _REQUEST_MS)
+
+
+def _request(topics: list[Any]) -> Any:
+    return MetadataRequest(topics=topics, allow_auto_topic_creation=False)
 
 
 async def _ask_leaders(manager: Any, epochs: Mapping[Key, int]) -> dict[Key, int]:
@@ -146,11 +160,24 @@ async def _ask_leaders(manager: Any, epochs: Mapping[Key, int]) -> dict[Key, int
                 )
                 by_node.setdefault(p.leader_id, {}).setdefault(topic.name, []).append(partition)
     found: dict[Key, int] = {}
-    for node, topics in by_node.items():
-        request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
-        answer = await manager.wait_for(manager.send(request, node_id=node), _REQUEST_MS)
+    sent = [
+        manager.send(OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items())), node_id=node)
+        for node, topics in by_node.items()
+    ]
+    failure: KafkaError | None = None
+    # All are sent before the first answer is waited for, and a leader that hangs does not hide what the others report.
+    for future in sent:
+        try:
+            answer = await manager.wait_for(future, _REQUEST_MS)
+        except _UNKNOWN_TO_THE_BROKER:
+            raise
+        except KafkaError as error:
+            failure = error
+            continue
         for result in answer.topics:
             for p in result.partitions:
                 if not p.error_code:
                     found[(result.topic, p.partition)] = int(p.end_offset)
+    if failure is not None and not found:
+        raise failure
     return found

@@ -35,6 +35,10 @@ CHECK_S = 10.0
 _POLL_MS = 500
 _BOOTSTRAP_MS = 10_000
 MAX_POLL_RECORDS = 10_000
+_REQUEST_MS = 10_000
+"""A broker to which a connection was made and that does not answer a request for this long is given up."""
+_METADATA_AGE_MS = 5_000
+"""Longest time until a new leader is known, in place of one that does not answer."""
 OFFSETS_S = 10.0
 """Limit for a request of first or end offsets; whoever waits for a broker asks again and says so."""
 NEW_TOPIC_S = 2.0
@@ -122,6 +126,8 @@ class KafkaLog:
                 max_poll_records=MAX_POLL_RECORDS,
                 fetch_max_wait_ms=50,
                 bootstrap_timeout_ms=_BOOTSTRAP_MS,
+                request_timeout_ms=_REQUEST_MS,
+                metadata_max_age_ms=_METADATA_AGE_MS,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
             )
 

@@ -57,7 +57,8 @@ def probe_brokers(
     3. Ask for the metadata of ``topics``, which needs the right to see them.
     4. Connect to the addresses that the broker advertises.
 
-    Where a connection is closed without a reason, a second one finds out whether the broker expects TLS or SASL.
+    Where a connection is closed without a reason, a second one finds out whether the broker expects TLS or SASL. The first broker
+    that can be used ends the call: one that does not answer is not waited for.
 
     Parameters
     ----------
@@ -78,16 +79,22 @@ def probe_brokers(
     ConfigError
         A certificate or the password file cannot be read.
     """
-    problems = list(probe_each(settings, topics, timeout_s).values())
-    if None in problems:
-        return None
-    return min((p for p in problems if p is not None), key=lambda problem: problem.may_pass)
+    found = _probe(settings, topics, timeout_s, all_of_them=False)
+    problems = [problem for problem in found.values() if problem is not None]
+    return None if len(problems) < len(found) else min(problems, key=lambda problem: problem.may_pass)
 
 
 def probe_each(
     settings: KafkaSettings, topics: Sequence[str] = (), timeout_s: float = TIMEOUT_S
 ) -> dict[str, BrokerProblem | None]:
     """The problem of each configured broker, by address; None: it can be used. See :func:`probe_brokers`."""
+    return _probe(settings, topics, timeout_s, all_of_them=True)
+
+
+def _probe(
+    settings: KafkaSettings, topics: Sequence[str], timeout_s: float, *, all_of_them: bool
+) -> dict[str, BrokerProblem | None]:
+    """The problems by address; unless all are asked for, without those of brokers slower than the first that can be used."""
     options = settings.aiokafka()
     del options["bootstrap_servers"]
     if settings.uses_tokens:
@@ -99,11 +106,17 @@ def probe_each(
                 address: BrokerProblem(cause, address, str(error), settings) for address in settings.addresses
             }
 
-    async def probe_all() -> list[BrokerProblem | None]:
-        probes = (_Probe(settings, address, options, timeout_s) for address in settings.addresses)
-        return await asyncio.gather(*(probe.run(topics) for probe in probes))
+    async def probe() -> dict[str, BrokerProblem | None]:
+        tasks = {
+            address: asyncio.ensure_future(_Probe(settings, address, options, timeout_s).run(topics))
+            for address in settings.addresses
+        }
+        for done in asyncio.as_completed(tasks.values()):
+            if await done is None and not all_of_them:
+                break
+        return {address: task.result() for address, task in tasks.items() if task.done()}
 
-    return dict(zip(settings.addresses, run_in_own_loop(probe_all()), strict=True))
+    return run_in_own_loop(probe())
 
 
 @contextmanager

@@ -26,6 +26,9 @@ __all__ = ["Tail"]
 _READ_S = 120.0
 _POLL_MS = 500
 _OFFSETS_S = 10.0
+_BOOTSTRAP_MS = _REQUEST_MS = 10_000
+_METADATA_AGE_MS = 5_000
+"""As for the click topics: longest time until a new leader is known, in place of one that does not answer."""
 
 
 class Tail:
@@ -74,6 +77,9 @@ class Tail:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_max_wait_ms=100,
+                bootstrap_timeout_ms=_BOOTSTRAP_MS,
+                request_timeout_ms=_REQUEST_MS,
+                metadata_max_age_ms=_METADATA_AGE_MS,
             )
             try:
                 return self._read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -20,6 +22,10 @@ REQUEST_TIMEOUT_S = 10.0
 
 A broker that hangs costs one request and one attempt to connect again, before the brokers name another leader: two to
 three times this. No request waits on purpose for longer than 100 ms (``fetch_max_wait_ms``)."""
+CONNECT_S = 5.0
+"""A broker with which no connection is made within this time is given up for the moment."""
+_SILENT_S = 30.0
+"""For this time after it has not answered, a broker is asked for metadata only if no other one answers."""
 _METADATA_AGE_S = 10.0
 _METADATA_TIMEOUT_S = 4.0
 _METADATA_PAUSE_S = 0.25
@@ -75,10 +81,60 @@ def click_consumer(
 class _Client(AIOKafkaClient):  # type: ignore[misc]
     """A client that pauses between requests for metadata, and that creates no topic by asking for it.
 
-    Brokers to which there is a connection are asked first: connecting to a broker that hangs takes long.
+    A broker that hangs accepts connections and does not answer. To wait for it as seldom as possible,
+
+    1. the start connects to all configured addresses at once, and uses the first that answers;
+    2. brokers that have not answered lately are asked for metadata last, and those to which there is a connection first;
+    3. a connection that is being made does not keep connections to other brokers waiting, as it does in aiokafka.
     """
 
-    _updated_at = -float("inf")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._updated_at = -float("inf")
+        self._answered: tuple[str, int] | None = None
+        self._silent_at: dict[Any, float] = {}
+        self._connecting: dict[Any, asyncio.Lock] = {}
+
+    # -- 1
+
+    async def bootstrap(self) -> None:
+        addresses = [(host, port) for host, port, _ in self.hosts]
+        self._answered = await self._first_to_answer(addresses) if len(addresses) > 1 else addresses[0]
+        await super().bootstrap()
+
+    @property
+    def hosts(self) -> list[Any]:
+        return sorted(super().hosts, key=lambda host: (host[0], host[1]) != self._answered)
+
+    async def _first_to_answer(self, addresses: list[tuple[str, int]]) -> tuple[str, int] | None:
+        tasks = [asyncio.ensure_future(self._answer(address)) for address in addresses]
+        try:
+            for done in asyncio.as_completed(tasks):
+                with contextlib.suppress(OSError, TimeoutError, KafkaError):
+                    return await done
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return None
+
+    async def _answer(self, address: tuple[str, int]) -> tuple[str, int]:
+        async with asyncio.timeout(CONNECT_S):
+            connection = await create_conn(
+                *address,
+                client_id=self._client_id,
+                request_timeout_ms=self._request_timeout_ms,
+                ssl_context=self._ssl_context,
+                security_protocol=self._security_protocol,
+                sasl_mechanism=self._sasl_mechanism,
+                sasl_plain_username=self._sasl_plain_username,
+                sasl_plain_password=self._sasl_plain_password,
+                sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+            )
+        connection.close()
+        return address
+
+    # -- 2
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         await asyncio.sleep(max(0.0, self._updated_at + _METADATA_PAUSE_S - time.monotonic()))
@@ -93,15 +149,18 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
         if bootstrap in self._conns:
             nodes.append("bootstrap")
         random.shuffle(nodes)
-        for node in sorted(nodes, key=lambda node: (node, ConnectionGroup.DEFAULT) not in self._conns):
+        for node in sorted(nodes, key=self._rank):
             connection = await self._get_conn(node)
             if connection is None:
+                self._silent_at[node] = time.monotonic()
                 continue
             try:
                 async with asyncio.timeout(_METADATA_TIMEOUT_S):
                     metadata = await connection.send(MetadataRequest(topics, False))
             except (KafkaError, TimeoutError):
+                self._silent_at[node] = time.monotonic()
                 continue
+            self._silent_at.pop(node, None)
             if not metadata.brokers:
                 return False
             cluster_metadata.update_metadata(metadata)
@@ -110,6 +169,36 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
             return True
         cluster_metadata.failed_update(None)
         return False
+
+    def _rank(self, node: Any) -> tuple[bool, bool, bool]:
+        """Brokers with a smaller rank are asked earlier."""
+        is_silent = time.monotonic() - self._silent_at.get(node, -float("inf")) < _SILENT_S
+        is_connected = (node, ConnectionGroup.DEFAULT) in self._conns
+        has_answered = self._answered is not None and any(
+            broker.nodeId == node and (broker.host, broker.port) == self._answered
+            for broker in self.cluster.brokers()
+        )
+        return is_silent, not is_connected, not has_answered
+
+    # -- 3
+
+    @property
+    def _get_conn_lock(self) -> Any:
+        return contextlib.nullcontext()  # in its place: one for each broker
+
+    async def _get_conn(
+        self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False
+    ) -> Any:
+        key = (node_id, group)
+        connection = self._conns.get(key)
+        if connection is not None and connection.connected():
+            return connection
+        try:
+            async with self._connecting.setdefault(key, asyncio.Lock()), asyncio.timeout(CONNECT_S):
+                return await super()._get_conn(node_id, group=group, no_hint=no_hint)
+        except TimeoutError:
+            self.force_metadata_update()
+            return None
 
 
 def pace_fetches(consumer: AIOKafkaConsumer) -> None:

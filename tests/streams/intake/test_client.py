@@ -99,3 +99,84 @@ def test_a_fetch_that_returns_nothing_at_once_takes_a_moment():
         assert await fetcher._proc_fetch_request(None, 0, None) is True
 
     asyncio.run(main())
+
+
+def test_a_broker_that_has_not_answered_is_asked_last(monkeypatch):
+    monkeypatch.setattr(client, "_METADATA_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(client, "_METADATA_PAUSE_S", 0.0)
+
+    async def main():
+        hanging, answering = Connection(hangs=True), Connection()
+        found = made(b0=hanging, b1=answering)
+        for _ in range(10):
+            assert await found._metadata_update(found.cluster, {"t"})
+        assert (hanging.asked <= 1, answering.asked) == (True, 10)
+
+    asyncio.run(main())
+
+
+class Made:
+    """What ``create_conn`` returns."""
+
+    def connected(self):
+        return True
+
+    def close(self): ...
+
+
+def unconnected(monkeypatch, brokers: str, hangs: set[int]):
+    """A client whose connections to these ports are never made; all others are made at once."""
+
+    async def create_conn(host, port, **_):
+        if port in hangs:
+            await asyncio.Event().wait()
+        return Made()
+
+    monkeypatch.setattr(client, "create_conn", create_conn)
+    monkeypatch.setattr("aiokafka.client.create_conn", create_conn)
+    consumer = client.click_consumer(
+        {"bootstrap_servers": brokers.split(",")}, poll_records=10, fetch_bytes=1000, fetch_max_wait_ms=100
+    )
+    consumer._closed = True
+    return consumer._client
+
+
+def test_the_start_uses_the_first_address_that_answers(monkeypatch):
+    async def main():
+        found = unconnected(monkeypatch, "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3", hangs={1, 3})
+        found._answered = await found._first_to_answer([("127.0.0.1", port) for port in (1, 2, 3)])
+        assert found._answered == ("127.0.0.1", 2)
+        for _ in range(20):
+            assert found.hosts[0][:2] == ("127.0.0.1", 2)
+
+    asyncio.run(main())
+
+
+def test_no_address_that_answers_is_no_error_of_its_own(monkeypatch):
+    monkeypatch.setattr(client, "CONNECT_S", 0.05)
+
+    async def main():
+        found = unconnected(monkeypatch, "127.0.0.1:1,127.0.0.1:3", hangs={1, 3})
+        assert await found._first_to_answer([("127.0.0.1", 1), ("127.0.0.1", 3)]) is None
+        assert {port for _, port, _ in found.hosts} == {1, 3}
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_is_being_made_does_not_keep_others_waiting(monkeypatch):
+    async def main():
+        found = unconnected(monkeypatch, "127.0.0.1:1", hangs={1})
+        found.cluster = SimpleNamespace(
+            broker_metadata=lambda node: SimpleNamespace(host="127.0.0.1", port=node)
+        )
+        found.force_metadata_update = lambda: None
+        waiting = asyncio.ensure_future(found._get_conn(1))
+        await asyncio.sleep(0)
+        assert isinstance(await found._get_conn(2), Made)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        monkeypatch.setattr(client, "CONNECT_S", 0.05)
+        assert await found._get_conn(1) is None
+
+    asyncio.run(main())
