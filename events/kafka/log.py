@@ -44,6 +44,8 @@ OFFSETS_S = 10.0
 NEW_TOPIC_S = 2.0
 """How long a topic that was created a moment ago may be absent from the metadata of another broker."""
 _RETRY_S = 0.05
+_FAILED_S = 0.25
+"""Pause after a read that failed."""
 
 
 class KafkaLog:
@@ -319,34 +321,36 @@ class KafkaLog:
         """The next records of a range; a partition that is slow is waited for, as long as the log holds the range.
 
         1. Take what arrives.
-        2. Every :data:`CHECK_S` without a record, and when the client finds the offset out of range: compare the range with the
-           beginning and the end of the log. Only they prove that records are gone.
+        2. Every :data:`CHECK_S` without a record, and when the client finds the offset out of range or fails: compare the range
+           with the beginning and the end of the log. Only they prove that records are gone.
         3. Otherwise log what is waited for, and continue for up to ``stall_s``.
         """
         key = (reader.tp.topic, reader.tp.partition)
         began = checked = time.monotonic()
         while True:
+            failed: StreamError | None = None
             try:
                 records = reader.records(end, timeout_ms=_POLL_MS, beyond=beyond)
                 if records is not None:
                     return records
-                out_of_range = False
-            except OutOfRangeError as error:
-                out_of_range = True
-                self._check_held({key: (at, end)}, error)
+            except (OutOfRangeError, BrokerUnavailableError) as error:
+                failed = error
+                time.sleep(_FAILED_S)
                 reader.retry(at)
             if self.on_wait is not None:
                 self.on_wait()
             now = time.monotonic()
-            if out_of_range or now - checked > CHECK_S:
+            if failed is not None or now - checked > CHECK_S:
                 checked = now
-                self._report_stall({key: (at, end)}, now - began)
+                self._report_stall({key: (at, end)}, now - began, failed)
 
-    def _report_stall(self, missing: Mapping[Key, tuple[int, int]], waited_s: float) -> None:
+    def _report_stall(
+        self, missing: Mapping[Key, tuple[int, int]], waited_s: float, failed: StreamError | None = None
+    ) -> None:
         """Log which records are waited for; raise an error if the log does not hold them, or after ``stall_s``."""
-        reason = "the log holds them"
+        reason = "the log holds them" if failed is None else f"the log holds them, but {failed}"
         try:
-            self._check_held(missing)
+            self._check_held(missing, failed)
         except BrokerUnavailableError as error:
             reason = str(error)
         ranges = ", ".join(f"{t}[{p}] from {at} to {end}" for (t, p), (at, end) in sorted(missing.items()))
@@ -356,9 +360,7 @@ class KafkaLog:
             )
         _logger.warning("waiting for records of %s for %.0f s: %s", ranges, waited_s, reason)
 
-    def _check_held(
-        self, missing: Mapping[Key, tuple[int, int]], cause: OffsetsLostError | None = None
-    ) -> None:
+    def _check_held(self, missing: Mapping[Key, tuple[int, int]], cause: StreamError | None = None) -> None:
         """Raise OffsetsLostError if the beginning or the end of a partition proves that the log does not hold a range."""
         keys, limit_s = list(missing), min(self.timeout_s, CHECK_S / 2)
         beginning, ends = self.beginning(keys, limit_s), self.written(keys, limit_s)

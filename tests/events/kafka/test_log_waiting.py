@@ -8,7 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import LogTruncationError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.errors import (
+    KafkaConnectionError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
@@ -149,6 +154,17 @@ def test_a_leader_that_does_not_know_the_offset_yet_is_asked_again(monkeypatch):
     log = kafka_log(monkeypatch, client)
     assert fetched(log, (2, 5)) == [[2, 3, 4]]
     assert client.seeks == [2, 2]
+
+
+def test_a_read_that_fails_is_made_again_while_the_log_holds_the_records(monkeypatch, caplog):
+    client = Client(range(9), errors=[KafkaConnectionError("closed"), None, KafkaConnectionError("closed")])
+    log = kafka_log(monkeypatch, client)
+    with caplog.at_level(logging.WARNING, "ecdctr.kafka"):
+        assert fetched(log, (2, 7)) == [[2, 3, 4, 5, 6]]
+    assert "the log holds them, but reading ad[0] failed: KafkaConnectionError" in caplog.text
+    log = kafka_log(monkeypatch, Client(range(9), errors=[KafkaConnectionError("closed")] * 9), stall_s=0.0)
+    with pytest.raises(BrokerUnavailableError, match="no record of ad"):
+        log.raw(Part("ad", 0, 2, 7))
 
 
 def test_an_offset_out_of_range_that_the_log_does_not_hold_is_lost(monkeypatch):
