@@ -396,7 +396,8 @@ class Worker:
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
-        self._reporter.health.enter("failed", f"training has ended: {error}")
+        if not isinstance(error, StopRequestedError):
+            self._reporter.health.enter("failed", f"training has ended: {error}")
         self._failure = self._failure or error
         if self._stop is not None:
             self._stop.set()

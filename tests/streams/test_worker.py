@@ -83,3 +83,9 @@ def test_a_failure_ends_the_waits_of_other_threads(worker):
     assert not worker._is_ending()
     worker._fail(StreamError("gone"))
     assert worker._is_ending()
+
+
+def test_a_stop_that_the_trainer_notices_is_no_failure(worker):
+    worker._on_signal(signal.SIGTERM, None)
+    worker._fail(StopRequestedError())
+    assert worker._reporter.health.verdict().phase == "stopping"
