@@ -290,8 +290,12 @@ class Worker:
             connect_timeout_s=self._worker.connect_timeout_s,
             stop_requested=lambda: self._stop_requested,
         )
-        await self._letters.start(self._checkpoint_positions)
-        await self._rollback_letters.start(self._letters)
+        try:
+            await self._letters.start(self._checkpoint_positions)
+            await self._rollback_letters.start(self._letters)
+        except BaseException:
+            await self._close_helpers(self._letters)
+            raise
         watch = BrokerWatch(
             EndsReader(self._kafka, domains),
             lambda: engine.positions,
@@ -322,11 +326,14 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             # In a thread: the current step may still need this loop, to send dead letters of rows that it rolled back.
             await loop.run_in_executor(None, trainer.stop)
-            await self._letters.stop()
-            if self._pool is not None:
-                await loop.run_in_executor(None, self._pool.close)
+            await self._close_helpers(self._letters)
         if self._failure is not None:
             raise self._failure
+
+    async def _close_helpers(self, letters: DeadLetters) -> None:
+        await letters.stop()
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.close)
 
     async def _stream(self, intake: AlignedIntake, stop: asyncio.Event) -> None:
         """Run the Faust app; when the broker becomes unavailable, wait for it and continue at the intake's positions.

@@ -11,7 +11,8 @@ import pytest
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import StreamError
-from ecdctr.state.positions import Part
+from ecdctr.state.positions import Part, Positions
+from ecdctr.streams.dead_letters import DeadLetters
 from ecdctr.streams.retry import StopRequestedError
 from ecdctr.streams.settings import MonitorSettings, TopicSettings, WorkerSettings
 from ecdctr.streams.worker import Worker
@@ -89,3 +90,19 @@ def test_a_stop_that_the_trainer_notices_is_no_failure(worker):
     worker._on_signal(signal.SIGTERM, None)
     worker._fail(StopRequestedError())
     assert worker._reporter.health.verdict().phase == "stopping"
+
+
+def test_a_stop_before_the_first_step_closes_what_sends_dead_letters(worker, monkeypatch):
+    stopped = []
+
+    async def stop(_):
+        stopped.append(1)
+
+    async def start(_, positions):
+        raise StopRequestedError
+
+    monkeypatch.setattr(DeadLetters, "start", start)
+    monkeypatch.setattr(DeadLetters, "stop", stop)
+    with pytest.raises(StopRequestedError):
+        asyncio.run(worker._train(Engine(on_skipped=None), Positions(), {}))
+    assert stopped
