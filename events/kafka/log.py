@@ -321,12 +321,13 @@ class KafkaLog:
         """The next records of a range; a partition that is slow is waited for, as long as the log holds the range.
 
         1. Take what arrives.
-        2. Every :data:`CHECK_S` without a record, and when the client finds the offset out of range or fails: compare the range
-           with the beginning and the end of the log. Only they prove that records are gone.
+        2. Every :data:`CHECK_S` without a record, and when the client first finds the offset out of range or fails: compare the
+           range with the beginning and the end of the log. Only they prove that records are gone.
         3. Otherwise log what is waited for, and continue for up to ``stall_s``.
         """
         key = (reader.tp.topic, reader.tp.partition)
         began = checked = time.monotonic()
+        failures = 0
         while True:
             failed: StreamError | None = None
             try:
@@ -335,12 +336,13 @@ class KafkaLog:
                     return records
             except (OutOfRangeError, BrokerUnavailableError) as error:
                 failed = error
+                failures += 1
                 time.sleep(_FAILED_S)
                 reader.retry(at)
             if self.on_wait is not None:
                 self.on_wait()
             now = time.monotonic()
-            if failed is not None or now - checked > CHECK_S:
+            if (failed is not None and failures == 1) or now - checked > CHECK_S:
                 checked = now
                 self._report_stall({key: (at, end)}, now - began, failed)
 
