@@ -8,8 +8,9 @@ KAFKA_LIBS := .kafka/libs
 # Brokers of `make chaos`: embedded or apache.
 BROKERS ?= embedded
 
-# Processes that run tests: as many as there are cores, eight at most (one takes up to 2 GB). PYTEST_WORKERS=0: one by one.
-PYTEST_WORKERS ?= auto
+# Processes that run tests: two more than there are cores, since tests with brokers wait much of their time; eight at most (one
+# takes up to 2 GB). PYTEST_WORKERS=0: one by one.
+PYTEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8
 
 .PHONY: install demo test quick chaos check bench kafka clean help
