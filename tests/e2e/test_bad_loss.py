@@ -13,7 +13,13 @@ import pytest
 from ecdctr.models.serving import extreme_values
 from tests.support.sites import frame
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.brokers(
+        "embedded", reason="which steps are rolled back does not depend on the broker, and takes long"
+    ),
+]
 
 
 @pytest.fixture

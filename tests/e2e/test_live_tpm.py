@@ -11,7 +11,14 @@ from ecdctr.settings import Loaded
 from ecdctr.state.snapshots import RocksEmbeddingStore, SnapshotManifest
 from tests.support.sites import Site, frame
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.brokers(
+        "embedded", reason="when a month closes does not depend on the broker, and takes long"
+    ),
+]
 
 FIRST = 5_600
 """Number of the first event: 800 seconds before 2023-11-15 (UTC), where a month of one day ends."""

@@ -11,7 +11,14 @@ import pytest
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S, allowance
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    # tests/e2e/test_reading_apache_kafka.py stops workers on Apache Kafka.
+    pytest.mark.brokers(
+        "embedded", reason="the lock of the state folder does not depend on the broker, and takes long"
+    ),
+]
 
 
 def test_a_second_worker_is_refused_and_a_standby_takes_over_within_ten_seconds(site):
@@ -45,9 +52,6 @@ def test_a_second_worker_is_refused_and_a_standby_takes_over_within_ten_seconds(
     assert site.books() == (0, 0)
 
 
-@pytest.mark.brokers(
-    "embedded", reason="takes two minutes; test_reading_apache_kafka.py stops workers on Apache Kafka"
-)
 def test_sigterm_checkpoints_and_exits_0_while_training_and_while_recovering(broker, tmp_path):
     total = 2_000  # 440 steps of eight and two rows: seconds, in which the signals come
     site = Site(
