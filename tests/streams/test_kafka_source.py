@@ -124,7 +124,7 @@ def test_what_does_not_decode_is_counted_each_time_anew(streams, log):
     assert kafka.newest() == START + 1
     for _ in range(2):
         assert sum(len(b) for b in kafka.batches()) == 2
-        assert kafka.rejects == {"dead letters": 1}
+        assert kafka.rejects == {"json": 1}
 
 
 def test_an_empty_log_has_no_newest_row(streams, log):
