@@ -120,4 +120,4 @@ def test_case_a7_a_broker_that_dies_during_the_first_request_is_asked_again(stre
 def test_no_broker_is_said_so(monkeypatch):
     monkeypatch.setattr("ecdctr.streams.topics.BOOTSTRAP_MS", 200)
     with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
-        produce([frame(3)], KafkaSettings(brokers="127.0.0.1:1"), TopicSettings())
+        produce([frame(3)], KafkaSettings(brokers="127.0.0.1:1"), TopicSettings(), connect_timeout_s=1)
