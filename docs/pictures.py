@@ -155,7 +155,7 @@ def model() -> None:
             z = known * (2 * rows.label - 1) + np.random.default_rng(1).normal(0, 1.5, len(rows))
             return (1 / (1 + np.exp(-z))).astype(np.float32)
 
-        monitor.checkpoint(predict)
+        monitor.score_probes(predict)
         dashboard.snapshot(fresh=True)
     asyncio.run(photograph(port, {f"bad-{name}": at for name, at in MODEL.items()}))
     dashboard.close()
@@ -200,7 +200,7 @@ def play(engine: Engine, report: Reporter, steps, until_ms: int, rows: int) -> N
         if engine.clock // DAY_MS != day:
             day = engine.clock // DAY_MS
             report.drain()
-            report.monitor.checkpoint(engine.trainer.predict)
+            report.monitor.score_probes(engine.trainer.predict)
         if time.monotonic() - printed > 1:
             printed = time.monotonic()
             left = rows - sum(engine.progress.rows.values())
