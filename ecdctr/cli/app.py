@@ -53,8 +53,9 @@ def _logging(verbose: bool) -> None:
         force=True,
     )
     logging.getLogger("ecdctr").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Our own errors report what matters of the libraries' logs; the rest, with its tracebacks, would only alarm.
-    for client in ("kafka", "aiokafka", "faust", "mode"):
+    # Our own errors report what matters of the libraries' logs; the rest, with its tracebacks, would only alarm. Faust logs for
+    # classes that are derived from its own under the names of their modules, which no logger of this project has.
+    for client in ("kafka", "aiokafka", "faust", "mode", "ecdctr.streams.app", "ecdctr.streams.intake"):
         logging.getLogger(client).setLevel(logging.WARNING if verbose else logging.CRITICAL)
 
 
