@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from ecdctr.events.decoder import to_json_messages
 from ecdctr.streams.dead_letters import DeadLetter, DeadLetters
@@ -42,19 +41,12 @@ ODD: dict[str, Record] = {
 }
 
 
-def configure(kafka: ApacheKafka, topic: str, **config: str) -> None:
-    """Set keys of a topic, with underscores for dots."""
-    keys = {key.replace("_", "."): value for key, value in config.items()}
-    with kafka.admin() as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=keys)])
-
-
 def set_up(kafka: ApacheKafka, **dead_letter_config: str) -> Streams:
     """Topics of a test; the configuration is that of their dead-letter topics."""
     streams = Streams(kafka.address)
     for topic in streams.topics.domains:
         if dead_letter_config:
-            configure(kafka, streams.topics.dead_letter(topic), **dead_letter_config)
+            kafka.configure_topic(streams.topics.dead_letter(topic), **dead_letter_config)
     return streams
 
 
@@ -175,7 +167,7 @@ def test_case_a12_a_topic_too_small_for_any_letter_is_named_and_nothing_is_dropp
             await until(lambda: _is(bool(said)), "say that the topic is too small")
             assert not sending.done()
             assert f'"{dead}" does not take letters: its max.message.bytes is less than' in said[0]
-            configure(apache_broker, dead, max_message_bytes="1000000")
+            apache_broker.configure_topic(dead, max_message_bytes="1000000")
             assert await sending == 1
 
     asyncio.run(main())

@@ -27,6 +27,8 @@ from kafka.admin import (
     ACL,
     ACLOperation,
     ACLPermissionType,
+    ConfigResource,
+    ConfigResourceType,
     NewTopic,
     ResourcePattern,
     ResourceType,
@@ -264,6 +266,21 @@ class ApacheKafka:
             while node.running and len(node.leaders(name)) < partitions:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"node {node.number} shows no leaders of topic {name!r}")
+                time.sleep(_ASK_EVERY_S)
+
+    def configure_topic(self, name: str, **config: str) -> None:
+        """Change settings of a topic, named as in :meth:`create_topic`, and wait until the brokers report them."""
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        with self.admin() as admin:
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=settings)])
+            deadline = time.monotonic() + START_S
+            while True:
+                found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+                values = {key: entry["value"] for key, entry in found["topic"][name].items()}
+                if settings.items() <= values.items():
+                    return
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"topic {name!r} does not take {settings}: {values}")
                 time.sleep(_ASK_EVERY_S)
 
     def leader(self, topic: str, partition: int = 0) -> KafkaNode:

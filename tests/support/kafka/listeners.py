@@ -126,6 +126,7 @@ def server_properties(
         "num.network.threads": "2",
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": "16777216",
+        "log.cleaner.backoff.ms": "1000",
     }
     if acls:
         out["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
