@@ -166,7 +166,9 @@ class Reporter:
     def serve(self) -> None:
         """Start the HTTP server of the dashboard, unless ``monitor.port`` is 0."""
         if self._settings.port:
-            port = self.dashboard.serve(self._settings.host, self._settings.port)
+            port = self.dashboard.serve(
+                self._settings.host, self._settings.port, self._settings.allowed_hosts
+            )
             log.info("dashboard and metrics on http://%s:%d", self._settings.host, port)
 
     def close(self) -> None:

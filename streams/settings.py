@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ecdctr.events.batch import AD, NATURAL
+from ecdctr.monitor.allowed_hosts import check_host_pattern
 from ecdctr.monitor.settings import WatchSettings
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import Section
@@ -201,6 +202,12 @@ class MonitorSettings(Section):
         le=65535,
         description="Port of the dashboard and /metrics; 0: no HTTP server is started.",
     )
+    allowed_hosts: tuple[str, ...] | str = Field(
+        default=(),
+        validate_default=True,
+        description="Names by which a browser may address the dashboard, besides IP addresses, localhost and this machine's name: a list, "
+        "or one string separated by commas; .example.com stands for all names below it, * for any name.",
+    )
     watchdog_s: float = Field(
         default=300.0,
         gt=0,
@@ -227,6 +234,12 @@ class MonitorSettings(Section):
     watch: WatchSettings = Field(
         default_factory=WatchSettings, description="Windows, drift, forgetting, alert rules."
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_names(cls, value: tuple[str, ...] | str) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(check_host_pattern(part) for part in parts if part.strip())
 
     @field_validator("alerts_topic")
     @classmethod

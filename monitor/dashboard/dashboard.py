@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -309,9 +309,18 @@ class Dashboard:
             "alerts": alerts,
         }
 
-    def serve(self, host: str, port: int) -> int:
-        """Serve metrics, health, JSON and the page from threads of its own; returns the port."""
-        self._server = MonitorServer(self.metrics.registry, self.health, self.json, every_s=self._refresh_s)
+    def serve(self, host: str, port: int, allowed_hosts: Iterable[str] = ()) -> int:
+        """Serve metrics, health, JSON and the page from threads of its own; returns the port.
+
+        ``allowed_hosts``: see :class:`ecdctr.monitor.allowed_hosts.AllowedHosts`.
+        """
+        self._server = MonitorServer(
+            self.metrics.registry,
+            self.health,
+            self.json,
+            allowed_hosts=allowed_hosts,
+            every_s=self._refresh_s,
+        )
         return self._server.start(host, port)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -15,6 +16,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from ecdctr.monitor.allowed_hosts import AllowedHosts
+from ecdctr.monitor.dashboard.connections import Connections
 from ecdctr.monitor.dashboard.health import Health
 from ecdctr.monitor.dashboard.snapshot_json import SnapshotJson
 from ecdctr.state.errors import ConfigError
@@ -23,14 +26,23 @@ __all__ = ["MonitorServer"]
 
 log = logging.getLogger("ecdctr.monitor")
 
+MAX_CONNECTIONS = 64
+"""Maximum number of concurrent connections; each occupies a thread."""
+
 MAX_STREAMS = 16
-"""Maximum number of concurrent event streams (one per open page); each occupies a thread."""
+"""Maximum number of event streams (one per open page) among them."""
+
+KEEP_STREAM_S = 10.0
+"""Age from which an event stream may be ended to make room for another one."""
 
 HEARTBEAT_S = 15.0
 """Interval of comments in an idle stream, because proxies and browsers drop silent connections."""
 
 REQUEST_TIMEOUT_S = 30.0
-"""A client that neither sends nor receives for this long is disconnected."""
+"""A client that has not sent a complete request, or not received a complete response, within this time is disconnected."""
+
+STREAM_TIMEOUT_S = 10.0
+"""A page that has not taken an event within this time is disconnected."""
 
 HEADERS = {
     # Browsers load only files of this server, even if the name of a feature or an item contains HTML.
@@ -51,7 +63,7 @@ _TYPES = {
 
 
 class MonitorServer:
-    """HTTP server that handles requests in its own threads.
+    """HTTP server that handles requests in its own threads, at most one per connection; see :class:`Connections` for the limits.
 
     =====================  ==============================================================================
     ``/``                  the dashboard
@@ -67,10 +79,10 @@ class MonitorServer:
     ----------
     registry, health, snapshot
         Prometheus registry, health state and JSON snapshot from which the responses are made.
+    allowed_hosts
+        Names by which browsers may address the server, besides those of :class:`AllowedHosts`.
     every_s
         Seconds between two checks for changed sections, per open page.
-    max_streams
-        Maximum number of concurrent event streams; default :data:`MAX_STREAMS`.
     """
 
     def __init__(
@@ -79,14 +91,15 @@ class MonitorServer:
         health: Health,
         snapshot: SnapshotJson,
         *,
+        allowed_hosts: Iterable[str] = (),
         every_s: float = 2.0,
-        max_streams: int | None = None,
     ) -> None:
         self.registry, self.health, self.snapshot = registry, health, snapshot
         self.every_s = every_s
-        self.closing = threading.Event()
-        self.max_streams = MAX_STREAMS if max_streams is None else max_streams
-        self.streams = threading.BoundedSemaphore(self.max_streams)
+        self.hosts = AllowedHosts(allowed_hosts)
+        self.connections = Connections(
+            MAX_CONNECTIONS, MAX_STREAMS, request_s=REQUEST_TIMEOUT_S, keep_s=KEEP_STREAM_S
+        )
         self.files = _static_files()
         self._http: _Http | None = None
 
@@ -103,22 +116,40 @@ class MonitorServer:
         return int(self._http.server_address[1])
 
     def close(self) -> None:
-        """Stop listening and end the open streams."""
-        self.closing.set()
+        """Stop listening and end the open connections."""
         http, self._http = self._http, None
         if http is not None:
             http.shutdown()
             http.server_close()
+        self.connections.end_all()
 
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, owner: MonitorServer, host: str, port: int) -> None:
         self.owner = owner
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.owner.connections.open(request):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system gives no more threads
+            log.warning("a connection was closed, because no thread could be started for it")
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.owner.connections.closed(request)
+
+    def service_actions(self) -> None:
+        self.owner.connections.end_slow()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("a request from %s was interrupted", client_address, exc_info=True)
@@ -132,6 +163,28 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_TIMEOUT_S
 
     def do_GET(self) -> None:
+        connections = self.server.owner.connections
+        connections.answering(self.connection, True)
+        try:
+            if self._is_addressed():
+                self._respond()
+        finally:
+            connections.answering(self.connection, False)
+
+    def _is_addressed(self) -> bool:
+        """Refuse a request that names another host."""
+        for header in self.headers.get_all("Host", []):
+            if not self.server.owner.hosts.allow(header):
+                self.close_connection = True
+                self._problem(
+                    HTTPStatus.FORBIDDEN,
+                    f"this server does not answer to the name {header[:200]!r}: use an IP address or localhost, or add the name to "
+                    "monitor.allowed_hosts",
+                )
+                return False
+        return True
+
+    def _respond(self) -> None:
         path = urlsplit(self.path).path
         owner = self.server.owner
         if path == "/metrics":
@@ -168,22 +221,22 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         if self.command == "HEAD":
             self._answer(HTTPStatus.OK, b"", "text/event-stream")
-        elif not owner.streams.acquire(blocking=False):
+        elif not owner.connections.open_stream(self.connection):
             self._problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"more than {owner.max_streams} event streams are open: close a page",
+                f"more than {owner.connections.streams} event streams are open: close a page",
             )
         else:
             try:
                 self._stream()
-            except OSError:  # the page was closed
+            except OSError:  # the page was closed, or takes nothing
                 log.debug("an event stream ended")
-            finally:
-                owner.streams.release()
 
     def _stream(self) -> None:
         """Send all sections, then each section whenever it has changed, until the client disconnects or the server is closed."""
         owner = self.server.owner
+        ended = owner.connections.of(self.connection).ended
+        self.connection.settimeout(STREAM_TIMEOUT_S)
         self.close_connection = True
         self.send_response(HTTPStatus.OK)
         self._headers("text/event-stream")
@@ -208,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             if silent_s >= HEARTBEAT_S:
                 self.wfile.write(b": keep-alive\n\n")
                 silent_s = 0.0
-            if owner.closing.wait(owner.every_s):
+            if ended.wait(owner.every_s):
                 return
 
     # -- responses

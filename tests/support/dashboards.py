@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 
 from ecdctr.monitor.alerts import Alert
 from ecdctr.monitor.dashboard import Dashboard
@@ -162,9 +163,9 @@ class FakeMonitor:
 class Site:
     """A dashboard that serves, and requests to it."""
 
-    def __init__(self, fake_monitor: FakeMonitor | None, **options) -> None:
+    def __init__(self, fake_monitor: FakeMonitor | None, *, hosts: Iterable[str] = (), **options) -> None:
         self.dashboard = Dashboard(fake_monitor, version="1.2.3", **options)
-        self.port = self.dashboard.serve("127.0.0.1", free_port())
+        self.port = self.dashboard.serve("127.0.0.1", free_port(), hosts)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import threading
 
 import pytest
 
@@ -147,10 +148,19 @@ def test_events_send_all_sections_once_and_then_the_changed_ones(quick, fake_mon
     events.close()
 
 
-def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(
-    make_site, fake_monitor, monkeypatch
-):
-    monkeypatch.setattr("ecdctr.monitor.dashboard.server.MAX_STREAMS", 2)
+@pytest.fixture
+def limits(monkeypatch):
+    """``limits(MAX_STREAMS=2)`` changes limits of the server that is made next."""
+
+    def change(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(f"ecdctr.monitor.dashboard.server.{name}", value)
+
+    return change
+
+
+def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(make_site, fake_monitor, limits):
+    limits(MAX_STREAMS=2, KEEP_STREAM_S=1000.0)
     site = make_site(fake_monitor, refresh_s=0.05)
     open_ones = [Events(site), Events(site)]
     assert [e.answer.status for e in open_ones] == [200, 200]
@@ -166,6 +176,107 @@ def test_the_number_of_streams_is_limited_and_a_closed_page_releases_one(
 
     wait_for(free)
     assert site.get("/healthz")[0] == 200
+
+
+def test_case_s15_unread_streams_give_way_to_new_ones(make_site, fake_monitor, limits):
+    limits(MAX_STREAMS=4, KEEP_STREAM_S=0.0)
+    site = make_site(fake_monitor, refresh_s=0.05)
+    unread = [Events(site) for _ in range(4)]
+    page = Events(site)
+    assert page.answer.status == 200
+    assert page.until("worker")["version"] == "1.2.3"
+    assert {e.answer.status for e in unread} == {200}
+    while unread[0].answer.readline():
+        pass  # the oldest one ends
+
+
+def raw(site, data: bytes = b"") -> socket.socket:
+    """An open connection that has sent some bytes."""
+    client = socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE_S)
+    client.sendall(data)
+    return client
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"GET /healthz HTTP/1.1\r\n\r\n"]
+)
+def test_case_s15_two_hundred_silent_clients_keep_nobody_out_and_take_few_threads(make_site, limits, sent):
+    limits(MAX_CONNECTIONS=8)
+    before = threading.active_count()
+    site = make_site()
+    silent = [raw(site, sent) for _ in range(200)]
+    most = 0
+    for path in ("/healthz", "/metrics", "/", "/api/snapshot"):
+        assert site.get(path)[0] in (200, 503)
+        most = max(most, threading.active_count())
+    assert most <= before + 8 + 2, "its own thread, and one that is ending"
+    for client in silent:
+        client.close()
+
+
+def test_case_s15_a_page_that_takes_nothing_is_disconnected(make_site, fake_monitor, limits):
+    limits(STREAM_TIMEOUT_S=0.2)
+    fake_monitor.alert(key="x" * 8_000_000)  # more than the buffers of a connection hold
+    site = make_site(fake_monitor, refresh_s=0.05)
+    unread = raw(site, b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    connections = site.dashboard._server.connections
+    wait_for(lambda: len(connections) == 1)
+    wait_for(lambda: len(connections) == 0)
+    unread.close()
+
+
+def test_case_s15_a_request_that_arrives_byte_by_byte_is_cut_off(make_site, limits):
+    limits(REQUEST_TIMEOUT_S=0.3)
+    site = make_site()
+    slow = raw(site, b"GET / HTTP/1.1\r\n")
+
+    def cut_off() -> bool:
+        try:
+            slow.sendall(b"x")
+            slow.settimeout(0.05)
+            return slow.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    wait_for(cut_off)
+    slow.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.test", "evil.test:9108", "localhost.evil.test", "127.0.0.1.evil.test", ""]
+)
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/api/snapshot", "/api/events", "/nothing"])
+def test_case_s15_a_page_of_another_site_that_points_its_name_here_reads_nothing(make_site, name, path):
+    site = make_site(hosts=["ctr.example.com"])
+    status, headers, body = site.get(path, headers={"Host": name})
+    assert status == 403 and headers.get_content_type() == "application/json"
+    error = json.loads(body)["error"]
+    assert repr(name) in error and "monitor.allowed_hosts" in error
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "localhost",
+        "LOCALHOST:80",
+        "127.0.0.1:1",
+        "10.1.2.3:9108",
+        "[::1]:9108",
+        "ctr.example.com.",
+        "a.b.test",
+    ],
+)
+def test_case_s15_addresses_and_allowed_names_are_answered(make_site, name):
+    site = make_site(hosts=["ctr.example.com", ".b.test"])
+    assert site.get("/metrics", headers={"Host": name})[0] == 200
+
+
+def test_case_s15_one_of_two_host_headers_is_not_enough(make_site):
+    client = raw(make_site(), b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.test\r\n\r\n")
+    assert b" 403 " in client.recv(100)
+    client.close()
 
 
 def test_closing_ends_open_streams(quick, fake_monitor):
