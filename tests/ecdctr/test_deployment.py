@@ -77,6 +77,33 @@ def test_images_are_pinned_and_commands_exist():
             assert service["command"][0] in known
 
 
+def test_case_s16_nobody_can_log_in_to_grafana_and_visitors_only_read():
+    environment = compose()["services"]["grafana"]["environment"]
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert not [name for name in environment if "PASSWORD" in name]
+
+
+def test_case_s16_services_have_no_more_rights_than_they_need():
+    for name, service in compose()["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service and "cap_add" not in service, name
+        # Apache Kafka's image writes its configuration at start.
+        assert service.get("read_only", False) is (name != "kafka"), name
+
+
+def test_case_s15_a_worker_answers_to_the_names_by_which_prometheus_asks():
+    targets = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"][0][
+        "static_configs"
+    ][0]["targets"]
+    for environment in (our_environments()["worker"], our_environments()["worker-gpu"]):
+        allowed = load_settings(environ=environment).settings.monitor.allowed_hosts
+        assert {target.rpartition(":")[0] for target in targets} <= set(allowed)
+
+
 def test_prometheus_scrapes_the_port_that_the_workers_serve():
     targets = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"][0][
         "static_configs"
