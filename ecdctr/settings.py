@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from ecdctr.events.settings import EventSettings, FeatureSpec, KafkaSettings, default_features
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, StreamingFeatureSettings, TpmSettings
+from ecdctr.overrides import read_overrides
 from ecdctr.renamed_keys import RenamedKeys
 from ecdctr.state.errors import ConfigError
 from ecdctr.state.settings import StateSettings
@@ -205,23 +206,18 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_overrides(overrides: Sequence[str], where: str = "--set") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for text in overrides:
-        key, sep, value = text.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(
-                f'{where} {text!r}: must have the form section.key=value, as in "model.lr=0.001"'
-            )
-        try:
-            parsed = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        node = out
-        *path, last = key.strip().split(".")
-        for name in path:
-            node = node.setdefault(name, {})
-        node[last] = parsed
-    return out
+    return read_overrides(overrides, where, _secrets(Settings, ""), ENV_PREFIX)
+
+
+def _secrets(model: type[BaseModel], at: str) -> set[str]:
+    """The keys whose values are secrets."""
+    found = set()
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= _secrets(info.annotation, f"{at}{name}.")
+        elif info.annotation is SecretStr or SecretStr in get_args(info.annotation):
+            found.add(f"{at}{name}")
+    return found
 
 
 def _merge(
@@ -244,9 +240,22 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> Iterator[str]
         if item["type"] == "extra_forbidden":
             yield f"unknown key {path}{source}; {_neighbours(path)}"
         else:
-            secret = any(word in path for word in ("password", "secret", "webhook"))
-            shown = "" if secret or isinstance(item["input"], dict) else f" = {item['input']!r}"
+            # A text in place of a section may be a secret whose key was misspelled.
+            hidden = any(word in path for word in ("password", "secret", "webhook")) or _is_section(path)
+            shown = "" if hidden or isinstance(item["input"], dict) else f" = {item['input']!r}"
             yield f"{path or 'configuration'}{shown}{source}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _is_section(path: str) -> bool:
+    node: Any = Settings
+    for name in path.split("."):
+        found = node.model_fields.get(name)
+        if found is None or not (
+            isinstance(found.annotation, type) and issubclass(found.annotation, BaseModel)
+        ):
+            return False
+        node = found.annotation
+    return True
 
 
 def _neighbours(path: str) -> str:

@@ -7,7 +7,7 @@ import re
 from ecdctr.state.errors import DataError
 from ecdctr.state.event_time import DAY_MS, HOUR_MS
 
-__all__ = ["DAY_MS", "HOUR_MS", "duration_ms"]
+__all__ = ["DAY_MS", "HOUR_MS", "check_above_zero", "duration_ms"]
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 
@@ -29,3 +29,20 @@ def duration_ms(text: str) -> int:
     if not found:
         raise DataError(f"{text!r} is not a length of time: write it as 500ms, 30s, 10m, 2h or 1d")
     return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def check_above_zero(text: str) -> str:
+    """The duration itself; for settings in which a length of zero would repeat something without end.
+
+    Raises
+    ------
+    ValueError
+        The duration is zero.
+
+    >>> check_above_zero("0d")
+    Traceback (most recent call last):
+    ValueError: 0d must be longer than 0
+    """
+    if not duration_ms(text):
+        raise ValueError(f"{text} must be longer than 0")
+    return text

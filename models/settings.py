@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ecdctr.events.time import duration_ms
+from ecdctr.events.time import check_above_zero
 from ecdctr.models.registry import extra_arms, serving_arms, stack_members
 from ecdctr.state.settings import Section
 
@@ -35,6 +36,9 @@ else:
 
 Duration = Annotated[str, Field(pattern=r"^\d+(s|m|h|d)$")]
 """A duration in event time, as 30s, 10m, 6h or 7d."""
+
+Interval = Annotated[str, Field(pattern=r"^\d+(m|h|d)$"), AfterValidator(check_above_zero)]
+"""Event time between two repetitions, as 10m, 6h or 7d; not zero."""
 
 
 class FactorPriorSettings(Section):
@@ -173,9 +177,8 @@ class ModelSettings(Section):
         gt=0,
         description="Strength of the regularisation of the stack's weights towards equal weights.",
     )
-    stack_every: str = Field(
+    stack_every: Interval = Field(
         default="1d",
-        pattern=r"^\d+(m|h|d)$",
         description="Event time between two fits of the stack's weights. 6h is better for news.",
     )
     stack_fade: float = Field(
@@ -236,13 +239,26 @@ class TpmSettings(Section):
         "before and after it.",
     )
 
+    @field_validator("month")
+    @classmethod
+    def _month_has_a_length(cls, value: str) -> str:
+        return value if value == "calendar" else check_above_zero(value)
+
+    @field_validator("month_origin")
+    @classmethod
+    def _origin_is_a_date(cls, value: str) -> str:
+        try:
+            date.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not a date: write it as 2026-01-31") from None
+        return value
+
 
 class ScheduleSettings(Section):
     """Schedule of CPM releases, in event time."""
 
-    release_every: str = Field(
+    release_every: Interval = Field(
         default="7d",
-        pattern=r"^\d+(m|h|d)$",
         description="Event time between two CPM releases: minutes, hours or days.",
     )
     first_release_after: str = Field(
@@ -335,8 +351,7 @@ class StreamingFeatureSettings(Section):
     @classmethod
     def _above_zero(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for text in (value,) if isinstance(value, str) else value:
-            if not duration_ms(text):
-                raise ValueError(f"{text} must be longer than 0")
+            check_above_zero(text)
         return value
 
     @model_validator(mode="after")

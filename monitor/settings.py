@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from ecdctr.events.time import check_above_zero
 from ecdctr.state.settings import Section
 
 __all__ = ["DriftSettings", "ProbeSettings", "RuleSpec", "WatchSettings", "default_rules"]
 
 LENGTH = r"^\d+(s|m|h|d)$"
+Interval = Annotated[str, Field(pattern=LENGTH), AfterValidator(check_above_zero)]
+"""A duration in event time that is not zero."""
 
 
 class RuleSpec(Section):
@@ -61,10 +64,10 @@ class DriftSettings(Section):
         default="",
         description="Folder of a saved reference; empty: the first days of the stream become the reference.",
     )
-    reference_length: str = Field(
-        default="7d", pattern=LENGTH, description="Length of a reference that is collected from the stream."
+    reference_length: Interval = Field(
+        default="7d", description="Length of a reference that is collected from the stream."
     )
-    every: str = Field(default="3h", pattern=LENGTH, description="Event time between comparisons.")
+    every: Interval = Field(default="3h", description="Event time between comparisons.")
     compare_rows: int = Field(default=8192, ge=1, description="Minimum number of rows between comparisons.")
     natural_every: int = Field(default=4, ge=1, description="Only every n-th natural row is counted.")
     bins: int = Field(default=64, ge=8, le=1024, description="Bins of the histogram of a feature.")
@@ -97,8 +100,8 @@ class DriftSettings(Section):
 class ProbeSettings(Section):
     """Probe slices: rows of earlier periods that are scored again at checkpoints to measure forgetting."""
 
-    period: str = Field(
-        default="7d", pattern=LENGTH, description="Length of the period of a probe slice, in event time."
+    period: Interval = Field(
+        default="7d", description="Length of the period of a probe slice, in event time."
     )
     periods: int = Field(default=8, ge=1, description="Number of periods whose probe slices are retained.")
     rows: int = Field(

@@ -87,7 +87,7 @@ def broker(
 
     # A handler and not sigwait: without one SIGTERM ends this process at once, and the broker's own process stays.
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     with EmbeddedBroker(port=port, old_clients=old_clients) as running:
         out.print(f"Kafka protocol on {running.address}; Ctrl-C stops the broker and discards all records")

@@ -247,12 +247,14 @@ def _summarise(
         ends = log.end(keys)
     logging.getLogger("ecdctr.engine").setLevel(logging.WARNING)  # the worker has logged each release already
     lost, doubled = audit(Journal(folders.journal, read_only=True).entries(), ends)
-    rebuilt = rebuild(Console(stderr=True), settings)
+    rebuilt = rebuild(Console(stderr=True, markup=False), settings)
     out.print(f"   journal replayed from the log: {rebuilt.verdict}", soft_wrap=True)
     scores = ScoreLog(folders.scores, read_only=True)
     live = evaluate(scores, scores.arms)
     again = evaluate(rebuilt.engine.scores, scores.arms)
-    offline = replay_source(out, Console(stderr=True), loaded, "kafka", folder / "offline", quiet=True)
+    offline = replay_source(
+        out, Console(stderr=True, markup=False), loaded, "kafka", folder / "offline", quiet=True
+    )
     meta: ReportMeta = {
         "source": plan.title,
         "rows": produced,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecdctr.overrides import key_of
 from ecdctr.settings import load_settings
 from ecdctr.state.errors import ConfigError, EcdctrError, StreamError
 from ecdctr.streams.topics import broker_count, delete_topics, partition_counts
@@ -106,11 +107,7 @@ def _overrides(brokers: str, overrides: Sequence[str], prefix: str) -> list[str]
     for text in overrides:
         if not text.startswith(_ALLOWED):
             raise ConfigError(
-                f"--set {text!r}: a demo accepts keys of the section kafka, topics.replication and topics.partitions"
-            )
-        if text.startswith("kafka.password="):
-            raise ConfigError(
-                "--set kafka.password: the demo writes its configuration to a file, so use kafka.password_file"
+                f"--set {key_of(text)}...: a demo accepts keys of the section kafka, topics.replication and topics.partitions"
             )
     return [
         f"topics.natural={prefix}-natural",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ecdctr import factory
 from ecdctr.models.registry import ARMS, SERVING
+from ecdctr.overrides import key_of
 from ecdctr.settings import Loaded, Settings, change
 from ecdctr.state.errors import ConfigError
 
@@ -83,7 +84,7 @@ class RequestedArms:
                 if any(key == k or key.startswith(f"{k}.") for k in _SAME_ROWS):
                     raise ConfigError(
                         f"arm {name} changes {key}: all arms of a replay read and score the same batches; run a separate replay, "
-                        f"with --set {text}"
+                        f"with --set {key}=..."
                     )
             found = change(loaded, overrides, f"--arm {name}").settings
             if not any(text.startswith("model.arms") for text in overrides):
@@ -171,9 +172,9 @@ def _named(
 ) -> tuple[str, str]:
     name, colon, rest = text.partition(":")
     if not colon or not rest or not _NAME.fullmatch(name):
-        raise ConfigError(f"{option} {text!r}: write it as {option} {example}")
+        raise ConfigError(f"{option} {key_of(text)}...: write it as {option} {example}")
     if name in taken or name in COLUMNS or name in COLUMNS.values():
-        raise ConfigError(f"{option} {text!r}: there is already an arm {name!r}; choose another name")
+        raise ConfigError(f"{option} {name}:...: there is already an arm {name!r}; choose another name")
     return name, rest
 
 

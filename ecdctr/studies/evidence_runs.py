@@ -179,7 +179,7 @@ def play_run(run: Run) -> Scored:
     with tempfile.TemporaryDirectory() as folder:
         texts = (f"state.folder={json.dumps(folder)}", "model.threads=1", *run.settings)
         loaded = load_settings(None, texts, environ={})
-        silent = Console(file=io.StringIO())
+        silent = Console(file=io.StringIO(), markup=False)
         train_tpm(silent, silent, loaded, run.source, partial=True)
         source, settings = open_with_features(run.source, loaded)
         beside = {}

@@ -138,7 +138,7 @@ def play_study(run: StudyRun) -> Study:
     source = "sim:" + ",".join(f"{k}={v}" for k, v in (("seed", run.seed), *run.world))
     with tempfile.TemporaryDirectory() as folder:
         texts = (f"state.folder={json.dumps(folder)}", "model.threads=1", *run.settings)
-        silent = Console(file=io.StringIO())
+        silent = Console(file=io.StringIO(), markup=False)
         train_tpm(silent, silent, load_settings(None, texts, environ={}), source, partial=True)  # 1
         settings = {name: _settings(sim, (*texts, *more)) for name, more in ARMS.items()}
         engines = {name: factory.memory_engine(found) for name, found in settings.items()}

@@ -13,6 +13,8 @@ from ecdctr.state.errors import DataError
 
 __all__ = ["day_table", "slice_table", "write_tables"]
 
+_FORMULA = r"^[=+\-@\t\r]"
+
 
 def day_table(result: ReplayResult) -> pl.DataFrame:
     """``day, domain, arm``, the figures of the arm, and ``difference, low, high`` to the base of its domain, a row a day and arm."""
@@ -36,7 +38,10 @@ def slice_table(result: ReplayResult) -> pl.DataFrame:
 
 
 def write_tables(folder: Path, result: ReplayResult, *, csv: bool = False) -> list[Path]:
-    """``days`` and ``slices`` as Parquet, and as CSV if ``csv``; returns the files written."""
+    """``days`` and ``slices`` as Parquet, and as CSV if ``csv``; returns the files written.
+
+    In CSV files, a text that begins with ``=``, ``+``, ``-`` or ``@`` has an apostrophe before it.
+    """
     written = []
     for name, table in (("days", day_table(result)), ("slices", slice_table(result))):
         try:
@@ -45,10 +50,18 @@ def write_tables(folder: Path, result: ReplayResult, *, csv: bool = False) -> li
             table.write_parquet(written[-1])
             if csv:
                 written.append(folder / f"{name}.csv")
-                table.write_csv(written[-1])
+                _as_text(table).write_csv(written[-1])
         except OSError as error:
             raise DataError(f"{written[-1]} cannot be written: {error}") from error
     return written
+
+
+def _as_text(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would run as a formula: names come from the data."""
+    texts = pl.selectors.string()
+    return table.with_columns(
+        pl.when(texts.str.contains(_FORMULA)).then(pl.lit("'") + texts).otherwise(texts).name.keep()
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdctr.settings import Settings, dump_toml, load_settings, settings_table
+from ecdctr.settings import Settings, change, dump_toml, load_settings, settings_table
 from ecdctr.state.errors import ConfigError
 
 
@@ -129,3 +129,58 @@ def test_a_password_is_never_shown(tmp_path):
 def test_variables_of_tests_and_studies_are_no_configuration():
     environ = {"ECDCTR_DATA": "/data", "ECDCTR_KAFKA_LIBS": "/libs"}
     assert load_settings(environ=environ).settings == load_settings(environ={}).settings
+
+
+SECRET_SPELLINGS = [
+    "kafka.password=swordfish",
+    "kafka.password = swordfish",
+    'kafka.password="swordfish',
+    "kafka.password: swordfish",
+    "kafka.password swordfish",
+    "kafka.password swordfish=1",
+    "kafka.Password=swordfish",
+    "KAFKA.PASSWORD=swordfish",
+    "kafka.pasword=swordfish",
+    "kafka.password.value=swordfish",
+    "kafka=password=swordfish",
+    'kafka={password="swordfish"}',
+    'kafka={"password" = "swordfish", brokers = 3}',
+    "kafka.oauth_client_secret=swordfish",
+    "monitor.webhook_url=https://hooks.example/swordfish",
+]
+
+
+@pytest.mark.parametrize("text", SECRET_SPELLINGS)
+def test_case_s18_a_secret_on_the_command_line_is_refused_and_not_echoed(text):
+    with pytest.raises(ConfigError) as failure:
+        load_settings(overrides=[text], environ={})
+    assert "swordfish" not in str(failure.value)
+    with pytest.raises(ConfigError) as failure:
+        change(load_settings(environ={}), [text], "--arm a")
+    assert "swordfish" not in str(failure.value)
+
+
+def test_case_s18_the_way_out_for_a_secret_is_named():
+    with pytest.raises(ConfigError, match=r"ECDCTR_KAFKA__PASSWORD, or kafka\.password_file"):
+        load_settings(overrides=["kafka.password=swordfish"], environ={})
+    with pytest.raises(ConfigError, match=r"ECDCTR_MONITOR__WEBHOOK_URL, or monitor\.webhook_url_file"):
+        load_settings(overrides=["monitor.webhook_url=https://hooks.example/swordfish"], environ={})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schedule.release_every=0d",
+        "model.stack_every=0h",
+        "tpm.month=0d",
+        "monitor.watch.drift.every=0m",
+        "monitor.watch.drift.reference_length=0d",
+        "monitor.watch.probes.period=0d",
+    ],
+)
+def test_case_s18_a_length_of_zero_between_repetitions_is_refused(text):
+    key, _, value = text.partition("=")
+    with pytest.raises(
+        ConfigError, match=rf"{key} = '{value}' \(from --set\): {value} must be longer than 0"
+    ):
+        load_settings(overrides=[text], environ={})

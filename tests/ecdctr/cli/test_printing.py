@@ -84,3 +84,22 @@ def test_the_name_of_a_source_in_a_progress_bar_is_not_parsed_as_markup():
     with progress_bar(terminal, "replay runs[bold]/log", None) as update:
         update(1, 0)
     assert "replay runs[bold]/log" in terminal.file.getvalue()
+
+
+def test_case_s18_names_with_closing_brackets_are_printed_as_they_are(capsys, tmp_path, monkeypatch):
+    """``[/x]`` closes a style that was never opened, where markup is parsed."""
+    text = shown("--set", 'features=[{name="[/x]",field="user_id"}]')
+    assert "features[[/x]]" in text
+    for words in (
+        ["config", "show", "--config", "a[/x].toml"],
+        ["replay", "b[/x].jsonl"],
+        ["drift", "c[/x].jsonl", "--reference", "d[/x].jsonl"],
+    ):
+        monkeypatch.setattr("sys.argv", ["ecdctr", *words])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert "[/x]" in capsys.readouterr().err
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress_bar(terminal, "replay [/x]", None) as update:
+        update(1, 0)
+    assert "replay [/x]" in terminal.file.getvalue()

@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from ecdctr.state.errors import BrokerUnavailableError
 from ecdctr.streams.embedded import EmbeddedBroker, free_port
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.mark.broker
@@ -100,3 +102,33 @@ def test_another_process_that_answers_on_the_port_is_not_taken_for_the_broker(tm
     finally:
         for server in servers:
             server.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_case_s18_the_command_ends_its_child_when_it_is_told_to_end(tmp_path, number):
+    """The child is a program that listens like a broker and notes its process id."""
+    program = script(
+        tmp_path / "broker",
+        f"""
+import os, pathlib, socket, sys, time
+server = socket.create_server(("127.0.0.1", int(sys.argv[3].rpartition(":")[2])))
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+time.sleep(600)
+""",
+    )
+    starter = f"""
+import sys
+from ecdctr.cli.app import main
+from ecdctr.streams.embedded import broker
+broker._binary = lambda: {program!r}
+sys.argv = ["ecdctr", "broker", "--port", "{free_port()}"]
+main()
+"""
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "Kafka protocol on" in process.stdout.readline()
+        child = int((tmp_path / "pid").read_text())
+        process.send_signal(number)
+        assert process.wait(timeout=PATIENCE_S) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
