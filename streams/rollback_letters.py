@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
 from ecdctr.events.records import decode_records
+from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
+from ecdctr.state.positions import Part
 from ecdctr.streams.dead_letters import ROLLED_BACK, DeadLetter, DeadLetters
 from ecdctr.streams.retry import MENDED_LATER, StopRequestedError, call_until_available
 
 __all__ = ["RollbackLetters"]
 
+log = logging.getLogger("ecdctr.worker")
+
 _POLL_S = 0.2
 _STOP_S = 2.0
 """How long a stop waits for the acknowledgement of letters that were just sent."""
+_MOST_WITHOUT_CONTENTS = 10_000
+"""Letters without contents for one step; the last one names how many offsets it stands for."""
 
 
 class RollbackLetters:
     """Sends the records of rolled-back steps to the dead-letter topics.
 
-    A batch does not contain the original bytes, so the records are read from the log a second time.
+    A batch does not contain the original bytes, so the records are read from the log a second time. Of a record that the log has deleted
+    in the meantime, the letter has the origin and the reason, and no contents.
 
     Parameters
     ----------
@@ -34,7 +43,7 @@ class RollbackLetters:
     domains
         ``{topic: domain}``.
     stop_requested
-        Whether the worker was asked to stop: it ends the wait for a broker.
+        Whether the worker is ending: that ends the waits for brokers and for acknowledgements.
 
     Attributes
     ----------
@@ -114,11 +123,20 @@ class RollbackLetters:
             raise StopRequestedError
 
     def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
-        letters = []
+        """A letter for each record from which a row was decoded.
+
+        Records that the log no longer holds (retention, compaction) get letters without contents. Which of the offsets without a record
+        had one is not known, so that these letters are written only if rows are missing, and then for all of these offsets.
+        """
+        letters: list[DeadLetter] = []
+        absent: list[tuple[Part, int]] = []
+        rows = 0
         with self._make_log(self._decoder) as kafka:
             kafka.on_wait = self._raise_if_stopping
             for part in batch.parts:
-                records = kafka.raw(part)
+                records = _held_records(kafka, part)
+                held = {record.offset for record in records}
+                absent += [(part, offset) for offset in range(part.first, part.end) if offset not in held]
                 if not records:
                     continue
                 chunk, _ = decode_records(
@@ -129,6 +147,7 @@ class RollbackLetters:
                     records,
                     self._domains[part.topic],
                 )
+                rows += len(chunk.batch)
                 # The other records were rejected and are already dead letters.
                 with_rows = set(chunk.offset.tolist())
                 letters += [
@@ -145,4 +164,38 @@ class RollbackLetters:
                     for r in records
                     if r.offset in with_rows
                 ]
+        missing = len(batch) - rows
+        if missing > 0 and absent:
+            log.warning(
+                "the records of %d rows of a step that was rolled back are no longer in the log: their letters have no contents",
+                missing,
+            )
+            letters += _without_contents(absent, missing, reason)
         return letters
+
+
+def _held_records(kafka: KafkaLog, part: Part) -> list[Any]:
+    """The records of a part that the log still holds."""
+    key = (part.topic, part.partition)
+    while part.first < part.end:
+        try:
+            return kafka.raw(part)
+        except OffsetsLostError:
+            begins, ends = kafka.beginning([key])[key], kafka.written([key])[key]
+            held = part._replace(first=max(part.first, begins), end=min(part.end, ends))
+            if held == part:  # two checks that contradict each other: the next reading decides
+                raise BrokerUnavailableError(
+                    f"{part.topic}[{part.partition}] does not return offsets {part.first} to {part.end}, though it holds them"
+                ) from None
+            part = held
+    return []
+
+
+def _without_contents(absent: Sequence[tuple[Part, int]], rows: int, reason: str) -> list[DeadLetter]:
+    letters = []
+    for number, (part, offset) in enumerate(absent[:_MOST_WITHOUT_CONTENTS], 1):
+        detail = f"{reason}; the log no longer holds the record: {rows} rows of the step are without a record, at {len(absent)} offsets"
+        if number == _MOST_WITHOUT_CONTENTS < len(absent):
+            detail += f"; this letter stands for the {len(absent) - number} offsets after it, too"
+        letters.append(DeadLetter(part.topic, part.partition, offset, ROLLED_BACK, detail, None))
+    return letters

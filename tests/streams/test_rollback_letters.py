@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.state.errors import BrokerRefusedError
+from ecdctr.state.errors import BrokerRefusedError, OffsetsLostError
 from ecdctr.state.positions import Part
 from ecdctr.streams.dead_letters import MemoryDeadLetters
 from ecdctr.streams.retry import StopRequestedError
@@ -16,7 +16,17 @@ from ecdctr.streams.rollback_letters import RollbackLetters
 from tests.support.intakes import SPECS, event
 from tests.support.waiting import PATIENCE_S, allowance
 
-BATCH = SimpleNamespace(parts=(Part("ads", 0, 3, 6),))
+
+class Rows:
+    """Two rows of the offsets 3 to 6."""
+
+    parts = (Part("ads", 0, 3, 6),)
+
+    def __len__(self):
+        return 2
+
+
+BATCH = Rows()
 RECORDS = [
     SimpleNamespace(offset=3, value=event(1), key=None, headers=(("trace", None),)),
     SimpleNamespace(offset=4, value=b"broken", key=None, headers=()),
@@ -105,3 +115,51 @@ def test_a_broker_that_refuses_to_show_the_records_for_a_while_does_not_end_trai
 
     asyncio.run(main())
     assert [x.offset for x in sink.letters] == [3, 5]
+
+
+class Deleted(Log):
+    """Has deleted the records before :attr:`begins`, and compaction has removed others."""
+
+    begins = 0
+    removed = ()
+
+    def raw(self, part):
+        if part.first < self.begins:
+            raise OffsetsLostError(f"no longer holds offsets {part.first} to {part.end}")
+        return [r for r in RECORDS if part.first <= r.offset < part.end and r.offset not in self.removed]
+
+    def beginning(self, keys):
+        return dict.fromkeys(keys, self.begins)
+
+    def written(self, keys):
+        return dict.fromkeys(keys, 10)
+
+
+@pytest.mark.parametrize(
+    ("begins", "removed", "expected"),
+    [
+        (0, (), [(3, event(1)), (5, event(2))]),
+        (4, (), [(5, event(2)), (3, None)]),
+        (6, (), [(3, None), (4, None), (5, None)]),  # which of them had a row is not known
+        (20, (), [(3, None), (4, None), (5, None)]),
+        (0, (5,), [(3, event(1)), (5, None)]),
+        (0, (4,), [(3, event(1)), (5, event(2))]),  # it had no row: nothing is missing
+    ],
+)
+def test_records_that_the_log_has_deleted_get_letters_without_contents(begins, removed, expected, caplog):
+    log = Deleted()
+    log.begins, log.removed = begins, removed
+    letters = RollbackLetters(lambda _: log, EventDecoder(SPECS), {"ads": 1}, lambda: False)
+    sink = MemoryDeadLetters()
+
+    async def main():
+        await letters.start(sink)
+        await asyncio.to_thread(letters.add, BATCH, "loss is nan")
+
+    asyncio.run(main())
+    assert letters.waiting == 0
+    assert [(x.offset, x.value) for x in sink.letters] == expected
+    for letter in sink.letters:
+        assert letter.reason == "loss" and letter.detail.startswith("loss is nan")
+        assert ("no longer holds the record" in letter.detail) == (letter.value is None)
+    assert ("no longer in the log" in caplog.text) == any(value is None for _, value in expected)
