@@ -16,6 +16,7 @@ __all__ = ["TrainerThread"]
 
 log = logging.getLogger("ecdctr.worker")
 
+SAID_EVERY_S = 10.0
 _POLL_S = 0.2
 """Interval of :meth:`Engine.idle` while no step is queued."""
 
@@ -79,6 +80,17 @@ class TrainerThread(threading.Thread):
             self._on_failure(error)
 
     def stop(self) -> None:
-        """End after the current step. Steps that are still queued are read from the log again after a restart."""
+        """End after the current step. Steps that are still queued are read from the log again after a restart.
+
+        A step is not interrupted, because its journal entry exists; while it is waited for, that is logged every
+        :data:`SAID_EVERY_S` seconds.
+        """
         self._stop_requested.set()
-        self.join()
+        began = time.monotonic()
+        while self.is_alive():
+            self.join(SAID_EVERY_S)
+            if self.is_alive():
+                log.warning(
+                    "stopping: waiting for the end of the step that follows step %d, for %.0f s (%s)",
+                    self.engine.step, time.monotonic() - began, self.engine.progress.busy or "training",
+                )  # fmt: skip

@@ -91,9 +91,7 @@ class Worker:
         self._lock = FolderLock(state_folder)
         self._batch_rows = {"natural_batch": natural_batch, "ad_batch": ad_batch}
         self._reporter = Reporter(decoder.schema, kafka, topics, monitor, folder=state_folder / "monitor")
-        self._rollback_letters = RollbackLetters(
-            make_log, decoder, topics.domains, lambda: self._stop_requested
-        )
+        self._rollback_letters = RollbackLetters(make_log, decoder, topics.domains, self._is_ending)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._stop_requested = False
@@ -288,7 +286,7 @@ class Worker:
             self._topics,
             on_waiting=partial(self._reporter.condition, Reason.DEAD_LETTERS_WAIT),
             connect_timeout_s=self._worker.connect_timeout_s,
-            stop_requested=lambda: self._stop_requested,
+            stop_requested=self._is_ending,
         )
         try:
             await self._letters.start(self._checkpoint_positions)
@@ -406,6 +404,9 @@ class Worker:
         if not isinstance(error, StopRequestedError):
             self._reporter.health.enter("failed", f"training has ended: {error}")
         self._failure = self._failure or error
+        # The trainer may be waiting for disk space or for the acknowledgement of letters; as after a signal, that ends here.
+        if self._engine is not None:
+            self._engine.stop_waiting()
         if self._stop is not None:
             self._stop.set()
 
