@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,6 +31,7 @@ from tests.support.brokers import unique_name
 from tests.support.journals import JournalReader
 from tests.support.topics import read_topic
 from tests.support.waiting import PATIENCE_S, allowance, wait_for
+from tests.support.worker_processes import start_worker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -100,9 +98,7 @@ def run(broker, tmp_path_factory: pytest.TempPathFactory):
 
 def train(settings: Settings, config: Path, log: Path, rows: int) -> None:
     journal = JournalReader(factory.Folders(settings.state.folder).journal)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
-    with log.open("wb") as out:
-        worker = subprocess.Popen([sys.executable, "-m", "ecdctr", "worker", "-c", str(config)], stdout=out, stderr=out, env=environment)  # fmt: skip
+    worker = start_worker(["worker", "-c", str(config)], log)
     try:
 
         def alive() -> str | None:

@@ -185,7 +185,7 @@ def test_case_a22_sigterm_while_it_starts_exits_0_without_a_traceback(site):
     }
     for what, reached in stages.items():
         before = site.log().count("live from step")
-        worker = site.start()
+        worker = site.start(new_interpreter=True)
         site.wait(lambda: reached(worker, before), what, worker)  # noqa: B023
         code, seconds = site.terminate(worker)
         assert (code, seconds < allowance(10)) == (0, True), f"{what}: {site.log()}"
@@ -196,7 +196,7 @@ def test_case_a22_sigterm_while_no_broker_answers_exits_0_without_a_traceback(tm
     address = f"127.0.0.1:{free_port()}"
     site = Site(tmp_path / "site", address, copy_of=Named("nowhere"))
     try:
-        worker = site.start()
+        worker = site.start(new_interpreter=True)
         site.wait(site.says("trying again"), "wait for a broker", worker)
         code, seconds = site.terminate(worker)
         assert (code, seconds < allowance(10)) == (0, True), site.log()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +32,7 @@ from tests.support.brokers import Broker, OwnBroker, unique_name
 from tests.support.journals import JournalReader
 from tests.support.topics import read_topic
 from tests.support.waiting import PATIENCE_S, wait_for, wait_until_equal
+from tests.support.worker_processes import RunningProcess, start_worker
 
 START_MS = 1_700_000_000_000
 USERS, ITEMS = 60, 40
@@ -87,7 +85,7 @@ class Site:
         self.broker = broker
         address = broker if isinstance(broker, str) else broker.address
         self.log_path = folder / "worker.log"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[RunningProcess] = []
         base = load_settings(
             None,
             [
@@ -144,14 +142,14 @@ class Site:
         finally:
             producer.close()
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a worker; its output is appended to the log."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ECDCTR_")}
-        with self.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ecdctr", "worker", "--config", str(self.config), *options],
-                stdout=log, stderr=log, env={**environment, "COLUMNS": "2000"},
-            )  # fmt: skip
+    def start(self, *options: str, new_interpreter: bool = False) -> RunningProcess:
+        """Start a worker; its output is appended to the log.
+
+        ``new_interpreter``: as a user starts it; otherwise the imports are already done (``worker_processes.py``).
+        """
+        process = start_worker(
+            ["worker", "--config", str(self.config), *options], self.log_path, new_interpreter=new_interpreter
+        )
         self.processes.append(process)
         return process
 
@@ -159,20 +157,18 @@ class Site:
         self,
         done: Callable[[], T],
         what: str,
-        worker: subprocess.Popen[bytes] | None = None,
+        worker: RunningProcess | None = None,
     ) -> T:
         """Wait until ``done`` returns a true value, and return it; fail if the worker ends before."""
 
         return wait_for(done, what, alive=self._alive(worker), detail=self.log)
 
-    def wait_until_equal(
-        self, read: Callable[[], T], expected: T, what: str, worker: subprocess.Popen[bytes]
-    ) -> None:
+    def wait_until_equal(self, read: Callable[[], T], expected: T, what: str, worker: RunningProcess) -> None:
         """Read until the value is ``expected``; fail if the worker ends before."""
         wait_until_equal(read, expected, what, alive=self._alive(worker))
 
     @staticmethod
-    def _alive(worker: subprocess.Popen[bytes] | None) -> Callable[[], str | None]:
+    def _alive(worker: RunningProcess | None) -> Callable[[], str | None]:
         def alive() -> str | None:
             if worker is None or worker.poll() is None:
                 return None
@@ -180,18 +176,18 @@ class Site:
 
         return alive
 
-    def train(self, rows: int, worker: subprocess.Popen[bytes]) -> None:
+    def train(self, rows: int, worker: RunningProcess) -> None:
         """Wait until this many offsets are learned, and the step that learned the last one has ended."""
         self.wait(lambda: self.learned() >= rows, f"learn {rows} rows", worker)
 
-    def terminate(self, worker: subprocess.Popen[bytes]) -> tuple[int, float]:
+    def terminate(self, worker: RunningProcess) -> tuple[int, float]:
         """Send SIGTERM; returns the exit code and the seconds until the end."""
         began = time.monotonic()
         worker.send_signal(signal.SIGTERM)
         return worker.wait(timeout=PATIENCE_S), time.monotonic() - began
 
     @contextmanager
-    def paused(self, worker: subprocess.Popen[bytes]) -> Iterator[None]:
+    def paused(self, worker: RunningProcess) -> Iterator[None]:
         """Suspend the worker (SIGSTOP); a signal sent in the meantime is delivered afterwards."""
         worker.send_signal(signal.SIGSTOP)
         try:
@@ -199,7 +195,7 @@ class Site:
         finally:
             worker.send_signal(signal.SIGCONT)
 
-    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+    def kill(self, worker: RunningProcess) -> None:
         """kill -9."""
         worker.send_signal(signal.SIGKILL)
         worker.wait()
