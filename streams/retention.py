@@ -22,6 +22,7 @@ __all__ = [
     "CHOICES",
     "check_log",
     "identity_after",
+    "positions_after",
     "redo_journal",
     "settle_positions",
     "warn_of_compaction",
@@ -61,7 +62,8 @@ def settle_positions(
     entries
         Entries of the journal after the checkpoint.
     state
-        The log, with the ends of the leader epochs of :func:`identity_after` these entries.
+        The log, with the ends of the leader epochs of :func:`identity_after` these entries: what
+        :meth:`~ecdctr.events.kafka.KafkaLog.confirmed_state` returns, so that two looks at the log decide.
     choice
         ``earliest``, ``latest``, ``checkpoint`` or None.
 
@@ -76,7 +78,7 @@ def settle_positions(
         raise ConfigError(f"--reset-offsets {choice!r}: choose one of {', '.join(CHOICES)}")
     tail = list(entries)
     at_checkpoint = _positions(engine, state)
-    reached, needed = _after(at_checkpoint, tail)
+    reached, needed = positions_after(at_checkpoint, tail)
     lost = losses(needed, reached, identity_after(engine.identity, tail), state)
     lost += _of_other_topics(needed, reached, engine.positions, state)
     if not lost:
@@ -108,7 +110,7 @@ def redo_journal(
     except RowsLostError as error:
         rest = [entry for entry in entries if entry.step > engine.step]
         at = _positions(engine, state)
-        reached, _ = _after(at, rest)
+        reached, _ = positions_after(at, rest)
         learned = sum(entry.rows or 0 for entry in rest)
         held = sum(len(kafka.fetch(entry.parts)) for entry in rest if entry.parts)
         reasons = [
@@ -179,7 +181,9 @@ def _of_other_topics(
     ]
 
 
-def _after(at: Positions, entries: Iterable[JournalEntry]) -> tuple[Positions, dict[Key, int]]:
+def positions_after(
+    at: Mapping[Key, int], entries: Iterable[JournalEntry]
+) -> tuple[Positions, dict[Key, int]]:
     """Next offset of each partition after the entries, and the first that they need."""
     reached, needed = Positions(at), dict(at)
     for entry in entries:

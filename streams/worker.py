@@ -8,7 +8,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from ecdctr.streams.progress_log import log_progress, rows_by_kind
 from ecdctr.streams.reporting import Reporter
 from ecdctr.streams.retention import (
     identity_after,
+    positions_after,
     redo_journal,
     settle_positions,
     warn_of_compaction,
@@ -186,10 +187,9 @@ class Worker:
         entries = list(engine.recover())
         self._checkpoint_positions = Positions(engine.positions)
         identity = identity_after(engine.identity, entries)
-        kafka, log_state, ends = self._connect(lambda: self._open_log(identity))
+        reached, needed = positions_after(engine.positions, entries)
+        kafka, log_state, ends = self._connect(lambda: self._open_log(identity, needed, reached))
         with kafka:
-            # Records that the log holds are waited for without a limit; a signal ends the wait.
-            kafka.stall_s, kafka.on_wait = math.inf, self._raise_if_stopping
             warn_of_compaction(log_state)
             engine.origin = LeaderEpochs(log_state.topic_ids, {}, LogIdentity())
             tail = list(settle_positions(engine, entries, log_state, reset_offsets))
@@ -212,11 +212,15 @@ class Worker:
         log.info("live from step %d; %d records behind", engine.step + 1, behind)
         return positions, ends
 
-    def _open_log(self, identity: LogIdentity) -> tuple[KafkaLog, LogState, dict[Key, int]]:
+    def _open_log(
+        self, identity: LogIdentity, needed: Mapping[Key, int], reached: Mapping[Key, int]
+    ) -> tuple[KafkaLog, LogState, dict[Key, int]]:
         """Connect, and ask for the state of the log, and where each partition can be read up to."""
         kafka = self._make_log(self._decoder)
+        # Records that the log holds are waited for without a limit; a signal ends the wait.
+        kafka.stall_s, kafka.on_wait = math.inf, self._raise_if_stopping
         try:
-            state = kafka.state(identity)
+            state = kafka.confirmed_state(identity, needed, reached)
             return kafka, state, kafka.end(list(state.ends))
         except BaseException:
             kafka.close()

@@ -158,7 +158,7 @@ def _first_steps(journal: Journal, loaded: Loaded, log: KafkaLog) -> _Start:
             start = _Start(entry.step, why)
     identity = LogIdentity.from_json(loaded.meta.get("log"))
     reached = Positions.from_json(loaded.meta["positions"])
-    state = log.state(identity)
+    state = log.confirmed_state(identity, reached, reached)
     # Needed from the end on: what was deleted is found below, step by step.
     lost = {loss.key: loss for loss in losses(reached, reached, identity, state)}
     for entry in _until(journal.entries(after_step=start.step - 1), last):

@@ -6,7 +6,7 @@ from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.ends import EndsReader, LogEnds, LogProblem, LogProblemKind
 from ecdctr.events.kafka.epochs import LeaderEpochs, observe_fetches
 from ecdctr.events.kafka.held import LogState, Loss, LossKind, losses
-from ecdctr.events.kafka.log import KafkaLog
+from ecdctr.events.kafka.log import SECOND_LOOK_S, KafkaLog
 from ecdctr.events.kafka.members import GroupMember
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.probe import probe_brokers, probe_each, stating_the_reason
@@ -14,6 +14,7 @@ from ecdctr.events.kafka.problems import BrokerProblem, Cause
 from ecdctr.events.kafka.topic_state import naming_partitions, topic_problem
 
 __all__ = [
+    "SECOND_LOOK_S",
     "BrokerProblem",
     "Cause",
     "EndsReader",

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 from ecdctr.events.align import Chunk
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka.held import LogState
+from ecdctr.events.kafka.held import LogState, losses
 from ecdctr.events.kafka.identity import compacted_topics, epoch_ends, topic_ids
 from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_ends
 from ecdctr.events.kafka.partition_reader import OutOfRangeError, PartitionReader
@@ -25,7 +25,7 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
 from ecdctr.state.positions import LogIdentity, Part
 
-__all__ = ["KafkaLog"]
+__all__ = ["SECOND_LOOK_S", "KafkaLog"]
 
 _logger = logging.getLogger("ecdctr.kafka")
 Key = tuple[str, int]
@@ -43,6 +43,8 @@ OFFSETS_S = 10.0
 """Limit for a request of first or end offsets; whoever waits for a broker asks again and says so."""
 NEW_TOPIC_S = 2.0
 """How long a topic that was created a moment ago may be absent from the metadata of another broker."""
+SECOND_LOOK_S = 2.0
+"""Two looks at the log, this far apart, decide that records are lost: a broker that has just started may report an old state."""
 _RETRY_S = 0.05
 _FAILED_S = 0.25
 """Pause after a read that failed."""
@@ -219,6 +221,30 @@ class KafkaLog:
             compacted=frozenset(compacted_topics(self._consumer, self.topics)),
         )
 
+    def confirmed_state(
+        self, identity: LogIdentity, needed: Mapping[Key, int], reached: Mapping[Key, int]
+    ) -> LogState:
+        """:meth:`state`; if something is lost according to it, the state of a second look, which decides.
+
+        Parameters
+        ----------
+        identity, needed, reached
+            See :func:`losses`.
+        """
+        found = self.state(identity)
+        if losses(needed, reached, identity, found):
+            self.pause(SECOND_LOOK_S)
+            found = self.state(identity)
+        return found
+
+    def pause(self, seconds: float) -> None:
+        """Wait; what ``on_wait`` raises ends the wait."""
+        resume_at = time.monotonic() + seconds
+        while time.monotonic() < resume_at:
+            if self.on_wait is not None:
+                self.on_wait()
+            time.sleep(min(seconds, _FAILED_S))
+
     # -- reading
 
     def chunks(
@@ -237,18 +263,36 @@ class KafkaLog:
         wants
             ``wants(topic, partition)``: partitions for which it returns False are skipped in this round, which bounds the
             rows in memory.
+
+        Raises
+        ------
+        OffsetsLostError, BrokerUnavailableError
+            As :meth:`fetch`.
         """
         todo = {key: first[key] for key in end if first[key] < end[key]}
         began = checked = time.monotonic()
+        failing: set[Key] = set()
         while todo:
             wanted = [key for key in todo if wants is None or wants(*key)]
             got = False
+            failed: StreamError | None = None
             for key in wanted:
-                # Wait up to 20 ms per partition until one has returned records; poll the rest without waiting.
-                records = self._reader(key, todo[key]).records(end[key], timeout_ms=0 if got else 20)
+                reader = self._reader(key, todo[key])
+                try:
+                    # Wait up to 20 ms per partition until one has returned records; poll the rest without waiting.
+                    records = reader.records(end[key], timeout_ms=0 if got else 20)
+                except (OutOfRangeError, BrokerUnavailableError) as error:
+                    failed = error
+                    if key not in failing:
+                        failing.add(key)
+                        self._report_stall({key: (todo[key], end[key])}, 0.0, error)
+                    time.sleep(_FAILED_S)
+                    reader.retry(todo[key])
+                    continue
                 if records is None:
                     continue
                 got = True
+                failing.discard(key)
                 chunk = self._decode(key, todo[key], records, end[key])
                 todo[key] = chunk.end
                 if chunk.end >= end[key]:
@@ -262,7 +306,7 @@ class KafkaLog:
                 self.on_wait()
             if now - checked > CHECK_S:
                 checked = now
-                self._report_stall({key: (todo[key], end[key]) for key in wanted}, now - began)
+                self._report_stall({key: (todo[key], end[key]) for key in wanted}, now - began, failed)
 
     def fetch(self, parts: Sequence[Part]) -> Batch:
         """The rows of exactly these offset ranges, in the same order as in the step that was first formed from them.
@@ -322,7 +366,7 @@ class KafkaLog:
 
         1. Take what arrives.
         2. Every :data:`CHECK_S` without a record, and when the client first finds the offset out of range or fails: compare the
-           range with the beginning and the end of the log. Only they prove that records are gone.
+           range with the beginning and the end of the log. Only they prove that records are gone, if two looks agree.
         3. Otherwise log what is waited for, and continue for up to ``stall_s``.
         """
         key = (reader.tp.topic, reader.tp.partition)
@@ -363,15 +407,28 @@ class KafkaLog:
         _logger.warning("waiting for records of %s for %.0f s: %s", ranges, waited_s, reason)
 
     def _check_held(self, missing: Mapping[Key, tuple[int, int]], cause: StreamError | None = None) -> None:
-        """Raise OffsetsLostError if the beginning or the end of a partition proves that the log does not hold a range."""
+        """Raise OffsetsLostError if two looks at beginnings and ends prove that the log does not hold a range."""
+        lost = self._not_held(missing)
+        if not lost:
+            return
+        self.pause(SECOND_LOOK_S)
+        again = self._not_held({key: missing[key] for key in lost})
+        for (topic, partition), (begins, ends) in sorted(again.items()):
+            at, end = missing[(topic, partition)]
+            raise OffsetsLostError(
+                f'topic "{topic}" partition {partition} no longer holds offsets {at} to {end}, which are needed: '
+                f"it holds {begins} to {ends}"
+            ) from cause
+
+    def _not_held(self, missing: Mapping[Key, tuple[int, int]]) -> dict[Key, tuple[int, int]]:
+        """Beginning and end of each partition that does not hold its range, as the brokers report them now."""
         keys, limit_s = list(missing), min(self.timeout_s, CHECK_S / 2)
         beginning, ends = self.beginning(keys, limit_s), self.written(keys, limit_s)
-        for key, (at, end) in sorted(missing.items()):
-            if beginning[key] > at or ends[key] < end:
-                raise OffsetsLostError(
-                    f'topic "{key[0]}" partition {key[1]} no longer holds offsets {at} to {end}, which are needed: '
-                    f"it holds {beginning[key]} to {ends[key]}"
-                ) from cause
+        return {
+            key: (beginning[key], ends[key])
+            for key, (at, end) in missing.items()
+            if beginning[key] > at or ends[key] < end
+        }
 
     def _reader(self, key: Key, offset: int) -> PartitionReader:
         reader = self._readers.get(key)

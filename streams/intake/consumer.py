@@ -20,6 +20,7 @@ from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOf
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
+from ecdctr.events.kafka import SECOND_LOOK_S
 from ecdctr.state.errors import OffsetsLostError
 from ecdctr.streams.intake.assigned_thread import AssignedThread
 
@@ -47,9 +48,9 @@ _WAIT_IDLE_MS = 100
 # A list that was delivered but not started by an agent within this time is considered lost and fetched again, unless the agent is
 # still working on an earlier one.
 _LOST_AFTER_S = 30.0
-# A partition whose offset the broker refused is fetched again after this time. If the log ends before the offset for
-# ``_SHORT_FOR_S``, records are gone: a broker that has just become the leader may not know all of them at first. The worker's
-# ``BrokerWatch`` needs less time, and reports all partitions together.
+# A partition whose offset the broker refused is fetched again after this time. Records are gone if the log begins after the offset
+# for ``SECOND_LOOK_S``, or ends before it for ``_SHORT_FOR_S``: a broker that has just become the leader may not know all of them at
+# first. The worker's ``BrokerWatch`` needs less time, and reports all partitions together.
 _REFUSED_PAUSE_S = 2.0
 _SHORT_FOR_S = 8.0
 
@@ -146,7 +147,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._refused: dict[
             TP, float
         ] = {}  # when the broker last refused to fetch from the partition's position
-        self._short: dict[TP, float] = {}  # since when the log is known to end before it
+        self._missing: dict[TP, float] = {}  # since when the log is known not to hold it
 
     def done(self, records: RecordList) -> None:
         """Report that the agents have processed a list; reading of its partition continues."""
@@ -287,22 +288,19 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             return
         begins = (await self.earliest_offsets(tp))[tp]
         ends = (await self._thread.call_thread(self._thread._ensure_consumer().end_offsets, [tp]))[tp]
-        name = f"{tp.topic}[{tp.partition}]"
-        way_out = "start with --reset-offsets, which reports what that loses"
+        if begins <= position <= ends:
+            self._missing.pop(tp, None)
+            return
         if begins > position:
+            found = f"begins at offset {begins}, training needs {position}: {begins - position} offsets were deleted unread"
+            decided_after = SECOND_LOOK_S
+        else:
+            found = f"ends at offset {ends}, training continues at {position}: the log was truncated or created again"
+            decided_after = _SHORT_FOR_S
+        if time.monotonic() - self._missing.setdefault(tp, time.monotonic()) >= decided_after:
             self.app.fail(
                 OffsetsLostError(
-                    f"{name} begins at offset {begins}, training needs {position}: "
-                    f"{begins - position} offsets were deleted unread; {way_out}"
-                )
-            )
-        elif ends >= position:
-            self._short.pop(tp, None)
-        elif time.monotonic() - self._short.setdefault(tp, time.monotonic()) >= _SHORT_FOR_S:
-            self.app.fail(
-                OffsetsLostError(
-                    f"{name} ends at offset {ends}, training continues at {position}: the log was truncated or created again; "
-                    f"{way_out}"
+                    f"{tp.topic}[{tp.partition}] {found}; start with --reset-offsets, which reports what that loses"
                 )
             )
 

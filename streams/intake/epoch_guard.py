@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ecdctr.events.kafka import KafkaLog, LeaderEpochs
+from ecdctr.events.kafka import SECOND_LOOK_S, KafkaLog, LeaderEpochs
 from ecdctr.state.errors import OffsetsLostError
-from ecdctr.streams.retry import MENDED_LATER, call_until_available
+from ecdctr.streams.retry import MENDED_LATER, StopRequestedError, call_until_available
 
 __all__ = ["EpochGuard"]
 
@@ -59,9 +59,13 @@ class EpochGuard:
 
     def _compare(self, topic: str, partition: int, last: int) -> None:
         with self._make_log() as kafka:
-            kafka.timeout_s = _LIMIT_S
+            kafka.timeout_s, kafka.on_wait = _LIMIT_S, self._raise_if_stopping
             for epoch, read in self.epochs.unchecked(topic, partition, last):
                 end = kafka.epoch_ends({(topic, partition): epoch}).get((topic, partition))
+                if end is not None and end < read:
+                    # A broker that has just started may report an old state: a second look decides.
+                    kafka.pause(SECOND_LOOK_S)
+                    end = kafka.epoch_ends({(topic, partition): epoch}).get((topic, partition))
                 if end is not None and end < read:
                     raise OffsetsLostError(
                         f"{topic}[{partition}] was cut at offset {end} by an unclean leader election: leader epoch {epoch} was read "
@@ -69,3 +73,7 @@ class EpochGuard:
                         "reports what --reset-offsets earliest, latest or checkpoint would lose or double"
                     )
         self.epochs.set_checked(topic, partition, last)
+
+    def _raise_if_stopping(self) -> None:
+        if self._stop_requested():
+            raise StopRequestedError

@@ -16,13 +16,14 @@ from kafka.errors import (
 )
 
 from ecdctr.events.decoder import EventDecoder
-from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.kafka import KafkaLog, LogState
 from ecdctr.events.kafka import log as log_module
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
 from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, OffsetsLostError
-from ecdctr.state.positions import Part
+from ecdctr.state.positions import LogIdentity, Part
 
 TP = TopicPartition("ad", 0)
+KEY = ("ad", 0)
 
 
 class Client:
@@ -87,10 +88,26 @@ def _record(offset):
     return SimpleNamespace(offset=offset, value=json.dumps(value).encode(), headers=())
 
 
-def kafka_log(monkeypatch, client: Client, **options) -> KafkaLog:
-    clients = [Probe([], beginning=client.first, end=client.last), client]
+class OldState(Probe):
+    """Reports a beginning and an end at its first look that are not true, as a broker does that has just started."""
+
+    def __init__(self, beginning, end):
+        super().__init__([], beginning=0, end=9)
+        self.first_look = {"beginning": beginning, "end": end}
+
+    def beginning_offsets(self, tps, timeout_ms=None):
+        return dict.fromkeys(tps, self.first_look.pop("beginning", self.first))
+
+    def end_offsets(self, tps, timeout_ms=None):
+        self.last = self.first_look.pop("end", 9)  # asked for last, and again by the fetch from there
+        return super().end_offsets(tps)
+
+
+def kafka_log(monkeypatch, client: Client, probe: Client | None = None, **options) -> KafkaLog:
+    clients = [probe or Probe([], beginning=client.first, end=client.last), client]
     monkeypatch.setattr(KafkaLog, "_client", lambda self, *_: clients.pop(0))
     monkeypatch.setattr(log_module, "CHECK_S", 0.0)
+    monkeypatch.setattr(log_module, "SECOND_LOOK_S", 0.01)
     decoder = EventDecoder((FeatureSpec(name="site", buckets=50),))
     return KafkaLog(KafkaSettings(), decoder, {"ad": 1}, timeout_s=5, **options)
 
@@ -133,6 +150,45 @@ def test_a_log_that_does_not_hold_them_proves_the_loss(monkeypatch, held, read):
     }
     with pytest.raises(OffsetsLostError, match='topic "ad" partition 0 no longer holds offsets 0 to 5'):
         calls[read]()
+
+
+def all_offsets(log: KafkaLog, read: str) -> list[int]:
+    """The offsets 2 to 9, as each method that reads returns them."""
+    if read == "raw":
+        return [record.offset for record in log.raw(Part("ad", 0, 2, 9))]
+    if read == "fetch":
+        return fetched(log, (2, 9))[0]
+    return [int(o) for chunk in log.chunks({TP: 2}, {TP: 9}) for o in chunk.offset]
+
+
+@pytest.mark.parametrize("read", ["fetch", "raw", "chunks"])
+@pytest.mark.parametrize(
+    "old", [{"beginning": 5, "end": 9}, {"beginning": 0, "end": 3}], ids=["begins", "ends"]
+)
+def test_one_look_does_not_decide_that_records_are_lost(monkeypatch, old, read):
+    client = Client(range(9), errors=[OffsetOutOfRangeError({TP: 2})])
+    assert all_offsets(kafka_log(monkeypatch, client, OldState(**old)), read) == list(range(2, 9))
+
+
+@pytest.mark.parametrize("error", [OffsetOutOfRangeError({TP: 2}), KafkaConnectionError("closed")])
+@pytest.mark.parametrize("read", ["fetch", "raw", "chunks"])
+def test_an_error_that_passes_ends_no_reading(monkeypatch, read, error):
+    client = Client(range(9), errors=[error, None, error])
+    assert all_offsets(kafka_log(monkeypatch, client), read) == list(range(2, 9))
+
+
+def test_the_state_that_decides_on_a_loss_is_that_of_a_second_look(monkeypatch):
+    log = kafka_log(monkeypatch, Client(range(9)))
+    short, whole = LogState({KEY: 0}, {KEY: 5}), LogState({KEY: 0}, {KEY: 9})
+    for looks, decides, expected in [
+        ([whole], whole, 1),
+        ([short, whole], whole, 2),
+        ([short, short], short, 2),
+    ]:
+        states = list(looks)
+        monkeypatch.setattr(log, "state", lambda _, states=states: states.pop(0))
+        assert log.confirmed_state(LogIdentity(), {KEY: 8}, {KEY: 8}) is decides
+        assert len(looks) - len(states) == expected
 
 
 def test_a_wait_can_be_stopped(monkeypatch):

@@ -14,8 +14,10 @@ KEY = ("ads", 0)
 class Log:
     timeout_s = 60.0
 
-    def __init__(self, end: int) -> None:
-        self.end = end
+    def __init__(self, *ends: int) -> None:
+        self.ends = list(ends)
+
+    def pause(self, seconds): ...
 
     def __enter__(self):
         return self
@@ -24,11 +26,11 @@ class Log:
 
     def epoch_ends(self, epochs):
         assert epochs == {KEY: 3}
-        return {KEY: self.end}
+        return {KEY: self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]}
 
 
-def guard(end: int, *, answers_at: int = 1, error: Exception | None = None) -> EpochGuard:
-    """A guard of records that were read up to 50 in epoch 3, which now ends at ``end``, and then from 50 on in epoch 5."""
+def guard(*ends: int, answers_at: int = 1, error: Exception | None = None) -> EpochGuard:
+    """A guard of records that were read up to 50 in epoch 3, which ends at ``ends`` when it is asked for, and then from 50 on in epoch 5."""
     epochs = LeaderEpochs({}, Positions({KEY: 50}), LogIdentity(epochs={KEY: 3}))
     epochs.observe(*KEY, batch(50, 60, 5))
     attempts = []
@@ -37,9 +39,15 @@ def guard(end: int, *, answers_at: int = 1, error: Exception | None = None) -> E
         attempts.append(1)
         if len(attempts) < answers_at:
             raise error or BrokerUnavailableError("no broker answers")
-        return Log(end)
+        return Log(*ends)
 
     return EpochGuard(epochs, connect, lambda: False)
+
+
+def test_one_look_does_not_decide_that_the_log_was_cut():
+    made = guard(20, 50)
+    made.check(*KEY, 55)
+    assert not made.is_due(*KEY, 55)
 
 
 def test_the_records_of_a_new_leader_are_learned_if_nothing_was_cut():
