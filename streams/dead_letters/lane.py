@@ -24,6 +24,7 @@ from kafka.errors import (
 
 from ecdctr.events.kafka import close_at_once, probe_brokers, stating_the_reason, topic_problem
 from ecdctr.events.settings import KafkaSettings
+from ecdctr.monitor.dashboard import Reason
 from ecdctr.state.errors import ConfigError, StreamError
 from ecdctr.streams.dead_letters.letter import DeadLetter, Form, Identity
 from ecdctr.streams.dead_letters.read_back import Tail
@@ -312,7 +313,10 @@ class Lane:
         self._ended.wait(_RETRY_S)
 
     def _say_waiting(self, error: Exception | None) -> None:
-        """Say that letters wait, and why, if they have waited for :data:`SAID_AFTER_S`."""
+        """Say that letters wait, and why, if they have waited for :data:`SAID_AFTER_S`.
+
+        The lines in the log are written here, when the reason changes and every minute; the log of health leaves this reason out.
+        """
         now = time.monotonic()
         assert self._since is not None
         if now - max(self._since, self._asked_at) < SAID_AFTER_S:
@@ -326,8 +330,8 @@ class Lane:
         if sentence != self._sentence or now - self._logged_at > _LOG_AGAIN_S:
             self._logged_at = now
             log.warning(
-                "%s; training waits with nothing lost, and continues when it takes them (waiting for %.0f s)",
-                sentence, now - self._since,
+                "%s; training waits with nothing lost, and continues when it takes them (waiting for %.0f s) [%s]",
+                sentence, now - self._since, Reason.DEAD_LETTERS_WAIT.value,
             )  # fmt: skip
         self._sentence = sentence
         self._on_waiting(sentence)
@@ -357,8 +361,9 @@ class Lane:
         if self._sentence is not None:
             assert self._since is not None
             log.info(
-                '"%s" takes dead letters again, after %.0f s', self.topic, time.monotonic() - self._since
-            )
+                'the dead-letter topic "%s" takes records again, after %.0f s [%s]',
+                self.topic, time.monotonic() - self._since, Reason.DEAD_LETTERS_WAIT.value,
+            )  # fmt: skip
             self._sentence = None
             self._on_waiting(None)
         self._since = None

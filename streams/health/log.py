@@ -11,8 +11,14 @@ __all__ = ["log_changes"]
 
 log = logging.getLogger("ecdctr.worker")
 
-_QUIET = (Reason.STARTING, Reason.RECOVERING, Reason.STOPPING, Reason.FAILED)
-"""The worker itself logs what it does then, with more particulars."""
+_QUIET = (
+    Reason.STARTING,
+    Reason.RECOVERING,
+    Reason.STOPPING,
+    Reason.FAILED,
+    Reason.DEAD_LETTERS_WAIT,
+)
+"""Logged where they are found, with more particulars: by the worker, and by the lane of each dead-letter topic."""
 
 _ENDED = {
     Reason.WAITING_FOR_BROKER: "a broker answers again",
@@ -23,7 +29,6 @@ _ENDED = {
     Reason.CERTIFICATE_REFUSED: "the brokers can be connected to again",
     Reason.OPEN_TRANSACTION: "the transaction has ended",
     Reason.WAITING_FOR_DISK: "the state can be written again",
-    Reason.DEAD_LETTERS_WAIT: "the dead-letter topic takes records again",
     Reason.STALLED: "records are learned again",
     Reason.ONLY_DEAD_LETTERS: "events are accepted again, or none arrive",
     Reason.CHECKPOINTS_FAIL: "checkpoints are written again",

@@ -373,7 +373,10 @@ def test_case_a13_a_dead_letter_topic_that_takes_nothing_is_named_until_it_does(
     assert told.body["lag_records"] != 0
     kafka.allow(USER, "WRITE", "TOPIC", letters)
     secured.until_done(site.sent)
-    assert "the dead-letter topic takes records again, after" in site.log()
+    said = [line for line in site.log().splitlines() if "[dead_letters_not_taken]" in line]
+    begun = [line[line.index("the dead-letter") :].partition(";")[0] for line in said[:-1]]
+    assert begun and len(set(begun)) == len(begun), "the same reason was logged twice"
+    assert f'the dead-letter topic "{letters}" takes records again, after' in said[-1]
 
 
 def test_case_k8_a_topic_of_dead_letters_only_is_told_with_reason_and_rate(secured, kafka):
