@@ -9,6 +9,7 @@
     │   └── PointInTimeError                   a row would read a snapshot that is later than itself
     ├── StateError               exit code 4   state on disk
     │   ├── StateLockedError                   another process owns the state folder
+    │   ├── FormatError                        another version wrote it, in a format that this one does not read
     │   ├── CheckpointDamagedError             files that do not match the checkpoint's manifest
     │   ├── SnapshotDamagedError               files that do not match the snapshot's manifest
     │   ├── SnapshotExistsError                the month already has a snapshot with other content
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EcdctrError",
+    "FormatError",
     "JournalDamagedError",
     "OffsetsLostError",
     "PointInTimeError",
@@ -83,6 +85,16 @@ class StateError(EcdctrError):
 
 class StateLockedError(StateError):
     """Another process owns the state folder."""
+
+
+class FormatError(StateError):
+    """Another version wrote this part of the state, in a format that this version does not read; nothing is damaged."""
+
+    def __init__(self, what: str, found: object, known: int) -> None:
+        super().__init__(
+            f"{what} has format {found!r}, this version of ecdctr reads format {known}: it is not damaged, another version wrote it; "
+            "continue with that version"
+        )
 
 
 class CheckpointDamagedError(StateError):

@@ -13,14 +13,14 @@ from ecdctr import factory
 from ecdctr.progress import event_day
 from ecdctr.settings import Loaded
 from ecdctr.state.checkpoints import CheckpointStore
-from ecdctr.state.errors import CheckpointDamagedError, SnapshotDamagedError, StateError
+from ecdctr.state.errors import CheckpointDamagedError, FormatError, SnapshotDamagedError, StateError
 from ecdctr.state.snapshots import RocksEmbeddingStore
 
 __all__ = ["show_checkpoints", "show_snapshots"]
 
 
 def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
-    """Print every checkpoint and whether it is whole; exit code 1 if one is damaged."""
+    """Print every checkpoint and whether it is whole; exit code 1 if one is damaged or has another format."""
     folder = factory.Folders(loaded.settings.state.folder).checkpoints if path is None else path.parent
     names = (
         [path.name] if path else sorted(p.name for p in folder.glob("*-step-*")) if folder.is_dir() else []
@@ -39,13 +39,13 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
         box=None,
         pad_edge=False,
     )
-    damaged = 0
+    wrong = 0
     for name in names:
         try:
             meta = store.load(name).meta
-        except CheckpointDamagedError as error:
-            damaged += 1
-            table.add_row(name, _damaged(error))
+        except (CheckpointDamagedError, FormatError) as error:
+            wrong += 1
+            table.add_row(name, _unusable(error))
             continue
         rows = meta["progress"]["rows"]
         table.add_row(
@@ -54,11 +54,12 @@ def show_checkpoints(out: Console, loaded: Loaded, path: Path | None) -> int:
             ", ".join(meta.get("versions", {}).get("tpm", ())) or "none",
         )  # fmt: skip
     out.print(table)
-    return 1 if damaged else 0
+    return 1 if wrong else 0
 
 
-def _damaged(error: Exception) -> Text:
-    return Text.assemble(("damaged", "red"), f": {error}")
+def _unusable(error: Exception) -> Text:
+    word = "other format" if isinstance(error, FormatError) else "damaged"
+    return Text.assemble((word, "red"), f": {error}")
 
 
 def _releases(progress: dict[str, Any]) -> str:
@@ -67,26 +68,32 @@ def _releases(progress: dict[str, Any]) -> str:
 
 
 def show_snapshots(out: Console, loaded: Loaded, month: str | None) -> int:
-    """Print every TPM snapshot and whether it is whole; exit code 1 if one is damaged."""
+    """Print every TPM snapshot and whether it is whole; exit code 1 if one is damaged or has another format."""
     settings = loaded.settings
     store = RocksEmbeddingStore(factory.Folders(settings.state.folder).snapshots, cache_rows=1024)
-    months = [month] if month else store.months()
+    months = [month] if month else store.names()
     if not months:
         raise StateError(
             f"there is no snapshot in {settings.state.folder}/snapshots: create some with `ecdctr tpm train SOURCE`"
         )
     table = Table("month", "state", "users", "items", "dim", "latest training row", box=None, pad_edge=False)
-    damaged = 0
+    wrong = 0
     for name in months:
+        try:
+            manifest = store.manifest(name)
+            facts = (
+                f"{manifest.rows['user']:,}", f"{manifest.rows['item']:,}", str(manifest.dim), event_day(manifest.last_ts)
+            )  # fmt: skip
+        except (SnapshotDamagedError, FormatError) as error:
+            wrong += 1
+            table.add_row(name, _unusable(error))
+            continue
         try:
             store.verify(name)
             state = Text("whole")
         except SnapshotDamagedError as error:
-            damaged += 1
-            state = _damaged(error)
-        manifest = store.manifest(name)
-        table.add_row(
-            name, state, f"{manifest.rows['user']:,}", f"{manifest.rows['item']:,}", str(manifest.dim), event_day(manifest.last_ts)
-        )  # fmt: skip
+            wrong += 1
+            state = _unusable(error)
+        table.add_row(name, state, *facts)
     out.print(table)
-    return 1 if damaged else 0
+    return 1 if wrong else 0

@@ -74,12 +74,24 @@ class LiveTpm:
         self._learned_ms = -1
 
     def plan(self, learns: bool) -> dict[str, Any] | None:
-        """Content of the ``tpm`` journal entry that enables or disables learning; None if it does not change."""
+        """Content of the ``tpm`` journal entry that enables or disables learning; None if it does not change.
+
+        Raises
+        ------
+        StateError
+            All states that ``ecdctr tpm train`` saved are damaged.
+        """
         if learns == self.learns:
             return None
         if not learns or self.trainer is not None:
             return {"learns": learns}
         found = None if self._trained is None else self._trained.newest()
+        if found is None and self._trained is not None and self._trained.damaged:
+            names = ", ".join(name for name, _ in self._trained.damaged)
+            raise StateError(
+                f"all states of `ecdctr tpm train` are damaged ({names}): restore one in the folder tpm of the state folder, or move "
+                "that folder away to begin a new TPM"
+            )
         return {"learns": True, "from": None if found is None else found.name}
 
     def switch(self, learns: bool, name: str | None = None) -> None:

@@ -232,6 +232,7 @@ def _open(
     if store is None:
         raise ConfigError(f"snapshots {list(months)} are required, but no snapshot store is given")
     for month in months:
+        store.check(month)  # before it is used: a step would otherwise end in the middle
         found = store.manifest(month).dim
         if found != dim:
             raise ConfigError(

@@ -134,7 +134,8 @@ class Engine:
         Raises
         ------
         StateError
-            There is no undamaged checkpoint and the journal does not begin at step 0, or the checkpoint has another fingerprint.
+            There is no undamaged checkpoint and the journal does not begin at step 0, or there is none and all checkpoints are
+            damaged: a new model is not begun by itself. Also if the checkpoint has another fingerprint or format.
         """
         loaded = self.checkpoints.newest()
         for name, reason in self.checkpoints.damaged:
@@ -145,6 +146,11 @@ class Engine:
             )
         if loaded is None:
             first = self.journal.first_step()
+            if first is None and self.checkpoints.damaged:
+                raise StateError(
+                    f"no checkpoint in {self.settings.folder} is whole, and there is no journal to repeat all steps: restore a "
+                    "checkpoint folder, or move the state folder aside to begin a new model"
+                )
             if first not in (None, 0):
                 raise StateError(
                     f"no whole checkpoint in {self.settings.folder}, and the journal begins at step {first}, not 0: "

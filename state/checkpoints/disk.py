@@ -26,7 +26,7 @@ from ecdctr.state.checkpoints.files import (
     write_tensors,
 )
 from ecdctr.state.checkpoints.protocol import Capture, CheckpointInfo, Loaded, Rows, merge_rows
-from ecdctr.state.errors import CheckpointDamagedError, StateError
+from ecdctr.state.errors import CheckpointDamagedError, FormatError, StateError
 from ecdctr.state.files import checksum, fsync_dir
 
 __all__ = ["CheckpointStore"]
@@ -119,8 +119,13 @@ class CheckpointStore:
     def newest(self) -> Loaded | None:
         """Load the newest checkpoint whose checksums are correct. The next :meth:`save` stores the rows changed since it.
 
-        Damaged ones are listed in :attr:`damaged`, skipped and left on disk. None if there is no intact one; then
-        ``damaged`` distinguishes an empty store from one in which all are damaged.
+        Damaged ones are listed in :attr:`damaged`, skipped and left on disk, and so are copies under another name. None if there is
+        no intact one; then ``damaged`` distinguishes an empty store from one in which all are damaged.
+
+        Raises
+        ------
+        FormatError
+            The newest one that is not damaged was written by another version. An older one is not used instead of it.
         """
         self.damaged = []
         for leftover in sorted(self.folder.glob(_PARTIAL + "*")):
@@ -130,9 +135,16 @@ class CheckpointStore:
         for name in reversed(self._names()):
             try:
                 loaded = self.load(name)
+                written_as = Manifest.read(self.folder / name, deep=False).name
             except CheckpointDamagedError as error:
                 self.damaged.append((name, str(error)))
                 _log.warning("%s; skipped, the files remain", error)
+                continue
+            if written_as != name:
+                self.damaged.append((name, f"it is a copy of checkpoint {written_as}"))
+                _log.warning(
+                    "checkpoint %s is a copy of checkpoint %s; skipped", self.folder / name, written_as
+                )
                 continue
             self.adopt(loaded)
             return loaded
@@ -147,6 +159,8 @@ class CheckpointStore:
         ------
         CheckpointDamagedError
             A file is missing, or its size or checksum differs from the manifest.
+        FormatError
+            Another version wrote it.
         StateError
             There is no checkpoint of that name.
         """
@@ -229,9 +243,11 @@ class CheckpointStore:
         found = []
         for name in self._names():
             try:
-                found.append(Manifest.read(self.folder / name, deep=False))
-            except CheckpointDamagedError:
+                manifest = Manifest.read(self.folder / name, deep=False)
+            except (CheckpointDamagedError, FormatError):
                 continue
+            if manifest.name == name:
+                found.append(manifest)
         return found
 
     def _drop_old(self) -> None:
@@ -247,7 +263,7 @@ class CheckpointStore:
 
 def _sequence(name: str) -> int | None:
     head, found, _ = name.partition("-step-")
-    return int(head) if found and head.isdigit() else None
+    return int(head) if found and head.isascii() and head.isdigit() else None
 
 
 def _info(folder: Path, manifest: Manifest, written: int = 0, seconds: float = 0.0) -> CheckpointInfo:

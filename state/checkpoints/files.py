@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ecdctr.state.checkpoints.protocol import Rows
-from ecdctr.state.errors import CheckpointDamagedError
+from ecdctr.state.errors import CheckpointDamagedError, FormatError
 from ecdctr.state.files import checksum, fsync_file, read_json, write_json
 
 __all__ = ["FileRecord", "Manifest", "link", "merge_from", "read_rows", "write_rows", "write_tensors"]
+
+FORMAT = 1
+"""Version of a checkpoint's format; it is in the manifest."""
 
 MANIFEST = "manifest.json"
 DENSE = "dense.safetensors"
@@ -45,7 +48,7 @@ class Manifest:
     dense: FileRecord
     segments: tuple[FileRecord, ...]  # oldest first
     tables: dict[str, tuple[str, int]]  # dtype and width of a table's rows
-    format: int = 1
+    format: int = FORMAT
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -66,11 +69,13 @@ class Manifest:
         ------
         CheckpointDamagedError
             A file differs from what was written; the message names the checkpoint and the first such file.
+        FormatError
+            Another version wrote it.
         """
         try:
             content = read_json(folder / MANIFEST)
-            if content["format"] != 1:
-                raise ValueError(f"it has format {content['format']}, this version reads format 1")
+            if content["format"] != FORMAT:
+                raise FormatError(f"checkpoint {folder}", content["format"], FORMAT)
             segments = tuple(FileRecord(**record) for record in content["segments"])
             tables = {table: (str(dtype), int(width)) for table, (dtype, width) in content["tables"].items()}
             read = {"dense": FileRecord(**content["dense"]), "segments": segments, "tables": tables}

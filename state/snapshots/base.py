@@ -29,10 +29,32 @@ class MonthlyStore:
     def manifest(self, month: str) -> SnapshotManifest:
         raise NotImplementedError
 
+    def check(self, month: str) -> None:
+        """SnapshotDamagedError if the month is damaged."""
+        raise NotImplementedError
+
+    def _pass_over(self, month: str, error: StateError) -> None:
+        """Name a month that cannot be used."""
+        raise NotImplementedError
+
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
-        """The ``k`` latest months all of whose training rows are earlier than ``clock_ms``, in ascending order."""
-        earlier = [month for month in self.months() if self.manifest(month).last_ts < clock_ms]
-        return tuple(earlier[-k:]) if k > 0 else ()
+        """The ``k`` latest whole months all of whose training rows are earlier than ``clock_ms``, in ascending order.
+
+        Damaged months are passed over, and each is named once in the log.
+        """
+        found: list[str] = []
+        for month in reversed(self.months()):
+            if len(found) >= k:
+                break
+            if self.manifest(month).last_ts >= clock_ms:
+                continue
+            try:
+                self.check(month)
+            except StateError as error:
+                self._pass_over(month, error)
+            else:
+                found.append(month)
+        return tuple(reversed(found))
 
     def dim(self, months: Sequence[str]) -> int:
         """Length of the vectors; StateError when the months differ in it."""

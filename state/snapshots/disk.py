@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.errors import SnapshotDamagedError
+from ecdctr.state.errors import FormatError, SnapshotDamagedError, StateError
 from ecdctr.state.hashing import mix64
 from ecdctr.state.snapshots.base import MonthlyStore, distinct, union_chunks
 from ecdctr.state.snapshots.database import VectorDb
 from ecdctr.state.snapshots.protocol import KINDS, Kind, SnapshotManifest, Vectors
 from ecdctr.state.snapshots.snapshot import (
     check_files,
+    file_stamps,
     month_names,
     read_manifest,
     write_snapshot,
@@ -27,6 +29,7 @@ from ecdctr.state.vector_cache import VectorCache
 __all__ = ["RocksEmbeddingStore"]
 
 _OPEN_MONTHS = 12  # largest number of RocksDB databases that are kept open
+_log = logging.getLogger("ecdctr.tpm")
 
 
 class _OpenMonth:
@@ -63,7 +66,8 @@ class _OpenMonth:
 class RocksEmbeddingStore(MonthlyStore):
     """All snapshots of one folder; see :class:`EmbeddingStore` for the contract.
 
-    Any number of processes may read. Only the owner of the state folder writes; snapshots are immutable unless ``replace`` is set.
+    The checksums of all files of a month are verified before its first vector is returned: RocksDB opens a database whose own list of
+    files is cut as one with fewer vectors. Any number of processes may read. Only the owner of the state folder writes; snapshots are immutable unless ``replace`` is set.
 
     Parameters
     ----------
@@ -78,11 +82,28 @@ class RocksEmbeddingStore(MonthlyStore):
         self._cache_rows = cache_rows
         self._manifests: dict[str, tuple[int, SnapshotManifest]] = {}
         self._open: OrderedDict[str, _OpenMonth] = OrderedDict()
+        self._checked: dict[str, tuple[object, str | None]] = {}
+        self._passed_over: dict[str, str] = {}
         self._lock = threading.RLock()
+
+    def names(self) -> list[str]:
+        """Names of all folders that may be months, in ascending order, whether they are whole snapshots or not."""
+        return sorted(month_names(self.folder))
 
     def months(self) -> list[str]:
         """Months that have a snapshot, in ascending order of their most recent training row."""
-        return sorted(month_names(self.folder), key=lambda month: (self.manifest(month).last_ts, month))
+        found = []
+        for month in month_names(self.folder):
+            try:
+                found.append((self.manifest(month).last_ts, month))
+            except (SnapshotDamagedError, FormatError) as error:
+                self._pass_over(month, error)
+        return [month for _, month in sorted(found)]
+
+    def _pass_over(self, month: str, error: StateError) -> None:
+        if self._passed_over.get(month) != str(error):
+            self._passed_over[month] = str(error)
+            _log.error("%s. It is passed over", error)
 
     def manifest(self, month: str) -> SnapshotManifest:
         """Description of the month's snapshot; StateError when there is none."""
@@ -139,9 +160,8 @@ class RocksEmbeddingStore(MonthlyStore):
         dim = self.dim(months)
         with self._lock:
             tables = [self._month(month).ids(kind) for month in months]
-        dbs = [
-            VectorDb(self.folder / month / "db", dim) for month in months
-        ]  # opened separately, so that the scan holds no lock
+        # Opened separately, so that the scan holds no lock. The files were checked above.
+        dbs = [VectorDb(self.folder / month / "db", dim) for month in months]
         try:
             scans = [db.scan(KINDS.index(kind)) for db in dbs]
             at = [0] * len(months)
@@ -159,6 +179,21 @@ class RocksEmbeddingStore(MonthlyStore):
             for db in dbs:
                 db.close()
 
+    def check(self, month: str) -> None:
+        """As :meth:`verify`, but the files are read again only if one of them has changed since the last call."""
+        path = self.folder / month
+        stamps = file_stamps(path)
+        known = self._checked.get(month)
+        if known is None or known[0] != stamps:
+            error = None
+            try:
+                check_files(path)
+            except SnapshotDamagedError as found:
+                error = str(found)
+            known = self._checked[month] = stamps, error
+        if known[1] is not None:
+            raise SnapshotDamagedError(known[1])
+
     def verify(self, month: str) -> None:
         """Verify all checksums of a month; the message of SnapshotDamagedError contains the damaged file."""
         check_files(self.folder / month)
@@ -173,6 +208,7 @@ class RocksEmbeddingStore(MonthlyStore):
         """The open month; if more than ``_OPEN_MONTHS`` are open, the least recently used ones are closed."""
         found = self._open.pop(month, None)
         if found is None:
+            self.check(month)
             found = _OpenMonth(self.folder / month, self.manifest(month), self._cache_rows)
         self._open[month] = found
         while len(self._open) > _OPEN_MONTHS:

@@ -71,6 +71,9 @@ class MemoryEmbeddingStore(MonthlyStore):
         for ids in self.iter_ids(kind, months, rows):
             yield ids, *self.lookup(kind, ids, months)
 
+    def check(self, month: str) -> None:
+        self.manifest(month)
+
     def verify(self, month: str) -> None:
         self.manifest(month)
 

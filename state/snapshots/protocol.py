@@ -57,7 +57,10 @@ class EmbeddingStore(Protocol):
     """The frozen TPM vectors of all months."""
 
     def months(self) -> list[str]:
-        """Months that have a snapshot, in ascending order of their most recent training row."""
+        """Months that have a snapshot, in ascending order of their most recent training row.
+
+        Other folders, and months whose manifest is damaged, are left out, and each is named once in the log.
+        """
         ...
 
     def manifest(self, month: str) -> SnapshotManifest:
@@ -77,7 +80,10 @@ class EmbeddingStore(Protocol):
         ...
 
     def select(self, clock_ms: int, k: int) -> tuple[str, ...]:
-        """The ``k`` latest months all of whose training rows are earlier than ``clock_ms``, in ascending order."""
+        """The ``k`` latest whole months all of whose training rows are earlier than ``clock_ms``, in ascending order.
+
+        Damaged months are passed over, and each is named once in the log.
+        """
         ...
 
     def lookup(
@@ -94,6 +100,10 @@ class EmbeddingStore(Protocol):
         self, kind: Kind, months: Sequence[str], rows: int = 65_536
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]]:
         """Iterate over all ids as :meth:`iter_ids` does, with vectors and presence as :meth:`lookup` returns them."""
+        ...
+
+    def check(self, month: str) -> None:
+        """As :meth:`verify`, but the files are read again only if one of them has changed since the last call."""
         ...
 
     def verify(self, month: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ecdctr.state.errors import SnapshotDamagedError, StateError
+from ecdctr.state.errors import FormatError, SnapshotDamagedError, StateError
 from ecdctr.state.files import checksum, fsync_dir, fsync_file, read_json, write_json
 from ecdctr.state.snapshots.base import describe, is_month, same_or_refuse
 from ecdctr.state.snapshots.database import build_db
 from ecdctr.state.snapshots.protocol import KINDS, SnapshotManifest, Vectors
 
-__all__ = ["check_files", "link_snapshots", "month_names", "read_manifest", "write_snapshot"]
+__all__ = ["check_files", "file_stamps", "link_snapshots", "month_names", "read_manifest", "write_snapshot"]
 
+FORMAT = 1
+"""Version of the folder's format; it is in the manifest."""
+
+_log = logging.getLogger("ecdctr.tpm")
 _MANIFEST = "manifest.json"
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
 
@@ -34,7 +39,8 @@ def write_snapshot(
 ) -> SnapshotManifest:
     """Write the immutable snapshot of a month.
 
-    1. Sort by id. If the month exists with the same content, return: writing a month again is not an error.
+    1. Sort by id. If the month exists with the same content, return: writing a month again is not an error. If its files are
+       damaged, it is written again.
     2. Write into ``.partial-<month>``: sorted tables, ingested into a new RocksDB; the ids of each kind.
     3. Write the manifest last, with size and checksum of every file; sync all.
     4. Rename to ``<month>``; sync the parent folder.
@@ -62,7 +68,13 @@ def write_snapshot(
     manifest, tables = describe(month, dim, last_ts, users, items, **more)  # 1
     final, partial = Path(folder) / month, Path(folder) / (_PARTIAL + month)
     if final.exists() and not replace:
-        return same_or_refuse(read_manifest(final), manifest)
+        found = same_or_refuse(read_manifest(final), manifest)
+        try:
+            check_files(final)
+        except SnapshotDamagedError as error:
+            _log.warning("%s. The same vectors were computed again: it is written again", error)
+        else:
+            return found
     try:
         _clear(partial)
         partial.mkdir(parents=True)
@@ -99,19 +111,51 @@ def check_files(path: Path) -> None:
         A file differs from the manifest; the message contains the month and the first such file.
     """
     _, files = _read(path)
+    for file in _database_files(path):
+        name = str(file.relative_to(path))
+        if name not in files:
+            raise _damaged(path, f"{name} is no file of this snapshot, and RocksDB would read it")
     for name, (size, sum_) in files.items():
         file = path / name
-        if not file.exists():
-            raise SnapshotDamagedError(f"snapshot {path} is damaged: {name} is missing")
-        found = file.stat().st_size
-        if found != size:
-            raise SnapshotDamagedError(
-                f"snapshot {path} is damaged: {name} has {found} bytes, the manifest records {size}"
-            )
-        if (is_ := checksum(file)) != sum_:
-            raise SnapshotDamagedError(
-                f"snapshot {path} is damaged: {name} has checksum {is_}, the manifest records {sum_}"
-            )
+        if _is_rewritten(file):  # an earlier version recorded one; another reader may be writing it
+            continue
+        try:
+            found = file.stat().st_size
+            if found != size:
+                raise _damaged(path, f"{name} has {found} bytes, the manifest records {size}")
+            if (is_ := checksum(file)) != sum_:
+                raise _damaged(path, f"{name} has checksum {is_}, the manifest records {sum_}")
+        except FileNotFoundError:
+            raise _damaged(path, f"{name} is missing") from None
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error
+
+
+def file_stamps(path: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, inode, size and time of change of every file that a reader uses: unequal if a file was changed or replaced."""
+    found = []
+    for file in (path / _MANIFEST, *sorted(path.glob("*.npy")), *_database_files(path)):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        found.append((str(file.relative_to(path)), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def _database_files(path: Path) -> list[Path]:
+    """Files of the database, without those that RocksDB writes again whenever it opens the folder."""
+    return sorted(file for file in (path / "db").glob("*") if not _is_rewritten(file))
+
+
+def _is_rewritten(file: Path) -> bool:
+    return file.name in ("LOCK", "rocksdict-config.json") or file.name.startswith("LOG")
+
+
+def _damaged(path: Path, what: str) -> SnapshotDamagedError:
+    return SnapshotDamagedError(
+        f"snapshot {path} is damaged: {what}. Restore it from a copy, or move it away and write it again with `ecdctr tpm train`"
+    )
 
 
 def month_names(folder: Path) -> list[str]:
@@ -133,11 +177,11 @@ def link_snapshots(there: Path, here: Path) -> None:
 def _seal(partial: Path, manifest: SnapshotManifest) -> None:
     files: dict[str, tuple[int, str]] = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        if path.name == "LOCK" or path.name.startswith("LOG"):
-            continue  # RocksDB writes these again whenever it opens the folder
+        if _is_rewritten(path):
+            continue
         fsync_file(path)
         files[str(path.relative_to(partial))] = (path.stat().st_size, checksum(path))
-    write_json(partial / _MANIFEST, {"format": 1, "snapshot": asdict(manifest), "files": files})
+    write_json(partial / _MANIFEST, {"format": FORMAT, "snapshot": asdict(manifest), "files": files})
     fsync_file(partial / _MANIFEST)
     fsync_dir(partial / "db")
     fsync_dir(partial)
@@ -148,13 +192,22 @@ def _read(path: Path) -> tuple[SnapshotManifest, dict[str, tuple[int, str]]]:
         raise StateError(f"there is no snapshot {path.name!r} in {path.parent}")
     try:
         content = read_json(path / _MANIFEST)
-        if content["format"] != 1:
-            raise ValueError(f"it has format {content['format']}, this version reads format 1")
+        if content["format"] != FORMAT:
+            raise FormatError(f"snapshot {path}", content["format"], FORMAT)
         fields = content["snapshot"]
         manifest = SnapshotManifest(**{**fields, "features": tuple(fields["features"])})
-        return manifest, {name: (size, sum_) for name, (size, sum_) in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotDamagedError(f"snapshot {path} is damaged: {error}") from error
+        files = {name: (size, sum_) for name, (size, sum_) in content["files"].items()}
+    except FileNotFoundError:
+        raise SnapshotDamagedError(
+            f"{path} is no snapshot of TPM: it has no {_MANIFEST}. If it was one, restore it from a copy; else move it away"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, str(error)) from error
+    if manifest.month != path.name:
+        raise SnapshotDamagedError(
+            f"{path} is a copy of the snapshot of month {manifest.month} under another name: move it away"
+        )
+    return manifest, files
 
 
 def _clear(path: Path) -> None:

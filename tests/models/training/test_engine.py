@@ -265,3 +265,20 @@ def test_audit_finds_gaps_and_overlaps():
     assert audit(iter([entry(0, (0, 4)), entry(1, (5, 9))]), {("t", 0): 10}) == (2, 0)
     assert audit(iter([entry(0, (0, 4)), entry(1, (2, 9))]), {("t", 0): 9}) == (0, 2)
     assert audit(iter([]), {("t", 0): 3}) == (3, 0)
+
+
+def test_case_s18_no_new_model_is_begun_where_all_checkpoints_are_damaged(tmp_path):
+    engine = make_engine(tmp_path)
+    for step in plan(20):
+        engine.run(Step(*step))
+    engine.close()
+    for manifest in (tmp_path / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{")
+    for file in (tmp_path / "journal").iterdir():
+        file.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.rows")}
+    again = make_engine(tmp_path)
+    with pytest.raises(StateError, match=r"no checkpoint in .* is whole, and there is no journal"):
+        again.recover()
+    again.close(checkpoint=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.rows")} == before

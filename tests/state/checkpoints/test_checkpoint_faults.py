@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded
-from ecdctr.state.errors import CheckpointDamagedError, StateError
+from ecdctr.state.errors import CheckpointDamagedError, FormatError, StateError
+from ecdctr.state.files import read_json, write_json
 
 
 def save(store: CheckpointStore, step: int, first: int = 0, count: int = 40) -> Path:
@@ -40,6 +42,50 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
     data[at % len(data)] ^= 1 << bit
     path.chmod(0o644)
     path.write_bytes(data)
+
+
+# --- other formats and foreign folders ------------------------------------------------------------------------
+
+
+def other_format(folder: Path) -> None:
+    path = folder / "manifest.json"
+    content = read_json(path)
+    path.unlink()
+    write_json(path, {**content, "format": 2})
+
+
+def test_case_s18_a_checkpoint_of_another_format_is_not_called_damaged_and_none_is_used_instead(tmp_path):
+    store = CheckpointStore(tmp_path)
+    save(store, 1)
+    newest = save(store, 2)
+    other_format(newest)
+    for attempt in (store.newest, lambda: store.load(newest.name)):
+        with pytest.raises(
+            FormatError, match=r"has format 2, this version of ecdctr reads format 1"
+        ) as found:
+            attempt()
+        assert "not damaged" in str(found.value)
+    assert [info.step for info in store.list()] == [1]
+    save(store, 3)
+    assert newest.is_dir(), "it is not removed"
+
+
+def test_case_s11_foreign_folders_among_checkpoints_are_passed_over(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 1)
+    real = save(store, 2)
+    copy = tmp_path / "00000099-step-2"
+    shutil.copytree(real, copy)
+    for name in ("backup", "\N{SUPERSCRIPT TWO}-step-2", "x-step-9"):
+        (tmp_path / name).mkdir()
+    store = CheckpointStore(tmp_path, keep=1)
+    loaded = store.newest()
+    assert loaded is not None
+    assert loaded.name == real.name
+    assert store.damaged == [(copy.name, f"it is a copy of checkpoint {real.name}")]
+    assert save(store, 3).name == "00000100-step-3"
+    assert copy.is_dir()
+    assert [info.step for info in store.list()] == [3]
 
 
 # --- damage -----------------------------------------------------------------------------------------------
