@@ -35,7 +35,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ecdctr.events.arrow import PackedError, Unpacked, pack, unpack, unpack_many
+from ecdctr.events.arrow import CONTINUATION, PackedError, Unpacked, pack, unpack, unpack_many
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.encode import Columns, Limits, encode
 from ecdctr.events.fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
@@ -91,13 +91,16 @@ class Reject:
     detail
         The field and the cause, as text.
     row
-        Row number within a packed message (:meth:`EventDecoder.from_packed` only); otherwise -1.
+        Row number within a packed message (:meth:`EventDecoder.from_packed` only); -1: not a packed message, or all of its rows.
+    rows
+        Number of rejected events. Of a packed message or a frame, rows beyond the first 200 with the same fault share one reject.
     """
 
     index: int
     reason: str
     detail: str
     row: int = -1
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,22 +293,23 @@ class EventDecoder:
         reason ``arrow``.
         """
         try:
-            frame = unpack(value)
+            frame = unpack(value, self.fields)
         except PackedError as error:
-            return Decoded(
-                self.empty(), np.empty(0, dtype=np.int64), [Reject(0, "arrow", str(error)[:_DETAIL])]
-            )
+            refused = Reject(0, "arrow", str(error)[:_DETAIL], rows=error.rows)
+            return Decoded(self.empty(), np.empty(0, dtype=np.int64), [refused])
         return self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
 
     def from_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
         """Decode many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.
 
         Messages with the same schema are decoded together, because the fixed cost per data frame would dominate for messages
-        of 64 rows.
+        of 64 rows. A column that is absent, or in which every value has the same fault, is one reject for each message.
         """
-        unpacked, bad = unpack_many(values)
-        rejects = [Reject(i, "arrow", why[:_DETAIL]) for i, why in bad]
-        parts = [self._from_unpacked(group, domain, rejects) for group in unpacked]
+        bad: list[tuple[int, PackedError]] = []
+        rejects: list[Reject] = []
+        groups = unpack_many(values, self.fields, bad)
+        parts = [self._from_unpacked(group, domain, rejects) for group in groups]
+        rejects += [Reject(i, "arrow", str(why)[:_DETAIL], rows=why.rows) for i, why in bad]
         rejects.sort(key=lambda r: (r.index, r.row))
         if not parts:
             return Decoded(self.empty(), np.empty(0, dtype=np.int64), rejects)
@@ -349,9 +353,10 @@ class EventDecoder:
         index = np.repeat(np.array(group.positions, dtype=np.int64), lengths)
         within = np.arange(len(index)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         frame = group.frame
-        decoded = self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
+        decoded = self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8), message=index)
         rejects.extend(
-            Reject(int(index[r.index]), r.reason, r.detail, int(within[r.index])) for r in decoded.rejects
+            Reject(int(index[r.index]), r.reason, r.detail, -1 if r.row < 0 else int(within[r.index]), r.rows)
+            for r in decoded.rejects
         )
         return decoded.batch, index[decoded.index]
 
@@ -361,7 +366,9 @@ class EventDecoder:
         domain: NDArray[Any],
         unknown_domain: NDArray[np.bool_] | None = None,
         known: Sequence[tuple[NDArray[np.bool_], str, Callable[[int], str]]] = (),
+        message: NDArray[np.int64] | None = None,
     ) -> Decoded:
+        """``message``: number of the message of each row; None: they are rows of one frame."""
         reader = FrameReader(frame)
         fields = self._fields
         bags = {name: reader.bag(name, width) for name, width in fields.bags.items()}
@@ -380,7 +387,10 @@ class EventDecoder:
             columns.faults.mark(unknown_domain, "type", 'domain is neither "natural" nor "ad"')
         for bad, reason, detail in (*known, *reader.faults):
             columns.faults.mark(bad, reason, detail)
-        return self._finish(columns, np.arange(len(frame), dtype=np.int64), [])
+        rows = np.arange(len(frame), dtype=np.int64)
+        if message is None:
+            return self._finish(columns, rows, [], np.zeros_like(rows))
+        return self._finish(columns, rows, [], message, packed=True)
 
     def _explain(self, value: bytes | None, error: Exception) -> tuple[str, str]:
         """Reason and detail of a message that could not be decoded."""
@@ -409,11 +419,23 @@ class EventDecoder:
         found = f"{name} is {show(content[name])}, expected {self._fields.wanted(name)}"
         return "type", found[:_DETAIL]
 
-    def _finish(self, columns: Columns, index: NDArray[np.int64], rejects: list[Reject]) -> Decoded:
+    def _finish(
+        self,
+        columns: Columns,
+        index: NDArray[np.int64],
+        rejects: list[Reject],
+        message: NDArray[np.int64] | None = None,
+        *,
+        packed: bool = False,
+    ) -> Decoded:
+        """``message``: number of the message of each row; None: each row is a message. ``packed``: rejects have row numbers."""
         batch = encode(columns, self.schema, self.limits, self.list_field, self.oracle_field, self.text_notes)
-        faults = columns.faults.items()
+        faults = columns.faults.items(message, together=packed)
         if faults:
-            rejects.extend(Reject(int(index[row]), reason, detail) for row, reason, detail in faults)
+            rejects.extend(
+                Reject(int(index[f.row]), f.reason, f.detail, f.row if packed and not f.whole else -1, f.rows)
+                for f in faults
+            )
             rejects.sort(key=lambda r: r.index)
             index = index[columns.faults.good()]
         return Decoded(batch, index, rejects)
@@ -460,4 +482,8 @@ def _key(value: Any) -> Any:
 
 
 def _not_json(value: bytes | None, error: Exception) -> str:
-    return str(error)[:_DETAIL] if value else "the message is empty"
+    if not value:
+        return "the message is empty"
+    if value.startswith(CONTINUATION):
+        return f"this is an Arrow stream: send it with the header {CONTENT_TYPE_HEADER}: {ARROW_CONTENT_TYPE.decode()}"
+    return str(error)[:_DETAIL]

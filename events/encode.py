@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.schema import ColumnGroup, FeatureSchema
 from ecdctr.events.time import DAY_MS, HOUR_MS
 
-__all__ = ["TEXT_NOTE", "Columns", "Faults", "Limits", "encode", "hash_ids"]
+__all__ = ["MOST_NAMED", "TEXT_NOTE", "Columns", "Faults", "FaultyRows", "Limits", "encode", "hash_ids"]
 
 TEXT_NOTE = "text:"
 """Prefix of the notes that hold a field's text: ``text:site``."""
@@ -37,13 +38,40 @@ class Limits:
     ts_max_ms: int
 
 
+MOST_NAMED = 200
+"""Rows of one message that are named for one fault: the further ones are only counted, so that a refused message costs no more than it
+contains."""
+
+
+class FaultyRows(NamedTuple):
+    """Rows of one message that are rejected for the same reason.
+
+    Attributes
+    ----------
+    row
+        The first of them.
+    detail
+        The fault of that row.
+    rows
+        Their number.
+    whole
+        Whether they are all rows of the message, and have exactly the same fault.
+    """
+
+    row: int
+    reason: str
+    detail: str
+    rows: int = 1
+    whole: bool = False
+
+
 class Faults:
     """The first fault of each row; later faults of the same row are ignored.
 
     >>> faults = Faults(3)
     >>> faults.mark(np.array([False, True, True]), "ts", "ts is out of bounds")
     >>> faults.mark(np.array([False, False, True]), "label", "label is 2")
-    >>> [(row, reason) for row, reason, _ in faults.items()]
+    >>> [(fault.row, fault.reason) for fault in faults.items()]
     [(1, 'ts'), (2, 'ts')]
     """
 
@@ -62,12 +90,42 @@ class Faults:
         """Rows without a fault."""
         return np.equal(self._kind, 0)
 
-    def items(self) -> list[tuple[int, str, str]]:
-        """``(row, reason, detail)`` of each faulty row, ascending."""
+    def items(self, message: NDArray[np.int64] | None = None, *, together: bool = False) -> list[FaultyRows]:
+        """The faulty rows, ascending.
+
+        Parameters
+        ----------
+        message
+            Number of the message (or file) of each row, ascending, int64 ``(n,)``. Of each message, the first
+            :data:`MOST_NAMED` rows with the same fault are named, and the others are counted. None: each row is a message.
+        together
+            Whether rows are not named if all rows of a message have exactly the same fault.
+        """
+        bad = np.flatnonzero(self._kind)
+        kind = self._kind[bad].astype(np.int64)
+        rank, rows = np.zeros(len(bad), np.int64), np.ones(len(bad), np.int64)
+        whole = np.zeros(len(bad), np.bool_)
+        if message is not None and len(bad):
+            group = message[bad] * (len(self._reasons) + 1) + kind
+            order = np.argsort(group, kind="stable")
+            _, starts, sizes = np.unique(group[order], return_index=True, return_counts=True)
+            rank[order] = np.arange(len(bad)) - np.repeat(starts, sizes)
+            size = np.empty(len(bad), np.int64)
+            size[order] = np.repeat(sizes, sizes)
+            of_message = np.bincount(message - message[0])[message[bad] - message[0]]
+            constant = np.array([isinstance(detail, str) for _, detail in self._reasons])[kind - 1]
+            whole = (size == of_message) & constant & together
+            last = np.where(whole, 0, MOST_NAMED)
+            rows = np.where(rank == last, size - last, 1)
+            keep = rank <= last
+            bad, kind, rows, whole = bad[keep], kind[keep], rows[keep], whole[keep]
         out = []
-        for row in np.flatnonzero(self._kind).tolist():
-            reason, detail = self._reasons[self._kind[row] - 1]
-            out.append((row, reason, detail if isinstance(detail, str) else detail(row)))
+        for row, number, count, every in zip(
+            bad.tolist(), kind.tolist(), rows.tolist(), whole.tolist(), strict=True
+        ):
+            reason, detail = self._reasons[number - 1]
+            text = detail if isinstance(detail, str) else detail(row)
+            out.append(FaultyRows(row, reason, text, count, every))
         return out
 
 

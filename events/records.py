@@ -37,12 +37,21 @@ class KafkaRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordReject:
-    """A record, or one row of a packed record, that was rejected."""
+    """A record, or rows of a packed record, that were rejected.
+
+    Attributes
+    ----------
+    row
+        The row of a packed record, or the first of several; None: the whole record.
+    rows
+        Number of rejected events.
+    """
 
     record: Any
     reason: str
     detail: str
     row: int | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,7 @@ def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, l
         while at < len(decoded.rejects) and decoded.rejects[at].index < end:
             r = decoded.rejects[at]
             row = r.row if r.row >= 0 else None
-            rejects.append(RecordReject(records[r.index - start], r.reason, r.detail, row))
+            rejects.append(RecordReject(records[r.index - start], r.reason, r.detail, row, r.rows))
             at += 1
         chunk_end = records[-1].offset + 1 if fetched.end is None else fetched.end
         chunk = Chunk(fetched.topic, fetched.partition, fetched.first, chunk_end, offsets, rows)
@@ -130,10 +139,22 @@ def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, l
 
 
 def is_packed(record: KafkaRecord) -> bool:
-    """Whether a record is a packed Arrow message, by its header."""
-    return any(
-        key == CONTENT_TYPE_HEADER and value == ARROW_CONTENT_TYPE for key, value in record.headers or ()
-    )
+    """Whether a record is a packed Arrow message, by its content type.
+
+    The names of headers are compared without case, and so is the type, whose parameters do not count (RFC 9110, section 8.3).
+
+    >>> from types import SimpleNamespace
+    >>> is_packed(SimpleNamespace(headers=[("Content-Type", b"Application/vnd.apache.arrow.stream; v=1")]))
+    True
+    """
+    for name, value in record.headers or ():
+        if (
+            value is not None
+            and name.lower() == CONTENT_TYPE_HEADER
+            and value.partition(b";")[0].strip().lower() == ARROW_CONTENT_TYPE
+        ):
+            return True
+    return False
 
 
 def _runs(packed: Sequence[bool]) -> Iterator[tuple[bool, int, int]]:

@@ -457,7 +457,7 @@ class KafkaLog:
             empty = self.decoder.empty()
             return Chunk(*key, first, end, np.empty(0, np.int64), empty)
         chunk, rejects = decode_records(self.decoder, *key, first, records, self.topics[key[0]])
-        self.dead_rows += len(rejects)
+        self.dead_rows += sum(reject.rows for reject in rejects)
         if self.on_reject is not None:
             for reject in rejects:
                 self.on_reject(*key, reject)

@@ -105,7 +105,10 @@ class KafkaSource:
     def _note(self, topic: str, partition: int, reject: RecordReject) -> None:
         row = "" if reject.row is None else f", row {reject.row}"
         self.rejects.note(
-            reject.reason, reject.detail, f"{topic}/{partition}, offset {reject.record.offset}{row}"
+            reject.reason,
+            reject.detail,
+            f"{topic}/{partition}, offset {reject.record.offset}{row}",
+            reject.rows,
         )
 
     def _places(self, rows: DecodedRows, key: Key) -> Iterator[pl.DataFrame]:

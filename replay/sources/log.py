@@ -88,7 +88,8 @@ class SourceLog:
         for frame in read_ahead(self.source.frames()):
             decoded = self.decoder.from_frame(frame)
             for reject in decoded.rejects:
-                self.rejects.note(reject.reason, reject.detail, f"{self.name}, row {first + reject.index}")
+                where = f"{self.name}, row {first + reject.index}"
+                self.rejects.note(reject.reason, reject.detail, where, reject.rows)
             first += len(frame)
             if len(decoded.batch):
                 self.rejects.accepted += len(decoded.batch)

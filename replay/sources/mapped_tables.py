@@ -198,7 +198,8 @@ class _Table:
         for frame, faults in self._frames(file, rows, convert=False):
             decoded = decoder.from_frame(frame, faults)
             for reject in decoded.rejects:
-                rejects.note(reject.reason, reject.detail, f"{file}, row {first + reject.index}")
+                where = f"{file}, row {first + reject.index}"
+                rejects.note(reject.reason, reject.detail, where, reject.rows)
             numbers = first + decoded.index
             first += len(frame)
             if len(decoded.batch):

@@ -79,17 +79,17 @@ class Rejects(Counter[str]):
         self.differs.clear()
         self.remarks.clear()
 
-    def note(self, reason: str, detail: str, where: str) -> None:
-        """Count one row."""
-        self[reason] += 1
+    def note(self, reason: str, detail: str, where: str, rows: int = 1) -> None:
+        """Count rows that were rejected for the same reason; ``detail`` and ``where`` are those of the first."""
+        self[reason] += rows
         key = (reason, re.split(r" is | are | contains | has ", detail, maxsplit=1)[0])
         if key not in self._causes and len(self._causes) >= MAX_CAUSES:
             key = (reason, "")
         cause = self._causes.get(key)
         if cause is None:
-            self._causes[key] = _Cause(1, detail, where)
+            self._causes[key] = _Cause(rows, detail, where)
         else:
-            cause.rows += 1
+            cause.rows += rows
 
     def remark(self, sentence: str) -> None:
         """Add a sentence, once."""

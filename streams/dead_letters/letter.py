@@ -10,6 +10,7 @@ Value and key of a dead letter are the original bytes; its headers are the origi
 ``ecdctr-offset``
 ``ecdctr-crc32``           checksum of the original value
 ``ecdctr-rows``            rejected rows of a packed message, as ``3,17``; absent if all rows are
+``ecdctr-events``          number of rejected events; absent if it is 1
 ``ecdctr-changed``         what differs from the original message; absent if nothing does
 ``ecdctr-dropped-bytes``   number of bytes of the original value that are missing; absent if none is
 =========================  ==================================================================
@@ -19,6 +20,7 @@ The original message can be read at its origin for as long as its topic retains 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -93,7 +95,9 @@ class DeadLetter:
     value, key, headers
         Those of the original message, whatever they are: a value and the value of a header may be null.
     rows
-        Rejected rows of a packed message; empty if the whole message is rejected.
+        Rejected rows of a packed message; empty if the whole message is rejected. Of very many, only the first ones.
+    count
+        Number of rejected events.
     """
 
     topic: str
@@ -105,11 +109,12 @@ class DeadLetter:
     key: bytes | None = None
     headers: tuple[tuple[str, bytes | None], ...] = ()
     rows: tuple[int, ...] = ()
+    count: int = 1
 
     @property
     def events(self) -> int:
         """Number of rejected events."""
-        return max(1, len(self.rows))
+        return max(self.count, len(self.rows))
 
     def identity(self) -> Identity:
         """See :data:`Identity`."""
@@ -176,19 +181,24 @@ class DeadLetter:
             "offset": str(self.offset),
             "crc32": str(self.identity()[-1]),
         }
+        if self.events > 1:
+            own["events"] = str(self.events)
         if form is not Form.LEAST:
             own["detail"] = _cut(self.detail, detail)
             named = _ROWS_NAMED if form < Form.BARE else 10
             if self.rows:
-                own["rows"] = ",".join(map(str, self.rows[:named])) + ",..." * (len(self.rows) > named)
+                own["rows"] = ",".join(map(str, self.rows[:named])) + ",..." * (self.events > named)
         return [(_PREFIX + name, text.encode()) for name, text in own.items()]
 
 
 def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> list[DeadLetter]:
     """One letter per message and reason: rejected rows of a packed message with the same reason share a letter."""
     found: dict[tuple[int, str], tuple[RecordReject, list[int]]] = {}
+    counts: Counter[tuple[int, str]] = Counter()
     for reject in rejects:
-        _, rows = found.setdefault((reject.record.offset, reject.reason), (reject, []))
+        key = (reject.record.offset, reject.reason)
+        _, rows = found.setdefault(key, (reject, []))
+        counts[key] += reject.rows
         if reject.row is not None and reject.row >= 0:
             rows.append(reject.row)
     return [
@@ -202,6 +212,7 @@ def letters_of(topic: str, partition: int, rejects: Iterable[RecordReject]) -> l
             reject.record.key,
             tuple((name, value) for name, value in reject.record.headers or ()),
             tuple(rows),
+            counts[offset, reason],
         )
         for (offset, reason), (reject, rows) in found.items()
     ]

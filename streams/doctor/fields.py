@@ -135,7 +135,7 @@ def examine_records(
             refusals[key] = Refusal(
                 reject.reason,
                 known.detail if known else reject.detail,
-                (known.events if known else 0) + 1,
+                (known.events if known else 0) + reject.rows,
                 known.partition if known else partition,
                 known.offset if known else reject.record.offset,
             )

@@ -302,7 +302,7 @@ def test_damaged_arrow_is_a_reject_and_never_ends_the_process():
 
 
 def test_rows_a_message_may_claim_are_bounded(monkeypatch):
-    monkeypatch.setattr("ecdctr.events.arrow.MAX_PACKED_ROWS", 3)
+    monkeypatch.setattr("ecdctr.events.arrow.limits.MAX_PACKED_ROWS", 3)
     decoded = DECODER.from_packed([to_arrow_message(pl.DataFrame([GOOD] * 4))], 0)
     assert [r.reason for r in decoded.rejects] == ["arrow"]
     assert "3" in decoded.rejects[0].detail

@@ -100,7 +100,8 @@ def _table(
 
 def _note(rejects: Rejects, decoded: Decoded, file: Path, what: str, numbers: Sequence[int]) -> None:
     for reject in decoded.rejects:
-        rejects.note(reject.reason, reject.detail, f"{file}, {what} {numbers[reject.index]}")
+        where = f"{file}, {what} {numbers[reject.index]}"
+        rejects.note(reject.reason, reject.detail, where, reject.rows)
 
 
 def _check(file: Path, lines: Sequence[bytes], constants: Mapping[str, str]) -> bool:
