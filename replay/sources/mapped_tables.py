@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
@@ -19,17 +20,19 @@ from ecdctr.events.values import show
 from ecdctr.replay.sources.batch_frames import batch_of_frame, frame_of_batch
 from ecdctr.replay.sources.decoded_rows import DecodedRows
 from ecdctr.replay.sources.event_files import find_files
+from ecdctr.replay.sources.expansion import LABEL, Expanded
 from ecdctr.replay.sources.files import (
     AHEAD,
     Fault,
     FileColumns,
     NumberedRows,
     count_rows,
+    field_names,
     format_of,
     read_chunks,
     without_rows_ahead,
 )
-from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, label_expression, read_mapping
+from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, read_mapping
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.replay.sources.sort import runs
@@ -87,6 +90,8 @@ class MappedTables:
 
     def count(self) -> int | None:
         """Rows of all tables; None if they would have to be read for it."""
+        if any(table.spec.expansion for table in self.tables):
+            return None
         counts = [count_rows(file) for table in self.tables for file in table.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
@@ -106,6 +111,12 @@ class MappedTables:
             for frame in order.merge(streams):
                 self.stragglers = order.stragglers
                 yield rows.take(frame)
+
+    def head(self, decoder: EventDecoder, rejects: Rejects, rows: int) -> Iterator[Batch]:
+        """Decoded rows from the start of the first file of each table, about ``rows`` of each, in the order of the file."""
+        for table in self.tables:
+            for batch, _ in table.decoded(table.files[0], decoder, rejects, rows):
+                yield batch
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Event frames in event order, to be sent to topics; each call restarts ``stragglers`` at 0."""
@@ -128,16 +139,27 @@ class _Table:
     def __init__(self, mapping: Path, spec: TableMap, features: tuple[FeatureSpec, ...]) -> None:
         self.spec, self.features = spec, features
         self.window_ms = duration_ms(spec.window) if spec.order == "sorted" else 0
-        found = find_files(str(mapping.parent / Path(spec.path).expanduser()))
-        self.files, self.remarks = found.files, found.remarks
-        self.header = next((chunk.columns for chunk in read_chunks(self.files[0], 1)), [])
+        found = [find_files(str(mapping.parent / Path(path).expanduser())) for path in spec.paths]
+        self.files = [file for one in found for file in one.files]
+        self.remarks = [remark for one in found for remark in one.remarks]
+        self.label = ", ".join(spec.paths)
+        self.header = field_names(self.files[0])
         self.events = self._expressions()
-        for name, expression in self.events.items():
-            missing = [c for c in expression.meta.root_names() if c not in self.header]
+        self.read = self._columns_read(mapping)
+
+    def _columns_read(self, mapping: Path) -> set[str]:
+        """Names of the columns that are read; a DataError if the file lacks one."""
+        expansion = self.spec.expansion
+        used = {name: expression.meta.root_names() for name, expression in self.events.items()}
+        if expansion is not None:
+            used = {"lists" if self.spec.lists else "counts": expansion.columns} | used
+        for name, columns in used.items():
+            missing = [c for c in columns if c not in self.header and c != LABEL]
             if missing:
                 raise DataError(
-                    f"mapping {mapping}: {name} of {spec.path} reads the column {missing[0]!r}; {self.header_text}"
+                    f"mapping {mapping}: {name} of {self.label} reads the column {missing[0]!r}; {self.header_text}"
                 )
+        return {column for columns in used.values() for column in columns} - {LABEL}
 
     @property
     def header_text(self) -> str:
@@ -160,15 +182,15 @@ class _Table:
             return (rows.put(batch) for batch in batches)
 
         def start(file: Path) -> int:
-            head = self._decoded(file, decoder, Rejects(), _HEAD_ROWS)
+            head = self.decoded(file, decoder, Rejects(), _HEAD_ROWS)
             return next((int(batch.ts.min()) for batch, _ in head), -(2**62))
 
         def read(file: Path) -> Iterator[pl.DataFrame]:
-            return put(self._in_reach(self._decoded(file, decoder, rejects), decoder, rejects, file))
+            return put(self._in_reach(self.decoded(file, decoder, rejects), decoder, rejects, file))
 
         if self.spec.order == "sorted":
             return [Stream(start(file), partial(read, file)) for file in self.files]
-        everything = chain.from_iterable(self._decoded(f, decoder, rejects) for f in self.files)
+        everything = chain.from_iterable(self.decoded(f, decoder, rejects) for f in self.files)
         made = runs((frame_of_batch(batch) for batch, _ in everything), folder)
 
         def unpack(run: Stream) -> Iterator[pl.DataFrame]:
@@ -184,26 +206,31 @@ class _Table:
         self, parts: Iterator[NumberedRows], decoder: EventDecoder, rejects: Rejects, file: Path
     ) -> Iterator[Batch]:
         def note(number: int, ts: int) -> None:
-            where = f"{file}, row {number}" if number > 0 else self.spec.path
+            where = f"{file}, row {number}" if number > 0 else self.label
             rejects.note("ts", f"ts is {ts}, {AHEAD}", where)
 
         limit = decoder.max_ahead_ms
         kept = parts if limit is None else without_rows_ahead(parts, limit, note)
         return (batch for batch, _ in kept)
 
-    def _decoded(
+    def decoded(
         self, file: Path, decoder: EventDecoder, rejects: Rejects, rows: int | None = None
     ) -> Iterator[NumberedRows]:
-        first = 1
-        for frame, faults in self._frames(file, rows, convert=False):
-            decoded = decoder.from_frame(frame, faults)
+        nothing = foreign = 0
+        for frame, part, numbers in self._frames(file, rows, convert=False):
+            decoded = decoder.from_frame(frame, part.faults)
             for reject in decoded.rejects:
-                where = f"{file}, row {first + reject.index}"
+                where = f"{file}, row {numbers[reject.index]}"
                 rejects.note(reject.reason, reject.detail, where, reject.rows)
-            numbers = first + decoded.index
-            first += len(frame)
+            nothing, foreign = nothing + part.nothing, foreign + part.foreign
             if len(decoded.batch):
-                yield decoded.batch, numbers
+                yield decoded.batch, numbers[decoded.index]
+        if nothing:
+            rejects.remark(f"{file}: {nothing:,} {'row shows' if nothing == 1 else 'rows show'} nothing")
+        if foreign:
+            rejects.remark(
+                f"{file}: {foreign:,} {'click was' if foreign == 1 else 'clicks were'} on an item that its row does not show; not counted"
+            )
 
     def _start(self, file: Path) -> int:
         for frame in self._read(file, _HEAD_ROWS):
@@ -213,29 +240,49 @@ class _Table:
         return -(2**62)
 
     def _read(self, file: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
-        return (frame for frame, _ in self._frames(file, rows, convert=True))
+        return (frame for frame, _, _ in self._frames(file, rows, convert=True))
 
     def _frames(
         self, file: Path, rows: int | None, *, convert: bool
-    ) -> Iterator[tuple[pl.DataFrame, list[Fault]]]:
-        """The events of a file, and the rows whose time, label or domain the mapping cannot read."""
+    ) -> Iterator[tuple[pl.DataFrame, Expanded, NDArray[np.int64]]]:
+        """The events of a file with the numbers of their rows, and the faults: what the mapping cannot read."""
         columns = FileColumns(str(file), {}, self.features, text=format_of(file) == "csv", convert=convert)
         fields = dict.fromkeys(s.field for s in self.features if not s.field.startswith("@"))
         absent = [pl.lit(None, pl.String).alias(field) for field in fields if not self.has(field)]
-        read = {name for expression in self.events.values() for name in expression.meta.root_names()}
-        for chunk in read_chunks(file, rows, read):
-            try:
-                mapped = chunk.select(*(e.alias(n) for n, e in self._for(chunk).items()), *absent)
-            except pl.exceptions.ColumnNotFoundError as error:
-                raise DataError(
-                    f"{file} lacks a column of the mapping: {str(error).splitlines()[0]}"
-                ) from error
-            except pl.exceptions.PolarsError as error:
-                raise DataError(
-                    f"{file} cannot be read by the mapping: {' '.join(str(error).split())[:300]}"
-                ) from error
-            frame = columns.events(mapped)
-            yield frame, [*self._faults(chunk, frame), *columns.faults]
+        first = 1
+        for read in read_chunks(file, rows, self.read):
+            chunk = self._with_absent(file, read)
+            for part in self._expanded(file, chunk):
+                try:
+                    mapped = part.frame.select(
+                        *(e.alias(n) for n, e in self._for(part.frame).items()), *absent
+                    )
+                except pl.exceptions.PolarsError as error:
+                    raise DataError(
+                        f"{file} cannot be read by the mapping: {' '.join(str(error).split())[:300]}"
+                    ) from error
+                frame = columns.events(mapped)
+                part.faults = [*self._faults(part.frame, frame), *part.faults, *columns.faults]
+                yield frame, part, first + part.source
+            first += len(chunk)
+
+    def _with_absent(self, file: Path, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The chunk with all columns of the mapping: a key that no object of a chunk of JSON has is null."""
+        lacking = sorted(self.read - set(chunk.columns))
+        if lacking and format_of(file) != "json":
+            raise DataError(f"{file} lacks a column of the mapping: {lacking[0]}")
+        return chunk.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
+
+    def _expanded(self, file: Path, chunk: pl.DataFrame) -> Iterator[Expanded]:
+        if self.spec.expansion is None:
+            yield Expanded(chunk, np.arange(len(chunk)))
+            return
+        try:
+            yield from self.spec.expansion.expand(chunk)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"{file} cannot be read by the mapping: {' '.join(str(error).split())[:300]}"
+            ) from error
 
     def _for(self, chunk: pl.DataFrame) -> dict[str, pl.Expr]:
         """The expressions for the types of a chunk: a bag that is a list already is not split."""
@@ -270,8 +317,8 @@ class _Table:
             "domain": domain,
             "ts": columns.ts.expression() if isinstance(columns.ts, TimeMap) else pl.col(columns.ts),
             "user_id": pl.col(columns.user_id),
-            "item_id": pl.col(columns.item_id),
-            "label": label_expression(columns.label),
+            "item_id": pl.col(spec.item_column),
+            "label": spec.label_column,
         }
         for name in ("event_id", "list_id"):
             column = getattr(columns, name)

@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ecdctr.events.schema import OUTCOME_FIELDS
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
+from ecdctr.events.values import time_of_text
+from ecdctr.replay.sources.expansion import LABEL, CountsMap, ListsMap
 from ecdctr.replay.sources.files import LABEL_WORDS
 from ecdctr.state.errors import DataError
 from ecdctr.state.settings import Section
@@ -42,12 +44,23 @@ class TimeMap(Section):
     )
     format: str | None = Field(default=None, description="Format of a text, as '%Y-%m-%d %H:%M:%S'.")
     zone: str = Field(default="UTC", description="Time zone of texts that do not name one.")
+    origin: str = Field(
+        default="1970-01-01",
+        description="Date or date-time (UTC) at which a number is 0, as in logs with relative times.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TimeMap:
         if (self.unit is None) == (self.format is None):
             raise ValueError("give either unit (ns, us, ms, s) or format")
         return self
+
+    @field_validator("origin")
+    @classmethod
+    def _origin_reads(cls, text: str) -> str:
+        if time_of_text(text) is None:
+            raise ValueError(f"{text!r} is not a date: write it as 2026-01-31")
+        return text
 
     @field_validator("zone")
     @classmethod
@@ -62,10 +75,11 @@ class TimeMap(Section):
         """The column as milliseconds since the epoch; a value that cannot be parsed is null."""
         column = pl.col(self.column)
         if self.unit is not None:
+            origin = time_of_text(self.origin) or 0
             if self.unit == "ns":  # a float would not be exact
-                return column.cast(pl.Int64, strict=False).floordiv(1_000_000)
+                return column.cast(pl.Int64, strict=False).floordiv(1_000_000) + origin
             number = column.cast(pl.Float64, strict=False)
-            return (number * _MS[self.unit]).round(0).cast(pl.Int64, strict=False)
+            return (number * _MS[self.unit]).round(0).cast(pl.Int64, strict=False) + origin
         assert self.format is not None
         text, form = column.cast(pl.String), self.format
         if re.search("%[HI]", form) and not re.search("%[MTXRrcs+]", form):  # a time needs minutes
@@ -101,24 +115,29 @@ class ColumnsMap(Section):
 
     ts: str | TimeMap
     user_id: str
-    item_id: str
-    label: str = Field(
-        description="A column of 0 and 1, or a condition as 'dwell > 10' or 'action in [\"buy\"]'."
+    item_id: str | None = Field(default=None, description="Not needed with [tables.lists].")
+    label: str | None = Field(
+        default=None,
+        description="A column of 0 and 1, or a condition as 'dwell > 10' or 'action in [\"buy\"]'. Not needed with "
+        "[tables.lists] and [tables.counts].",
     )
     event_id: str | None = None
     list_id: str | None = None
 
     @field_validator("label")
     @classmethod
-    def _label_reads(cls, text: str) -> str:
-        label_expression(text)
+    def _label_reads(cls, text: str | None) -> str | None:
+        if text is not None:
+            label_expression(text)
         return text
 
 
 class TableMap(Section):
     """One table: its files, its domain, its columns."""
 
-    path: str = Field(description="File, folder or glob; relative to the mapping file.")
+    path: str | tuple[str, ...] = Field(
+        description="File, folder or glob, or a list of them; relative to the mapping file."
+    )
     domain: Literal["natural", "ad"] | DomainMap
     order: Literal["sorted", "any"] = Field(
         default="sorted",
@@ -126,9 +145,52 @@ class TableMap(Section):
     )
     window: str = Field(default="10m", description="How far the rows of a sorted table may be out of order.")
     columns: ColumnsMap
+    lists: ListsMap | None = Field(default=None, description="For rows that are a list of shown items.")
+    counts: CountsMap | None = Field(default=None, description="For rows that count views and clicks.")
     fields: dict[str, str | BagMap] = Field(
         default_factory=dict, description="Columns of feature fields that have another name in this table."
     )
+
+    @property
+    def wrong_keys(self) -> list[str]:
+        """What is wrong with the keys of item and label: an expansion gives the label, that of lists the item, too."""
+        if self.lists is not None and self.counts is not None:
+            return ["{table}.lists and {table}.counts are both given"]
+        section = "lists" if self.lists is not None else "counts"
+        by_expansion = {"item_id": self.lists is not None, "label": self.expansion is not None}
+        given = {key: getattr(self.columns, key) is not None for key in by_expansion}
+        out = [
+            f"the key {{table}}.columns.{key} is missing"
+            for key in given
+            if not given[key] | by_expansion[key]
+        ]
+        return out + [
+            f"{{table}}.columns.{key} is given, but {{table}}.{section} gives it, too"
+            for key in given
+            if given[key] & by_expansion[key]
+        ]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Its paths."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def expansion(self) -> ListsMap | CountsMap | None:
+        """How a row becomes several impressions; None if it is one."""
+        return self.lists or self.counts
+
+    @property
+    def item_column(self) -> str:
+        """Column of the item, after the expansion."""
+        column = self.columns.item_id if self.lists is None else self.lists.items
+        assert column is not None
+        return column
+
+    @property
+    def label_column(self) -> pl.Expr:
+        """The label, after the expansion."""
+        return pl.col(LABEL) if self.columns.label is None else label_expression(self.columns.label)
 
     @field_validator("window")
     @classmethod
@@ -152,10 +214,14 @@ class Mapping(Section):
         for spec in self.features:
             if spec.field in ("ts", *OUTCOME_FIELDS):
                 raise ValueError(f"feature {spec.name!r} reads {spec.field!r}, which is never a feature")
-        for table in self.tables:
+        for number, table in enumerate(self.tables):
+            for wrong in table.wrong_keys:
+                raise ValueError(wrong.format(table=f"tables.{number}"))
             unread = sorted(set(table.fields) - known)
             if unread:
-                raise ValueError(f"fields {', '.join(unread)} of {table.path} are read by no feature")
+                raise ValueError(
+                    f"fields {', '.join(unread)} of {', '.join(table.paths)} are read by no feature"
+                )
         return self
 
 

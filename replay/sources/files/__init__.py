@@ -1,21 +1,42 @@
-"""Files of rows: JSON lines, Parquet and CSV read in chunks, and decoded by the rule for live messages."""
+"""Files of rows: JSON lines, Parquet, Arrow and CSV read in chunks, and decoded by the rule for live messages."""
 
 from ecdctr.replay.sources.files.ahead import AHEAD, NumberedRows, without_rows_ahead
-from ecdctr.replay.sources.files.columns import LABEL_WORDS, Fault, FileColumns
+from ecdctr.replay.sources.files.columns import (
+    LABEL_WORDS,
+    NULL_WORDS,
+    NUMBER_NULL_WORDS,
+    Fault,
+    FileColumns,
+)
 from ecdctr.replay.sources.files.decoding import decoded_file
-from ecdctr.replay.sources.files.formats import FORMATS, count_rows, format_of, is_empty, read_chunks
+from ecdctr.replay.sources.files.formats import (
+    FORMATS,
+    count_rows,
+    field_names,
+    format_of,
+    is_empty,
+    read_chunks,
+    read_slice,
+)
+from ecdctr.replay.sources.files.text_lists import list_of_text, split_lists
 
 __all__ = [
     "AHEAD",
     "FORMATS",
     "LABEL_WORDS",
+    "NULL_WORDS",
+    "NUMBER_NULL_WORDS",
     "Fault",
     "FileColumns",
     "NumberedRows",
     "count_rows",
     "decoded_file",
+    "field_names",
     "format_of",
     "is_empty",
+    "list_of_text",
     "read_chunks",
+    "read_slice",
+    "split_lists",
     "without_rows_ahead",
 ]

@@ -13,7 +13,7 @@ from ecdctr.events.values import id_text, show, time_of_text
 from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR, split_lists
 from ecdctr.state.errors import DataError
 
-__all__ = ["BAG_SEPARATOR", "LABEL_WORDS", "Fault", "FileColumns"]
+__all__ = ["BAG_SEPARATOR", "LABEL_WORDS", "NULL_WORDS", "NUMBER_NULL_WORDS", "Fault", "FileColumns"]
 
 Fault = tuple[NDArray[np.bool_], str, Callable[[int], str]]
 """Rows of a chunk with a value that cannot be read, the reason, and the detail by row."""

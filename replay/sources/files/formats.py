@@ -1,4 +1,4 @@
-"""JSON lines, Parquet and CSV read in chunks, compressed or not."""
+"""JSON lines, Parquet, Arrow and CSV read in chunks, compressed or not."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ import polars as pl
 import zstandard
 
 from ecdctr.events.values import MAX_WHOLE, whole
+from ecdctr.replay.sources.files.nested import column_names, object_names, selected, value_at
 from ecdctr.state.errors import DataError
 
-__all__ = ["FORMATS", "count_rows", "format_of", "is_empty", "read_chunks", "read_lines"]
+__all__ = [
+    "FORMATS",
+    "count_rows",
+    "field_names",
+    "format_of",
+    "is_empty",
+    "read_chunks",
+    "read_lines",
+    "read_slice",
+]
 
 CHUNK_ROWS = 65_536
 _BLOCK = 1 << 20
@@ -27,6 +37,9 @@ FORMATS = {
     ".ndjson": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
     ".csv": "csv",
     ".tsv": "csv",
 }
@@ -34,7 +47,7 @@ FORMATS = {
 
 
 def format_of(path: Path) -> str | None:
-    """ "json", "parquet" or "csv" by the file's suffix; None for any other.
+    """ "json", "parquet", "arrow" or "csv" by the file's suffix; None for any other.
 
     >>> format_of(Path("day-1.jsonl.gz")), format_of(Path("notes.txt"))
     ('json', None)
@@ -42,7 +55,7 @@ def format_of(path: Path) -> str | None:
     suffixes = [s.lower() for s in path.suffixes]
     packed = suffixes[-1:] in ([".gz"], [".zst"])
     known = FORMATS.get(suffixes[-2] if packed and len(suffixes) > 1 else (suffixes[-1] if suffixes else ""))
-    return None if packed and known == "parquet" else known
+    return None if packed and known in ("parquet", "arrow") else known
 
 
 def read_chunks(
@@ -58,9 +71,10 @@ def read_chunks(
     rows
         Stop after this many rows.
     fields
-        Read only these columns, as far as the file has them.
+        Read only these columns, as far as the file has them. A name with dots that is no column is a path into nested values:
+        ``user.id`` is the key ``id`` of the object ``user``, and the list of these keys if ``user`` is a list of objects.
     """
-    read = {"json": _json, "parquet": _parquet, "csv": _csv}[format_of(path) or ""]
+    read = {"json": _json, "parquet": _table, "arrow": _table, "csv": _csv}[format_of(path) or ""]
     if is_empty(path):
         return
     try:
@@ -71,11 +85,45 @@ def read_chunks(
         ) from e
 
 
+def read_slice(path: Path, first: int, rows: int, fields: Collection[str]) -> pl.DataFrame:
+    """Some consecutive rows of a Parquet or Arrow file; see :func:`read_chunks`."""
+    try:
+        return _chosen(_scan(path), fields).slice(first, rows).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
+        raise DataError(
+            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
+        ) from e
+
+
+def field_names(path: Path, rows: int = 1000) -> list[str]:
+    """Names of the columns of a file, and with dots those of nested values; in JSON lines, of its first rows.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+    if is_empty(path):
+        return []
+    if format_of(path) == "json":
+        names: dict[str, None] = {}
+        for _, lines in read_lines(path, rows):
+            for line in lines:
+                names.update(dict.fromkeys(object_names(_object(line))))
+        return list(names)
+    try:
+        return column_names((_csv_scan if format_of(path) == "csv" else _scan)(path).collect_schema())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
+        raise DataError(
+            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
+        ) from e
+
+
 def is_empty(path: Path) -> bool:
     """Whether a file holds nothing at all: no byte, or only blanks in its first megabyte if it is text."""
     try:
         size = path.stat().st_size
-        if size > 1 << 16 or format_of(path) == "parquet":
+        if size > 1 << 16 or format_of(path) in ("parquet", "arrow"):
             return size == 0
         with _open(path) as file:
             return not file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").strip()
@@ -84,22 +132,30 @@ def is_empty(path: Path) -> bool:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a Parquet file, from its footer; None for formats that would have to be read completely."""
-    if format_of(path) != "parquet":
+    """Rows of a Parquet or Arrow file, from its footer; None for formats that would have to be read completely."""
+    if format_of(path) not in ("parquet", "arrow"):
         return None
     try:
-        return int(pl.scan_parquet(path, hive_partitioning=False).select(pl.len()).collect().item())
-    except (pl.exceptions.PolarsError, OSError) as e:
-        raise DataError(f"{path} cannot be read as parquet: {' '.join(str(e).split())[:300]}") from e
+        return int(_scan(path).select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
+        raise DataError(
+            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
+        ) from e
 
 
 def _chosen(frame: pl.LazyFrame, fields: Collection[str] | None) -> pl.LazyFrame:
-    return frame if fields is None else frame.select(n for n in frame.collect_schema().names() if n in fields)
+    return frame if fields is None else frame.select(selected(frame.collect_schema(), fields))
 
 
-def _parquet(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
+def _scan(path: Path) -> pl.LazyFrame:
+    if format_of(path) == "arrow":
+        return pl.scan_ipc(path, hive_partitioning=False)
+    return pl.scan_parquet(path, hive_partitioning=False)
+
+
+def _table(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
     # Slices are cut by row group and hold one chunk; a streaming collect reads ahead of a slow reader.
-    frame = _chosen(pl.scan_parquet(path, hive_partitioning=False), fields)
+    frame = _chosen(_scan(path), fields)
     total = count_rows(path) or 0
     end = total if rows is None else min(total, rows)
     for first in range(0, end, CHUNK_ROWS):
@@ -107,16 +163,35 @@ def _parquet(path: Path, rows: int | None, fields: Collection[str] | None) -> It
 
 
 def _csv(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
-    separator = "\t" if ".tsv" in path.suffixes else ","
-    frame = pl.scan_csv(path, separator=separator, infer_schema=False, n_rows=rows, glob=False)
-    yield from _chosen(frame, fields).collect_batches(chunk_size=CHUNK_ROWS, lazy=True)
+    yield from _chosen(_csv_scan(path, rows), fields).collect_batches(chunk_size=CHUNK_ROWS, lazy=True)
+
+
+def _csv_scan(path: Path, rows: int | None = None) -> pl.LazyFrame:
+    return pl.scan_csv(path, separator=_separator(path), infer_schema=False, n_rows=rows, glob=False)
+
+
+def _separator(path: Path) -> str:
+    """The character between the columns: a tab in .tsv; in .csv the comma, or what the header has where it has no comma."""
+    if ".tsv" in [s.lower() for s in path.suffixes]:
+        return "\t"
+    try:
+        with _open(path) as file:
+            header = file.read(1 << 16).split(b"\n", 1)[0]
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        return ","  # reading it names the error
+    return next((c for c in ",;\t|" if c.encode() in header), ",")
 
 
 def _json(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
     for _, lines in read_lines(path, rows):
         objects = [_object(line) for line in lines]
         names = dict.fromkeys(name for o in objects for name in o if fields is None or name in fields)
-        yield pl.DataFrame([_column(n, [o.get(n) for o in objects]) for n in names or ("ts",)])
+        paths = sorted(n for n in fields or () if "." in n and n not in names)
+        columns = {n: [value_at(o, n) for o in objects] for n in (*names, *paths)}
+        used = {
+            n: values for n, values in columns.items() if n in names or any(v is not None for v in values)
+        }
+        yield pl.DataFrame([_column(n, v) for n, v in (used or {"ts": [None] * len(objects)}).items()])
 
 
 def _object(line: bytes) -> dict[str, Any]:
