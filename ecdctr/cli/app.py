@@ -14,6 +14,7 @@ from ecdctr.cli.evidence import evidence
 from ecdctr.cli.inspecting import config_show, doctor, inspect_checkpoint, inspect_snapshot
 from ecdctr.cli.options import err, out
 from ecdctr.cli.replaying import drift, replay, report_compare
+from ecdctr.cli.starting import init
 from ecdctr.cli.streaming import broker, demo, produce, topics, tpm_train, worker
 from ecdctr.state.errors import EcdctrError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Keep an ads CTR model fresh: train it continuously from a natural and an ad click stream, "
     "replay historical logs, and watch for drift.\n\n"
-    "Start with `ecdctr demo`. `ecdctr config show` explains every key of the configuration.",
+    "Start with `ecdctr demo`, or with your own log: `ecdctr init LOG`. `ecdctr config show` explains every key of the configuration.",
 )
 _tpm = typer.Typer(
     no_args_is_help=True, help="Train TPM, the tiny pre-training model of long-term natural clicks."
@@ -35,7 +36,7 @@ _inspect = typer.Typer(no_args_is_help=True, help="Verify and show what is saved
 _report = typer.Typer(no_args_is_help=True, help="Work with the reports of replays.")
 for _name, _group in (("tpm", _tpm), ("config", _config), ("inspect", _inspect), ("report", _report)):
     app.add_typer(_group, name=_name)
-for _command in (demo, broker, produce, doctor, worker, replay, drift, topics, evidence):
+for _command in (demo, init, broker, produce, doctor, worker, replay, drift, topics, evidence):
     app.command()(_command)
 _tpm.command("train")(tpm_train)
 _report.command("compare")(report_compare)
