@@ -13,7 +13,7 @@ BROKERS ?= embedded
 PYTEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8
 
-.PHONY: install demo test quick chaos check bench kafka clean help
+.PHONY: install demo test quick chaos mutants check bench kafka clean help
 
 help:
 	@echo "make install  virtual environment with everything ($(VENV))"
@@ -21,6 +21,7 @@ help:
 	@echo "make test     checks and all tests (what CI runs)"
 	@echo "make quick    the tests without brokers, browsers and long replays, in a minute or two"
 	@echo "make chaos    the long form of the kill -9 test; BROKERS=apache: on three nodes of Apache Kafka, which fail, too"
+	@echo "make mutants  small faults in the modules that must not be wrong: at least 85 % fail their tests; MODULES='state.positions': these"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    the benchmarks, short form"
 	@echo "make kafka    jars of Apache Kafka for the tests, by Maven ($(KAFKA_LIBS))"
@@ -51,6 +52,9 @@ quick: $(STAMP)
 
 chaos: $(STAMP) $(if $(filter apache,$(BROKERS)),kafka)
 	$(BIN)/python -m tests.chaos --brokers $(BROKERS)
+
+mutants: $(STAMP)
+	nice -n 10 $(BIN)/python -m tests.mutants $(MODULES)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --write

@@ -1,0 +1,85 @@
+"""``python -m tests.mutants [MODULE ...]``: how many small faults in a module its own tests notice; 1 if too few."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.mutants.mutations import Mutant, mutants_of, sample
+from tests.mutants.targets import TARGETS
+from tests.mutants.trial import Target, run_tests, warm_up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument(
+        "modules", nargs="*", help="such as state.positions; default: all of tests/mutants/targets.py"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=60, help="mutants of a module at most; 0: all (default: 60)"
+    )
+    parser.add_argument(
+        "--least", type=float, default=0.85, help="share of killed mutants below which the exit code is 1"
+    )
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    options = parser.parse_args()
+    unknown = set(options.modules) - {target.module for target in TARGETS}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: not in tests/mutants/targets.py")
+    rows, survivors = [], []
+    for target in TARGETS:
+        if options.modules and target.module not in options.modules:
+            continue
+        everything = list(mutants_of(target.path.read_text(encoding="utf-8")))
+        chosen = sample(everything, options.sample)
+        if options.list:
+            survivors += [(target, mutant) for mutant in chosen]
+            continue
+        alive = survivors_of(target, chosen)
+        survivors += [(target, mutant) for mutant in alive]
+        rows.append((target.module, len(everything), len(chosen), len(alive)))
+    for target, mutant in survivors:
+        source = target.path.read_text(encoding="utf-8")
+        print(f"\n{target.module}\n{mutant.difference(source)}")
+    return 0 if options.list else report(rows, options.least)
+
+
+def survivors_of(target: Target, mutants: list[Mutant]) -> list[Mutant]:
+    """Mutants with which all tests of a target pass."""
+    with tempfile.TemporaryDirectory(prefix="ecdctr-mutants-") as temporary:
+        folder = Path(temporary)
+        warm_up(target, folder)
+        source = target.path.read_text(encoding="utf-8")
+        intact = run_tests(target, source, folder, 600.0, 600.0)
+        if not intact.passed:
+            output = (folder / "output.txt").read_text(encoding="utf-8")
+            sys.exit(f"{target.module}: its tests fail without a mutant\n{output}")
+        alive = []
+        for number, mutant in enumerate(mutants, 1):
+            print(f"\r{target.module}: {number} of {len(mutants)}  ", end="", file=sys.stderr, flush=True)
+            limits = 3 * intact.processor_s + 5, 5 * intact.wall_s + 30
+            trial = run_tests(target, mutant.applied(source), folder, *limits)
+            alive += [mutant] if trial.passed else []
+        print(f"{len(alive)} survived; tests take {intact.processor_s:.1f} s", file=sys.stderr)
+    return alive
+
+
+def report(rows: list[tuple[str, int, int, int]], least: float) -> int:
+    """Print the table; 1 if a module is below ``least``."""
+    print(f"\n{'module':30} {'mutants':>8} {'tested':>7} {'killed':>7} {'survived':>9} {'share':>6}")
+    low = 0
+    for module, everything, tested, alive in rows:
+        share = 1 - alive / tested if tested else 1.0
+        low += share < least
+        print(f"{module:30} {everything:8} {tested:7} {tested - alive:7} {alive:9} {share:6.0%}")
+    if low:
+        print(
+            f"{low} of {len(rows)} modules are below {least:.0%}: more small faults than that would go unnoticed"
+        )
+    return 1 if low else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The modules whose mutants are tested, with the tests that have to notice."""
+
+from __future__ import annotations
+
+from tests.mutants.trial import Target
+
+_JOURNAL = ("tests/state/journals/test_journal.py",)
+_CHECKPOINTS = (
+    "tests/state/checkpoints/test_checkpoint.py",
+    "tests/state/checkpoints/test_checkpoint_faults.py",
+)
+_OTHER_PROCESSES = ("kill_9", "quick")
+_METRICS = "tests/replay/metrics/"
+
+TARGETS = [
+    Target("state.journals.disk", _JOURNAL, _OTHER_PROCESSES),
+    Target("state.journals.lines", _JOURNAL, _OTHER_PROCESSES),
+    Target("state.journals.memory", _JOURNAL, _OTHER_PROCESSES),
+    Target("state.checkpoints.disk", _CHECKPOINTS, _OTHER_PROCESSES),
+    Target("state.checkpoints.files", _CHECKPOINTS, _OTHER_PROCESSES),
+    Target("state.checkpoints.memory", _CHECKPOINTS[:1]),
+    Target("state.checkpoints.protocol", _CHECKPOINTS[:1]),
+    Target("state.positions", ()),
+    Target("events.align", ("tests/events/test_align.py",)),
+    Target("events.partition_buffer", ("tests/events/test_align.py",)),
+    Target("replay.metrics.ranking", (f"{_METRICS}test_ranking.py", f"{_METRICS}test_probability.py")),
+    Target("replay.metrics.probability", (f"{_METRICS}test_probability.py",)),
+    Target("replay.metrics.bootstrap", (f"{_METRICS}test_bootstrap.py",)),
+    Target("replay.metrics.paired_gate", (f"{_METRICS}test_paired_gate.py",)),
+    Target("models.arms.stack", ("tests/models/arms/test_stack.py",)),
+]

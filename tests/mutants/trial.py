@@ -1,0 +1,146 @@
+"""Tests of one module with one mutant: in a forked process, so that third-party modules are imported once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+
+import hypothesis
+import pytest
+
+__all__ = ["ROOT", "Target", "Trial", "run_tests", "warm_up"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_CONTEXT = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module that is mutated, and the tests that have to notice.
+
+    Attributes
+    ----------
+    module
+        Name without ``ecdctr.``.
+    tests
+        Files, relative to the root.
+    skip
+        Words in the names of tests that say nothing about a mutant: they measure time, or start interpreters, which
+        import the module as it is on disk.
+    """
+
+    module: str
+    tests: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return ROOT / f"{self.module.replace('.', '/')}.py"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether all tests passed, and how long they took, in seconds of the processor and of the clock."""
+
+    passed: bool
+    processor_s: float
+    wall_s: float
+
+
+class _Mutated(importlib.machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Loads one module from a text; nothing is written to the working tree."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname != self.name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        spec.loader = _Mutated(fullname, spec.origin, self.source)
+        return spec
+
+
+def run_tests(target: Target, source: str, folder: Path, cpu_s: float, wall_s: float) -> Trial:
+    """Run a target's tests with ``source`` in place of its module; a process that exceeds a limit did not pass."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    process = _CONTEXT.Process(target=_in_child, args=(target, source, folder, cpu_s, None))
+    process.start()
+    process.join(wall_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # and processes that its tests have left
+    process.join()
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Trial(process.exitcode == 0, processor, wall)
+
+
+def warm_up(target: Target, folder: Path) -> None:
+    """Import, in this process, the third-party modules that the target's tests import."""
+    receive, send = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_in_child, args=(target, target.path.read_text(), folder, 600.0, send))
+    process.start()
+    send.close()
+    with contextlib.suppress(EOFError):
+        for name in receive.recv():
+            if name not in sys.modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+    process.join()
+
+
+def _in_child(target: Target, source: str, folder: Path, cpu_s: float, names: object) -> None:
+    os.setpgid(0, 0)
+    folder.mkdir(exist_ok=True)
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s) + 1, int(cpu_s) + 1))
+    # The same examples for each mutant; the smallest failing example is not needed.
+    hypothesis.settings.register_profile(
+        "mutants", deadline=None, derandomize=True, database=None,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    sys.meta_path.insert(0, _Finder(f"ecdctr.{target.module}", source))
+    # Before pytest, whose own importer would read files of doctests from the disk.
+    importlib.import_module(f"ecdctr.{target.module}")
+    doctests = Path("ecdctr") / target.path.relative_to(ROOT)
+    paths = [str(ROOT / path) for path in (*target.tests, doctests)]
+    options = [
+        "-x",
+        "-q",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--hypothesis-profile=mutants",
+    ]
+    options += ["-k", " and ".join(f"not {word}" for word in target.skip)] if target.skip else []
+    code = pytest.main([*options, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths])
+    if names is not None:
+        ours = ("ecdctr", "tests", "__main__", "conftest")
+        names.send([name for name in list(sys.modules) if name.partition(".")[0] not in ours])
+    sys.stdout.flush()
+    os._exit(int(code))
