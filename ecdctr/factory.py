@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ecdctr.decoding import decoder, reads_snapshots
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
@@ -221,7 +224,7 @@ def live_engine(
     settings: Settings,
     *,
     on_checkpoint: Callable[[Positions], None] | None = None,
-    on_skipped: Callable[[Batch, str], None] | None = None,
+    on_skipped: Callable[[Batch, NDArray[np.intp], str], None] | None = None,
 ) -> Engine:
     """An engine on the state folder; the caller holds the folder's lock."""
     folders = Folders(settings.state.folder)

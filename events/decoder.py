@@ -68,7 +68,7 @@ REASONS = {
     "label": "the label is neither 0 nor 1",
     "nan": "a number is not finite",
     "long": "a string is too long",
-    "loss": "the training loss was not finite, and the step was rolled back",
+    "loss": "the training loss of a step is not finite with this row",
 }
 """Reasons for which an event becomes a dead letter, with their explanations."""
 

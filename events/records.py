@@ -16,6 +16,7 @@ __all__ = [
     "Fetched",
     "KafkaRecord",
     "RecordReject",
+    "RowsOfRecords",
     "chunks_of",
     "decode_records",
     "decode_values",
@@ -136,6 +137,42 @@ def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, l
         out.append((chunk, rejects))
         start = end
     return out
+
+
+class RowsOfRecords:
+    """Finds the records from which rows of a chunk were decoded, for rows that are rejected after decoding.
+
+    Parameters
+    ----------
+    chunk, rejects
+        The result of :func:`decode_records` or :func:`chunks_of`.
+    records
+        The records of the chunk, in offset order.
+    """
+
+    def __init__(self, chunk: Chunk, rejects: Sequence[RecordReject], records: Sequence[KafkaRecord]) -> None:
+        self._offset = chunk.offset
+        self._records = {record.offset: record for record in records}
+        self._rejected: dict[int, set[int]] = {}
+        for reject in rejects:
+            if reject.row is not None:
+                self._rejected.setdefault(reject.record.offset, set()).add(reject.row)
+
+    def reject(self, row: int, reason: str, detail: str) -> RecordReject:
+        """The rejection of a row of the chunk, by its position."""
+        offset = int(self._offset[row])
+        record = self._records[offset]
+        return RecordReject(record, reason, detail, self._number(row, offset) if is_packed(record) else None)
+
+    def _number(self, row: int, offset: int) -> int:
+        """Number of a row within its packed message: the accepted rows are those that were not rejected, in their order."""
+        accepted = row - int(np.searchsorted(self._offset, offset, side="left"))
+        rejected = self._rejected.get(offset, set())
+        number = -1
+        while accepted >= 0:
+            number += 1
+            accepted -= number not in rejected
+        return number
 
 
 def is_packed(record: KafkaRecord) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.events.batch import DOMAIN_NAMES
+from ecdctr.events.batch import DOMAIN_NAMES, Batch
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.events.step import Step, StepKind
@@ -342,24 +342,25 @@ class Reporter:
             seconds = m.step_seconds.labels(kind)
             for s in of_kind:
                 seconds.observe(s.seconds)
-            for learned in (True, False):
-                some = [s for s in of_kind if (s.result.skipped is None) is learned]
-                if some:
-                    ts = np.concatenate([s.step.batch.ts for s in some])
-                    ended = np.repeat([s.ended for s in some], [len(s.step.batch) for s in some])
-                    rows = sum(s.result.n for s in some) if learned else 0
-                    self.dashboard.stepped(kind, ts, rows=rows, wall=ended)
+            learned = [(s.result.learned(s.step.batch).batch.ts, s.ended) for s in of_kind]
+            lost = [(s.step.batch.ts[s.result.lost], s.ended) for s in of_kind if len(s.result.lost)]
+            for found in filter(None, (learned, lost)):
+                ts = np.concatenate([t for t, _ in found])
+                ended = np.repeat([e for _, e in found], [len(t) for t, _ in found])
+                self.dashboard.stepped(kind, ts, rows=len(ts) if found is learned else 0, wall=ended)
 
     def _observed(self, steps: list[_CompletedStep]) -> list[ObservedStep]:
-        """The steps that were not rolled back, converted for the monitor."""
+        """The steps without the rows that were not learned, converted for the monitor."""
+        steps = [s for s in steps if s.result.n or s.result.skipped is None]
+        learned = [s.result.learned(s.step.batch) for s in steps]
+        histories = self._histories(steps, [rows.batch for rows in learned])
         return [
-            ObservedStep(s.step.kind, s.step.batch, r.scored, r.scores, r.loss, s.seconds, has_history)
-            for s, has_history in zip(steps, self._histories(steps), strict=True)
-            if (r := s.result).skipped is None
+            ObservedStep(s.step.kind, *rows, s.result.loss, s.seconds, has_history)
+            for s, rows, has_history in zip(steps, learned, histories, strict=True)
         ]
 
-    def _histories(self, steps: list[_CompletedStep]) -> list[NDArray[np.bool_] | None]:
-        """Whether the users of each step's rows have TPM vectors; None for steps whose users are not looked up."""
+    def _histories(self, steps: list[_CompletedStep], learned: list[Batch]) -> list[NDArray[np.bool_] | None]:
+        """Whether the users of each step's learned rows have TPM vectors; None for steps whose users are not looked up."""
         out: list[NDArray[np.bool_] | None] = [None] * len(steps)
         by_months: dict[tuple[str, ...], list[int]] = {}
         for i, s in enumerate(steps):
@@ -370,7 +371,7 @@ class Reporter:
         for months, numbers in by_months.items():
             if self._store is None:
                 continue
-            batches = [steps[i].step.batch for i in numbers]
+            batches = [learned[i] for i in numbers]
             known = self._known_users(self._store, months)(np.concatenate([b.user for b in batches]))
             ends = np.cumsum([len(b) for b in batches])[:-1]
             for i, part in zip(numbers, np.split(known, ends), strict=True):

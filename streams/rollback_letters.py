@@ -1,20 +1,23 @@
-"""``RollbackLetters``: sends the records of a step that was rolled back to the dead-letter topics."""
+"""``RollbackLetters``: sends the records of rows that could not be learned to the dead-letter topics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
-from ecdctr.events.records import decode_records
+from ecdctr.events.records import RowsOfRecords, decode_records
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 from ecdctr.state.positions import Part
-from ecdctr.streams.dead_letters import ROLLED_BACK, DeadLetter, DeadLetters
+from ecdctr.streams.dead_letters import ROLLED_BACK, DeadLetter, DeadLetters, letters_of
 from ecdctr.streams.retry import MENDED_LATER, StopRequestedError, call_until_available
 
 __all__ = ["RollbackLetters"]
@@ -29,7 +32,7 @@ _MOST_WITHOUT_CONTENTS = 10_000
 
 
 class RollbackLetters:
-    """Sends the records of rolled-back steps to the dead-letter topics.
+    """Sends the records of rows that could not be learned to the dead-letter topics.
 
     A batch does not contain the original bytes, so the records are read from the log a second time. Of a record that the log has deleted
     in the meantime, the letter has the origin and the reason, and no contents.
@@ -63,7 +66,7 @@ class RollbackLetters:
         self._stop_requested = stop_requested
         self._loop: asyncio.AbstractEventLoop | None = None
         self._letters: DeadLetters | None = None
-        self._pending: list[tuple[Batch, str]] = []
+        self._pending: list[_Lost] = []
         self.waiting = 0
 
     async def start(self, letters: DeadLetters) -> None:
@@ -73,13 +76,14 @@ class RollbackLetters:
         """
         self._loop, self._letters = asyncio.get_running_loop(), letters
         pending, self._pending = self._pending, []
-        for batch, reason in pending:
-            found = await self._loop.run_in_executor(None, self._read, batch, reason)
+        for lost in pending:
+            found = await self._loop.run_in_executor(None, self._read, lost)
             await self._send(found)
             self.waiting -= 1
 
-    def add(self, batch: Batch, reason: str) -> None:
-        """Called in the trainer's thread with a batch that was rolled back; returns when its letters are acknowledged.
+    def add(self, batch: Batch, rows: NDArray[np.intp], reason: str) -> None:
+        """Called in the trainer's thread with a step's batch and the positions of the rows that were not learned; returns when their
+        letters are acknowledged.
 
         During recovery there is no event loop: the batch is retained until :meth:`start`.
 
@@ -91,9 +95,10 @@ class RollbackLetters:
         """
         self.waiting += 1
         if self._loop is None or self._letters is None:
-            self._pending.append((batch, reason))
+            self._pending.append(_Lost(batch, rows, reason))
             return
-        asyncio.run_coroutine_threadsafe(self._send(self._read(batch, reason)), self._loop).result()
+        found = self._read(_Lost(batch, rows, reason))
+        asyncio.run_coroutine_threadsafe(self._send(found), self._loop).result()
         self.waiting -= 1
 
     async def _send(self, found: list[DeadLetter]) -> None:
@@ -110,9 +115,9 @@ class RollbackLetters:
                 raise StopRequestedError
         sending.result()
 
-    def _read(self, batch: Batch, reason: str) -> list[DeadLetter]:
+    def _read(self, lost: _Lost) -> list[DeadLetter]:
         return call_until_available(
-            lambda: self._letters_of(batch, reason),
+            lambda: self._letters_of(lost),
             float("inf"),
             self._stop_requested,
             errors=MENDED_LATER,
@@ -122,24 +127,25 @@ class RollbackLetters:
         if self._stop_requested():
             raise StopRequestedError
 
-    def _letters_of(self, batch: Batch, reason: str) -> list[DeadLetter]:
-        """A letter for each record from which a row was decoded.
+    def _letters_of(self, lost: _Lost) -> list[DeadLetter]:
+        """A letter for each record with a lost row.
 
         Records that the log no longer holds (retention, compaction) get letters without contents. Which of the offsets without a record
-        had one is not known, so that these letters are written only if rows are missing, and then for all of these offsets.
+        had one is not known, so that these letters are written only if lost rows are missing, and then for all of these offsets.
         """
         letters: list[DeadLetter] = []
         absent: list[tuple[Part, int]] = []
-        rows = 0
+        held: list[tuple[Part, Batch, RowsOfRecords]] = []
         with self._make_log(self._decoder) as kafka:
             kafka.on_wait = self._raise_if_stopping
-            for part in batch.parts:
+            for part in lost.batch.parts:
                 records = _held_records(kafka, part)
-                held = {record.offset for record in records}
-                absent += [(part, offset) for offset in range(part.first, part.end) if offset not in held]
+                offsets = {record.offset for record in records}
+                absent += [(part, offset) for offset in range(part.first, part.end) if offset not in offsets]
                 if not records:
                     continue
-                chunk, _ = decode_records(
+                # Other records may have been rejected when they were read, and are already dead letters.
+                chunk, rejects = decode_records(
                     self._decoder,
                     part.topic,
                     part.partition,
@@ -147,31 +153,46 @@ class RollbackLetters:
                     records,
                     self._domains[part.topic],
                 )
-                rows += len(chunk.batch)
-                # The other records were rejected and are already dead letters.
-                with_rows = set(chunk.offset.tolist())
-                letters += [
-                    DeadLetter(
-                        part.topic,
-                        part.partition,
-                        r.offset,
-                        ROLLED_BACK,
-                        reason,
-                        r.value,
-                        r.key,
-                        tuple(r.headers or ()),
-                    )
-                    for r in records
-                    if r.offset in with_rows
-                ]
-        missing = len(batch) - rows
+                held.append((part, chunk.batch, RowsOfRecords(chunk, rejects, records)))
+        missing = len(lost.rows)
+        for (part, _, origin), rows in zip(held, lost.among([batch for _, batch, _ in held]), strict=True):
+            letters += letters_of(
+                part.topic, part.partition, [origin.reject(row, ROLLED_BACK, lost.reason) for row in rows]
+            )
+            missing -= len(rows)
         if missing > 0 and absent:
             log.warning(
-                "the records of %d rows of a step that was rolled back are no longer in the log: their letters have no contents",
+                "the records of %d rows that were not learned are no longer in the log: their letters have no contents",
                 missing,
             )
-            letters += _without_contents(absent, missing, reason)
+            letters += _without_contents(absent, missing, lost.reason)
         return letters
+
+
+class _Lost(NamedTuple):
+    """Rows of a batch that were not learned, by their positions, ascending, and why."""
+
+    batch: Batch
+    rows: NDArray[np.intp]
+    reason: str
+
+    def among(self, held: Sequence[Batch]) -> list[list[int]]:
+        """Positions of the lost rows in each of the batches that were decoded again.
+
+        If no record is missing, the rows have the same positions as before; otherwise they are recognised by their values.
+        """
+        ends = np.cumsum([len(batch) for batch in held], dtype=np.intp)
+        if len(ends) and ends[-1] == len(self.batch):
+            cuts = np.searchsorted(self.rows, ends)
+            parts = np.split(self.rows, cuts[:-1])
+            return [(rows - end + len(b)).tolist() for rows, end, b in zip(parts, ends, held, strict=True)]
+        wanted = set(_values(self.batch.take(self.rows)))
+        return [[i for i, row in enumerate(_values(batch)) if row in wanted] for batch in held]
+
+
+def _values(batch: Batch) -> Iterable[tuple[bytes, ...]]:
+    columns = (batch.ts, batch.user, batch.item, batch.label, batch.features, batch.dense)
+    return zip(*([row.tobytes() for row in column] for column in columns), strict=True)
 
 
 def _held_records(kafka: KafkaLog, part: Part) -> list[Any]:

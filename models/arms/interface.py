@@ -77,6 +77,16 @@ class ArmInput:
             self._scores[name] = self._score(self, name)
         return self._scores[name]
 
+    def take(self, index: NDArray[np.intp]) -> ArmInput:
+        """Some of the rows; predictions of other arms are those of these rows here."""
+        return ArmInput(
+            self.batch.take(index),
+            self._encoder,
+            lambda _, name: self.scores(name)[index],
+            clock_ms=self.clock_ms,
+            will_learn=self.will_learn,
+        )
+
     def chunks(self, size: int) -> list[tuple[Batch, Encoded]]:
         """The rows in chunks of ``size`` rows (the last chunk may be shorter), each with its encoded tensors.
 

@@ -308,7 +308,8 @@ class NetworkArm:
     def _finite(self, squares: Sequence[Tensor]) -> bool:
         # Batch norm's running variance overflows before any gradient does: a whole batch is then normalised to 0, its
         # loss looks harmless, and every later prediction would be the same.
-        total = self.flat.gradient.sum() + self.flat.buffers.sum()
+        # Adam averages the squares of the gradient: if one is infinite, that parameter is never changed again.
+        total = self.flat.gradient.square().sum() + self.flat.buffers.sum()
         for square in squares:
             total = total + square.sum()
         return bool(torch.isfinite(total))

@@ -7,7 +7,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,11 @@ class Engine:
     on_checkpoint
         Called in the saving thread with the positions of a checkpoint that is durable.
     on_skipped
-        Called with the batch of a step that was rolled back, and the reason. Also called while steps are redone, since the
-        process may have died between the step and this call.
+        Called with the batch of a step of which rows could not be learned, their positions, and the reason. Also called while steps
+        are redone, since the process may have died between the step and this call.
     score_skipped
-        Whether rows of a step that was rolled back are written to the score log without scores (NaN), so that engines which run
-        the same steps have the same rows in their logs.
+        Whether such rows are written to the score log without scores (NaN), so that engines which run the same steps have the same
+        rows in their logs.
     note
         Computes further columns of the score log that depend on the models when a row is scored. The notes of the batch
         (:attr:`Batch.notes`) are always written if the log has columns for them.
@@ -81,7 +80,7 @@ class Engine:
         settings: StateSettings,
         fingerprint: str,
         on_checkpoint: Callable[[Positions], None] | None = None,
-        on_skipped: Callable[[Batch, str], None] | None = None,
+        on_skipped: Callable[[Batch, NDArray[np.intp], str], None] | None = None,
         score_skipped: bool = False,
         note: Callable[[Batch], Mapping[str, NDArray[Any]]] | None = None,
         live_tpm: bool = False,
@@ -330,30 +329,45 @@ class Engine:
             batch = step.batch
             result = self.trainer.step(step)
             self._digest = _digest(result)
+            self.progress.rows[step.kind] += result.n
             if result.skipped is None:
-                self._record(batch, result)
-                self.progress.rows[step.kind] += result.n
+                self._record(batch, result.scored, result.scores)
             else:
-                self.progress.skipped_rows += len(batch)
-                if self.score_skipped:
-                    self._record(batch, replace(result, scores={}))
-                log.error("step %d rolled back: %s", entry.step, result.skipped)
+                self._record_part(batch, result)
+                self.progress.skipped_rows += len(result.lost)
+                log.error(
+                    "step %d: %d of %d rows were not learned: %s",
+                    entry.step, len(result.lost), len(batch), result.skipped,
+                )  # fmt: skip
                 if self.on_skipped is not None:
-                    self.on_skipped(batch, result.skipped)
+                    self.on_skipped(batch, result.lost, result.skipped)
         self.step = entry.step
         self.clock = max(self.clock, entry.clock)
         self.identity.apply(entry.extra.get("log", {}))
         self.positions.advance(entry.parts)
         return result
 
-    def _record(self, batch: Batch, result: StepResult) -> None:
-        if not len(result.scored):
+    def _record_part(self, batch: Batch, result: StepResult) -> None:
+        """Write the scores of a step of which rows were lost: those without scores, or not at all."""
+        if not self.score_skipped:
+            self._record(*result.learned(batch))
+        elif not result.n:
+            self._record(batch, result.scored, {})
+        else:
+            lost = np.isin(result.scored, result.lost)
+            scores = {arm: np.where(lost, np.float32(np.nan), p) for arm, p in result.scores.items()}
+            self._record(batch, result.scored, scores)
+
+    def _record(
+        self, batch: Batch, scored: NDArray[np.intp], scores: Mapping[str, NDArray[np.float32]]
+    ) -> None:
+        if not len(scored):
             return
-        rows = batch if len(result.scored) == len(batch) else batch.take(result.scored)
+        rows = batch if len(scored) == len(batch) else batch.take(scored)
         columns = {
             **rows.columns(ROW_COLUMNS),
             "label": rows.label.astype(np.uint8),
-            **{f"p_{arm}": p for arm, p in result.scores.items()},
+            **{f"p_{arm}": p for arm, p in scores.items()},
             **(
                 {} if rows.notes is None else {n: rows.notes[n] for n in self.scores.notes if n in rows.notes}
             ),
@@ -476,10 +490,12 @@ class Engine:
 
 
 def _digest(result: StepResult) -> str:
-    """Eight hex digits of a step's predictions and losses, to the last bit."""
+    """Eight hex digits of a step's predictions and losses, to the last bit, and of which rows were lost."""
     crc = 0
     for name in sorted(result.loss):
         crc = crc32c(struct.pack("<d", result.loss[name]), crc)
     for name in sorted(result.scores):
         crc = crc32c(np.ascontiguousarray(result.scores[name]).tobytes(), crc)
+    if result.n and len(result.lost):
+        crc = crc32c(result.lost.astype("<u4").tobytes(), crc)
     return f"{crc:08x}"

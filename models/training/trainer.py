@@ -151,8 +151,8 @@ class Trainer:
         1. Predict all ad rows, or the natural rows of a fixed sample of users, with the current parameters.
         2. Every arm that learns this domain, and whose ``learns_from`` milestone has been reached, learns each row once, in
            chunks of at most its configured size. If the loss, a gradient or a batch norm statistic of one arm is not finite,
-           or its mean loss exceeds ``MAX_LOSS``, the step is rolled back in all arms.
-        3. Ad rows are appended to the ad window; natural rows also train TPM if it learns from the stream.
+           or its mean loss exceeds ``MAX_LOSS``, the step is rolled back in all arms, and learned without the rows that cause it.
+        3. Ad rows that were learned are appended to the ad window; natural rows also train TPM if it learns from the stream.
 
         Parameters
         ----------
@@ -168,16 +168,21 @@ class Trainer:
         rows = self.scorer.rows(extended, clock_ms=max(self.clock, int(batch.ts.max())), will_learn=True)
         scored, scores = self.scorer.score(rows)
         self.clock = rows.clock_ms
-        loss, skipped = learn_in_all(self._learners(rows), rows)
-        if skipped is not None:
-            return StepResult(kind, len(batch), {}, scored, scores, skipped)
-        if rows.ad:
-            self._append_to_window(rows, scores)
+        done = learn_in_all(self._learners(rows), rows)
+        result = StepResult(
+            kind, len(batch) - len(done.lost), done.loss, scored, scores, done.reason, done.lost
+        )
+        if done.rows is None:
+            return result
+        learned = result.learned(batch)
+        if done.rows.ad:
+            self._append_to_window(done.rows, learned.scores)
         else:
-            self.schedule.observe(int(batch.ts.min()), int(batch.ts.max()))
+            ts = learned.batch.ts
+            self.schedule.observe(int(ts.min()), int(ts.max()))
             if self.live_tpm is not None:
-                self.live_tpm.learn(batch)
-        return StepResult(kind, len(batch), loss, scored, scores)
+                self.live_tpm.learn(learned.batch)
+        return result
 
     def _extend(self, batch: Batch, *, learned: bool = False) -> Batch:
         """The rows with the streaming features, if there are any; nothing changes."""

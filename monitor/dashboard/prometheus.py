@@ -31,7 +31,9 @@ class WorkerMetrics:
         self.build = Info("ecdctr_build", "Version of the worker.", registry=r)
         self.rows = Counter("ecdctr_rows_trained", "Rows learned from.", ["domain"], registry=r)
         self.steps = Counter("ecdctr_steps", "Steps completed.", ["domain"], registry=r)
-        self.skipped = Counter("ecdctr_rows_rolled_back", "Rows of steps that were rolled back.", registry=r)
+        self.skipped = Counter(
+            "ecdctr_rows_rolled_back", "Rows that could not be learned (the loss was not finite).", registry=r
+        )
         self.dead_letters = Counter(
             "ecdctr_dead_letters", "Events sent to a dead-letter topic.", ["reason"], registry=r
         )

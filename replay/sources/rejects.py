@@ -119,7 +119,7 @@ class Rejects(Counter[str]):
         out = [f"left out: {line}" for line in self.sentences()]
         if lost:
             out.append(
-                f"not learned: {lost:,} rows, because the training loss of their steps was not finite; their predictions count"
+                f"not learned: {lost:,} rows, because the training loss was not finite with them; their predictions count"
             )
         out += [f"note: {sentence}" for sentence in self.remarks]
         if self.differs:

@@ -32,7 +32,7 @@ from ecdctr.events.records import RecordReject
 __all__ = ["ROLLED_BACK", "DeadLetter", "Form", "Identity", "Message", "identity_of", "letters_of"]
 
 ROLLED_BACK = "loss"
-"""Reason of letters for records whose step was rolled back; they are sent in no order of offsets."""
+"""Reason of letters for rows that could not be learned; they are sent in no order of offsets."""
 _ROWS_NAMED = 200
 _NAMES_SHOWN, _NAME_SHOWN = 5, 40  # names of headers, and letters of each
 _PREFIX = "ecdctr-"

@@ -1,4 +1,4 @@
-"""Rows with a loss or gradient that is not finite, or that explodes: their step is rolled back and they become dead letters."""
+"""Rows with a loss or gradient that is not finite, or that explodes: their step is learned without them, and they become dead letters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def unlimited(monkeypatch, tmp_path):
     monkeypatch.setattr(extreme_values, "FREE", float("inf"))
 
 
-def test_steps_without_a_finite_loss_are_rolled_back_and_their_rows_become_dead_letters(unlimited, site):
+def test_case_s5_rows_without_a_finite_loss_become_dead_letters_and_those_beside_them_are_learned(
+    unlimited, site
+):
     rows = 1500
     events = frame(rows).with_columns(
         price=pl.when(pl.col("event_id").is_in([700, 701, 703])).then(1e30).otherwise(pl.col("price"))
@@ -44,7 +46,7 @@ def test_steps_without_a_finite_loss_are_rolled_back_and_their_rows_become_dead_
     site.produce(events[702:])
     worker = site.start()
     site.train(rows + broken, worker)
-    site.wait(site.says("rolled back"), "roll back a step", worker)
+    site.wait(site.says("were not learned"), "leave out rows", worker)
     site.kill(worker)  # what follows the checkpoint is done again, and must not be buried again
     worker = site.start()
     site.wait(lambda: site.log().count("live from step") == 2, "recover", worker)
@@ -64,8 +66,7 @@ def test_steps_without_a_finite_loss_are_rolled_back_and_their_rows_become_dead_
     origins = [(h["ecdctr-topic"], h["ecdctr-partition"], h["ecdctr-offset"]) for h in headers]
     assert len(set(origins)) == len(origins), "a letter was sent twice"
     buried = {json.loads(letter.value)["event_id"] for letter in letters}
-    assert {700, 701, 703} <= buried
-    assert len(buried) < 300, "only the rows of the steps that hold a bad row"
+    assert buried == {700, 701, 703}
 
     rebuilt = site.rebuild()
     assert rebuilt.identical, rebuilt.verdict

@@ -7,6 +7,7 @@ import signal
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ecdctr.events.decoder import EventDecoder
@@ -49,7 +50,7 @@ class Stopped(Worker):
 
     def _recover(self, engine, reset_offsets):
         if self.rolls_back:
-            engine.on_skipped(ROLLED_BACK, "loss is nan")
+            engine.on_skipped(ROLLED_BACK, np.array([0]), "loss is nan")
         raise StopRequestedError
 
 

@@ -180,20 +180,32 @@ def test_linked_learns_a_row_before_its_backbone_does(world: Any) -> None:
 # -- rollback and restore, bit for bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [NATURAL, AD])
-@pytest.mark.parametrize("n", [15, 31, 100])
-def test_a_bad_step_is_rolled_back_in_every_arm(world: Any, domain: int, n: int) -> None:
+@pytest.mark.parametrize("n", [15, 100])
+def test_case_s5_a_bad_row_is_lost_alone_in_every_arm(world: Any, domain: int, n: int) -> None:
     trainer, reference = (world.trainer(store=world.store(), **EXTRA) for _ in range(2))
     stream = [b for b in world.stream(24) if len(b)]
     for each in (trainer, reference):
         play(each, stream)
     bad = world.batch(n, domain, at=int(stream[-1].ts[-1]) - 5000)
+    without = bad.take(np.delete(np.arange(n), n - 2))
     bad.dense[n - 2, 1] = np.nan
-    assert trainer.step(Step.from_batch(bad)).skipped is not None
-    assert trainer.state_hash() == reference.state_hash()
-    for each in (trainer, reference):
-        each.step(Step.from_batch(world.batch(30, AD, seed=4)))
-    assert trainer.state_hash() == reference.state_hash()
+    assert trainer.step(Step.from_batch(bad)).lost.tolist() == [n - 2]
+    reference.step(Step.from_batch(without))
+    found, expected = trainer.capture().dense, reference.capture().dense
+    for (
+        name,
+        value,
+    ) in (
+        found.items()
+    ):  # the stack reads predictions, whose last bits depend on the number of rows in a batch
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    before = trainer.state_hash()
+    every = world.batch(n, domain, at=int(stream[-1].ts[-1]) - 5000, seed=5)
+    every.dense[:, 1] = np.nan
+    assert trainer.step(Step.from_batch(every)).n == 0
+    assert trainer.state_hash() == before
 
 
 @pytest.mark.slow
