@@ -154,9 +154,12 @@ class RowsOfRecords:
         self._offset = chunk.offset
         self._records = {record.offset: record for record in records}
         self._rejected: dict[int, set[int]] = {}
+        self._unnamed: set[int] = set()  # records of which more rows were rejected than were named
         for reject in rejects:
             if reject.row is not None:
                 self._rejected.setdefault(reject.record.offset, set()).add(reject.row)
+            if reject.rows > 1:
+                self._unnamed.add(reject.record.offset)
 
     def reject(self, row: int, reason: str, detail: str) -> RecordReject:
         """The rejection of a row of the chunk, by its position."""
@@ -164,8 +167,12 @@ class RowsOfRecords:
         record = self._records[offset]
         return RecordReject(record, reason, detail, self._number(row, offset) if is_packed(record) else None)
 
-    def _number(self, row: int, offset: int) -> int:
-        """Number of a row within its packed message: the accepted rows are those that were not rejected, in their order."""
+    def _number(self, row: int, offset: int) -> int | None:
+        """Number of a row within its packed message: the accepted rows are those that were not rejected, in their order.
+
+        None if these are not known."""
+        if offset in self._unnamed:
+            return None
         accepted = row - int(np.searchsorted(self._offset, offset, side="left"))
         rejected = self._rejected.get(offset, set())
         number = -1

@@ -351,8 +351,6 @@ class Engine:
         """Write the scores of a step of which rows were lost: those without scores, or not at all."""
         if not self.score_skipped:
             self._record(*result.learned(batch))
-        elif not result.n:
-            self._record(batch, result.scored, {})
         else:
             lost = np.isin(result.scored, result.lost)
             scores = {arm: np.where(lost, np.float32(np.nan), p) for arm, p in result.scores.items()}
