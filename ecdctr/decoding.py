@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.isolation import guard_packed
 from ecdctr.events.time import duration_ms
 from ecdctr.settings import Settings
 from ecdctr.state.errors import ConfigError, DataError
@@ -13,9 +14,9 @@ __all__ = ["decoder", "reads_snapshots"]
 
 
 def decoder(settings: Settings) -> EventDecoder:
-    """The decoder of events as configured."""
+    """The decoder of events as configured; packed messages are read by a process of their own."""
     events = settings.events
-    return EventDecoder(
+    made = EventDecoder(
         settings.features,
         max_string=events.max_string,
         ts_min_ms=_millis("events.ts_min", events.ts_min),
@@ -24,6 +25,7 @@ def decoder(settings: Settings) -> EventDecoder:
         list_field=events.list_field,
         oracle_field=events.oracle_field,
     )
+    return guard_packed(made)
 
 
 def _millis(key: str, date: str) -> int:

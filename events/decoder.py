@@ -26,7 +26,6 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -37,6 +36,14 @@ from numpy.typing import NDArray
 
 from ecdctr.events.arrow import CONTINUATION, PackedError, Unpacked, pack, unpack, unpack_many
 from ecdctr.events.batch import DOMAIN_NAMES, Batch
+from ecdctr.events.decoded import (
+    ARROW_CONTENT_TYPE,
+    CONTENT_TYPE_HEADER,
+    REASONS,
+    Decoded,
+    PackedReader,
+    Reject,
+)
 from ecdctr.events.encode import Columns, Limits, encode
 from ecdctr.events.fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
 from ecdctr.events.schema import FeatureSchema
@@ -50,76 +57,16 @@ __all__ = [
     "REASONS",
     "Decoded",
     "EventDecoder",
+    "PackedReader",
     "Reject",
     "to_arrow_message",
     "to_json_messages",
 ]
 
-CONTENT_TYPE_HEADER = "content-type"
-ARROW_CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
-"""Content type of messages in Arrow IPC format (a registered media type); all other messages are decoded as JSON."""
-
-REASONS = {
-    "json": "not one JSON object in UTF-8",
-    "arrow": "not an Arrow IPC stream",
-    "missing": "a field is absent, or a required one is null",
-    "type": "a field has the wrong type",
-    "ts": "the event time is out of bounds",
-    "label": "the label is neither 0 nor 1",
-    "nan": "a number is not finite",
-    "long": "a string is too long",
-    "loss": "the training loss of a step is not finite with this row",
-}
-"""Reasons for which an event becomes a dead letter, with their explanations."""
-
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 _ABSENT = "\x00absent"
 _DOMAINS = {"natural": 0, "ad": 1, 0: 0, 1: 1}
 _DETAIL = 200  # maximum length of a detail in characters, because it may quote untrusted input
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A rejected event.
-
-    Attributes
-    ----------
-    index
-        Index of the message in the input; for :meth:`EventDecoder.from_arrow` and ``from_frame`` the row number.
-    reason
-        A key of ``REASONS``.
-    detail
-        The field and the cause, as text.
-    row
-        Row number within a packed message (:meth:`EventDecoder.from_packed` only); -1: not a packed message, or all of its rows.
-    rows
-        Number of rejected events. Of a packed message or a frame, rows beyond the first 200 with the same fault share one reject.
-    """
-
-    index: int
-    reason: str
-    detail: str
-    row: int = -1
-    rows: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Decoded rows and rejected events.
-
-    Attributes
-    ----------
-    batch
-        The accepted rows, in the order of the input.
-    index
-        Position of each row in the input, ascending, int64 ``(n,)``; rows of the same packed message have the same index.
-    rejects
-        The rejected events, ascending by position.
-    """
-
-    batch: Batch
-    index: NDArray[np.int64]
-    rejects: list[Reject] = field(default_factory=list)
 
 
 class EventDecoder:
@@ -146,6 +93,8 @@ class EventDecoder:
         Names of id or categorical fields whose original strings are stored in ``Batch.notes`` as ``text:<field>``. Empty by
         default, because one Python string per row is too slow for live training; only reports need the original values of
         hashed ids.
+    packed_reader
+        Decodes packed messages in another process; None: :meth:`read_packed` does it here. See :mod:`ecdctr.events.isolation`.
 
     Examples
     --------
@@ -176,6 +125,7 @@ class EventDecoder:
         self.oracle_field = oracle_field
         self.max_ahead_ms = max_ahead_ms
         self.text_notes: tuple[str, ...] = ()
+        self.packed_reader: PackedReader | None = None
         fields = EventFields(self.schema, list_field, oracle_field)
         self._fields = fields
         self._struct = fields.struct()
@@ -298,6 +248,12 @@ class EventDecoder:
             refused = Reject(0, "arrow", str(error)[:_DETAIL], rows=error.rows)
             return Decoded(self.empty(), np.empty(0, dtype=np.int64), [refused])
         return self._from_columns(frame, np.full(len(frame), domain, dtype=np.uint8))
+
+    def read_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
+        """Decode as :meth:`from_packed` does, by the ``packed_reader`` if there is one."""
+        if self.packed_reader is None:
+            return self.from_packed(values, domain)
+        return self.packed_reader.read(values, domain, self.text_notes)
 
     def from_packed(self, values: Sequence[bytes | None], domain: int) -> Decoded:
         """Decode many packed messages; ``index`` and ``Reject.index`` are positions in ``values``.

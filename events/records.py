@@ -99,7 +99,7 @@ def decode_values(
     """
     return join(
         [
-            (start, (decoder.from_packed if form else decoder.from_json)(values[start:end], domain))
+            (start, (decoder.read_packed if form else decoder.from_json)(values[start:end], domain))
             for form, start, end in _runs(packed)
         ]
     )

@@ -223,7 +223,9 @@ class StreamApp:
             return
         records = [record for fetched in lists for record in fetched.records]
         values, packed = [r.value for r in records], [is_packed(r) for r in records]
-        if self.pool is None:  # 3
+        if self.pool is None and any(packed):  # 3
+            decoded = await asyncio.to_thread(decode_values, self.decoder, values, packed, domain)
+        elif self.pool is None:
             decoded = decode_values(self.decoder, values, packed, domain)
         else:
             decoded = await self.pool.decode(values, packed, domain)

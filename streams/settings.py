@@ -165,7 +165,8 @@ class WorkerSettings(Section):
         default=0,
         ge=0,
         le=64,
-        description="Processes that decode messages; 0: the worker decodes them itself. See docs/scaling.md.",
+        description="Processes that decode messages; 0: the worker decodes JSON itself, and one process reads packed messages, if there "
+        "are any. See docs/scaling.md.",
     )
     poll_records: int = Field(
         default=5_000, ge=1, le=1_000_000, description="Records read from the consumer at a time."

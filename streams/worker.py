@@ -334,6 +334,8 @@ class Worker:
 
     async def _close_helpers(self, letters: DeadLetters) -> None:
         await letters.stop()
+        if self._decoder.packed_reader is not None:
+            await asyncio.to_thread(self._decoder.packed_reader.close)
         if self._pool is not None:
             await asyncio.to_thread(self._pool.close)
 

@@ -15,7 +15,7 @@ from ecdctr.events.arrow.flatbuffers import DAMAGED, Table, root
 from ecdctr.events.arrow.schema import Array, Layout, Plan, Type, read_schema
 from ecdctr.events.values import show
 
-__all__ = ["CONTINUATION", "Walk", "walk"]
+__all__ = ["CONTINUATION", "Walk", "claimed_rows", "walk"]
 
 CONTINUATION = b"\xff\xff\xff\xff"
 """First bytes of each message of a stream; no JSON text begins with them."""
@@ -74,7 +74,7 @@ def walk(value: bytes, fields: Collection[str] | None = None) -> Walk:
     try:
         at = checker.run(value)
     except PackedError as error:
-        raise PackedError(str(error), _claimed_rows(value)) from None
+        raise PackedError(str(error), claimed_rows(value)) from None
     if not checker.schema_end:
         raise PackedError("contains no Arrow message")
     assert checker.layout is not None
@@ -82,8 +82,8 @@ def walk(value: bytes, fields: Collection[str] | None = None) -> Walk:
     return Walk(value[: checker.schema_end], batches, checker.rows, checker.layout.columns)
 
 
-def _claimed_rows(value: bytes) -> int:
-    """Rows of a refused message, as far as it states a number that its size allows; they are counted, not read."""
+def claimed_rows(value: bytes) -> int:
+    """Rows of a refused message, as far as it states a number that its size allows, and at least 1; they are counted, not read."""
     at, rows = 0, 0
     try:
         for _ in range(limits.MAX_BATCHES):
@@ -97,7 +97,7 @@ def _claimed_rows(value: bytes) -> int:
             at += 8 + size + max(0, message.scalar(3, "q"))
     except DAMAGED:
         pass
-    return rows if rows * limits.ROW_BYTES <= len(value) else 1
+    return rows if 0 < rows * limits.ROW_BYTES <= len(value) else 1
 
 
 class _Checker:

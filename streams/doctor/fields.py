@@ -118,6 +118,7 @@ def examine_records(
     refusals: dict[tuple[str, str], Refusal] = {}
     ahead: list[Any] = []
     newest = 0
+    harmless: list[Any] = []
     for partition, found in sorted(records.items()):
         if not found:
             continue
@@ -139,8 +140,10 @@ def examine_records(
                 known.partition if known else partition,
                 known.offset if known else reject.record.offset,
             )
+        crashed = {reject.record.offset for reject in rejects if reject.reason == "crash"}
+        harmless += [record for record in found if record.offset not in crashed]
     out.refusals = sorted(refusals.values(), key=lambda refusal: -refusal.events)
-    out.fields = _fields(decoder, [record for found in records.values() for record in found])
+    out.fields = _fields(decoder, harmless)
     return out, Times(newest, np.concatenate(ahead) if ahead else np.empty(0, np.int64))
 
 

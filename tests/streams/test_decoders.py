@@ -13,7 +13,6 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder, to_arrow_message
 from ecdctr.events.records import decode_values
 from ecdctr.events.settings import FeatureSpec
-from ecdctr.state.errors import StreamError
 from ecdctr.streams.app import StreamApp
 from ecdctr.streams.dead_letters import MemoryDeadLetters
 from ecdctr.streams.decoders import LEAST, DecodePool
@@ -86,17 +85,6 @@ def test_a_process_that_dies_costs_no_row(pool):
     os.kill(before[0], signal.SIGKILL)
     same(asyncio.run(pool.decode(values, packed, 0)), here)
     assert pool.pids[0] != before[0] and pool.pids[1] == before[1]
-
-
-@pytest.mark.slow
-def test_messages_that_no_process_survives_are_an_error_with_a_way_out(pool, monkeypatch):
-    class Dies:
-        def decode(self, _):
-            raise EOFError
-
-    monkeypatch.setattr("ecdctr.streams.decoders._answer", Dies())
-    with pytest.raises(StreamError, match=r"worker\.decoders = 0"):
-        asyncio.run(pool.decode([b"{}"], [False], 0))
 
 
 def test_processes_end_with_their_pool():
