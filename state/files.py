@@ -10,11 +10,14 @@ from typing import Any
 
 import crc32c as _crc32c
 
+from ecdctr.state.errors import StateError
+
 __all__ = [
     "checksum",
     "checksum_bytes",
     "fsync_dir",
     "fsync_file",
+    "make_folder",
     "read_json",
     "write_all",
     "write_atomic",
@@ -34,6 +37,45 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def make_folder(folder: Path, what: str) -> None:
+    """Create a folder if it is absent.
+
+    Parameters
+    ----------
+    folder
+        A link to a folder is one, too.
+    what
+        What it is, for messages.
+
+    Raises
+    ------
+    StateError
+        It is a file, or cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        at = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), folder)
+        if at.is_symlink() or not at.exists():
+            raise StateError(
+                f"{what} {folder}: {at} is a link that leads nowhere: correct it, or name another folder"
+            ) from None
+        raise StateError(
+            f"{what} {folder}: {at} is a file, not a folder: move it away, or name another folder"
+        ) from None
+    except OSError as error:
+        raise _not_writable(folder, what, error.strerror) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason = "read-only file system" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
+        raise _not_writable(folder, what, reason)
+
+
+def _not_writable(folder: Path, what: str, reason: str | None) -> StateError:
+    return StateError(
+        f"{what} {folder} cannot be written ({reason}): correct its owner or its rights, or name another folder"
+    )
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``: a reader sees either the old bytes or the new ones, also after power loss.
 
@@ -43,7 +85,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o644)
         try:
             write_all(fd, data)
             os.fsync(fd)

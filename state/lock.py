@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,14 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ecdctr.state.errors import StateLockedError
-from ecdctr.state.files import write_all
+from ecdctr.state.errors import StateError, StateLockedError
+from ecdctr.state.files import make_folder, write_all
 
 __all__ = ["FolderLock"]
 
+_LONGEST = 4096  # bytes of the owner's description that are read
+
 
 class FolderLock:
-    """An exclusive ``flock`` on ``<folder>/LOCK``; the kernel releases it when the process ends, however it ends.
+    """An exclusive ``flock`` on a file of a folder; the kernel releases it when the process ends, however it ends.
 
     The file records the owner (``host``, ``pid``, ``since``). Its content alone locks nothing, so a file left behind by
     a dead process does not block the next one.
@@ -29,11 +32,24 @@ class FolderLock:
     Parameters
     ----------
     folder
-        The state folder; created if absent.
+        The folder; created if absent.
+    what
+        What the folder is, for messages.
+    name
+        Name of the file.
+    way_out
+        What else can be done than to stop the owner, for messages.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / "LOCK"
+    def __init__(
+        self,
+        folder: Path,
+        what: str = "state folder",
+        name: str = "LOCK",
+        way_out: str = "name another folder (state.folder), or start with --standby to take over when it ends",
+    ) -> None:
+        self.path = Path(folder) / name
+        self._what, self._way_out = what, way_out
         self._fd: int | None = None
 
     @property
@@ -59,11 +75,13 @@ class FolderLock:
         ------
         StateLockedError
             Another process holds the lock; the message contains its host and process.
+        StateError
+            The folder cannot be created or written, or its lock file is a link, a fifo or a folder.
         """
         if self._fd is not None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_folder(self.path.parent, self._what)
+        fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
             while not _try_lock(fd):
                 if not wait or (should_stop is not None and should_stop()):
@@ -79,8 +97,9 @@ class FolderLock:
 
     def owner(self) -> dict[str, Any]:
         """The process that holds, or last held, the lock: ``host``, ``pid``, ``since``; empty if there was none."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.path.read_bytes())
+        with contextlib.suppress(OSError, ValueError, StateError):
+            with os.fdopen(self._open(os.O_RDONLY), "rb") as file:
+                found = json.loads(file.read(_LONGEST))
             if isinstance(found, dict):
                 return found
         return {}
@@ -91,8 +110,8 @@ class FolderLock:
         Nothing is created, and the lock is not taken.
         """
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
+            fd = self._open(os.O_RDONLY)
+        except (OSError, StateError):
             return None
         try:
             # Shared, and released at once: several examinations do not see each other as owners.
@@ -113,9 +132,32 @@ class FolderLock:
     def _message(self) -> str:
         owner = self.owner()
         return (
-            f"state folder {self.path.parent} is owned by process {owner.get('pid', 'unknown')} on host "
-            f"{owner.get('host', 'unknown')} since {owner.get('since', 'unknown')}; stop that process, "
-            "name another folder (state.folder), or start with --standby to take over when it ends"
+            f"{self._what} {self.path.parent} is owned by process {owner.get('pid', 'unknown')} on host "
+            f"{owner.get('host', 'unknown')} since {owner.get('since', 'unknown')}; stop that process, {self._way_out}"
+        )
+
+    def _open(self, flags: int) -> int:
+        """Open the file, unless it is something else: a link would be written to where it points, and a fifo waits for a reader."""
+        try:
+            fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            if not os.path.lexists(self.path) or (self.path.is_file() and not self.path.is_symlink()):
+                raise StateError(
+                    f"{self._what} {self.path.parent}: {self.path.name} cannot be opened ({error.strerror}): correct the rights of the "
+                    "folder and the file, or name another folder"
+                ) from error
+            raise self._not_a_file() from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._not_a_file()
+        return fd
+
+    def _not_a_file(self) -> StateError:
+        mode = self.path.lstat().st_mode
+        kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a fifo", stat.S_IFDIR: "a folder"}
+        kind = kinds.get(stat.S_IFMT(mode), "no regular file")
+        return StateError(
+            f"{self._what} {self.path.parent}: {self.path.name} is {kind}, not a file: remove it"
         )
 
     def __enter__(self) -> FolderLock:

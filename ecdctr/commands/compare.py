@@ -11,8 +11,18 @@ from rich.table import Table
 
 from ecdctr.replay.figures import ORACLE, ReplayResult, ScoredDays, evaluate
 from ecdctr.replay.metrics import ROW_METRICS
-from ecdctr.replay.report import Pair, Report, ReportMeta, read_report, scores_of, write_report
+from ecdctr.replay.report import (
+    REPORT_FILES,
+    Pair,
+    Report,
+    ReportMeta,
+    is_report,
+    read_report,
+    scores_of,
+    write_report,
+)
 from ecdctr.state.errors import DataError
+from ecdctr.state.output_folder import OutputFolder
 
 __all__ = ["compare_reports"]
 
@@ -28,6 +38,16 @@ def compare_reports(out: Console, a: Path, b: Path, out_dir: Path, arm: str = "a
     3. Write the page of one arm: A against B by day and by slice, and the calibration.
     """
     reports = {"A": read_report(a), "B": read_report(b)}
+    with OutputFolder(out_dir, "ecdctr report compare").hold(
+        REPORT_FILES, lambda path: is_report(path.parent)
+    ):
+        return _compare(out, (a, b), reports, out_dir, arm)
+
+
+def _compare(
+    out: Console, folders: tuple[Path, Path], reports: Mapping[str, Report], out_dir: Path, arm: str
+) -> dict[str, Any]:
+    a, b = folders
     for name, (folder, report) in zip(reports, zip((a, b), reports.values(), strict=True), strict=True):
         out.print(f"{name}  {folder}: {report['title']}", soft_wrap=True, highlight=False)
     totals = [report["result"]["totals"] for report in reports.values()]

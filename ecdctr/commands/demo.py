@@ -26,15 +26,21 @@ from ecdctr.commands.replay import replay_source
 from ecdctr.commands.tpm_train import train_tpm
 from ecdctr.models.training import audit
 from ecdctr.replay.figures import evaluate
-from ecdctr.replay.report import ReportMeta, write_report
+from ecdctr.replay.report import REPORT_FILES, ReportMeta, write_report
 from ecdctr.settings import Loaded, Settings, dump_toml, load_settings
 from ecdctr.sources import open_with_features
-from ecdctr.state.errors import EcdctrError, StreamError
+from ecdctr.state.errors import StreamError
 from ecdctr.state.journals import Journal
+from ecdctr.state.lock import FolderLock
+from ecdctr.state.output_folder import OutputFolder
 from ecdctr.state.positions import Positions
 from ecdctr.state.row_logs import ScoreLog
 
 __all__ = ["run_demo"]
+
+_FILES = (
+    *REPORT_FILES, "summary.json", "ecdctr.toml", "state", "offline", "broker.log", "producer.log", "worker.log",
+)  # fmt: skip
 
 # Small enough for two cores and three minutes; `replay sim` without options is the full-size simulator.
 SIMULATOR = (
@@ -98,6 +104,8 @@ def run_demo(
     6. Replay the journal from the log (bit for bit), and replay the log offline.
     7. Delete the topics, unless the broker was started here.
 
+    What an earlier demo wrote to ``folder`` is removed first; nothing else is.
+
     For ``brokers``, ``overrides``, ``prefix`` and ``keep_topics`` see :func:`~ecdctr.commands.demo_cluster.demo_cluster`.
 
     Returns
@@ -105,17 +113,45 @@ def run_demo(
     int
         0 if no row was lost or counted twice and the rebuilt model is identical, else 1.
     """
-    if (
-        folder.exists()
-        and any(folder.iterdir())
-        and not (folder / "summary.json").exists()
-        and not (folder / "state").exists()
-    ):
-        raise EcdctrError(
-            f"--out {folder} contains files that were not written by a demo: use another folder"
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with OutputFolder(folder, "ecdctr demo").hold(_FILES, _written_before):
+        _remove_old(folder)
+        return _run(out, folder, data, mapping, seed, brokers, overrides, prefix, keep_topics=keep_topics)
+
+
+def _written_before(path: Path) -> bool:
+    """Whether a demo of an earlier version, which recorded nothing in the folder, wrote it: the summary is beside it."""
+    try:
+        summary = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and {"produced", "kills", "identical"} <= set(summary)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what an earlier demo wrote, unless a worker uses its state."""
+    state = folder / "state"
+    if state.is_dir():
+        with FolderLock(state, way_out="or choose another folder with --out"):
+            shutil.rmtree(state)
+    shutil.rmtree(folder / "offline", ignore_errors=True)
+    for name in _FILES:
+        path = folder / name
+        if path.is_file():
+            path.unlink()
+
+
+def _run(
+    out: Console,
+    folder: Path,
+    data: Path | None,
+    mapping: str,
+    seed: int,
+    brokers: str | None,
+    overrides: Sequence[str],
+    prefix: str | None,
+    *,
+    keep_topics: bool,
+) -> int:
     began = time.monotonic()
     plan = _plan(data, mapping, seed)
     title = Text.assemble(("E-CDCTR demo", "bold"), f" on {plan.title}; all of its files are in {folder}/")

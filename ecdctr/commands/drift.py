@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,11 @@ from ecdctr.replay.sources import RowFilter, SourceLog
 from ecdctr.settings import Loaded, Settings
 from ecdctr.sources import moment, open_with_features
 from ecdctr.state.errors import ConfigError, DataError
+from ecdctr.state.output_folder import OutputFolder
 
 __all__ = ["DriftOptions", "drift_source"]
+
+_FILES, _REFERENCE = ("drift.html", "drift.json"), ("reference.json", "reference.npz")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,34 @@ def drift_source(
         Another source, or a folder with a saved reference.
     """
     options = options or DriftOptions()
+    with ExitStack() as held:
+        output = OutputFolder(out_dir, "ecdctr drift")
+        held.enter_context(output.hold(_FILES, lambda path: _is_json(path.parent / "drift.json", "result")))
+        if options.save is not None:
+            saved = OutputFolder(options.save, "ecdctr drift --save", "--save")
+            was_saved = partial(_is_json, options.save / "reference.json", "fingerprint")
+            held.enter_context(saved.hold(_REFERENCE, lambda _: was_saved()))
+        return _compare(out, err, loaded, text, reference_text, out_dir, options)
+
+
+def _is_json(path: Path, key: str) -> bool:
+    """Whether an earlier version, which recorded nothing in the folder, wrote this file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and key in content
+
+
+def _compare(
+    out: Console,
+    err: Console,
+    loaded: Loaded,
+    text: str,
+    reference_text: str,
+    out_dir: Path,
+    options: DriftOptions,
+) -> dict[str, Any]:
     source, settings = open_with_features(text, loaded)
     schema = FeatureSchema(settings.features, settings.model.dim)
     watched = settings.monitor.watch.drift

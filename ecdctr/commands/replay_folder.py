@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,21 @@ from typing import Any
 from ecdctr import factory
 from ecdctr.models.training import Engine
 from ecdctr.replay.play import FrozenArm, RowNotes, SideBySide
+from ecdctr.replay.report import REPORT_FILES, is_report
 from ecdctr.settings import Settings, dump_toml
-from ecdctr.state.errors import StateError
+from ecdctr.state.errors import FormatError, StateError
 from ecdctr.state.files import write_atomic
 from ecdctr.state.lock import FolderLock
+from ecdctr.state.output_folder import OutputFolder
 
 __all__ = ["ReplayState", "replay_request"]
 
 _PARTS = ("checkpoints", "ad-window", "scores", "snapshots", "arms", "replay.json")
+_FORMAT = 1
+"""Version of the format of ``replay.json``."""
+_FILES = (*REPORT_FILES, "days.parquet", "days.csv", "slices.parquet", "slices.csv", "state")
+_OF_A_WORKER = ("journal", "tpm", "monitor")
+"""Parts of a state folder that no replay writes."""
 _LEARNING_SECTIONS = ("[model]", "[tpm]", "[schedule]", "[events]", "[streaming_features]")
 
 
@@ -38,21 +44,31 @@ class ReplayState:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the folder against other replays."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-            lock = FolderLock(self.folder)
-            lock.acquire()
-        except OSError as error:
-            raise StateError(
-                f"--out {self.folder.parent} cannot be written ({error.strerror}): choose another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        """Own the report folder and its ``state`` against other processes and what others wrote.
+
+        Raises
+        ------
+        StateError
+            Another process uses the folder, it cannot be written, or it contains something that no replay wrote.
+        """
+        with OutputFolder(self.folder.parent, "ecdctr replay").hold(_FILES, self._written_before):
+            other = [name for name in _OF_A_WORKER if (self.folder / name).exists()]
+            if other:
+                raise StateError(
+                    f"--out {self.folder.parent}: {self.folder} is the state folder of a worker (it contains {', '.join(other)}): "
+                    "choose another folder"
+                )
+            with FolderLock(self.folder, "--out", way_out="or choose another folder"):
+                yield
+
+    def _written_before(self, path: Path) -> bool:
+        """Whether an earlier version's replay wrote it: such folders have no record of who wrote what."""
+        if path.name != "state":
+            return is_report(path.parent)
+        if any((path / name).exists() for name in _OF_A_WORKER):
+            return False
+        names = {found.name for found in path.iterdir()} if path.is_dir() else {"no folder"}
+        return not names - {"LOCK"} or (path / "replay.json").is_file() or is_report(path.parent)
 
     def begin(self, request: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
         """Start a new replay; the state of an earlier one is removed.
@@ -157,13 +173,19 @@ class ReplayState:
             return None
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if content.get("format", _FORMAT) != _FORMAT:
+                raise FormatError(str(path), content["format"], _FORMAT)
+            if not (isinstance(content["asked"], dict) and isinstance(content["found"], dict)):
+                raise ValueError("it does not hold a request")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError(f"{path} is damaged ({error}): start a new replay without --resume") from error
         return content
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / "replay.json", json.dumps(content, indent=1).encode())
+        write_atomic(
+            self.folder / "replay.json", json.dumps({"format": _FORMAT, **content}, indent=1).encode()
+        )
 
 
 def replay_request(source: str, settings: Settings, **options: Any) -> dict[str, Any]:

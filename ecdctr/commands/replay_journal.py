@@ -12,11 +12,12 @@ from ecdctr import factory
 from ecdctr.commands.rebuild import rebuild
 from ecdctr.commands.requested_arms import RequestedArms
 from ecdctr.events.schema import FeatureSchema
-from ecdctr.replay.figures import evaluate, feature_slices
+from ecdctr.replay.figures import FeatureSlice, evaluate, feature_slices
 from ecdctr.replay.play import RowNotes
-from ecdctr.replay.report import ReportMeta, write_report
+from ecdctr.replay.report import REPORT_FILES, ReportMeta, is_report, write_report
 from ecdctr.settings import Loaded, Settings, dump_toml
 from ecdctr.state.errors import ConfigError
+from ecdctr.state.output_folder import OutputFolder
 from ecdctr.state.row_logs import ScoreLog
 from ecdctr.tables import print_totals
 
@@ -53,11 +54,28 @@ def replay_journal(
         raise ConfigError(
             "--slice and --base apply to figures, and a journal has figures only with other settings: add --set KEY=VALUE"
         )
-    notes = RowNotes(requested, tpm=factory.reads_snapshots(settings)) if changed else None
-    rebuilt = rebuild(err, settings, compare=not changed, notes=notes)
     if not changed:
+        rebuilt = rebuild(err, settings)
         out.print(rebuilt.verdict, soft_wrap=True)
         return 0 if rebuilt.identical else 1
+    output = OutputFolder(out_dir, "ecdctr replay --journal")
+    with output.hold(REPORT_FILES, lambda path: is_report(path.parent)):
+        _counterfactual(out, err, settings, out_dir, changed, requested, reference)
+    return 0
+
+
+def _counterfactual(
+    out: Console,
+    err: Console,
+    settings: Settings,
+    out_dir: Path,
+    changed: Sequence[str],
+    requested: Sequence[FeatureSlice],
+    reference: str,
+) -> None:
+    """Replay the journal with changed settings, and write the report."""
+    notes = RowNotes(requested, tpm=factory.reads_snapshots(settings))
+    rebuilt = rebuild(err, settings, compare=False, notes=notes)
     recorded = ScoreLog(factory.Folders(settings.state.folder).scores, read_only=True)
     before = evaluate(recorded, recorded.arms, base=reference)
     scores = rebuilt.engine.scores
@@ -72,7 +90,6 @@ def replay_journal(
         "settings": dump_toml(settings),
     }
     out.print(f"report: {write_report(out_dir, f'Counterfactual: {shown}', result, meta)}", soft_wrap=True)
-    return 0
 
 
 def _value(settings: Settings, key: str) -> Any:

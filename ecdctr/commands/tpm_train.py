@@ -15,6 +15,7 @@ from ecdctr.settings import Loaded
 from ecdctr.sources import moment, open_log
 from ecdctr.state.checkpoints import Capture
 from ecdctr.state.errors import DataError
+from ecdctr.state.lock import FolderLock
 
 __all__ = ["train_tpm"]
 
@@ -31,7 +32,21 @@ def train_tpm(
     ------
     DataError
         The source contains no complete month.
+    StateLockedError
+        Another process trains TPM for the same state folder.
     """
+    saved = FolderLock(
+        factory.Folders(loaded.settings.state.folder).tpm,
+        "folder of TPM's states",
+        way_out="or name another state.folder",
+    )
+    with saved:
+        return _train(out, err, loaded, text, until, partial=partial)
+
+
+def _train(
+    out: Console, err: Console, loaded: Loaded, text: str, until: str | None, *, partial: bool
+) -> list[str]:
     written: list[Any] = []
     clock = 0
     with open_log(text, loaded, history=True) as (source, settings):

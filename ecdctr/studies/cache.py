@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.errors import ConfigError
+from ecdctr.state.errors import ConfigError, StateError
 
-__all__ = ["Kind", "run_each"]
+__all__ = ["Kind", "check_page", "run_each"]
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -42,6 +43,33 @@ class Kind(Generic[R, S]):
     pack: Callable[[S], Mapping[str, NDArray[Any]]]
     unpack: Callable[[R, Columns], S]
     name: Callable[[R], str]
+
+
+def check_page(page: Path) -> None:
+    """Refuse to replace a page, or its picture beside it, that no study wrote; called before the runs.
+
+    Raises
+    ------
+    ConfigError
+        A file of this name is something else.
+    """
+    picture = page.with_suffix(".png")
+    for path in (page, picture):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ConfigError(f"--out {page}: {path} is no file: choose another name")
+    if page.exists():
+        try:
+            begin = "".join(page.read_text(encoding="utf-8").splitlines(keepends=True)[:4])
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--out {page}: it cannot be read ({error}): choose another name") from error
+        if "Written by `ecdctr evidence" not in begin:
+            raise ConfigError(
+                f"--out {page}: this file was not written by `ecdctr evidence`: choose another name"
+            )
+    elif picture.exists():
+        raise ConfigError(
+            f"--out {page}: {picture} exists, and there is no page of a study beside it: choose another name"
+        )
 
 
 def run_each(
@@ -84,8 +112,13 @@ def _cached(kind: Kind[R, S], folder: Path | None, run: R) -> S:
     digest = blake2b(repr(run).encode(), digest_size=8).hexdigest()
     path = folder / f"{kind.name(run)}-{digest}.npz"
     if path.is_file():
-        with np.load(path, allow_pickle=False) as data:
-            return kind.unpack(run, {key: data[key] for key in data.files})
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return kind.unpack(run, {key: data[key] for key in data.files})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise StateError(
+                f"--keep: {path} is damaged ({error}): remove it, and the run is made again"
+            ) from error
     done = kind.play(run)
     aside = path.with_suffix(f".{os.getpid()}.tmp.npz")
     np.savez_compressed(aside, **kind.pack(done))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ecdctr.state.errors import ConfigError
+from ecdctr.studies.cache import check_page
 from ecdctr.studies.evidence_figures import bars, figures
 from ecdctr.studies.evidence_page import broken_order, write_page
 from ecdctr.studies.evidence_runs import STEPS, Scored, run_all, seeds_of, studies, with_stack_all
@@ -57,6 +58,7 @@ def run_evidence(
     tuple
         The violations of the expected order (short form only), and :func:`bars`.
     """
+    check_page(page)
     text = seeds or ("101" if short else "31-35")
     root = data or (Path(os.environ["ECDCTR_DATA"]) if os.environ.get("ECDCTR_DATA") else None)
     folder = None if root is None or not (root / "ebnerd").is_dir() else root / "ebnerd"

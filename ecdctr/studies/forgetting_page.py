@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from ecdctr.studies.cache import check_page
 from ecdctr.studies.evidence_runs import seeds_of
 from ecdctr.studies.forgetting_figures import CLAIMS, PAIRS, forgetting_figures
 from ecdctr.studies.forgetting_study import ARMS, SETTINGS, SHORT, Study, StudyRun, run_studies
@@ -77,6 +78,7 @@ def run_forgetting(
     overrides
         ``key=value`` settings for every run.
     """
+    check_page(page)
     text = seeds or ("101" if short else "31-35")
     if short:
         world = tuple(_SHORT_WORLD.items())

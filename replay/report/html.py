@@ -16,7 +16,10 @@ from ecdctr.replay.report.meta import ReportMeta
 from ecdctr.replay.report.page import PAGE_END, page_start
 from ecdctr.state.errors import DataError
 
-__all__ = ["write_report"]
+__all__ = ["REPORT_FILES", "write_report"]
+
+REPORT_FILES = ("report.html", "report.json")
+"""Names of the files that :func:`write_report` writes."""
 
 
 def write_report(

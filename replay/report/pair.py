@@ -14,7 +14,7 @@ from ecdctr.replay.report.meta import Report
 from ecdctr.state.errors import DataError
 from ecdctr.state.row_logs import ScoreLog
 
-__all__ = ["Pair", "read_report", "scores_of"]
+__all__ = ["Pair", "is_report", "read_report", "scores_of"]
 
 _ROW = ("ts", "user", "item", "domain", "label")
 
@@ -30,6 +30,8 @@ def read_report(folder: Path) -> Report:
     path = Path(folder) / "report.json"
     try:
         found: Report = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(found, dict) and {"title", "meta", "result"} <= set(found)):
+            raise ValueError("it is no report of a replay")
     except OSError as error:
         raise DataError(
             f"there is no report in {folder} ({error.strerror}): name the --out folder of an `ecdctr replay`"
@@ -37,6 +39,15 @@ def read_report(folder: Path) -> Report:
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from error
     return found
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a folder contains a report, which this or an earlier version wrote."""
+    try:
+        read_report(folder)
+    except DataError:
+        return False
+    return True
 
 
 def scores_of(folder: Path) -> ScoredDays | None:
