@@ -236,7 +236,8 @@ def live_engine(
         trainer,
         journal=Journal(folders.journal, fsync=settings.state.fsync_journal),
         checkpoints=CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints),
-        scores=ScoreLog(folders.scores, arms(settings)),
+        # The monitor reads them again after a restart; damaged rows must not end the worker.
+        scores=ScoreLog(folders.scores, arms(settings), skip_damaged=True),
         ad_window=window,
         settings=settings.state,
         fingerprint=_fingerprint(schema, settings),

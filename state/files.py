@@ -17,6 +17,7 @@ __all__ = [
     "checksum_bytes",
     "fsync_dir",
     "fsync_file",
+    "json_with_checksum",
     "make_folder",
     "read_json",
     "write_all",
@@ -105,10 +106,15 @@ def write_json(path: Path, content: Any) -> int:
 
     Returns the number of bytes written. Neither atomic nor synced: for files in a temporary folder.
     """
-    body = json.dumps(content, separators=(",", ":"))
-    data = f'{{"checksum":"{checksum_bytes(body.encode())}","content":{body}}}\n'.encode()
+    data = json_with_checksum(content)
     path.write_bytes(data)
     return len(data)
+
+
+def json_with_checksum(content: Any) -> bytes:
+    """The bytes of a file that :func:`read_json` reads."""
+    body = json.dumps(content, separators=(",", ":"))
+    return f'{{"checksum":"{checksum_bytes(body.encode())}","content":{body}}}\n'.encode()
 
 
 def read_json(path: Path) -> Any:

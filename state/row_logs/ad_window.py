@@ -29,7 +29,8 @@ class AdWindow:
     """Encoded ad rows of the last ``days`` event days, counted from the newest day that was appended.
 
     The window moves with the appended rows and not with a clock, so that replaying the journal yields the same window. Days that
-    leave the window stay on disk until :meth:`drop_unused` removes them, because retained checkpoints may refer to them.
+    leave the window stay on disk until :meth:`drop_unused` removes them, because retained checkpoints may refer to them. Damaged
+    rows are named in the log and left out, so that no release learns them and none has to wait for a copy.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ class AdWindow:
             ]
         )
         self._dtype = dtype
-        self._log: RowLogLike = MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype)
+        self._log: RowLogLike = (
+            MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, skip_damaged=True)
+        )
         self._newest = max(self._log.sizes(), default=-1)
 
     @property

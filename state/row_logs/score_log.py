@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ecdctr.state.event_time import DAY_MS
 from ecdctr.state.row_logs.disk import RowLog
 from ecdctr.state.row_logs.memory import MemoryRowLog
 from ecdctr.state.row_logs.protocol import RowLogLike
+from ecdctr.state.row_logs.schema import read_schema
 
 __all__ = ["ROW_COLUMNS", "ScoreLog"]
 
@@ -46,6 +46,8 @@ class ScoreLog:
         Open for reading while another process writes.
     notes
         Further columns and their types, by which reports slice the rows. Read from the folder if ``arms`` is omitted.
+    skip_damaged
+        Leave damaged rows out when rows are read, and name them in the log; otherwise reading them is an error.
 
     Attributes
     ----------
@@ -59,6 +61,8 @@ class ScoreLog:
         arms: Sequence[str] | None = None,
         read_only: bool = False,
         notes: Mapping[str, str] | None = None,
+        *,
+        skip_damaged: bool = False,
     ) -> None:
         if arms is None:
             if folder is None:
@@ -70,7 +74,9 @@ class ScoreLog:
         dtype = np.dtype([*_ROW, *scores, *(notes or {}).items()])
         self._dtype = dtype
         self._log: RowLogLike = (
-            MemoryRowLog(dtype) if folder is None else RowLog(Path(folder), dtype, read_only=read_only)
+            MemoryRowLog(dtype)
+            if folder is None
+            else RowLog(Path(folder), dtype, read_only=read_only, skip_damaged=skip_damaged)
         )
 
     @property
@@ -127,11 +133,11 @@ class ScoreLog:
 
 def _columns_of(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Arms and notes of a folder."""
-    path = folder / "schema.json"
-    if not path.exists():
+    schema = read_schema(folder)
+    if schema is None:
         raise StateError(
             f"there is no score log in {folder}; name the state folder of a run that has scored rows"
         )
-    further = [(n, t) for n, t in json.loads(path.read_bytes())["dtype"] if n not in dict(_ROW)]
+    further = [(name, dtype) for name, dtype, *_ in schema.descr if name not in dict(_ROW)]
     arms = [name.removeprefix("p_") for name, _ in further if name.startswith("p_")]
     return arms, {name: dtype for name, dtype in further if not name.startswith("p_")}
