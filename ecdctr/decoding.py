@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.isolation import guard_packed
@@ -10,7 +11,10 @@ from ecdctr.events.time import duration_ms
 from ecdctr.settings import Settings
 from ecdctr.state.errors import ConfigError, DataError
 
-__all__ = ["decoder", "reads_snapshots"]
+__all__ = ["decoder", "input_settings", "reads_snapshots"]
+
+_OF_FILES = ("max_ahead",)
+"""Keys of ``events`` that have no effect on Kafka's records."""
 
 
 def decoder(settings: Settings) -> EventDecoder:
@@ -26,6 +30,16 @@ def decoder(settings: Settings) -> EventDecoder:
         oracle_field=events.oracle_field,
     )
     return guard_packed(made)
+
+
+def input_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that determine the rows of a step, by key: the topics, and the keys of ``events`` that are not at their default.
+
+    Features are not among them: a checkpoint records their fingerprint.
+    """
+    events = settings.events.model_dump(mode="json", exclude_defaults=True)
+    found = {f"events.{key}": value for key, value in events.items() if key not in _OF_FILES}
+    return found | {"topics.natural": settings.topics.natural, "topics.ad": settings.topics.ad}
 
 
 def _millis(key: str, date: str) -> int:

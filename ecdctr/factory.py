@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.decoding import decoder, reads_snapshots
+from ecdctr.decoding import decoder, input_settings, reads_snapshots
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import KafkaLog
@@ -48,6 +48,7 @@ __all__ = [
     "arms",
     "decoder",
     "frozen_arm",
+    "input_settings",
     "kafka_log",
     "live_engine",
     "memory_engine",
@@ -244,6 +245,7 @@ def live_engine(
         on_checkpoint=on_checkpoint,
         on_skipped=on_skipped,
         live_tpm=_learns_live(settings),
+        inputs=input_settings(settings),
     )
 
 

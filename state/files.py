@@ -59,10 +59,10 @@ def make_folder(folder: Path, what: str) -> None:
         at = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), folder)
         if at.is_symlink() or not at.exists():
             raise StateError(
-                f"{what} {folder}: {at} is a link that leads nowhere: correct it, or name another folder"
+                f"{what} {folder} cannot be written: {at} is a link that leads nowhere; correct it, or name another folder"
             ) from None
         raise StateError(
-            f"{what} {folder}: {at} is a file, not a folder: move it away, or name another folder"
+            f"{what} {folder} cannot be written: {at} is a file, not a folder; move it away, or name another folder"
         ) from None
     except OSError as error:
         raise _not_writable(folder, what, error.strerror) from error

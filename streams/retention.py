@@ -79,8 +79,9 @@ def settle_positions(
     tail = list(entries)
     at_checkpoint = _positions(engine, state)
     reached, needed = positions_after(at_checkpoint, tail)
+    learned, _ = positions_after(engine.positions, tail)
     lost = losses(needed, reached, identity_after(engine.identity, tail), state)
-    lost += _of_other_topics(needed, reached, engine.positions, state)
+    lost += _of_other_topics(needed, learned, state)
     if not lost:
         return iter(tail)
     _reset(engine, state, at_checkpoint, reached, lost, choice, [str(loss) for loss in lost])
@@ -160,12 +161,12 @@ def _positions(engine: Engine, state: LogState) -> Positions:
     )
 
 
-def _of_other_topics(
-    needed: Mapping[Key, int], reached: Mapping[Key, int], learned: Mapping[Key, int], state: LogState
-) -> list[Loss]:
-    """The partitions of topics from which the model has learned, and which the configuration does not name."""
+def _of_other_topics(needed: Mapping[Key, int], learned: Mapping[Key, int], state: LogState) -> list[Loss]:
+    """The partitions of topics from which the model has learned since the last reset, or whose rows the journal needs, and which
+    the configuration does not name.
+    """
     shown = {topic for topic, _ in state.ends}
-    other = {**learned, **reached}
+    other = {**needed, **learned}
     return [
         Loss(
             key,
@@ -184,14 +185,23 @@ def _of_other_topics(
 def positions_after(
     at: Mapping[Key, int], entries: Iterable[JournalEntry]
 ) -> tuple[Positions, dict[Key, int]]:
-    """Next offset of each partition after the entries, and the first that they need."""
-    reached, needed = Positions(at), dict(at)
+    """Next offset of each partition after the entries, and the first that they and what follows them need.
+
+    After a reset, reading continued at other offsets: only the rows of the steps before it are needed from then on.
+    """
+    reached, read = Positions(at), dict[Key, int]()
     for entry in entries:
+        if entry.kind == "reset":
+            chosen = Positions.from_json(entry.extra["positions"])
+            topics = {topic for topic, _ in chosen}
+            reached = Positions({key: offset for key, offset in at.items() if key[0] in topics} | chosen)
         for part in entry.parts:
             key = (part.topic, part.partition)
-            needed[key] = min(needed.get(key, part.first), part.first)
+            read[key] = min(read.get(key, part.first), part.first)
         reached.advance(entry.parts)
-    return reached, needed
+    return reached, {key: min(read.get(key, offset), offset) for key, offset in reached.items()} | {
+        key: first for key, first in read.items() if key not in reached
+    }
 
 
 def _reset(
@@ -245,11 +255,12 @@ def _cost(
     lost = doubled = 0.0
     for key in at:
         same = same_until.get(key, math.inf)
+        until = reached.get(key, at[key])
         if key not in target:  # the topic has fewer partitions now
-            lost += reached[key] - at[key]
+            lost += until - at[key]
             continue
         if same < math.inf:
-            lost += max(0, reached[key] - max(at[key], same))
+            lost += max(0, until - max(at[key], same))
             lost += max(0, target[key] - same)
         lost += max(0, min(target[key], same) - at[key])
         doubled += max(0, min(at[key], same, state.ends[key]) - target[key])

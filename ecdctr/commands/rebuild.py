@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from ecdctr import factory
 from ecdctr.events.kafka import KafkaLog, losses
-from ecdctr.models.training import Engine
+from ecdctr.models.training import Engine, input_differences
 from ecdctr.progress import progress_bar
 from ecdctr.replay.play import RowNotes, redo
 from ecdctr.settings import Settings
@@ -107,7 +108,7 @@ def rebuild(
     if notes is not None:
         notes.prepare(decoder)
     with factory.kafka_log(settings, decoder) as log:
-        start = _first_steps(journal, loaded, log)
+        start = _first_steps(journal, loaded, log, factory.input_settings(settings))
         while True:
             base = _base(store, start, last)
             if base is not None:
@@ -140,11 +141,12 @@ class _Start:
     lost: bool = False
 
 
-def _first_steps(journal: Journal, loaded: Loaded, log: KafkaLog) -> _Start:
+def _first_steps(journal: Journal, loaded: Loaded, log: KafkaLog, inputs: Mapping[str, Any]) -> _Start:
     """The first step such that the journal, and the log, hold all steps from there to the checkpoint's.
 
     1. The journal begins at its oldest file, and anew where the offsets were reset.
-    2. The log holds the rows of a step if its offsets are between the beginning and the end, and if topic and leader epoch are still
+    2. The settings that decode the rows are those with which the steps were learned.
+    3. The log holds the rows of a step if its offsets are between the beginning and the end, and if topic and leader epoch are still
        those from which the step learned.
     """
     start = _Start(0)
@@ -152,10 +154,16 @@ def _first_steps(journal: Journal, loaded: Loaded, log: KafkaLog) -> _Start:
     if first:
         start = _Start(first, "older journal files were deleted (state.journal_keep_days)")
     last = int(loaded.meta["step"])
+    recorded: Mapping[str, Any] | None = None
     for entry in _until(journal.entries(), last):
         if entry.kind == "reset":
             why = f"the log was lost at step {entry.step} (--reset-offsets {entry.extra['choice']})"
             start = _Start(entry.step, why)
+        recorded = entry.extra.get("inputs", recorded)
+        if entry.parts and (differ := input_differences(recorded, inputs)):
+            start = _Start(
+                entry.step + 1, f"up to step {entry.step} other settings applied ({'; '.join(differ)})"
+            )
     identity = LogIdentity.from_json(loaded.meta.get("log"))
     reached = Positions.from_json(loaded.meta["positions"])
     state = log.confirmed_state(identity, reached, reached)

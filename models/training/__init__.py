@@ -3,6 +3,7 @@
 from ecdctr.models.training.engine import Engine
 from ecdctr.models.training.gate import Gate, GateRows, Verdict
 from ecdctr.models.training.offset_audit import audit
+from ecdctr.models.training.recorded_inputs import input_differences
 from ecdctr.models.training.release import ReleaseReport
 from ecdctr.models.training.release_schedule import ReleaseSchedule
 from ecdctr.models.training.trainer import StepResult, Trainer
@@ -17,4 +18,5 @@ __all__ = [
     "Trainer",
     "Verdict",
     "audit",
+    "input_differences",
 ]

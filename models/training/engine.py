@@ -19,6 +19,7 @@ from ecdctr.events.batch import Batch
 from ecdctr.events.step import Step, StepKind
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training.progress import Progress
+from ecdctr.models.training.recorded_inputs import RecordedInputs
 from ecdctr.models.training.trainer import ReleaseReport, StepResult, Trainer
 from ecdctr.models.training.waiting_writes import WaitingWrites
 from ecdctr.state.checkpoints import Capture, CheckpointInfo, CheckpointStoreLike, Loaded, Rows, merge_rows
@@ -60,6 +61,8 @@ class Engine:
     note
         Computes further columns of the score log that depend on the models when a row is scored. The notes of the batch
         (:attr:`Batch.notes`) are always written if the log has columns for them.
+    inputs
+        The settings that determine the rows of a step, by key (:class:`~ecdctr.models.training.recorded_inputs.RecordedInputs`).
 
     Attributes
     ----------
@@ -84,6 +87,7 @@ class Engine:
         score_skipped: bool = False,
         note: Callable[[Batch], Mapping[str, NDArray[Any]]] | None = None,
         live_tpm: bool = False,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.trainer = trainer
         self.live_tpm = live_tpm
@@ -101,6 +105,7 @@ class Engine:
         self.clock = 0
         self.positions = Positions()
         self.identity = LogIdentity()
+        self.inputs = RecordedInputs(inputs)
         self.origin: LogOrigin | None = None
         self.progress = Progress()
         self.releases: list[ReleaseReport] = []
@@ -127,7 +132,8 @@ class Engine:
 
         1. Load the newest checkpoint whose checksums are correct; damaged ones are reported and skipped.
         2. Truncate the score log and the ad window to the sizes that are recorded in it.
-        3. Yield the later entries of the journal, in order; the caller fetches their rows and calls :meth:`redo`.
+        3. Yield the later entries of the journal, in order; the caller fetches their rows and calls :meth:`redo`. An entry whose rows
+           the configured inputs would decode differently is an error.
         4. After the last entry the state is the same as before the crash. Live training continues at :attr:`positions`.
 
         Raises
@@ -162,8 +168,10 @@ class Engine:
             self.scores.truncate({int(k): v for k, v in loaded.meta["scores"].items()})
             self.ad_window.truncate({int(k): v for k, v in loaded.meta["ad_window"].items()})
             self._check_journal()
+            if self.inputs.recorded is None:
+                self.inputs.check_old(self.journal.entries())
             log.info("checkpoint %s: step %d", loaded.name, self.step)
-        return self.journal.entries(after_step=self.step)
+        return self.inputs.checked(self.journal.entries(after_step=self.step))
 
     def begin_at(self, loaded: Loaded, ad_window: Path) -> None:
         """Load a checkpoint of another engine, whose ad window is in the folder ``ad_window``, into this new engine in memory."""
@@ -182,6 +190,7 @@ class Engine:
         self.step, self.clock = int(meta["step"]), int(meta["clock"])
         self.positions = Positions.from_json(meta["positions"])
         self.identity = LogIdentity.from_json(meta.get("log"))
+        self.inputs.apply(meta)
         self.progress.restore(meta["progress"])
         self._saved_step = self.step
 
@@ -286,6 +295,7 @@ class Engine:
             extra["before"] = self._digest
         if self.origin is not None and (changes := self.identity.changes(parts, self.origin)):
             extra["log"] = changes
+        extra.update(self.inputs.change())
         return JournalEntry(self.step + 1, kind, parts, clock, extra, rows)
 
     def _append(self, entry: JournalEntry) -> None:
@@ -344,6 +354,7 @@ class Engine:
         self.step = entry.step
         self.clock = max(self.clock, entry.clock)
         self.identity.apply(entry.extra.get("log", {}))
+        self.inputs.apply(entry.extra)
         self.positions.advance(entry.parts)
         return result
 
@@ -415,6 +426,8 @@ class Engine:
             ad_window={str(k): v for k, v in window.items()},
             progress=self.progress.durable(),
         )
+        if self.inputs.recorded is not None:
+            capture.meta["inputs"] = self.inputs.recorded
         self.journal.rotate()
         self._saved_step, self._saved_at = self.step, time.monotonic()
         self.progress.stall_s_max = max(self.progress.stall_s_max, time.perf_counter() - began)

@@ -151,6 +151,42 @@ def test_topics_that_the_configuration_does_not_name_are_named():
     assert engine.reset == ({KEY: 0}, "checkpoint")
 
 
+@pytest.mark.parametrize("choice", ["earliest", "latest", "checkpoint"])
+def test_case_s13_each_choice_works_for_renamed_topics_also_after_kill_9_before_a_checkpoint(choice):
+    """The state of the checkpoint still names the old topic then, and the journal holds the reset and the steps after it."""
+    old, now = ("old-ads", 0), log_state(0, 70)
+    engine = Engine({old: 500}, LogIdentity({"old-ads": "Z"}), step=10)
+    tail = [JournalEntry(11, "ad", (Part(*old, 500, 510),), 0, {}, 10)]
+    with pytest.raises(
+        OffsetsLostError, match=r'"old-ads" .*learned up to offset 510.*name other topics'
+    ) as error:
+        settle_positions(engine, tail, now, None)
+    assert all(f"--reset-offsets {name}: " in str(error.value) for name in retention.CHOICES)
+    assert list(settle_positions(engine, tail, now, choice)) == []
+    assert engine.reset == ({KEY: 70 if choice == "latest" else 0}, choice)
+
+    began = engine.reset[0][KEY]
+    extra = {
+        "choice": choice,
+        "positions": Positions(engine.reset[0]).to_json(),
+        "log": {"topics": {"ads": "A"}},
+    }
+    tail = [JournalEntry(11, "reset", (), 0, extra), step(12, began, began + 5, 5)]
+    again = Engine({old: 500}, LogIdentity({"old-ads": "Z"}), step=10)
+    assert list(settle_positions(again, tail, log_state(0, 80), None)) == tail
+    assert again.reset is None
+    with pytest.raises(OffsetsLostError, match="it ends before offset"):
+        settle_positions(again, tail, log_state(0, began + 2), None)
+
+
+def test_case_s13_a_reset_is_not_asked_for_again_after_kill_9_before_a_checkpoint():
+    """Retention deleted offsets that the checkpoint needs; a partition was added since the reset."""
+    extra = {"choice": "earliest", "positions": {"ads": {"0": 600}}}
+    tail = [JournalEntry(5, "reset", (), 0, extra), step(6, 600, 650, 50)]
+    state = LogState({KEY: 600, ("ads", 1): 0}, {KEY: 900, ("ads", 1): 7}, {"ads": "A"})
+    assert list(settle_positions(Engine({KEY: 500}, SAME, step=4), tail, state, None)) == tail
+
+
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ConfigError, match="choose one of earliest, latest, checkpoint"):
         settle_positions(Engine({}), [], log_state(0, 0), "newest")

@@ -63,7 +63,10 @@ def plan(steps: int, seed: int = 0) -> list[tuple[StepKind, Batch, int]]:
     return out
 
 
-def make_engine(folder: Path, *, every: int = 7) -> Engine:
+INPUTS = {"topics.natural": "natural-clicks", "topics.ad": "ad-clicks"}
+
+
+def make_engine(folder: Path, *, every: int = 7, inputs: dict[str, object] | None = None) -> Engine:
     schema = FeatureSchema(SPECS, MODEL.dim)
     window = AdWindow(folder / "ad-window", schema.n_features, schema.n_dense, 5)
     schedule = ScheduleSettings(release_every="12h", first_release_after="12h", ad_window_days=5)
@@ -75,6 +78,7 @@ def make_engine(folder: Path, *, every: int = 7) -> Engine:
         ad_window=window,
         settings=StateSettings(folder=folder, checkpoint_every_steps=every, checkpoint_every_s=1e9),
         fingerprint="test",
+        inputs=inputs,
     )
 
 
@@ -282,3 +286,65 @@ def test_case_s18_no_new_model_is_begun_where_all_checkpoints_are_damaged(tmp_pa
         again.recover()
     again.close(checkpoint=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.rows")} == before
+
+
+def learned(folder: Path, inputs: dict[str, object] | None, *, cleanly: bool) -> None:
+    """An engine that was killed in the middle, or was closed with a checkpoint."""
+    engine = make_engine(folder, inputs=inputs)
+    for step in plan(10):
+        engine.run(Step(*step))
+    engine.close(checkpoint=cleanly)
+
+
+CHANGES = {
+    "another value": (INPUTS | {"events.max_string": 64}, r"events\.max_string = 64, and it had its default when"),
+    "the default": (INPUTS, r"events\.list_field has its default, and it was 'list' when"),
+    "two keys": (INPUTS | {"events.list_field": "page", "events.oracle_field": "p"}, r"events\.list_field = 'page', and it was 'list' .*; events\.oracle_field"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_case_s12_steps_are_not_repeated_with_other_settings_of_the_decoder(tmp_path, change):
+    inputs, message = CHANGES[change]
+    before = INPUTS if change == "another value" else INPUTS | {"events.list_field": "list"}
+    learned(tmp_path, before, cleanly=False)
+    engine = make_engine(tmp_path, inputs=inputs)
+    with pytest.raises(StateError, match=message):
+        list(engine.recover())
+    engine.close(checkpoint=False)
+    again = make_engine(tmp_path, inputs=before)
+    tail = list(again.recover())
+    assert tail, "the former value works, and nothing was lost"
+    for entry in tail:
+        again.redo(entry, plan(10)[entry.step][1] if entry.parts else None)
+    again.close()
+
+    after = make_engine(tmp_path, inputs=inputs)
+    assert list(after.recover()) == [], "after a clean stop the settings may change"
+    after.run(Step(*plan(11)[10]))
+    after.close()
+    kept = CheckpointStore(tmp_path / "checkpoints").newest()
+    assert kept is not None
+    assert kept.meta["inputs"] == inputs
+    changes = [e.extra["inputs"] for e in Journal(tmp_path / "journal").entries() if "inputs" in e.extra]
+    assert changes == [before, inputs], "the journal records each change once"
+
+
+@pytest.mark.parametrize("recorded", [INPUTS, None])
+@pytest.mark.parametrize("cleanly", [True, False])
+@pytest.mark.parametrize(
+    ("natural", "ad"), [("ad-clicks", "natural-clicks"), ("ad-clicks", "new"), ("new", "natural-clicks")]
+)
+def test_case_s13_topics_that_were_exchanged_are_refused(tmp_path, recorded, cleanly, natural, ad):
+    """``recorded`` None: an older version wrote the state, which recorded no topics beside the offsets."""
+    learned(tmp_path, recorded, cleanly=cleanly)
+    engine = make_engine(tmp_path, inputs={"topics.natural": natural, "topics.ad": ad})
+    with pytest.raises(
+        StateError, match=r"topics\.(natural|ad) = '\S+', but the model has learned .* from this topic"
+    ):
+        list(engine.recover())
+    engine.close(checkpoint=False)
+    for inputs in (INPUTS, {"topics.natural": "n2", "topics.ad": "a2"}):
+        again = make_engine(tmp_path, inputs=inputs)
+        assert bool(list(again.recover())) != cleanly
+        again.close(checkpoint=False)
