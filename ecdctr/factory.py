@@ -28,6 +28,7 @@ from ecdctr.replay.play import BufferedScores, FrozenArm, RowNotes
 from ecdctr.settings import Settings
 from ecdctr.state.checkpoints import CheckpointStore, MemoryCheckpointStore
 from ecdctr.state.errors import ConfigError
+from ecdctr.state.folder_format import write_format
 from ecdctr.state.journals import Journal, MemoryJournal, NoJournal
 from ecdctr.state.positions import Positions
 from ecdctr.state.row_logs import AdWindow, ScoreLog
@@ -227,7 +228,14 @@ def live_engine(
     on_checkpoint: Callable[[Positions], None] | None = None,
     on_skipped: Callable[[Batch, NDArray[np.intp], str], None] | None = None,
 ) -> Engine:
-    """An engine on the state folder; the caller holds the folder's lock."""
+    """An engine on the state folder; the caller holds the folder's lock.
+
+    Raises
+    ------
+    StateError
+        The folder cannot be used: another version wrote it, it is damaged, or it cannot be written.
+    """
+    write_format(settings.state.folder)
     folders = Folders(settings.state.folder)
     schema = _model_schema(settings)
     window = AdWindow(folders.ad_window, schema.n_features, schema.n_dense, settings.schedule.ad_window_days)

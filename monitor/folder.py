@@ -23,6 +23,8 @@ log = logging.getLogger("ecdctr.monitor")
 Arrays = dict[str, NDArray[Any]]
 T = TypeVar("T")
 FIGURES = "figures"
+FORMAT = 1
+"""Version of the format of ``alerts.json``."""
 
 
 class MonitorFolder:
@@ -58,13 +60,19 @@ class MonitorFolder:
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict):
                 raise ValueError("not a JSON object")
+            if found.pop("format", FORMAT) != FORMAT:
+                raise ValueError(f"another version wrote it; this one reads format {FORMAT}")
             return found
 
         return (_or_none(path, read) or {}) if path.exists() else {}
 
     def save_alerts(self, content: Mapping[str, Any]) -> None:
         """Replace ``alerts.json``."""
-        self._write(lambda: write_atomic(self.folder / "alerts.json", json.dumps(content).encode()))
+        self._write(
+            lambda: write_atomic(
+                self.folder / "alerts.json", json.dumps({"format": FORMAT, **content}).encode()
+            )
+        )
 
     def figures(self) -> Arrays:
         """The arrays written by :meth:`save_figures`; empty before the first call."""

@@ -13,6 +13,7 @@ import crc32c as _crc32c
 from ecdctr.state.errors import StateError
 
 __all__ = [
+    "check_is_folder",
     "checksum",
     "checksum_bytes",
     "fsync_dir",
@@ -66,9 +67,27 @@ def make_folder(folder: Path, what: str) -> None:
         ) from None
     except OSError as error:
         raise _not_writable(folder, what, error.strerror) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         reason = "read-only file system" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
         raise _not_writable(folder, what, reason)
+
+
+def check_is_folder(folder: Path, what: str) -> None:
+    """StateError if there is something else under a folder's name: it would be taken for an empty folder.
+
+    Parameters
+    ----------
+    folder
+        Need not exist.
+    what
+        What it contains, for messages.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        kind = "a link that leads nowhere" if folder.is_symlink() else "a file"
+        raise StateError(
+            f"the folder of {what} {folder} is {kind}: move it away, or name another state folder"
+        )
 
 
 def _not_writable(folder: Path, what: str, reason: str | None) -> StateError:

@@ -17,7 +17,7 @@ FORMAT = 1
 """Version of the marker's format."""
 
 _MARKER, _LOCK = ".ecdctr-output.json", ".ecdctr-output.lock"
-_STATE = ("checkpoints", "journal", "snapshots")
+_STATE = ("checkpoints", "journal", "snapshots", "format.json")
 """What only a state folder contains."""
 
 
@@ -62,7 +62,7 @@ class OutputFolder:
             The folder is used by another process, cannot be written, is a state folder, or contains one of the names.
         """
         what = f"{self._option} {self.folder}"
-        if any((self.folder / name).is_dir() for name in _STATE):
+        if any((self.folder / name).exists() for name in _STATE):
             raise StateError(f"{what} is a state folder: choose another folder")
         lock = FolderLock(self.folder, self._option, _LOCK, "or choose another folder")
         lock.acquire()

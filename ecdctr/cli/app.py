@@ -95,6 +95,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        # Whatever a file or a folder is, the user gets a sentence; --verbose shows where it was used.
+        logging.getLogger("ecdctr").debug("where it was raised", exc_info=True)
+        _print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
     except Exception as error:
         click_error = getattr(error, "format_message", None)
         if click_error is None:

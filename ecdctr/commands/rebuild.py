@@ -17,6 +17,7 @@ from ecdctr.replay.play import RowNotes, redo
 from ecdctr.settings import Settings
 from ecdctr.state.checkpoints import CheckpointStore, Loaded, merge_rows
 from ecdctr.state.errors import CheckpointDamagedError, OffsetsLostError, RowsLostError, StateError
+from ecdctr.state.folder_format import check_format
 from ecdctr.state.journals import Journal, JournalEntry
 from ecdctr.state.positions import LogIdentity, Positions
 from ecdctr.state.snapshots import SnapshotCheck
@@ -97,6 +98,7 @@ def rebuild(
     StateError
         The journal no longer has the steps, and no checkpoint reaches back far enough.
     """
+    check_format(settings.state.folder)
     folders = factory.Folders(settings.state.folder)
     store = CheckpointStore(folders.checkpoints, keep=settings.state.keep_checkpoints)
     loaded = store.load(checkpoint) if checkpoint else store.newest()

@@ -101,6 +101,11 @@ class Reference:
         folder = Path(folder)
         try:
             about = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+            if about["version"] != _VERSION:
+                raise DataError(
+                    f"the drift reference in {folder} has format {about['version']!r}, this version of ecdctr reads format {_VERSION}: "
+                    "it is not damaged, another version wrote it; make a new one"
+                )
             if about["fingerprint"] != schema.fingerprint():
                 raise ConfigError(
                     f"the drift reference in {folder} was made with other features (fingerprint {about['fingerprint']}, "

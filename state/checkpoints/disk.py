@@ -27,7 +27,7 @@ from ecdctr.state.checkpoints.files import (
 )
 from ecdctr.state.checkpoints.protocol import Capture, CheckpointInfo, Loaded, Rows, merge_rows
 from ecdctr.state.errors import CheckpointDamagedError, FormatError, StateError
-from ecdctr.state.files import checksum, fsync_dir
+from ecdctr.state.files import check_is_folder, checksum, fsync_dir
 
 __all__ = ["CheckpointStore"]
 
@@ -187,6 +187,7 @@ class CheckpointStore:
         return [_info(self.folder, manifest) for manifest in self._manifests()]
 
     def _names(self) -> builtins.list[str]:
+        check_is_folder(self.folder, "checkpoints")
         if not self.folder.is_dir():
             return []
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and _sequence(p.name) is not None)

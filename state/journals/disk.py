@@ -6,21 +6,23 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ecdctr.state.errors import JournalDamagedError, StateError
-from ecdctr.state.files import fsync_dir, fsync_file, write_all
+from ecdctr.state.files import fsync_dir, fsync_file, make_folder, write_all
 from ecdctr.state.journals.lines import decode_line, encode_line
 from ecdctr.state.journals.protocol import JournalEntry
 
 __all__ = ["Journal"]
 
 _log = logging.getLogger(__name__)
+_NAME = re.compile(r"journal-[0-9]{12,}\.log")
 
 
 class Journal:
-    """Files ``journal-<first step>.log`` in one folder; only the newest is appended to.
+    """Files ``journal-<first step>.log`` in one folder; only the newest is appended to. Links and other files are passed over.
 
     Each append is a single ``write(2)``, so that an appended line survives ``kill -9``. After a power loss the last lines may
     be missing unless ``fsync`` is set.
@@ -52,7 +54,9 @@ class Journal:
         self._unsynced: set[Path] = set()
         self._max_clocks: dict[Path, int] = {}  # of files that are no longer appended to
         if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, "journal")
+            for path in sorted(set(self.folder.iterdir()) - set(self._files())):
+                _log.warning("%s is no file of the journal: it is passed over", path)
             self._open_newest()
 
     def append(self, entry: JournalEntry) -> None:
@@ -179,7 +183,11 @@ class Journal:
         self._close_file()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("journal-*.log"))
+        return sorted(
+            path
+            for path in self.folder.glob("journal-*.log")
+            if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink()
+        )
 
     def _create(self, step: int) -> None:
         path = self.folder / f"journal-{step:012d}.log"
@@ -208,7 +216,7 @@ class Journal:
                 )
                 os.truncate(path, good)
             if good:
-                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
                 self._size = good
                 return
             path.unlink()  # a crash between the creation of the file and its first line

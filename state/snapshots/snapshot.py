@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ecdctr.state.errors import FormatError, SnapshotDamagedError, StateError
-from ecdctr.state.files import checksum, fsync_dir, fsync_file, read_json, write_json
+from ecdctr.state.files import check_is_folder, checksum, fsync_dir, fsync_file, read_json, write_json
 from ecdctr.state.snapshots.base import describe, is_month, same_or_refuse
 from ecdctr.state.snapshots.database import build_db
 from ecdctr.state.snapshots.protocol import KINDS, SnapshotManifest, Vectors
@@ -159,7 +159,8 @@ def _damaged(path: Path, what: str) -> SnapshotDamagedError:
 
 
 def month_names(folder: Path) -> list[str]:
-    """Names of the snapshots in a folder, in no particular order."""
+    """Names of the folders that may be snapshots, in no particular order; StateError if ``folder`` is a file."""
+    check_is_folder(folder, "snapshots")
     if not folder.is_dir():
         return []
     return [path.name for path in folder.iterdir() if path.is_dir() and is_month(path.name)]
