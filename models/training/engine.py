@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
@@ -338,7 +336,7 @@ class Engine:
         else:
             batch = step.batch
             result = self.trainer.step(step)
-            self._digest = _digest(result)
+            self._digest = result.digest()
             self.progress.rows[step.kind] += result.n
             if result.skipped is None:
                 self._record(batch, result.scored, result.scores)
@@ -498,15 +496,3 @@ class Engine:
             self.journal.close()
             self.scores.close()
             self.ad_window.close()
-
-
-def _digest(result: StepResult) -> str:
-    """Eight hex digits of a step's predictions and losses, to the last bit, and of which rows were lost."""
-    crc = 0
-    for name in sorted(result.loss):
-        crc = crc32c(struct.pack("<d", result.loss[name]), crc)
-    for name in sorted(result.scores):
-        crc = crc32c(np.ascontiguousarray(result.scores[name]).tobytes(), crc)
-    if result.n and len(result.lost):
-        crc = crc32c(result.lost.astype("<u4").tobytes(), crc)
-    return f"{crc:08x}"

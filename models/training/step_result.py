@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
@@ -73,3 +75,14 @@ class StepResult:
             position[self.scored[of_scored]],
             {arm: p[of_scored] for arm, p in self.scores.items()},
         )
+
+    def digest(self) -> str:
+        """Eight hex digits of the predictions and losses, to the last bit, and of which rows were lost."""
+        crc = 0
+        for name in sorted(self.loss):
+            crc = crc32c(struct.pack("<d", self.loss[name]), crc)
+        for name in sorted(self.scores):
+            crc = crc32c(np.ascontiguousarray(self.scores[name]).tobytes(), crc)
+        if self.n and len(self.lost):
+            crc = crc32c(self.lost.astype("<u4").tobytes(), crc)
+        return f"{crc:08x}"
