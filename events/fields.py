@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ecdctr.events.schema import OUTCOME_FIELDS, FeatureSchema
+from ecdctr.events.text_lists import BAG_TEXT, UNREADABLE, ids_of_text, split_lists
 from ecdctr.events.values import id_text, show, time_of_text, times, whole
 from ecdctr.state.errors import ConfigError
 
@@ -94,7 +95,7 @@ class EventFields:
         """The type of events with values that :meth:`convert` may convert; the parameters are those of :meth:`struct`."""
         types: dict[str, Any] = dict.fromkeys(self.text, str | int | float | bool | None)
         types.update(dict.fromkeys(self.numbers, float | bool | None))
-        types.update(dict.fromkeys(self.bags, list[str | int | float] | None))
+        types.update(dict.fromkeys(self.bags, list[str | int | float] | str | None))
         types.update(dict.fromkeys(IDS, str | int | float), ts=int | float | str, label=float | bool)
         return self._define(types, defaults or {}, more)
 
@@ -124,6 +125,10 @@ class EventFields:
                     return "type", f"ts is {show(value)}, expected {_WANTED['ts']}"
                 if not -(2**63) <= found < 2**63:
                     return "ts", f"ts is {show(value)}, which is beyond 64 bits"
+            elif name in self.bags and kind is str:
+                found = ids_of_text(value)
+                if found is UNREADABLE:
+                    return "type", f"{name} is {show(value)}, expected {BAG_TEXT}"
             elif name in self.bags:
                 if not value or float not in set(map(type, value)):
                     continue
@@ -202,6 +207,10 @@ class FrameReader:
         column = self._present(name, optional=False)
         if isinstance(column.dtype, pl.Array):
             column = column.arr.to_list()
+        if isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum):
+            texts = column.cast(pl.String)
+            column, bad = split_lists(texts)
+            self._fault(bad, "type", lambda row: f"{name} is {show(texts[row])}, expected {BAG_TEXT}")
         if column.dtype != pl.Null and not _is_bag(column.dtype):
             column = self._converted(column, None, _WANTED["bag"])
         if column.dtype == pl.Null:

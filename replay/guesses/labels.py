@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ecdctr.events.text_lists import list_of_text
 from ecdctr.replay.guesses.findings import Confidence, Found
 from ecdctr.replay.guesses.names import hint, says
 from ecdctr.replay.guesses.profiles import Profile
-from ecdctr.replay.sources import CountsMap, ListsMap, list_of_text
+from ecdctr.replay.sources import CountsMap, ListsMap
 
 __all__ = ["LabelReading", "find_label"]
 

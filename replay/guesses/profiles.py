@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ecdctr.events.text_lists import NULL_WORDS
 from ecdctr.events.values import id_text
-from ecdctr.replay.sources import NULL_WORDS, NUMBER_NULL_WORDS
+from ecdctr.replay.sources import NUMBER_NULL_WORDS
 
 __all__ = ["Kind", "Profile", "typed"]
 

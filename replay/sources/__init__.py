@@ -5,12 +5,10 @@ from ecdctr.replay.sources.event_files import EventFiles, find_files
 from ecdctr.replay.sources.expansion import CountsMap, ListsMap
 from ecdctr.replay.sources.files import (
     LABEL_WORDS,
-    NULL_WORDS,
     NUMBER_NULL_WORDS,
     count_rows,
     field_names,
     format_of,
-    list_of_text,
     read_chunks,
     read_slice,
 )
@@ -26,7 +24,6 @@ from ecdctr.replay.sources.steps import steps_of
 
 __all__ = [
     "LABEL_WORDS",
-    "NULL_WORDS",
     "NUMBER_NULL_WORDS",
     "CountsMap",
     "EbNerd",
@@ -46,7 +43,6 @@ __all__ = [
     "field_names",
     "find_files",
     "format_of",
-    "list_of_text",
     "open_source",
     "parse_options",
     "read_chunks",

@@ -10,8 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ecdctr.events.text_lists import split_lists
 from ecdctr.events.values import id_text, show
-from ecdctr.replay.sources.files import LABEL_WORDS, NULL_WORDS, Fault, split_lists
+from ecdctr.replay.sources.files import LABEL_WORDS, Fault
 from ecdctr.state.settings import Section
 
 __all__ = ["LABEL", "CountsMap", "Expanded", "ListsMap"]
@@ -239,11 +240,7 @@ def _as_list(column: pl.Series, separator: str | None) -> pl.Series:
     if dtype == pl.Null:
         return column.cast(pl.List(pl.String))
     if dtype == pl.String:
-        text = column.str.strip_chars()
-        text = text.set(text.is_in(NULL_WORDS), None)
-        if separator is not None:
-            text = text.str.replace_all(separator, "|", literal=True)
-        return split_lists(text)[0]
+        return split_lists(column, separator)[0]
     return (
         pl.select(pl.when(column.is_not_null()).then(pl.concat_list(column))).to_series().alias(column.name)
     )

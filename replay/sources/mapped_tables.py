@@ -246,7 +246,15 @@ class _Table:
         self, file: Path, rows: int | None, *, convert: bool
     ) -> Iterator[tuple[pl.DataFrame, Expanded, NDArray[np.int64]]]:
         """The events of a file with the numbers of their rows, and the faults: what the mapping cannot read."""
-        columns = FileColumns(str(file), {}, self.features, text=format_of(file) == "csv", convert=convert)
+        separators = {f: s.separator for f, s in self.spec.fields.items() if isinstance(s, BagMap)}
+        columns = FileColumns(
+            str(file),
+            {},
+            self.features,
+            text=format_of(file) == "csv",
+            convert=convert,
+            separators=separators,
+        )
         fields = dict.fromkeys(s.field for s in self.features if not s.field.startswith("@"))
         absent = [pl.lit(None, pl.String).alias(field) for field in fields if not self.has(field)]
         first = 1
@@ -329,8 +337,7 @@ class _Table:
                 continue
             source = spec.fields.get(feature.field, feature.field)
             if isinstance(source, BagMap):
-                text = pl.col(source.column).cast(pl.String)
-                out[feature.field] = pl.when(text.str.len_bytes() > 0).then(text.str.split(source.separator))
+                out[feature.field] = pl.col(source.column).cast(pl.String)
             elif feature.field in spec.fields or source in self.header:
                 out[feature.field] = pl.col(source)
         return out

@@ -179,7 +179,7 @@ BROKEN = {
         message(user_id=True),
         message(item_id=[1]),
         message(site=1.5),
-        message(tags="a"),
+        message(tags="[a, [b]]"),
         message(tags=[None]),
         message(tags=[1.5]),
         message(price="2"),
@@ -237,7 +237,7 @@ def test_faults_in_columns_have_the_reasons_of_faults_in_json():
         ({"site": [1.5, 2.5, None]}, {0: "type", 1: "type"}),
         ({"user_id": ["x" * 41, None, "u"]}, {0: "long", 1: "missing"}),
         ({"tags": [["a", None], None, []]}, {0: "type"}),
-        ({"tags": ["a", "b", None]}, {0: "type", 1: "type"}),
+        ({"tags": ["a,b", "[[1]]", None]}, {1: "type"}),
         ({"item_id": ...}, dict.fromkeys(range(3), "missing")),
         ({"domain": ["ad", "adverts", None]}, {1: "type", 2: "type"}),
     ]

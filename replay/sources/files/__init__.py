@@ -3,7 +3,6 @@
 from ecdctr.replay.sources.files.ahead import AHEAD, NumberedRows, without_rows_ahead
 from ecdctr.replay.sources.files.columns import (
     LABEL_WORDS,
-    NULL_WORDS,
     NUMBER_NULL_WORDS,
     Fault,
     FileColumns,
@@ -18,13 +17,11 @@ from ecdctr.replay.sources.files.formats import (
     read_chunks,
     read_slice,
 )
-from ecdctr.replay.sources.files.text_lists import list_of_text, split_lists
 
 __all__ = [
     "AHEAD",
     "FORMATS",
     "LABEL_WORDS",
-    "NULL_WORDS",
     "NUMBER_NULL_WORDS",
     "Fault",
     "FileColumns",
@@ -34,9 +31,7 @@ __all__ = [
     "field_names",
     "format_of",
     "is_empty",
-    "list_of_text",
     "read_chunks",
     "read_slice",
-    "split_lists",
     "without_rows_ahead",
 ]

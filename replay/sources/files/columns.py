@@ -9,11 +9,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.text_lists import BAG_TEXT, NULL_WORDS, split_lists
 from ecdctr.events.values import id_text, show, time_of_text
-from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR, split_lists
 from ecdctr.state.errors import DataError
 
-__all__ = ["BAG_SEPARATOR", "LABEL_WORDS", "NULL_WORDS", "NUMBER_NULL_WORDS", "Fault", "FileColumns"]
+__all__ = ["LABEL_WORDS", "NUMBER_NULL_WORDS", "Fault", "FileColumns"]
 
 Fault = tuple[NDArray[np.bool_], str, Callable[[int], str]]
 """Rows of a chunk with a value that cannot be read, the reason, and the detail by row."""
@@ -21,11 +21,11 @@ Fault = tuple[NDArray[np.bool_], str, Callable[[int], str]]
 REQUIRED = ("domain", "ts", "user_id", "item_id", "label")
 _PLAIN = ("domain", "event_id", "user_id", "item_id", "list_id")
 
-NULL_WORDS = ("", "\\N", "null", "NULL", "Null", "None", "<NA>", "nan", "NaN", "NAN")
-"""Texts that mean a missing value in CSV."""
-
-NUMBER_NULL_WORDS = (*NULL_WORDS, "NA", "N/A", "n/a", "#N/A", "-")
-"""The same in a column of numbers; in a category, NA may be Namibia."""
+NUMBER_NULL_WORDS = (
+    *NULL_WORDS, "NA", "na", "N/A", "n/a", "#N/A", "#NA", "#NULL!", "none", "nat", "nil", "NIL", "undefined", "missing", "-nan", "-NaN",
+    "-", "--", "?", ".",
+)  # fmt: skip
+"""Texts that mean a missing value in a column of numbers in CSV; in a category, NA may be Namibia."""
 
 LABEL_WORDS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
 
@@ -34,7 +34,7 @@ class FileColumns:
     """Converts the chunks of one file to event frames; stores the row count and the kinds of the columns.
 
     Columns of text are read by what the field holds: a numeric feature as numbers, a bag as the text of a list or ids that are
-    separated by ``|``, the time as milliseconds or ISO 8601, the label as a number, true, false, yes or no. Each value is read
+    separated (:mod:`ecdctr.events.text_lists`), the time as milliseconds or ISO 8601, the label as a number, true, false, yes or no. Each value is read
     by itself. In CSV, the usual words for a missing value (:data:`NULL_WORDS`) are null. If no features are given, a column of
     text is numeric if the first chunk contains only numbers. A value that cannot be read becomes null, and a fault of its row.
     Columns of other types are left to the decoder, except that whole floats become integers, and booleans numbers.
@@ -51,6 +51,8 @@ class FileColumns:
         Whether the format has no types (CSV).
     convert
         Whether values of other types than text are converted here, for frames that are not decoded.
+    separators
+        Separators of bags in text, by field, as far as a mapping file names them.
 
     Attributes
     ----------
@@ -68,8 +70,10 @@ class FileColumns:
         *,
         text: bool,
         convert: bool = True,
+        separators: Mapping[str, str] | None = None,
     ) -> None:
         self.label, self.constants, self.text, self.convert = label, dict(constants), text, convert
+        self.separators = separators or {}
         self.kinds: dict[str, str] = {s.field: s.kind for s in features or ()}
         self.kinds["oracle"] = "numeric"
         self.faults: list[Fault] = []
@@ -112,7 +116,7 @@ class FileColumns:
             return _plain(column, name) if self.convert else column
         if self.text:
             words = NUMBER_NULL_WORDS if name in ("ts", "label") or kind == "numeric" else NULL_WORDS
-            empty = column.is_in(words)
+            empty = column.str.strip_chars().is_in(words)
             if empty.any():
                 column = column.set(empty, None)
         if name == "ts":
@@ -146,9 +150,9 @@ class FileColumns:
         )
 
     def _bag(self, column: pl.Series) -> pl.Series:
-        lists, bad = split_lists(column)
+        lists, bad = split_lists(column, self.separators.get(column.name))
         if bad.any():
-            self._fault(column, bad, 'ids separated by "|", or a list as ["a", "b"]')
+            self._fault(column, bad, BAG_TEXT)
         return lists
 
     def _read(self, column: pl.Series, found: pl.Series, wanted: str) -> pl.Series:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import Decoded, EventDecoder
+from ecdctr.events.text_lists import ids_of_text
 from ecdctr.replay.sources.files.ahead import AHEAD, NumberedRows, without_rows_ahead
 from ecdctr.replay.sources.files.columns import FileColumns, check_names
 from ecdctr.replay.sources.files.formats import format_of, read_chunks, read_lines
-from ecdctr.replay.sources.files.text_lists import BAG_SEPARATOR
 from ecdctr.replay.sources.read_ahead import read_ahead
 from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.state.errors import DataError
@@ -132,7 +132,7 @@ def _typed(file: Path, constants: Mapping[str, str], decoder: EventDecoder) -> d
             elif kinds.get(name) == "numeric":
                 out[name] = float(text)
             elif kinds.get(name) == "bag":
-                out[name] = text.split(BAG_SEPARATOR)
+                out[name] = ids_of_text(text)
             elif name == "domain" or name in decoder.fields:
                 out[name] = text
         except ValueError as error:

@@ -12,8 +12,8 @@ import pytest
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.settings import FeatureSpec
+from ecdctr.events.text_lists import list_of_text
 from ecdctr.replay.sources import EventFiles, SourceLog, open_source
-from ecdctr.replay.sources.files.text_lists import list_of_text
 from ecdctr.state.errors import DataError, RowsRejectedError
 from tests.support.logged_events import event_rows, write_csv, write_json, write_lines
 
