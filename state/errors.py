@@ -16,6 +16,7 @@
     │   └── JournalDamagedError                a damaged line before the last one, or missing steps
     └── StreamError              exit code 5   the broker, a topic, an offset
         ├── BrokerUnavailableError             no broker can be reached now; waiting may help
+        │   └── DamagedRecordsError            the leader returns records that are damaged; another replica may be whole
         ├── BrokerRefusedError                 a broker answers and refuses; waiting does not help
         ├── TokenError                         no token for SASL OAUTHBEARER could be obtained
         └── OffsetsLostError                   the log no longer holds offsets that are needed
@@ -32,6 +33,7 @@ __all__ = [
     "BrokerUnavailableError",
     "CheckpointDamagedError",
     "ConfigError",
+    "DamagedRecordsError",
     "DataError",
     "EcdctrError",
     "FormatError",
@@ -121,6 +123,10 @@ class StreamError(EcdctrError):
 
 class BrokerUnavailableError(StreamError):
     """No broker answered in time."""
+
+
+class DamagedRecordsError(BrokerUnavailableError):
+    """The leader of a partition returns a batch of records whose checksum is wrong or that cannot be parsed."""
 
 
 class BrokerRefusedError(StreamError):

@@ -178,6 +178,11 @@ class StreamApp:
         consumer: LogConsumer | None = self.faust._consumer
         return consumer is not None and consumer.holds(topic, partition)
 
+    def damaged(self) -> dict[tuple[str, int], str]:
+        """The partitions whose next batch of records is damaged, each with a sentence; they wait until it can be read."""
+        consumer: LogConsumer | None = self.faust._consumer
+        return {} if consumer is None else consumer.damaged()
+
     def give_up(self) -> None:
         """End :func:`run_app`, so that the caller can run another app with new connections."""
         self._given_up.set()

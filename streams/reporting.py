@@ -103,6 +103,8 @@ class Reporter:
     ----------
     waiting_for
         Why the consumer could not connect; None if it is connected.
+    damaged
+        The partitions whose next batch is damaged, each with a sentence.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Reporter:
         self._months: tuple[str, ...] = ()
         self._failing: set[str] = set()
         self.waiting_for: str | None = None
+        self.damaged: dict[Key, str] = {}
         self._now = now
         self._start = MonitorStart(now)
         self._report = HealthReport(self.health, topics.domains, now)
@@ -447,7 +450,7 @@ class Reporter:
         learned = {**self._began_at, **engine.positions}
         counts = Counts(sum(engine.progress.rows.values()), dict(dead_letters), examples)
         self._lag = self._report.update(
-            self._watch.state, learned, _Fetched(intake), counts, self.waiting_for
+            self._watch.state, learned, _Fetched(intake), counts, self.waiting_for, self.damaged
         )
         trainer = engine.trainer
         schedule = None if trainer.transfer is None else trainer.schedule

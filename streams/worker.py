@@ -380,6 +380,7 @@ class Worker:
                 self._app is not None
                 and intake.wants(topic, partition)
                 and not self._app.holds(topic, partition)
+                and (topic, partition) not in self._app.damaged()
             )
 
         while True:
@@ -430,6 +431,8 @@ class Worker:
             await asyncio.sleep(1.0)
             if self._app is not None and self._app.records:
                 self._reporter.waiting_for = None
+            if self._app is not None:
+                self._reporter.damaged = self._app.damaged()
             letters = self._letters
             counts, examples = ({}, {}) if letters is None else (letters.counts, letters.examples)
             self._reporter.tick(engine, intake, counts, examples)

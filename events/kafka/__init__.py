@@ -1,6 +1,6 @@
 """The click topics of Kafka as a log that is read by offset."""
 
-from ecdctr.events.kafka.client_errors import in_one_sentence, short_text
+from ecdctr.events.kafka.client_errors import damaged_records, in_one_sentence, short_text
 from ecdctr.events.kafka.clients import close_at_once, correct_clients
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.events.kafka.ends import EndsReader, LogEnds, LogProblem, LogProblemKind
@@ -30,6 +30,7 @@ __all__ = [
     "close_at_once",
     "codec_error",
     "correct_clients",
+    "damaged_records",
     "in_one_sentence",
     "losses",
     "naming_partitions",

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from ecdctr.events.settings import KafkaSettings
-from ecdctr.state.errors import BrokerRefusedError, BrokerUnavailableError, StreamError
+from ecdctr.state.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    DamagedRecordsError,
+    StreamError,
+)
 
-__all__ = ["in_one_sentence", "missing_right", "short_text", "user_of"]
+__all__ = ["damaged_records", "in_one_sentence", "is_damage", "missing_right", "short_text", "user_of"]
 
 _LONGEST = 200
 _DUMP = re.compile(r"Request '.*?' failed with response '.*", re.DOTALL)
+_DAMAGED = ("CorruptRecordError", "CorruptRecordException", "RecordTooLargeError")
+"""A batch that is longer than the response is sent whole; if it is cut nevertheless, its length is damaged."""
 _NO_DETAIL = ("None", "set()", "")
 
 
@@ -94,6 +101,38 @@ def missing_right(
     return BrokerRefusedError(
         f"{who} does not have the right {right} on {resource}: grant it, or configure a user that has it"
     )
+
+
+def damaged_records(
+    error: BaseException, topic: str, partition: int, offset: int
+) -> DamagedRecordsError | None:
+    """The error to raise where a client found that records are damaged; None for any other error.
+
+    Parameters
+    ----------
+    error
+        An error of kafka-python or aiokafka.
+    topic, partition, offset
+        What was to be read next.
+
+    Examples
+    --------
+    >>> from kafka.errors import CorruptRecordError
+    >>> print(damaged_records(CorruptRecordError("Record batch for partition ads-0 at offset 40 failed crc check"), "ads", 0, 42))
+    ads[0] cannot be read at offset 42: its leader returns records that are damaged (CorruptRecordError: Record batch for partition ads-0 at offset 40 failed crc check). Nothing is skipped: make a replica that is whole the leader, or, if there is none, delete the records up to the end of the damaged batch and start with --reset-offsets (docs/operations.md)
+    """
+    if not is_damage(error):
+        return None
+    return DamagedRecordsError(
+        f"{topic}[{partition}] cannot be read at offset {offset}: its leader returns records that are damaged ({short_text(error)}). "
+        "Nothing is skipped: make a replica that is whole the leader, or, if there is none, delete the records up to the end of the "
+        "damaged batch and start with --reset-offsets (docs/operations.md)"
+    )
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a client found that records are damaged."""
+    return type(error).__name__ in _DAMAGED
 
 
 def user_of(client: Any) -> str:

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.protocol.consumer import IsolationLevel
 
-from ecdctr.events.kafka.client_errors import missing_right, short_text, user_of
+from ecdctr.events.kafka.client_errors import is_damage, missing_right, short_text, user_of
 from ecdctr.state.errors import BrokerUnavailableError
 
 __all__ = ["partition_offsets", "stable_ends", "true_ends"]
@@ -111,7 +111,12 @@ def true_ends(
                 raise BrokerUnavailableError(
                     f"no answer in {timeout_s:.0f} s about the end of {_names(waiting)}"
                 )
-            consumer.poll(timeout_ms=200, max_records=1)
+            try:
+                consumer.poll(timeout_ms=200, max_records=1)
+            except KafkaError as error:
+                # The last batch may be damaged; the response tells the end nevertheless.
+                if not is_damage(error):
+                    raise
         return {
             tp: max(end, consumer.highwater(tp) or 0) if tp in filled else end for tp, end in ends.items()
         }

@@ -13,7 +13,7 @@ from kafka.errors import (
 from numpy.typing import NDArray
 
 from ecdctr.events.align import Chunk
-from ecdctr.events.kafka.client_errors import missing_right, short_text, user_of
+from ecdctr.events.kafka.client_errors import damaged_records, missing_right, short_text, user_of
 from ecdctr.events.kafka.codecs import codec_error
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError
 
@@ -84,7 +84,7 @@ class PartitionReader:
         BrokerRefusedError
             The topic may not be read.
         BrokerUnavailableError
-            The read failed.
+            The read failed; :class:`~ecdctr.state.errors.DamagedRecordsError`: the records are damaged.
         """
         try:
             found = self._consumer.poll(timeout_ms=timeout_ms).get(self.tp)
@@ -108,6 +108,7 @@ class PartitionReader:
             raise (
                 missing_right(error, user_of(self._consumer), topics=[self.tp.topic])
                 or codec_error(error, where)
+                or damaged_records(error, self.tp.topic, self.tp.partition, self.wanted)
                 or BrokerUnavailableError(f"reading {where} failed: {short_text(error)}")
             ) from error
         return None

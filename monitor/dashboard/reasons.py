@@ -28,6 +28,7 @@ class Reason(StrEnum):
     TOPIC_MISSING = "topic_missing"
     WAITING_FOR_BROKER = "waiting_for_broker"
     NO_LEADER = "partition_without_leader"
+    DAMAGED_RECORDS = "damaged_records"
     OPEN_TRANSACTION = "open_transaction"
     WAITING_FOR_DISK = "waiting_for_disk"
     DEAD_LETTERS_WAIT = "dead_letters_not_taken"
@@ -75,6 +76,7 @@ _SENTENCES = {
     Reason.TOPIC_MISSING: "a click topic does not exist",
     Reason.WAITING_FOR_BROKER: "a broker does not answer; training continues when it does",
     Reason.NO_LEADER: "a partition has no leader; the records of other partitions are learned",
+    Reason.DAMAGED_RECORDS: "a partition cannot be read, because its leader returns damaged records; other partitions are learned",
     Reason.OPEN_TRANSACTION: "records cannot be read yet, because they come after a transaction that is still open",
     Reason.WAITING_FOR_DISK: "the state cannot be written; training waits for disk space",
     Reason.DEAD_LETTERS_WAIT: "the dead-letter topic does not take rejected records; their partitions wait",

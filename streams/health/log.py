@@ -27,6 +27,7 @@ _ENDED = {
     Reason.RIGHT_MISSING: "the brokers grant the right again",
     Reason.PASSWORD_REFUSED: "the brokers accept the user again",
     Reason.CERTIFICATE_REFUSED: "the brokers can be connected to again",
+    Reason.DAMAGED_RECORDS: "all partitions can be read again",
     Reason.OPEN_TRANSACTION: "the transaction has ended",
     Reason.WAITING_FOR_DISK: "the state can be written again",
     Reason.STALLED: "records are learned again",

@@ -90,6 +90,7 @@ class HealthReport:
         fetching: Fetching,
         counts: Counts,
         consumer: str | None = None,
+        damaged: Mapping[Key, str] | None = None,
     ) -> LagReport:
         """Set the conditions of :class:`Health`, and return the lag.
 
@@ -105,10 +106,14 @@ class HealthReport:
             Rows and rejected events.
         consumer
             Why the consumer could not connect the last time; None if it is connected.
+        damaged
+            The partitions whose next batch is damaged, each with a sentence.
         """
         now = self._now()
         lag = lag_report(state, learned, self._topics, now)
         self._set(self._of_brokers(state, lag, consumer, now))
+        unreadable = damaged or {}
+        self._health.condition(Reason.DAMAGED_RECORDS, "; ".join(unreadable.values()) or None)
         others = ", ".join(str(member) for member in state.members)
         self._health.condition(
             Reason.OTHER_MEMBER,
@@ -118,7 +123,7 @@ class HealthReport:
         )
         known = [
             (key, state.ends[key])
-            for key in sorted(state.partitions - state.unknown(now))
+            for key in sorted(state.partitions - state.unknown(now) - unreadable.keys())
             if fetching.wants(*key) or fetching.fetched(*key) is None
         ]
         self._health.condition(

@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 __all__ = ["REQUEST_TIMEOUT_S", "click_consumer", "pace_fetches"]
@@ -93,7 +94,27 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
         self._updated_at = -float("inf")
         self._answered: tuple[str, int] | None = None
         self._silent_at: dict[Any, float] = {}
+        self._damaged: set[TopicPartition] = set()
         self._connecting: dict[Any, asyncio.Lock] = {}
+
+    def take_damaged(self) -> set[TopicPartition]:
+        """The partitions for which a broker has returned since the last call that it cannot read its own records.
+
+        aiokafka repeats the request without a message.
+        """
+        found, self._damaged = self._damaged, set()
+        return found
+
+    async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
+        response = await super().send(node_id, request, **options)
+        if isinstance(request, FetchRequest):
+            self._damaged |= {
+                TopicPartition(topic, partition)
+                for topic, partitions in response.topics
+                for partition, code, *_ in partitions
+                if code == CorruptRecordException.errno
+            }
+        return response
 
     # -- 1
 

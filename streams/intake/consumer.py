@@ -16,13 +16,20 @@ from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalStateError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+)
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from ecdctr.events.kafka import SECOND_LOOK_S
 from ecdctr.state.errors import OffsetsLostError
 from ecdctr.streams.intake.assigned_thread import AssignedThread
+from ecdctr.streams.intake.damaged_batches import DamagedBatches
 
 __all__ = ["LogConsumer", "PositionKeeper", "RecordList"]
 
@@ -147,6 +154,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         self._refused: dict[
             TP, float
         ] = {}  # when the broker last refused to fetch from the partition's position
+        self._damaged = DamagedBatches()
         self._missing: dict[TP, float] = {}  # since when the log is known not to hold it
 
     def done(self, records: RecordList) -> None:
@@ -157,6 +165,10 @@ class LogConsumer(Consumer):  # type: ignore[misc]
     def holds(self, topic: str, partition: int) -> bool:
         """Whether a list of the partition is on its way through the agents."""
         return TP(topic, partition) in self._delivered
+
+    def damaged(self) -> dict[tuple[str, int], str]:
+        """The partitions whose next batch is damaged, each with a sentence."""
+        return self._damaged.sentences()
 
     def _new_consumer_thread(self) -> AssignedThread:
         return AssignedThread(self, loop=self.loop, beacon=self.beacon)
@@ -264,6 +276,7 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             if tp.topic in self._own_topics
             and tp not in self._delivered
             and now - self._refused.get(tp, -_REFUSED_PAUSE_S) >= _REFUSED_PAUSE_S
+            and self._damaged.wants(tp, now)
             and self._keeper.wants(*tp)
         }
         if not wanted:  # the fetcher treats an empty set as "all partitions"
@@ -311,26 +324,17 @@ class LogConsumer(Consumer):  # type: ignore[misc]
         consumer = self._thread._ensure_consumer()
         fetcher = consumer._fetcher
         deadline = time.monotonic() + timeout
+        for tp in self._damaged.begin_again(wanted):
+            if (position := self._keeper.position(*tp)) is not None:
+                self.seek_now({tp: position})
         while self.flow_active and not fetcher._subscriptions.reassignment_in_progress:
             if consumer._closed or fetcher._closed:
                 raise ConsumerStoppedError
             with fetcher._subscriptions.fetch_context():
-                # With ``timeout=0`` the call does not wait, so no seek can run in between and the records begin at ``_next_offset``.
-                offered = [tp for tp in wanted if isinstance(fetcher._records.get(tp), FetchResult)]
-                try:
-                    taken = await fetcher.fetched_records(
-                        wanted, timeout=0, max_records=consumer._max_poll_records
-                    )
-                except OffsetOutOfRangeError as error:
-                    self._refused |= {TP(*tp): time.monotonic() for tp in error.args[0]}
-                    return {}
-                self._forget_offsets_of_old_assignment(fetcher)
-                found = {
-                    TP(*tp): self._as_list(fetcher, TP(*tp), taken.get(tp, []))
-                    for tp in offered
-                    if tp not in fetcher._records or tp in taken
-                }
+                found = await self._take_fetched(consumer, wanted)
                 lists = {tp: records for tp, records in found.items() if records.end > records.fetched_from}
+                for tp in lists:
+                    self._damaged.discard(tp)
                 if lists:
                     fetcher._fetch_max_wait_ms = _WAIT_BUSY_MS
                     return lists
@@ -345,6 +349,42 @@ class LogConsumer(Consumer):  # type: ignore[misc]
                     waiter.result()  # raises authorisation errors
         fetcher._fetch_max_wait_ms = _WAIT_IDLE_MS
         return {}
+
+    async def _take_fetched(self, consumer: Any, wanted: set[TP]) -> dict[TP, RecordList]:
+        """Take what was fetched; partitions that fail are noted, and left out of ``wanted``.
+
+        Each partition is taken by a call of its own: if one fails, aiokafka drops what it has taken of the others in the same call.
+        """
+        fetcher, found = consumer._fetcher, dict[TP, RecordList]()
+        self._forget_offsets_of_old_assignment(fetcher)
+        left = consumer._max_poll_records
+        for tp in [TP(*tp) for tp in fetcher._records if tp in wanted]:
+            offered = isinstance(fetcher._records[tp], FetchResult)
+            if found and not offered:
+                continue  # the error ends the app: what was taken is delivered first
+            position = fetcher._subscriptions.subscription.assignment.state_value(tp).position
+            try:
+                # With ``timeout=0`` the call does not wait, so no seek can run in between and the records begin at ``_next_offset``.
+                taken = await fetcher.fetched_records({tp}, timeout=0, max_records=left)
+            except OffsetOutOfRangeError:
+                self._refused[tp] = time.monotonic()
+                self._damaged.discard(tp)  # its records may have been deleted for that
+            except (CorruptRecordException, RecordTooLargeError) as error:
+                self._damaged.add(tp, position, error, time.monotonic())
+            else:
+                if offered and (tp not in fetcher._records or tp in taken):
+                    found[tp] = self._as_list(fetcher, tp, taken.get(tp, []))
+                    left -= len(found[tp])
+                if left <= 0:
+                    break
+                continue
+            wanted.discard(tp)
+        for tp in consumer._client.take_damaged() & wanted:
+            offset = self._next_offset.get(TP(*tp), -1)
+            self._damaged.add(
+                TP(*tp), offset, CorruptRecordException("of the broker"), 0.0, fetched_again=True
+            )
+        return found
 
     def _as_list(self, fetcher: Any, tp: TP, records: list[Any]) -> RecordList:
         end = fetcher._subscriptions.subscription.assignment.state_value(tp).position

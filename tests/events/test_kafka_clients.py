@@ -5,8 +5,11 @@ import aiokafka.consumer.fetcher as fetcher
 import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.protocol.metadata import MetadataRequest_v5
-from kafka import KafkaConsumer, KafkaProducer
+from crc32c import crc32c
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.cluster import ClusterMetadata
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -70,6 +73,58 @@ def test_a_damaged_batch_is_still_an_error():
     found = records.next_batch()
     assert not found.validate_crc()
     with pytest.raises((CorruptRecordException, IndexError, ValueError)):
+        list(found)
+
+
+def headers_of(data: bytes) -> list[list]:
+    return [[headers for *_, headers in records] for records in read_aiokafka(data)]
+
+
+def test_batches_before_a_damaged_one_are_returned_and_the_damaged_one_when_it_is_the_next():
+    first, second, third = batch([[]]), bytearray(batch([[], []])), batch([[]])
+    second[-1] ^= 0xFF
+    assert headers_of(first + bytes(second) + third) == [[[]]]
+    records = fetcher.MemoryRecords(bytes(second) + third)
+    assert records.has_next()
+    assert not records.next_batch().validate_crc()
+    assert headers_of(first + first + first) == [[[]]] * 3
+
+
+@pytest.mark.parametrize("length", [-9, 0, 30])
+def test_a_damaged_length_ends_the_batches_before_it(length):
+    damaged = bytearray(batch([[], []]))
+    damaged[8:12] = length.to_bytes(4, "big", signed=True)
+    assert headers_of(batch([[]]) + bytes(damaged)) == [[[]]]
+    records = fetcher.MemoryRecords(bytes(damaged))
+    assert records.has_next()
+    with pytest.raises(CorruptRecordException):
+        found = records.next_batch()
+        if not found.validate_crc():
+            raise CorruptRecordException
+
+
+def test_kafka_python_fetches_again_after_a_damaged_batch():
+    damaged = bytearray(batch([[], []]))
+    damaged[-1] ^= 0xFF
+    tp, drained = TopicPartition("ads", 0), []
+    found = Fetcher.PartitionRecords(
+        0, tp, MemoryRecords(batch([[]]) + bytes(damaged)), on_drain=drained.append
+    )
+    assert [record.offset for record in found.take()] == [0]
+    assert found, "the error is still to come"
+    with pytest.raises(CorruptRecordError):
+        found.take()
+    assert not found and drained == [found]
+
+
+def test_what_cannot_be_decompressed_is_damaged_whatever_the_checksum():
+    data = bytearray(batch([[]] * 50, GZIP))
+    data[-20:-8] = bytes(12)
+    data[17:21] = crc32c(bytes(data[21:])).to_bytes(4, "big")
+    records = fetcher.MemoryRecords(bytes(data))
+    found = records.next_batch()
+    assert found.validate_crc()
+    with pytest.raises(CorruptRecordException, match="cannot be parsed"):
         list(found)
 
 

@@ -32,6 +32,7 @@ class World:
         self.consumer: str | None = None
         self.answers = True
         self.held: dict[tuple[str, int], int] = {}
+        self.damaged: dict[tuple[str, int], str] = {}
 
     def fetched(self, topic: str, partition: int) -> int | None:
         return self.at.get((topic, partition), self.learned.get((topic, partition)))
@@ -51,7 +52,7 @@ class World:
             self.held,
             self.members,
         )
-        lag = self.report.update(state, self.learned, self, self.counts, self.consumer)
+        lag = self.report.update(state, self.learned, self, self.counts, self.consumer, self.damaged)
         self.health.lag(lag.total, waiting=lag.waiting, where=lag.where)
         return lag
 
@@ -67,6 +68,21 @@ def world():
 def test_nothing_waits(world):
     assert world.tick().total == 0
     assert world.names() == ["idle"]
+
+
+def test_a_damaged_batch_is_a_reason_of_its_own_and_no_reason_to_restart(world):
+    world.ends[AD] = 160
+    world.damaged = {AD: "ad[0] cannot be read at offset 100: its leader returns records that are damaged"}
+    for _ in range(400):  # longer than the watchdog allows
+        world.tick()
+    verdict = world.health.verdict()
+    assert world.names()[0] == "damaged_records" and verdict.healthy and not verdict.ready
+    assert (
+        "ad[0] cannot be read at offset 100" in verdict.reason and "delivered nothing" not in verdict.reason
+    )
+    world.damaged, world.learned[AD] = {}, 160
+    world.tick()
+    assert "damaged_records" not in world.names()
 
 
 def test_the_lag_is_that_of_the_ends_and_not_of_what_was_fetched(world):
