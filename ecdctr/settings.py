@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from ecdctr.events.join import JoinSettings
 from ecdctr.events.settings import EventSettings, FeatureSpec, KafkaSettings, default_features
 from ecdctr.models.settings import ModelSettings, ScheduleSettings, StreamingFeatureSettings, TpmSettings
 from ecdctr.overrides import read_overrides
@@ -63,6 +64,10 @@ class Settings(BaseSettings):
     topics: TopicSettings = Field(default_factory=TopicSettings, description="The two click streams.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The stream worker.")
     events: EventSettings = Field(default_factory=EventSettings, description="Format of events.")
+    join: JoinSettings = Field(
+        default_factory=JoinSettings,
+        description="Joining impressions and clicks of a mapping file that are logged apart.",
+    )
     features: tuple[FeatureSpec, ...] = Field(
         default_factory=default_features, min_length=1, description="Inputs of the models."
     )

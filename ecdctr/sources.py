@@ -21,7 +21,8 @@ KAFKA_OPTIONS = ("window", "offsets")
 
 def open_with_features(text: str, loaded: Loaded) -> tuple[Source, Settings]:
     """Open a source; return it and the settings, with the source's features unless the user configured some."""
-    source = open_source(text, features=loaded.settings.features if "features" in loaded.origin else None)
+    features = loaded.settings.features if "features" in loaded.origin else None
+    source = open_source(text, features=features, join=loaded.settings.join)
     settings = loaded.settings
     specs = getattr(source, "feature_specs", None)
     if specs is not None:

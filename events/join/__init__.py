@@ -7,11 +7,11 @@ from ecdctr.events.join.columns import (
     NOT_CLICKED,
     JoinedRows,
     JoinEvents,
-    pair_key,
 )
 from ecdctr.events.join.delays import DelayHistogram, WindowChoice, suggest_windows
 from ecdctr.events.join.fates import CLICK_FATES, FATES, IMPRESSION_FATES, REMARKS
 from ecdctr.events.join.joiner import Joined, Joiner
+from ecdctr.events.join.keys import KEY_FIELDS, pair_key, read_keys
 from ecdctr.events.join.lanes import IdleDecision
 from ecdctr.events.join.settings import JoinSettings
 from ecdctr.events.join.state import JoinState, MemoryState, Records
@@ -24,6 +24,7 @@ __all__ = [
     "EARLY_NEGATIVE",
     "FATES",
     "IMPRESSION_FATES",
+    "KEY_FIELDS",
     "NOT_CLICKED",
     "REMARKS",
     "DelayHistogram",
@@ -38,6 +39,7 @@ __all__ = [
     "Records",
     "WindowChoice",
     "pair_key",
+    "read_keys",
     "sample_weights",
     "suggest_windows",
 ]

@@ -9,9 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ecdctr.state.hashing import mix64
-
-__all__ = ["CLICKED", "CORRECTION", "EARLY_NEGATIVE", "NOT_CLICKED", "JoinEvents", "JoinedRows", "pair_key"]
+__all__ = ["CLICKED", "CORRECTION", "EARLY_NEGATIVE", "NOT_CLICKED", "JoinEvents", "JoinedRows"]
 
 CLICKED, NOT_CLICKED, EARLY_NEGATIVE, CORRECTION = range(4)
 """Roles of a labelled row: a click within the window, none within it, a negative before the window has passed, and the positive
@@ -46,7 +44,7 @@ class JoinEvents(Columns):
     Attributes
     ----------
     key
-        What an impression and its clicks have in common, as a hash of 64 bits: of ``impression_id``, or :func:`pair_key`.
+        What an impression and its clicks have in common, as a hash of 64 bits: of ``impression_id``, or :func:`pair_key` of a request and an item.
     ts
         Event time, ms.
     is_click
@@ -93,13 +91,3 @@ class JoinedRows(Columns):
     domain: NDArray[np.uint8]
     label: NDArray[np.uint8]
     role: NDArray[np.uint8]
-
-
-def pair_key(request: NDArray[np.uint64], item: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The key of impressions that are identified by a request and an item, from the hashes of both ids.
-
-    >>> a, b = np.array([1], np.uint64), np.array([2], np.uint64)
-    >>> bool(pair_key(a, b)[0] != pair_key(b, a)[0])
-    True
-    """
-    return mix64(mix64(request) ^ (item + np.uint64(0x9E3779B97F4A7C15)))

@@ -116,6 +116,11 @@ class Joiner:
         """Events that the watermark has not passed; a caller that reads partitions at different speeds bounds it by pausing the fast ones."""
         return sum(len(part.at) for part in self._waiting)
 
+    @property
+    def labelled_until(self) -> int:
+        """Every impression with an earlier ``ts`` has been labelled, unless it is delivered late. Not with ``late_clicks = early``."""
+        return self._done - int(self.rule.windows.max())
+
     def add(self, topic: str, partition: int, events: JoinEvents, now: int | None = None) -> None:
         """Take the next events of a partition. ``now``: the clock (ms) of :meth:`decide_idle`.
 

@@ -14,7 +14,7 @@ _NOTE = "note:"
 
 
 def frame_of_batch(batch: Batch) -> pl.DataFrame:
-    """The columns of a batch as a frame; ``features`` and ``dense`` are arrays, notes are text."""
+    """The columns of a batch as a frame; ``features`` and ``dense`` are arrays, notes are numbers or text."""
     columns = {name: getattr(batch, name) for name in _PLAIN if getattr(batch, name) is not None}
     for name in ("features", "dense"):
         values = getattr(batch, name)
@@ -22,6 +22,8 @@ def frame_of_batch(batch: Batch) -> pl.DataFrame:
             columns[name] = np.ascontiguousarray(values)
     notes = {
         _NOTE + name: pl.Series(values.tolist(), dtype=pl.String)
+        if values.dtype == object
+        else pl.Series(values)
         for name, values in (batch.notes or {}).items()
     }
     return pl.DataFrame(columns).with_columns(**notes)

@@ -40,6 +40,8 @@ class Expanded:
         Number of rows that show nothing.
     foreign
         Number of clicks on items that are not in the list of their row.
+    others
+        Number of rows that are neither impressions nor clicks.
     """
 
     frame: pl.DataFrame
@@ -47,6 +49,7 @@ class Expanded:
     faults: list[Fault] = field(default_factory=list)
     nothing: int = 0
     foreign: int = 0
+    others: int = 0
 
 
 class ListsMap(Section):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.join import KEY_FIELDS, JoinSettings, read_keys
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import duration_ms
 from ecdctr.events.values import show
@@ -32,7 +33,8 @@ from ecdctr.replay.sources.files import (
     read_chunks,
     without_rows_ahead,
 )
-from ecdctr.replay.sources.mapping import BagMap, TableMap, TimeMap, read_mapping
+from ecdctr.replay.sources.join_rows import check_policy, join_rows, with_key
+from ecdctr.replay.sources.mapping import BagMap, DomainMap, EventMap, TableMap, TimeMap, read_mapping
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.replay.sources.sort import runs
@@ -55,6 +57,8 @@ class MappedTables:
     ----------
     path
         The mapping file, see docs/replay.md.
+    join
+        How impressions and clicks that are apart are joined.
 
     Attributes
     ----------
@@ -62,11 +66,19 @@ class MappedTables:
         Rows of sorted tables that came later than the window allows.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, join: JoinSettings | None = None) -> None:
         self.path = Path(path)
         self.mapping = read_mapping(self.path)
+        self.join = join or JoinSettings()
+        self.joined = any(table.event is not None for table in self.mapping.tables)
+        if self.joined:
+            check_policy(self.join)
         self.stragglers = 0
-        self.tables = [_Table(self.path, table, self.mapping.features) for table in self.mapping.tables]
+        self.tables = [
+            _Table(self.path, table, self.mapping.features, event, joined=self.joined)
+            for table in self.mapping.tables
+            for event in _events_of(table)
+        ]
         for spec in self.mapping.features:
             if not spec.field.startswith("@") and not any(t.has(spec.field) for t in self.tables):
                 raise DataError(
@@ -90,13 +102,19 @@ class MappedTables:
 
     def count(self) -> int | None:
         """Rows of all tables; None if they would have to be read for it."""
-        if any(table.spec.expansion for table in self.tables):
+        if self.joined or any(table.spec.expansion for table in self.tables):
             return None
         counts = [count_rows(file) for table in self.tables for file in table.files]
         return None if None in counts else sum(c for c in counts if c is not None)
 
     def batches(self, decoder: EventDecoder, rejects: Rejects) -> Iterator[Batch]:
-        """Decoded rows in event order; each call restarts ``stragglers`` at 0."""
+        """Decoded rows in event order, joined where impressions and clicks are apart; each call restarts ``stragglers`` at 0."""
+        if not self.joined:
+            return self._merged(decoder, rejects)
+        return join_rows(self._merged(decoder, rejects), self.join, rejects)
+
+    def _merged(self, decoder: EventDecoder, rejects: Rejects) -> Iterator[Batch]:
+        """The decoded rows of all tables in event order."""
         order = EventOrder(max(t.window_ms for t in self.tables))
         self.stragglers = 0
         rows = DecodedRows()
@@ -120,6 +138,11 @@ class MappedTables:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Event frames in event order, to be sent to topics; each call restarts ``stragglers`` at 0."""
+        if self.joined:
+            raise DataError(
+                f"mapping {self.path} describes impressions and clicks that are apart: they are joined when they are replayed or trained on, "
+                "but cannot be sent to topics of labelled events yet"
+            )
         order = EventOrder(max(t.window_ms for t in self.tables))
         self.stragglers = 0
         with tempfile.TemporaryDirectory(prefix="ecdctr-sort-") as folder:
@@ -133,11 +156,27 @@ class MappedTables:
                 yield frame
 
 
-class _Table:
-    """One table of the mapping, its files found and their columns checked."""
+def _events_of(table: TableMap) -> tuple[str | None, ...]:
+    """Events of a table: a table of both is read twice."""
+    return ("impression", "click") if isinstance(table.event, EventMap) else (table.event,)
 
-    def __init__(self, mapping: Path, spec: TableMap, features: tuple[FeatureSpec, ...]) -> None:
-        self.spec, self.features = spec, features
+
+class _Table:
+    """One table of the mapping, its files found and their columns checked; of a table of impressions and clicks, one of both."""
+
+    def __init__(
+        self,
+        mapping: Path,
+        spec: TableMap,
+        features: tuple[FeatureSpec, ...],
+        event: str | None,
+        *,
+        joined: bool,
+    ) -> None:
+        self.spec, self.features, self.event, self.joined = spec, features, event, joined
+        self.key = next(
+            key for key in KEY_FIELDS if event is None or getattr(spec.columns, key[0]) is not None
+        )
         self.window_ms = duration_ms(spec.window) if spec.order == "sorted" else 0
         found = [find_files(str(mapping.parent / Path(path).expanduser())) for path in spec.paths]
         self.files = [file for one in found for file in one.files]
@@ -153,6 +192,8 @@ class _Table:
         used = {name: expression.meta.root_names() for name, expression in self.events.items()}
         if expansion is not None:
             used = {"lists" if self.spec.lists else "counts": expansion.columns} | used
+        if isinstance(self.spec.event, EventMap):
+            used["event"] = [self.spec.event.column]
         for name, columns in used.items():
             missing = [c for c in columns if c not in self.header and c != LABEL]
             if missing:
@@ -216,17 +257,25 @@ class _Table:
     def decoded(
         self, file: Path, decoder: EventDecoder, rejects: Rejects, rows: int | None = None
     ) -> Iterator[NumberedRows]:
-        nothing = foreign = 0
+        nothing = foreign = others = 0
         for frame, part, numbers in self._frames(file, rows, convert=False):
-            decoded = decoder.from_frame(frame, part.faults)
+            keys, faults = (None, []) if self.event is None else read_keys(frame, self.key)
+            decoded = decoder.from_frame(frame, [*part.faults, *faults])
             for reject in decoded.rejects:
                 where = f"{file}, row {numbers[reject.index]}"
                 rejects.note(reject.reason, reject.detail, where, reject.rows)
-            nothing, foreign = nothing + part.nothing, foreign + part.foreign
+            nothing, foreign, others = nothing + part.nothing, foreign + part.foreign, others + part.others
             if len(decoded.batch):
-                yield decoded.batch, numbers[decoded.index]
+                batch = decoded.batch
+                if self.joined:
+                    batch = with_key(batch, None if keys is None else keys[decoded.index], self.event)
+                yield batch, numbers[decoded.index]
         if nothing:
             rejects.remark(f"{file}: {nothing:,} {'row shows' if nothing == 1 else 'rows show'} nothing")
+        if others:
+            rejects.remark(
+                f"{file}: {others:,} {'row is' if others == 1 else 'rows are'} neither impressions nor clicks"
+            )
         if foreign:
             rejects.remark(
                 f"{file}: {foreign:,} {'click was' if foreign == 1 else 'clicks were'} on an item that its row does not show; not counted"
@@ -282,6 +331,14 @@ class _Table:
         return chunk.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
 
     def _expanded(self, file: Path, chunk: pl.DataFrame) -> Iterator[Expanded]:
+        if isinstance(self.spec.event, EventMap) and self.event is not None:
+            chosen, other = (
+                chunk.select(self.spec.event.chosen(name).fill_null(False)).to_series()
+                for name in (self.event, "click" if self.event == "impression" else "impression")
+            )
+            others = int((~chosen & ~other).sum()) if self.event == "impression" else 0
+            yield Expanded(chunk.filter(chosen), np.flatnonzero(chosen.to_numpy()), others=others)
+            return
         if self.spec.expansion is None:
             yield Expanded(chunk, np.arange(len(chunk)))
             return
@@ -297,7 +354,7 @@ class _Table:
         lists = {
             field: pl.col(source.column)
             for field, source in self.spec.fields.items()
-            if isinstance(source, BagMap) and chunk.schema[source.column].is_nested()
+            if field in self.events and isinstance(source, BagMap) and chunk.schema[source.column].is_nested()
         }
         return self.events | lists
 
@@ -320,13 +377,20 @@ class _Table:
     def _expressions(self) -> dict[str, pl.Expr]:
         """By event field, the expression that computes it."""
         spec, columns = self.spec, self.spec.columns
-        domain = pl.lit(spec.domain) if isinstance(spec.domain, str) else spec.domain.expression()
-        out = {
+        out = {"ts": columns.ts.expression() if isinstance(columns.ts, TimeMap) else pl.col(columns.ts)}
+        if self.event is not None:
+            out |= {name: pl.col(getattr(columns, name)) for name in self.key}
+        if (
+            self.event == "click"
+        ):  # only what joins it is read; the rest is that of an event which the decoder accepts
+            fixed = {"domain": "natural", "user_id": "-", "item_id": "-", "label": 1}
+            return {name: pl.lit(value) for name, value in fixed.items()} | out
+        domain = pl.lit(spec.domain) if not isinstance(spec.domain, DomainMap) else spec.domain.expression()
+        out |= {
             "domain": domain,
-            "ts": columns.ts.expression() if isinstance(columns.ts, TimeMap) else pl.col(columns.ts),
-            "user_id": pl.col(columns.user_id),
+            "user_id": pl.col(columns.user_id or ""),
             "item_id": pl.col(spec.item_column),
-            "label": spec.label_column,
+            "label": spec.label_column if self.event is None else pl.lit(0),
         }
         for name in ("event_id", "list_id"):
             column = getattr(columns, name)

@@ -21,7 +21,16 @@ from ecdctr.replay.sources.files import LABEL_WORDS
 from ecdctr.state.errors import DataError
 from ecdctr.state.settings import Section
 
-__all__ = ["ColumnsMap", "DomainMap", "Mapping", "TableMap", "TimeMap", "label_expression", "read_mapping"]
+__all__ = [
+    "ColumnsMap",
+    "DomainMap",
+    "EventMap",
+    "Mapping",
+    "TableMap",
+    "TimeMap",
+    "label_expression",
+    "read_mapping",
+]
 
 _OPERATORS = {
     ">": lambda a, b: a > b,
@@ -31,7 +40,8 @@ _OPERATORS = {
     "==": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
 }
-_BRANCH = re.compile(r"TimeMap|DomainMap|BagMap|str")
+_BRANCH = re.compile(r"TimeMap|DomainMap|EventMap|BagMap|str")
+KEYS = ("impression_id", "request_id")
 _MS = {"us": 0.001, "ms": 1, "s": 1000}
 
 
@@ -103,6 +113,18 @@ class DomainMap(Section):
         return pl.when(text.is_in(ad)).then(pl.lit("ad")).when(text.is_in(natural)).then(pl.lit("natural"))
 
 
+class EventMap(Section):
+    """A column that tells impressions from clicks; rows with another value are passed over."""
+
+    column: str
+    impression: list[str | int | bool] = Field(min_length=1)
+    click: list[str | int | bool] = Field(min_length=1)
+
+    def chosen(self, event: str) -> pl.Expr:
+        """The rows that are such events."""
+        return pl.col(self.column).cast(pl.String).is_in([_text(v) for v in getattr(self, event)])
+
+
 class BagMap(Section):
     """A column of ids with a separator between them."""
 
@@ -114,15 +136,21 @@ class ColumnsMap(Section):
     """The columns from which the fields of an event are read."""
 
     ts: str | TimeMap
-    user_id: str
-    item_id: str | None = Field(default=None, description="Not needed with [tables.lists].")
+    user_id: str | None = Field(default=None, description="Not needed for clicks.")
+    item_id: str | None = Field(
+        default=None, description="Not needed with [tables.lists], nor for clicks with an impression_id."
+    )
     label: str | None = Field(
         default=None,
         description="A column of 0 and 1, or a condition as 'dwell > 10' or 'action in [\"buy\"]'. Not needed with "
-        "[tables.lists] and [tables.counts].",
+        "[tables.lists] and [tables.counts], nor with event.",
     )
     event_id: str | None = None
     list_id: str | None = None
+    impression_id: str | None = Field(default=None, description="What an impression and its clicks share.")
+    request_id: str | None = Field(
+        default=None, description="What they share together with item_id, instead of impression_id."
+    )
 
     @field_validator("label")
     @classmethod
@@ -138,7 +166,12 @@ class TableMap(Section):
     path: str | tuple[str, ...] = Field(
         description="File, folder or glob, or a list of them; relative to the mapping file."
     )
-    domain: Literal["natural", "ad"] | DomainMap
+    event: Literal["impression", "click"] | EventMap | None = Field(
+        default=None, description="For impressions and clicks that are logged apart; they are joined."
+    )
+    domain: Literal["natural", "ad"] | DomainMap | None = Field(
+        default=None, description="Not needed for clicks: they have the domain of their impression."
+    )
     order: Literal["sorted", "any"] = Field(
         default="sorted",
         description="Whether the rows are sorted by time; with any, they are sorted when read.",
@@ -153,7 +186,24 @@ class TableMap(Section):
 
     @property
     def wrong_keys(self) -> list[str]:
-        """What is wrong with the keys of item and label: an expansion gives the label, that of lists the item, too."""
+        """What is wrong with the keys: each kind of table needs some, and gives others itself."""
+        if self.event is not None:
+            return self._wrong_for_events
+        out = [
+            f"{{table}}.columns.{key} is given, but {{table}}.event is not"
+            for key in KEYS
+            if getattr(self.columns, key) is not None
+        ]
+        out += [
+            f"the key {{table}}.{name} is missing"
+            for name, value in (("domain", self.domain), ("columns.user_id", self.columns.user_id))
+            if value is None
+        ]
+        return out + self._wrong_for_labels
+
+    @property
+    def _wrong_for_labels(self) -> list[str]:
+        """An expansion gives the label, that of lists the item, too."""
         if self.lists is not None and self.counts is not None:
             return ["{table}.lists and {table}.counts are both given"]
         section = "lists" if self.lists is not None else "counts"
@@ -168,6 +218,28 @@ class TableMap(Section):
             f"{{table}}.columns.{key} is given, but {{table}}.{section} gives it, too"
             for key in given
             if given[key] & by_expansion[key]
+        ]
+
+    @property
+    def _wrong_for_events(self) -> list[str]:
+        """Impressions need what a row has, but the label; clicks need what joins them."""
+        columns = self.columns
+        given = [key for key in KEYS if getattr(columns, key) is not None]
+        if len(given) != 1:
+            return [f"{{table}}.columns needs one of {' and '.join(KEYS)}"]
+        needed: dict[str, Any] = {"columns.item_id": columns.item_id} if given == ["request_id"] else {}
+        if self.event != "click":
+            needed |= {
+                "domain": self.domain,
+                "columns.user_id": columns.user_id,
+                "columns.item_id": columns.item_id,
+            }
+        out = [f"the key {{table}}.{key} is missing" for key, value in needed.items() if value is None]
+        extra = {"columns.label": columns.label, "lists": self.lists, "counts": self.counts}
+        return out + [
+            f"{{table}}.{key} is given, but the clicks of the join give the label"
+            for key, value in extra.items()
+            if value is not None
         ]
 
     @property
@@ -222,7 +294,27 @@ class Mapping(Section):
                 raise ValueError(
                     f"fields {', '.join(unread)} of {', '.join(table.paths)} are read by no feature"
                 )
+        self._check_events()
         return self
+
+    def _check_events(self) -> None:
+        """Impressions and clicks must both be there, and share their key."""
+        apart = [table for table in self.tables if table.event is not None]
+        both = any(isinstance(table.event, EventMap) for table in apart)
+        kinds = {table.event for table in apart if isinstance(table.event, str)}
+        if apart and not both and len(kinds) < 2:
+            other = ({"impression", "click"} - kinds).pop()
+            raise ValueError(f'no table has event = "{other}": impressions and clicks are joined')
+        for spec in self.features:
+            if apart and spec.field in KEYS:
+                raise ValueError(
+                    f"feature {spec.name!r} reads {spec.field!r}, which joins and is never a feature"
+                )
+        keys = {key for table in apart for key in KEYS if getattr(table.columns, key) is not None}
+        if len(keys) > 1:
+            raise ValueError(
+                f"some tables have {' and others '.join(sorted(keys))}: impressions and clicks are joined by one of them"
+            )
 
 
 def read_mapping(path: Path) -> Mapping:

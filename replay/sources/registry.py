@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
+from ecdctr.events.join import JoinSettings
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.replay.sources.datasets import Digix, EbNerd, KuaiRand, Taobao
 from ecdctr.replay.sources.event_files import EventFiles
@@ -91,7 +92,9 @@ class Source(Protocol):
         ...
 
 
-def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Source:
+def open_source(
+    text: str, features: Sequence[FeatureSpec] | None = None, join: JoinSettings | None = None
+) -> Source:
     """Open the source that a line of text names.
 
     Parameters
@@ -100,6 +103,8 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
         One of the forms in ``KNOWN_FORMS``.
     features
         The configured features; they determine the types of the columns of CSV files.
+    join
+        How impressions and clicks are joined that a mapping file describes apart; by default as ``JoinSettings()``.
 
     Raises
     ------
@@ -119,7 +124,8 @@ def open_source(text: str, features: Sequence[FeatureSpec] | None = None) -> Sou
     if kind in KINDS:
         if not path:
             raise _error(text, f"a {'file' if KINDS[kind].reads_file else 'folder'} is needed after {kind}:")
-        return _build(text, KINDS[kind].make, (Path(path).expanduser(),), values)
+        fixed = {"join": join} if kind == "map" else None
+        return _build(text, KINDS[kind].make, (Path(path).expanduser(),), values, fixed)
     if not path:
         raise _error(text, "nothing is named")
     try:

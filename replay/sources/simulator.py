@@ -29,7 +29,7 @@ FRAME_ROWS = 65_536
 Floats = NDArray[np.float64]
 
 # One family of random streams each; a stream is named by (seed, family, index), so any day can be made alone.
-_WORLD, _DRIFT, _PRESENCE, _FORTNIGHT, _DAY = range(5)
+_WORLD, _DRIFT, _PRESENCE, _FORTNIGHT, _DAY, _DELAY = range(6)
 
 _SLOT_EFFECT = np.linspace(0.5, -0.5, 10)
 _HOUR_EFFECT = 0.3 * np.sin(2 * np.pi * np.arange(24) / 24)
@@ -230,6 +230,23 @@ class Simulator:
                 "oracle": oracle,
             }
         )
+
+    def day_apart(self, day: int, mean_delay_ms: int = 60_000) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows of :meth:`day` as impressions and clicks that are logged apart.
+
+        The delay of a click is exponential: a window ``w`` catches the share ``1 - exp(-w / mean_delay_ms)`` of the clicks.
+
+        Returns
+        -------
+        tuple
+            The impressions, with ``impression_id`` instead of ``event_id`` and without label; the clicks with ``impression_id`` and the ``ts``
+            of the click, which may be on the next day. Both by ``ts``.
+        """
+        rows = self.day(day).rename({"event_id": "impression_id"})
+        delay = self._rng(_DELAY, self.draw << 20 | day).exponential(mean_delay_ms, len(rows))
+        clicks = rows.select("impression_id", pl.col("ts") + pl.Series(np.round(delay).astype(np.int64)))
+        clicks = clicks.filter(rows["label"] == 1)
+        return rows.drop("label"), clicks.sort("ts", maintain_order=True)
 
     def _frames(self, first: int, end: int) -> Iterator[pl.DataFrame]:
         for day in range(first, end):

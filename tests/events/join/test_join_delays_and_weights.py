@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ecdctr.events.join import DelayHistogram, sample_weights, suggest_windows
+from ecdctr.settings import load_settings
+from ecdctr.state.errors import ConfigError
 
 
 def test_share_within_a_window_is_close_to_the_exact_one():
@@ -51,3 +53,12 @@ def test_weights_of_the_early_policy_are_fake_negative_weights_but_for_a_factor(
         np.testing.assert_allclose(sample_weights(np.full(11, label, np.uint8), p, 1.0) * (1 + p), weight)
     with pytest.raises(ValueError, match="late_share is"):
         sample_weights(np.array([1], np.uint8), p[:1], 1.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ad_window", "0s"), ("skew", "3"), ("late_clicks", "keep"), ("max_pending", 0), ("window", "1m")],
+)
+def test_wrong_settings_of_the_join_are_named(key, value):
+    with pytest.raises(ConfigError, match=rf"join\.{key}"):
+        load_settings(None, [f"join.{key}={value!r}"], environ={})

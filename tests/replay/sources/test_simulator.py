@@ -158,3 +158,17 @@ def test_settings_are_checked(wrong, message):
 def test_a_day_outside_is_refused(small):
     with pytest.raises(ValueError, match=r"day 12 is outside 0\.\.11"):
         Simulator(**small).day(12)
+
+
+def test_impressions_and_clicks_that_are_apart_hold_the_rows_of_the_day(small):
+    sim = Simulator(**small)
+    day, (impressions, clicks) = sim.day(10), sim.day_apart(10, mean_delay_ms=60_000)
+    assert impressions.equals(day.rename({"event_id": "impression_id"}).drop("label"))
+    clicked = day.filter(pl.col("label") == 1)
+    assert set(clicks["impression_id"]) == set(clicked["event_id"])
+    assert clicks["ts"].is_sorted()
+    delay = clicks.join(impressions, on="impression_id", suffix="_shown").select(
+        pl.col("ts") - pl.col("ts_shown")
+    )
+    assert delay["ts"].mean() == pytest.approx(60_000, rel=4 / len(clicks) ** 0.5)
+    assert Simulator(**small).day_apart(10)[1].equals(clicks)
