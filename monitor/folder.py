@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.monitor.drift import Reference
 from ecdctr.state.errors import EcdctrError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.files import json_with_checksum, read_json_of_any_version, write_atomic
 from ecdctr.state.probes import ProbeStore
 
 __all__ = ["MonitorFolder"]
@@ -57,7 +56,7 @@ class MonitorFolder:
         path = self.folder / "alerts.json"
 
         def read() -> dict[str, Any]:
-            found = json.loads(path.read_bytes())
+            found = read_json_of_any_version(path)
             if not isinstance(found, dict):
                 raise ValueError("not a JSON object")
             if found.pop("format", FORMAT) != FORMAT:
@@ -70,7 +69,7 @@ class MonitorFolder:
         """Replace ``alerts.json``."""
         self._write(
             lambda: write_atomic(
-                self.folder / "alerts.json", json.dumps({"format": FORMAT, **content}).encode()
+                self.folder / "alerts.json", json_with_checksum({"format": FORMAT, **content})
             )
         )
 

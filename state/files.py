@@ -21,6 +21,7 @@ __all__ = [
     "json_with_checksum",
     "make_folder",
     "read_json",
+    "read_json_of_any_version",
     "write_all",
     "write_atomic",
     "write_json",
@@ -155,6 +156,12 @@ def read_json(path: Path) -> Any:
     if found != stored:
         raise ValueError(f"{path.name} has checksum {found}, but records {stored}")
     return content
+
+
+def read_json_of_any_version(path: Path) -> Any:
+    """As :func:`read_json`, also for a file that an earlier version wrote without a checksum; such a file is read as it is."""
+    data = json.loads(path.read_bytes())
+    return read_json(path) if isinstance(data, dict) and data.keys() == {"checksum", "content"} else data
 
 
 def fsync_file(path: Path) -> None:

@@ -95,6 +95,11 @@ class FolderLock:
             raise
         self._fd = fd
 
+    def check_file(self) -> None:
+        """StateError if the lock file is there and is a link, a fifo or a folder, or cannot be opened; nothing is changed."""
+        if os.path.lexists(self.path):
+            os.close(self._open(os.O_RDONLY))
+
     def owner(self) -> dict[str, Any]:
         """The process that holds, or last held, the lock: ``host``, ``pid``, ``since``; empty if there was none."""
         with contextlib.suppress(OSError, ValueError, StateError):

@@ -15,7 +15,7 @@ from ecdctr.replay.play import FrozenArm, RowNotes, SideBySide
 from ecdctr.replay.report import REPORT_FILES, is_report
 from ecdctr.settings import Settings, dump_toml
 from ecdctr.state.errors import FormatError, StateError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.files import json_with_checksum, read_json_of_any_version, write_atomic
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.output_folder import OutputFolder
 
@@ -172,7 +172,7 @@ class ReplayState:
         if not path.is_file():
             return None
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json_of_any_version(path)
             if content.get("format", _FORMAT) != _FORMAT:
                 raise FormatError(str(path), content["format"], _FORMAT)
             if not (isinstance(content["asked"], dict) and isinstance(content["found"], dict)):
@@ -183,9 +183,7 @@ class ReplayState:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(
-            self.folder / "replay.json", json.dumps({"format": _FORMAT, **content}, indent=1).encode()
-        )
+        write_atomic(self.folder / "replay.json", json_with_checksum({"format": _FORMAT, **content}))
 
 
 def replay_request(source: str, settings: Settings, **options: Any) -> dict[str, Any]:

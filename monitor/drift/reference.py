@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from ecdctr.monitor.drift.bins import BEHAVIOUR, BinLayout
 from ecdctr.monitor.drift.results import ReferenceInfo
 from ecdctr.monitor.drift.sketches import Sketch
 from ecdctr.state.errors import ConfigError, DataError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.files import json_with_checksum, read_json_of_any_version, write_atomic
 
 __all__ = ["HOURS", "Reference"]
 
@@ -83,7 +82,7 @@ class Reference:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)
             write_atomic(folder / "reference.npz", buffer.getvalue())
-            write_atomic(folder / "reference.json", json.dumps(about, indent=1).encode())
+            write_atomic(folder / "reference.json", json_with_checksum(about))
         except OSError as e:
             raise DataError(f"the reference cannot be written to {folder}: {e.strerror}") from e
 
@@ -100,7 +99,7 @@ class Reference:
         """
         folder = Path(folder)
         try:
-            about = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+            about = read_json_of_any_version(folder / "reference.json")
             if about["version"] != _VERSION:
                 raise DataError(
                     f"the drift reference in {folder} has format {about['version']!r}, this version of ecdctr reads format {_VERSION}: "
@@ -144,7 +143,7 @@ class Reference:
                 f"no drift reference in {folder} ({e.filename} is missing): make one with ecdctr drift --save, or "
                 "leave monitor.watch.drift.reference empty"
             ) from e
-        except (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
+        except (KeyError, ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
             raise DataError(f"the drift reference in {folder} is damaged ({e}): make a new one") from e
         return out
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ecdctr.state.errors import FormatError, StateError
-from ecdctr.state.files import json_with_checksum, read_json, write_atomic
+from ecdctr.state.files import json_with_checksum, read_json_of_any_version, write_atomic
 
 __all__ = [
     "FORMAT",
@@ -56,14 +56,13 @@ def read_schema(folder: Path) -> Schema | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict) and set(content) == {"dtype"}:  # of the first version
+        content = read_json_of_any_version(path)
+        if content.keys() == {"dtype"}:  # of the first version
             return Schema(_columns(content["dtype"]), FORMAT_WITHOUT_SUMS)
-        content = read_json(path)
         if content["format"] != FORMAT:
             raise FormatError(f"row log {folder}", content["format"], FORMAT)
         return Schema(_columns(content["dtype"]), FORMAT)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(
             f"{path} is damaged ({error}): restore it from a copy. If features and arms of the configuration are those with which "
             "the rows were written, it may be removed instead: it is written again"
@@ -94,10 +93,7 @@ def read_first_day(folder: Path) -> int:
     path = folder / _FIRST_DAY
     if not path.exists():
         return 0
-    content = json.loads(path.read_bytes())
-    if not (isinstance(content, dict) and set(content) == {"first_day"}):  # else of the first version
-        content = read_json(path)
-    day = content["first_day"]
+    day = read_json_of_any_version(path)["first_day"]
     if not isinstance(day, int) or day < 0:
         raise ValueError(f"{day!r} is not a day")
     return day

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ecdctr.state.errors import StateError
+from ecdctr.state.folder_format import check_format
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.settings import StateSettings
 from ecdctr.streams.doctor.checks import Check, failed, ok, warning
@@ -41,7 +43,18 @@ def check_state_folder(state: StateSettings) -> Iterator[Check]:
     )
     yield _room(state, there)
     if there == folder:
+        yield _format(folder)
         yield _owner(folder)
+
+
+def _format(folder: Path) -> Check:
+    name = "format of the state folder"
+    try:
+        check_format(folder)
+        FolderLock(folder).check_file()
+    except StateError as error:
+        return failed(name, str(error), "see docs/guarantees.md, formats on disk")
+    return ok(name, "it is that of this version, or there is no state yet")
 
 
 def _room(state: StateSettings, there: Path) -> Check:

@@ -11,10 +11,12 @@ from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.time import DAY_MS
 from ecdctr.models.training import ReleaseReport
+from ecdctr.monitor.folder import MonitorFolder
 from ecdctr.monitor.monitor import Monitor
 from ecdctr.monitor.settings import DriftSettings, ProbeSettings, RuleSpec, WatchSettings
 from ecdctr.monitor.steps import ObservedStep
 from ecdctr.replay.sources import Simulator
+from ecdctr.state.files import read_json, read_json_of_any_version
 from ecdctr.state.row_logs import ScoreLog
 
 ARMS = {"natural": ("cpm",), "ad": ("actr", "ads_only")}
@@ -227,14 +229,39 @@ def test_names_in_files_are_those_that_earlier_versions_wrote(stream, tmp_path):
         "seen.items.words",
     } <= names
     assert {"window.1d.ad.slot", "window.1d.ad.counts", "series.1h.natural.ranks"} <= names
-    about = json.loads((tmp_path / "reference" / "reference.json").read_text())
+    about = read_json(tmp_path / "reference" / "reference.json")
     assert about.keys() == {"version", "name", "fingerprint", "from_ms", "until_ms", "domains"}
     domain = {"rows", "first_ms", "last_ms", "cells", "groups", "centre", "edges"}
     assert about["domains"]["ad"].keys() == domain
     with np.load(tmp_path / "reference" / "reference.npz") as arrays:
         assert {"ad.counts", "ad.behaviour", "ad.hours", "ad.kll0"} <= set(arrays.files)
-    alerts = json.loads((tmp_path / "alerts.json").read_text())
+    alerts = read_json(tmp_path / "alerts.json")
+    assert alerts.pop("format") == 1
     assert alerts.keys() == {"clock", "states", "events", "marks", "detectors", "reference_ready"}
     with np.load(tmp_path / "probes" / "curves.npz") as curves:
         columns = {name.rpartition("/")[2] for name in curves.files}
     assert columns == {"users", "last", "clock", "gauc", "log_loss", "transfer"}
+
+
+@pytest.mark.parametrize("name", ["alerts.json", "reference/reference.json"])
+def test_a_flipped_bit_is_found_and_files_of_an_earlier_version_load(stream, tmp_path, name):
+    """That version wrote JSON without a checksum."""
+    first = started(stream, tmp_path)
+    for steps in stream[2][:3]:
+        feed(first, steps)
+    first.save()
+    path = tmp_path / name
+    whole = path.read_bytes()
+    at = whole.rindex(b"natural") + 2
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    folder = MonitorFolder(tmp_path)
+
+    def read():
+        return folder.alerts() if name == "alerts.json" else folder.reference(stream[1])
+
+    assert not read()
+    path.write_bytes(whole)
+    content = read_json_of_any_version(path)
+    content.pop("format", None)
+    path.write_text(json.dumps(content))
+    assert read()

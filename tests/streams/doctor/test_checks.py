@@ -13,6 +13,7 @@ import pytest
 
 from ecdctr.events.decoder import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, EventDecoder, to_arrow_message
 from ecdctr.events.settings import FeatureSpec, KafkaSettings
+from ecdctr.state.files import json_with_checksum
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.settings import StateSettings
 from ecdctr.streams.doctor.certificates import not_after, soonest_end
@@ -266,6 +267,16 @@ class TestStateFolder:
         (tmp_path / "file").write_text("")
         for folder in (tmp_path / "file", tmp_path / "file" / "below"):
             assert self.checks(folder)["state folder"].status is Status.FAILED
+
+    def test_case_s17_what_a_worker_would_refuse_fails(self, tmp_path):
+        assert self.checks(tmp_path)["format of the state folder"].status is Status.OK
+        (tmp_path / "LOCK").symlink_to(tmp_path / "nowhere")
+        check = self.checks(tmp_path)["format of the state folder"]
+        assert check.status is Status.FAILED and "LOCK is a link" in check.found
+        (tmp_path / "LOCK").unlink()
+        (tmp_path / "format.json").write_bytes(json_with_checksum({"format": 2}))
+        check = self.checks(tmp_path)["format of the state folder"]
+        assert check.status is Status.FAILED and "has format 2" in check.found
 
 
 def test_a_certificate_that_ends_soon_is_a_warning(tmp_path):
