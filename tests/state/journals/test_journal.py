@@ -61,6 +61,7 @@ def test_an_empty_journal_has_no_steps(journal: JournalLike) -> None:
     assert steps(journal) == []
     assert journal.first_step() is None
     assert journal.last_step() is None
+    assert journal.truncated_bytes == 0
     journal.append(entry(41))  # the first step is arbitrary: a checkpoint can be older than the journal
     assert journal.first_step() == 41
 
@@ -95,12 +96,24 @@ def test_drop_before_removes_whole_old_files_only(journal: JournalLike) -> None:
     assert steps(journal) == list(range(5, 20))
     journal.drop_before(15, clock=6_000)  # steps 5..9 end at clock 9,000: retained for audit
     assert journal.first_step() == 5
-    journal.drop_before(15, clock=10_000)
+    journal.drop_before(15, clock=9_000)  # a step at this clock is not older than it
+    assert journal.first_step() == 5
+    journal.drop_before(15, clock=9_001)
     assert journal.first_step() == 10
     journal.drop_before(1_000)
     assert steps(journal) == list(range(15, 20))
     journal.append(entry(20))
     assert journal.last_step() == 20
+
+
+def test_what_is_appended_after_close_is_a_file_of_its_own(journal: JournalLike) -> None:
+    for step in range(3):
+        journal.append(entry(step))
+    journal.close()
+    journal.append(entry(3))
+    assert steps(journal) == [0, 1, 2, 3]
+    journal.drop_before(3)
+    assert steps(journal) == [3]
 
 
 def test_truncate_after_removes_later_entries(journal: JournalLike) -> None:
@@ -194,6 +207,16 @@ def test_a_reader_of_a_journal_without_a_complete_line_finds_no_step(tmp_path: P
     (tmp_path / "journal-000000000000.log").write_bytes(b"86a015d5 {")
     reader = Journal(tmp_path, read_only=True)
     assert (reader.first_step(), reader.last_step()) == (None, None)
+
+
+def test_a_reader_finds_the_last_step_in_the_newest_of_several_files(tmp_path: Path) -> None:
+    *_, newest = fill(tmp_path, 9, rotate_at=(2, 5))
+    reader = Journal(tmp_path, read_only=True)
+    assert (reader.first_step(), reader.last_step()) == (0, 8)
+    newest.write_bytes(
+        newest.read_bytes()[:20]
+    )  # the writer was killed in its first line: the step before it is the last
+    assert reader.last_step() == 5
 
 
 def test_an_empty_file_left_by_a_crash_is_removed(tmp_path: Path) -> None:
