@@ -56,13 +56,9 @@ def survivors_of(target: Target, mutants: list[Mutant]) -> list[Mutant]:
         if not intact.passed:
             output = (folder / "output.txt").read_text(encoding="utf-8")
             sys.exit(f"{target.module}: its tests fail without a mutant\n{output}")
-        alive = []
-        for number, mutant in enumerate(mutants, 1):
-            print(f"\r{target.module}: {number} of {len(mutants)}  ", end="", file=sys.stderr, flush=True)
-            limits = 3 * intact.processor_s + 5, 5 * intact.wall_s + 30
-            trial = run_tests(target, mutant.applied(source), folder, *limits)
-            alive += [mutant] if trial.passed else []
-        print(f"{len(alive)} survived; tests take {intact.processor_s:.1f} s", file=sys.stderr)
+        limits = 3 * intact.processor_s + 5, 5 * intact.wall_s + 30
+        alive = [m for m in mutants if run_tests(target, m.applied(source), folder, *limits).passed]
+    print(f"{target.module}: {len(alive)} of {len(mutants)} survived", file=sys.stderr, flush=True)
     return alive
 
 

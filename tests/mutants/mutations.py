@@ -99,9 +99,13 @@ def mutants_of(source: str) -> Iterator[Mutant]:
     nodes, lines, excluded = list(ast_nodes(get_ast(source))), source.splitlines(), unmutated_spans(source)
     for name, operator_class in OPERATORS.items():
         operator = operator_class()
-        places = (place for node in nodes for place in operator.mutation_positions(node))
-        for occurrence, (start, end) in enumerate(places):
-            if not any(first <= start and end <= last for first, last in excluded):
+        places = ((node, place) for node in nodes for place in operator.mutation_positions(node))
+        for occurrence, (node, (start, end)) in enumerate(places):
+            marker = node.type == "operator" and node.parent.type in (
+                "parameters",
+                "param",
+            )  # * and / of a signature
+            if not marker and not any(first <= start and end <= last for first, last in excluded):
                 yield Mutant(name, occurrence, start[0], lines[start[0] - 1].strip())
 
 

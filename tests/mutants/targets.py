@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.trial import Target
 
-_JOURNAL = ("tests/state/journals/test_journal.py",)
+_JOURNAL = ("tests/state/journals/test_journal.py", "tests/state/journals/test_durability.py")
 _CHECKPOINTS = (
     "tests/state/checkpoints/test_checkpoint.py",
     "tests/state/checkpoints/test_checkpoint_faults.py",
@@ -20,7 +20,7 @@ TARGETS = [
     Target("state.checkpoints.files", _CHECKPOINTS, _OTHER_PROCESSES),
     Target("state.checkpoints.memory", _CHECKPOINTS[:1]),
     Target("state.checkpoints.protocol", _CHECKPOINTS[:1]),
-    Target("state.positions", ()),
+    Target("state.positions", ("tests/state/test_positions.py",)),
     Target("events.align", ("tests/events/test_align.py",)),
     Target("events.partition_buffer", ("tests/events/test_align.py",)),
     Target("replay.metrics.ranking", (f"{_METRICS}test_ranking.py", f"{_METRICS}test_probability.py")),

@@ -14,7 +14,7 @@ SOURCE = '''
 class A:
     size: int | None = 7
 
-    def add(self, n: int | None) -> int | None:
+    def add(self, *, n: int | None) -> int | None:
         """Not 1 + 1."""
         if n < 0:
             raise ValueError(f"n={n - 1}")
