@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -38,6 +39,10 @@ class _DaemonThread(WorkerThread):  # type: ignore[misc]
             super().run()
         except BaseException as error:
             log.debug("the consumer's thread ended: %r", error)
+
+
+def _nothing() -> None:
+    pass
 
 
 class AssignedThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -97,6 +102,13 @@ class AssignedThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def close(self) -> None:
         """Does nothing: Faust would close the connections in another loop than theirs; the end of this thread closes them."""
+
+    async def _wakeup_timer_in_thread(self) -> None:
+        """Wake the app's loop. Faust passes it a coroutine, which is never awaited if the loop ends first."""
+        self.last_wakeup_at = time.monotonic()
+        await asyncio.sleep(0)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.parent_loop.call_soon_threadsafe(_nothing)
 
     def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log the error, which the app reports, instead of printing its traceback."""
