@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ def load_settings(
     overrides
         ``"model.lr=0.001"``; the value is read as TOML, or as a string where that fails.
     environ
-        Environment; default ``os.environ``. ``ECDCTR_MODEL__LR=0.001`` sets ``model.lr``.
+        Environment; default ``os.environ``. ``ECDCTR_MODEL__LR=0.001`` sets ``model.lr``. What Kubernetes injects for a Service whose
+        name begins with ``ecdctr`` is ignored.
 
     Raises
     ------
@@ -144,6 +146,7 @@ def load_settings(
         An unknown key or a bad value; the message names the key and its source. Also a key of :data:`RENAMED` together with its new name.
     """
     environ = os.environ if environ is None else environ
+    environ = {k: v for k, v in environ.items() if not is_of_kubernetes(k, v)}
     renamed = RenamedKeys(RENAMED, REMOVED)
     layers: list[tuple[str, dict[str, Any]]] = []
     file = _config_file(path, environ)
@@ -190,6 +193,34 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+_OF_KUBERNETES = (
+    re.compile(r"(_[A-Z0-9]+)*_SERVICE_(HOST|PORT(_[A-Z0-9]+)*)"),
+    re.compile(r"(_[A-Z0-9]+)*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"),
+)
+_ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
+
+
+def is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes has set the variable for a Service whose name begins with ``ecdctr``; a key has two underscores, these have not.
+
+    Source: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+
+    Examples
+    --------
+    >>> is_of_kubernetes("ECDCTR_PORT", "tcp://10.96.0.7:9108"), is_of_kubernetes("ECDCTR_KAFKA_SERVICE_PORT_PLAIN", "9092")
+    (True, True)
+    >>> is_of_kubernetes("ECDCTR_MONITOR_PORT", "9108"), is_of_kubernetes("ECDCTR_MONITOR__PORT", "9108")
+    (False, False)
+    """
+    prefix = ENV_PREFIX.removesuffix("_")
+    if not name.startswith(ENV_PREFIX):
+        return False
+    rest = name.removeprefix(prefix)
+    if any(pattern.fullmatch(rest) for pattern in _OF_KUBERNETES):
+        return True
+    return rest.endswith("_PORT") and _ADDRESS_OF_KUBERNETES.match(value) is not None
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -184,3 +184,30 @@ def test_case_s18_a_length_of_zero_between_repetitions_is_refused(text):
         ConfigError, match=rf"{key} = '{value}' \(from --set\): {value} must be longer than 0"
     ):
         load_settings(overrides=[text], environ={})
+
+
+@pytest.mark.parametrize("service", ["ECDCTR", "ECDCTR_KAFKA", "ECDCTR_MONITOR_2"])
+def test_case_k9_what_kubernetes_injects_for_a_service_is_no_configuration(service):
+    """The names and values are those that the documentation of Kubernetes lists."""
+    environ = {
+        f"{service}_SERVICE_HOST": "10.0.0.11",
+        f"{service}_SERVICE_PORT": "6379",
+        f"{service}_SERVICE_PORT_HTTP_METRICS": "6379",
+        f"{service}_PORT": "tcp://10.0.0.11:6379",
+        f"{service}_PORT_6379_TCP": "tcp://10.0.0.11:6379",
+        f"{service}_PORT_6379_TCP_PROTO": "tcp",
+        f"{service}_PORT_6379_TCP_PORT": "6379",
+        f"{service}_PORT_6379_TCP_ADDR": "10.0.0.11",
+        f"{service}_PORT_53_UDP": "udp://10.0.0.11:53",
+    }
+    loaded = load_settings(environ=environ | {"ECDCTR_MONITOR__PORT": "9999"})
+    assert loaded.settings.monitor.port == 9999
+    assert load_settings(environ=environ).settings == load_settings(environ={}).settings
+
+
+@pytest.mark.parametrize(
+    "name", ["ECDCTR_MONITOR_PORT", "ECDCTR_PORT", "ECDCTR_SERVICE", "ECDCTR_KAFKA_HOST"]
+)
+def test_case_k9_a_key_that_is_written_wrongly_is_still_named(name):
+    with pytest.raises(ConfigError, match=f"{name} does not begin with a configuration section"):
+        load_settings(environ={name: "9108"})
