@@ -1,6 +1,6 @@
 // A chart: lines by uPlot, a legend with the values under the cursor, and the same values as a table.
 
-import { clock, drawing, element, fillTable, ticks } from "/format.js";
+import { clock, drawing, element, fillTable, ticks } from "./format.js";
 
 /* global uPlot */
 

@@ -1,8 +1,8 @@
 // The page: reads the event stream and passes each section to the part that shows it.
 
-import { showAlerts, showDrift, showFacts, showMarks, showTransfer, showWorker } from "/parts.js";
-import { Chart } from "/charts.js";
-import { count, duration, element, fixed, percent, signed } from "/format.js";
+import { showAlerts, showDrift, showFacts, showMarks, showTransfer, showWorker } from "./parts.js";
+import { Chart } from "./charts.js";
+import { count, duration, element, fixed, percent, signed } from "./format.js";
 
 const $ = (id) => document.getElementById(id);
 const known = {};            // the latest value of each section
@@ -183,7 +183,7 @@ function chooseWindow(names) {
 let lastEventAt = Date.now();
 
 function listen() {
-  const events = new EventSource("/api/events");
+  const events = new EventSource("api/events");
   for (const name of Object.keys(draw)) {
     events.addEventListener(name, (event) => {
       known[name] = JSON.parse(event.data);

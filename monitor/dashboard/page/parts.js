@@ -1,7 +1,7 @@
 // All parts of the page but charts: state of the worker, figures, alerts, the drift table, the table of marks.
 
-import { clock, count, drawing, duration, element, fillTable, fixed, percent, signed } from "/format.js";
-import { markRows } from "/charts.js";
+import { clock, count, drawing, duration, element, fillTable, fixed, percent, signed } from "./format.js";
+import { markRows } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
 const shown = {}; // JSON of what a part shows: it is rebuilt only when that changes
