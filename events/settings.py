@@ -84,8 +84,8 @@ class EventSettings(Section):
     ts_max: str = Field(default="2100-01-01", description="Later events are dead letters (UTC date).")
     max_ahead: str = Field(
         default="1d",
-        description="How far an event's time may be ahead of the rows beside it in an event file, as 1h or 7d. A row that is farther "
-        "ahead, because a clock was wrong, is rejected: it would move the time of the whole log.",
+        description="How far an event's time may be ahead of the time of its Kafka record, and in an event file of the rows beside it, as "
+        "1h or 7d. A row that is farther ahead, because a clock was wrong, is rejected: it would move the time of the whole log.",
     )
 
 

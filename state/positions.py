@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["LogIdentity", "LogOrigin", "Part", "Positions"]
@@ -63,6 +63,10 @@ class LogOrigin(Protocol):
         """Leader epoch of the last record of a part; None: unknown."""
         ...
 
+    def decisions(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Which records of the parts were refused for their times, as plain JSON, for a redo; called once for each step."""
+        ...
+
 
 class LogIdentity:
     """Which log the positions belong to: the id of each topic, and the leader epoch of the record before each position.
@@ -114,6 +118,16 @@ class LogIdentity:
             if self.epochs.get((part.topic, part.partition)) != now:
                 change.setdefault("epochs", {}).setdefault(part.topic, {})[str(part.partition)] = now
         return change
+
+    def journaled(self, parts: Sequence[Part], origin: LogOrigin | None) -> dict[str, Any]:
+        """What a journal entry records about the log of its parts: ``log``, the changes of the identity, and ``times``."""
+        if origin is None:
+            return {}
+        found = {
+            "log": self.changes(parts, origin),
+            "times": origin.decisions(parts) if parts else {},
+        }
+        return {name: value for name, value in found.items() if value}
 
     def apply(self, change: Mapping[str, Any]) -> None:
         """Follow a step whose :meth:`changes` were recorded."""

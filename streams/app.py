@@ -18,6 +18,7 @@ from faust.app.base import BootStrategy
 from ecdctr.events.align import Chunk
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import codec_error, probe_brokers
+from ecdctr.events.plausible_time import TimeRule
 from ecdctr.events.records import Fetched, chunks_of, decode_values, is_packed
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
@@ -73,8 +74,8 @@ class StreamApp:
     2. If the list was fetched from an offset after the position, a list in between was lost on the way: seek back (``jumps``).
        A gap after the fetched offset is part of the log (compaction, transaction markers, aborted transactions) and is valid,
        unless the log begins after the position.
-    3. Decode all lists of a topic that arrived together in one call. Send rejected records to the dead-letter topic and wait for
-       the acknowledgement.
+    3. Decode all lists of a topic that arrived together in one call, and judge the event times. Send rejected records to the
+       dead-letter topic and wait for the acknowledgement.
     4. Only then deliver the valid rows, which moves the position.
 
     Every partition of the topics is read, from the intake's position; no consumer group is joined, and committed offsets are never
@@ -94,6 +95,8 @@ class StreamApp:
         Decoding processes, started by the caller. If None, this process decodes.
     guard
         Observes the leader epochs of what is fetched. If None, a log that an unclean leader election has cut is not recognised here.
+    times
+        Refuses rows whose event time is far ahead of their record's time. If None, none is refused.
 
     Attributes
     ----------
@@ -115,8 +118,10 @@ class StreamApp:
         dead_letters: DeadLetterSink,
         pool: DecodePool | None = None,
         guard: EpochGuard | None = None,
+        times: TimeRule | None = None,
     ) -> None:
         self.pool = pool
+        self.times = TimeRule(None) if times is None else times
         self.guard = guard
         self.topics = topics
         self.worker = worker
@@ -234,7 +239,8 @@ class StreamApp:
             decoded = decode_values(self.decoder, values, packed, domain)
         else:
             decoded = await self.pool.decode(values, packed, domain)
-        for fetched, (chunk, rejects) in zip(lists, chunks_of(lists, decoded), strict=True):
+        for fetched, (found_rows, found_rejects) in zip(lists, chunks_of(lists, decoded), strict=True):
+            chunk, rejects, refused = self.times.apply(found_rows, found_rejects, fetched.records)
             if rejects:
                 await self.dead_letters.send(letters_of(chunk.topic, chunk.partition, rejects))
             if self._ended:  # another app reads into the intake
@@ -244,6 +250,7 @@ class StreamApp:
                 # which reading continues.
                 self.redelivered += len(fetched.records)
                 continue
+            self.times.remember(chunk.topic, chunk.partition, refused)
             await self.intake.put(chunk)  # 4
             self.records += len(fetched.records)
             self.rows += len(chunk.batch)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ecdctr.events.kafka import KafkaLog, LogState, Loss, LossKind, losses
+from ecdctr.events.plausible_time import TimeDecisions
 from ecdctr.models.training import Engine
 from ecdctr.replay.play import Playback, ProgressCallback, redo
 from ecdctr.state.errors import ConfigError, OffsetsLostError, RowsLostError
@@ -113,7 +114,11 @@ def redo_journal(
         at = _positions(engine, state)
         reached, _ = positions_after(at, rest)
         learned = sum(entry.rows or 0 for entry in rest)
-        held = sum(len(kafka.fetch(entry.parts)) for entry in rest if entry.parts)
+        held = sum(
+            len(kafka.fetch(entry.parts, TimeDecisions.from_json(entry.extra.get("times"))))
+            for entry in rest
+            if entry.parts
+        )
         reasons = [
             str(error),
             f"of the {learned:,} rows that the journal's steps from {rest[0].step} on learned, {max(0, learned - held):,} are gone for good",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ecdctr.events.align import Aligner
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.kafka import EndsReader, KafkaLog, LeaderEpochs, LogState
+from ecdctr.events.plausible_time import TimeRule
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.models.training import Engine
 from ecdctr.monitor.dashboard import Reason
@@ -100,6 +101,7 @@ class Worker:
         self._letters: DeadLetters | None = None
         self._pool: DecodePool | None = None
         self._guard: EpochGuard | None = None
+        self._times = TimeRule(decoder.max_ahead_ms)
         self._engine: Engine | None = None
         self._failure: BaseException | None = None
         self._state_is_whole = False
@@ -204,7 +206,9 @@ class Worker:
                     done.rows,
                     time.monotonic() - began,
                 )
-        engine.origin = epochs = LeaderEpochs(log_state.topic_ids, engine.positions, engine.identity)
+        engine.origin = epochs = LeaderEpochs(
+            log_state.topic_ids, engine.positions, engine.identity, self._times
+        )
         self._guard = EpochGuard(epochs, lambda: self._make_log(self._decoder), self._is_ending)
         beginning = log_state.beginning
         positions = Positions({key: engine.positions.get(key, first) for key, first in beginning.items()})
@@ -358,6 +362,7 @@ class Worker:
                     self._letters,
                     self._pool,
                     self._guard,
+                    self._times,
                 )
                 await run_app(self._app, stop)
             except (BrokerUnavailableError, ConfigError) as error:

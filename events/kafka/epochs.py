@@ -6,12 +6,13 @@ import itertools
 import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka.protocol.fetch import FetchRequest
 
+from ecdctr.events.plausible_time import TimeRule
 from ecdctr.state.positions import LogIdentity, Part
 
 __all__ = ["LeaderEpochs", "observe_fetches"]
@@ -53,6 +54,8 @@ class LeaderEpochs:
         ``{topic: id}``.
     positions, identity
         Next offset of each partition, and what is known of the log up to there.
+    times
+        Has judged the times of the fetched records. If None, none is refused.
 
     Examples
     --------
@@ -67,9 +70,14 @@ class LeaderEpochs:
     """
 
     def __init__(
-        self, topic_ids: Mapping[str, str], positions: Mapping[Key, int], identity: LogIdentity
+        self,
+        topic_ids: Mapping[str, str],
+        positions: Mapping[Key, int],
+        identity: LogIdentity,
+        times: TimeRule | None = None,
     ) -> None:
         self.topic_ids = dict(topic_ids)
+        self._times = times
         self._lock = threading.Lock()
         self._spans: dict[Key, tuple[_Span, ...]] = {
             key: (_Span(0, positions[key], epoch),)
@@ -91,6 +99,10 @@ class LeaderEpochs:
         """Leader epoch of the last offset of a part; None if no batch with this offset was observed."""
         at = _find(self._spans.get((part.topic, part.partition), ()), part.end - 1)
         return None if at is None else at.epoch
+
+    def decisions(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """What was decided about the times of the records of a step, for the journal."""
+        return {} if self._times is None else self._times.decisions(parts)
 
     def unchecked(self, topic: str, partition: int, last: int) -> list[tuple[int, int]]:
         """The leader epochs that ended before the batch with the offset ``last``, and have not been compared with the broker.

@@ -20,6 +20,7 @@ from ecdctr.events.kafka.offsets import partition_offsets, stable_ends, true_end
 from ecdctr.events.kafka.partition_reader import OutOfRangeError, PartitionReader
 from ecdctr.events.kafka.probe import stating_the_reason
 from ecdctr.events.kafka.topic_state import naming_partitions
+from ecdctr.events.plausible_time import NO_DECISIONS, TimeDecisions, TimeRule, written_at
 from ecdctr.events.records import RecordReject, decode_records
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, OffsetsLostError, StreamError
@@ -97,6 +98,7 @@ class KafkaLog:
         self.decoder = decoder
         self.topics = dict(topics)
         self.timeout_s, self.stall_s, self.on_wait = timeout_s, stall_s, on_wait
+        self._time_rule = TimeRule(decoder.max_ahead_ms)
         self.dead_rows = self.gaps = 0
         self.on_reject: Callable[[str, int, RecordReject], None] | None = None
         self._offsets_s = min(timeout_s, OFFSETS_S)
@@ -293,7 +295,7 @@ class KafkaLog:
                     continue
                 got = True
                 failing.discard(key)
-                chunk = self._decode(key, todo[key], records, end[key])
+                chunk = self._decode(key, todo[key], records, end[key], self._time_rule)
                 todo[key] = chunk.end
                 if chunk.end >= end[key]:
                     del todo[key]
@@ -308,11 +310,12 @@ class KafkaLog:
                 checked = now
                 self._report_stall({key: (todo[key], end[key]) for key in wanted}, now - began, failed)
 
-    def fetch(self, parts: Sequence[Part]) -> Batch:
+    def fetch(self, parts: Sequence[Part], decisions: TimeDecisions = NO_DECISIONS) -> Batch:
         """The rows of exactly these offset ranges, in the same order as in the step that was first formed from them.
 
         Successive calls should request a partition's parts in ascending offset order; then each record is read once. Afterwards
-        :attr:`gaps` is the number of offsets of these ranges without a record.
+        :attr:`gaps` is the number of offsets of these ranges without a record. ``decisions``: those that the step's journal entry
+        records; rows with implausible times are not judged anew.
 
         Raises
         ------
@@ -326,7 +329,7 @@ class KafkaLog:
         self.gaps = sum(part.end - part.first for part in parts)
         batches: list[Batch] = []
         for part in sorted(parts):
-            batches += self._fetch_part(part)
+            batches += self._fetch_part(part, decisions)
         return Batch.concat(batches, sorted(parts))
 
     def raw(self, part: Part) -> list[Any]:
@@ -340,7 +343,7 @@ class KafkaLog:
             at = found[-1].offset + 1 if found else part.end
         return records
 
-    def _fetch_part(self, part: Part) -> list[Batch]:
+    def _fetch_part(self, part: Part, decisions: TimeDecisions) -> list[Batch]:
         key = (part.topic, part.partition)
         reader = self._reader(key, part.first)
         out: list[Batch] = []
@@ -351,9 +354,12 @@ class KafkaLog:
                 end = records[-1].offset + 1 if records else part.end
                 reader.rest = self._decode(key, at, records, end)
                 reader.rest_offsets = np.array([r.offset for r in records], np.int64)
+                reader.rest_written = written_at(records, reader.rest.offset)
             chunk = reader.rest
             lo, hi = np.searchsorted(chunk.offset, (at, part.end), side="left").tolist()
-            out.append(chunk.batch.take(slice(lo, hi)))
+            rows = chunk.batch.take(slice(lo, hi))
+            kept = decisions.keep(key, rows.ts, chunk.offset[lo:hi], reader.rest_written[lo:hi])
+            out.append(rows if kept.all() else rows.take(kept))
             self.gaps -= int(np.diff(np.searchsorted(reader.rest_offsets, (at, part.end), side="left"))[0])
             at = min(chunk.end, part.end)
             if chunk.end <= part.end:
@@ -452,11 +458,15 @@ class KafkaLog:
                 self.on_wait()
             time.sleep(_RETRY_S)
 
-    def _decode(self, key: Key, first: int, records: list[Any], end: int) -> Chunk:
+    def _decode(
+        self, key: Key, first: int, records: list[Any], end: int, rule: TimeRule | None = None
+    ) -> Chunk:
         if not records:  # nothing but gaps up to the end
             empty = self.decoder.empty()
             return Chunk(*key, first, end, np.empty(0, np.int64), empty)
         chunk, rejects = decode_records(self.decoder, *key, first, records, self.topics[key[0]])
+        if rule is not None:
+            chunk, rejects, _ = rule.apply(chunk, rejects, records)
         self.dead_rows += sum(reject.rows for reject in rejects)
         if self.on_reject is not None:
             for reject in rejects:

@@ -45,6 +45,8 @@ class PartitionReader:
         Decoded rows that were not all returned yet.
     rest_offsets
         Offsets of the records from which ``rest`` was decoded.
+    rest_written
+        Time (ms) of the record of each row of ``rest``.
     """
 
     def __init__(self, consumer: Any, tp: Any) -> None:
@@ -53,6 +55,7 @@ class PartitionReader:
         self.wanted = -1
         self.rest: Chunk | None = None
         self.rest_offsets: NDArray[np.int64] = np.empty(0, np.int64)
+        self.rest_written: NDArray[np.int64] = np.empty(0, np.int64)
         consumer.assign([tp])
 
     def go_to(self, offset: int) -> None:

@@ -291,8 +291,7 @@ class Engine:
     ) -> JournalEntry:
         if self._digest is not None:
             extra["before"] = self._digest
-        if self.origin is not None and (changes := self.identity.changes(parts, self.origin)):
-            extra["log"] = changes
+        extra |= self.identity.journaled(parts, self.origin)
         extra.update(self.inputs.change())
         return JournalEntry(self.step + 1, kind, parts, clock, extra, rows)
 

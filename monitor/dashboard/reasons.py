@@ -44,6 +44,7 @@ class Reason(StrEnum):
     TRAINING = "training"
     IDLE = "idle"
     OTHER_MEMBER = "other_member"
+    WRONG_TIMES = "wrong_times"
 
     @property
     def rank(self) -> int:
@@ -58,7 +59,7 @@ class Reason(StrEnum):
     @property
     def is_notice(self) -> bool:
         """Whether it is only information, which does not change the status."""
-        return self is Reason.OTHER_MEMBER
+        return self in (Reason.OTHER_MEMBER, Reason.WRONG_TIMES)
 
     @property
     def sentence(self) -> str:
@@ -92,4 +93,5 @@ _SENTENCES = {
     Reason.TRAINING: "training",
     Reason.IDLE: "idle: every record of the topics has been learned",
     Reason.OTHER_MEMBER: "another consumer is a member of the consumer group",
+    Reason.WRONG_TIMES: "events are rejected for their times",
 }

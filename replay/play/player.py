@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ecdctr.events.batch import DOMAIN_NAMES
 from ecdctr.events.kafka import KafkaLog
+from ecdctr.events.plausible_time import TimeDecisions
 from ecdctr.events.step import Step
 from ecdctr.models.training import Engine
 from ecdctr.replay.play.row_notes import RowNotes
@@ -158,7 +159,7 @@ def redo(
     done = Playback()
     began = time.perf_counter()
     for entry in entries:
-        batch = log.fetch(entry.parts) if entry.parts else None
+        batch = log.fetch(entry.parts, _decisions(entry)) if entry.parts else None
         if batch is None and entry.kind in DOMAIN_NAMES:
             raise DataError(
                 f"journal step {entry.step} ({entry.kind}) has no offset ranges, so its rows cannot be read: the journal is "
@@ -173,6 +174,10 @@ def redo(
             progress(done.rows, entry.clock)
     done.seconds = time.perf_counter() - began
     return done
+
+
+def _decisions(entry: JournalEntry) -> TimeDecisions:
+    return TimeDecisions.from_json(entry.extra.get("times"))
 
 
 def _other_rows(entry: JournalEntry, found: int, gaps: int) -> EcdctrError:

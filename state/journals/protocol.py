@@ -45,7 +45,8 @@ class JournalEntry:
         Event clock before the step, milliseconds since the epoch.
     extra
         Further values that are needed to replay the step; plain JSON. ``log``: the changes of the log's identity
-        (:class:`~ecdctr.state.positions.LogIdentity`) with the step.
+        (:class:`~ecdctr.state.positions.LogIdentity`) with the step. ``times``: which rows of the ranges were refused for their times
+        (:class:`ecdctr.events.plausible_time.TimeDecisions`).
     rows
         Number of valid rows that the log held in the offset ranges, whether the step learned them or was rolled back. A redo that
         finds another number would not be the same step. None: the entry has no rows, or an older version wrote it.

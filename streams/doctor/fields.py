@@ -13,6 +13,7 @@ import numpy as np
 from ecdctr.events.arrow import PackedError, unpack
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.fields import REQUIRED
+from ecdctr.events.plausible_time import TimeRule
 from ecdctr.events.records import decode_records, is_packed
 from ecdctr.streams.doctor.sample import Records
 
@@ -114,7 +115,7 @@ def examine_records(
     records
         Records of each partition, in offset order.
     """
-    out = Sampled()
+    out, times = Sampled(), TimeRule(decoder.max_ahead_ms)
     refusals: dict[tuple[str, str], Refusal] = {}
     ahead: list[Any] = []
     newest = 0
@@ -124,12 +125,13 @@ def examine_records(
             continue
         out.messages += len(found)
         chunk, rejects = decode_records(decoder, topic, partition, found[0].offset, found, domain)
-        out.rows += len(chunk.batch)
-        out.clicks += int(np.count_nonzero(chunk.batch.label))
         stamps = {record.offset: record.timestamp or 0 for record in found}
         newest = max(newest, *stamps.values())
         of_rows = np.fromiter((stamps[int(offset)] for offset in chunk.offset), np.int64, len(chunk.offset))
         ahead.append(chunk.batch.ts - of_rows)
+        chunk, rejects, _ = times.apply(chunk, rejects, found)
+        out.rows += len(chunk.batch)
+        out.clicks += int(np.count_nonzero(chunk.batch.label))
         for reject in rejects:
             key = (reject.reason, _without_values(reject.detail))
             known = refusals.get(key)

@@ -37,6 +37,7 @@ _ENDED = {
     Reason.REPORTS_FAIL: "metrics and alerts are updated again",
     Reason.NO_RELEASES: "CPM releases come again",
     Reason.OTHER_MEMBER: "the consumer group has no other member any more",
+    Reason.WRONG_TIMES: "few events are rejected for their times",
 }
 
 

@@ -11,6 +11,8 @@ __all__ = ["RejectShare"]
 SHARE = 0.9
 WINDOWS = ((15.0, 200), (300.0, 20))
 """Seconds, and the rejected events in them that are enough: of a busy stream in the last seconds, of a slow one in minutes."""
+TIMES_SHARE, TIMES_ENOUGH = 0.01, 20
+"""Share and number of events of the last minutes that are rejected for their times, from which on they are reported."""
 _EVERY_S = 1.0
 
 
@@ -33,6 +35,7 @@ class RejectShare:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
+        self._example = ""
 
     def sentence(
         self, now: float, rows: int, letters: Mapping[str, int], examples: Mapping[str, str]
@@ -49,6 +52,7 @@ class RejectShare:
             The last rejected event of each reason: where it was read, and what is wrong with which field.
         """
         samples = self._samples
+        self._example = examples.get("ts", "")
         if not samples or now - samples[-1].at >= _EVERY_S:
             samples.append(_Sample(now, rows, Counter(letters)))
         while len(samples) > 1 and now - samples[1].at > WINDOWS[-1][0]:
@@ -68,3 +72,22 @@ class RejectShare:
                 + (f", for example {example}" if example else "")
             )
         return None
+
+    def of_times(self) -> str | None:
+        """A sentence if many of the events of the last minutes were rejected for their times; call it after :meth:`sentence`.
+
+        >>> share = RejectShare()
+        >>> for at, rows, letters in ((0.0, 0, {}), (60.0, 900, {"ts": 50})):
+        ...     _ = share.sentence(at, rows, letters, {"ts": "ads[0] at offset 4: ts is 4070908800000 (2099-01-01)"})
+        >>> share.of_times()
+        '50 of the last 950 events were rejected for their times, for example ads[0] at offset 4: ts is 4070908800000 (2099-01-01)'
+        """
+        if not self._samples:
+            return None
+        old, new = self._samples[0], self._samples[-1]
+        rejected = new.letters - old.letters
+        events = rejected.total() + max(0, new.rows - old.rows)
+        if rejected["ts"] < TIMES_ENOUGH or rejected["ts"] < TIMES_SHARE * events:
+            return None
+        found = f"{rejected['ts']:,} of the last {events:,} events were rejected for their times"
+        return found + (f", for example {self._example}" if self._example else "")

@@ -135,6 +135,7 @@ class HealthReport:
             Reason.ONLY_DEAD_LETTERS,
             self._rejects.sentence(now, counts.rows, counts.rejected, counts.examples),
         )
+        self._health.condition(Reason.WRONG_TIMES, self._rejects.of_times())
         return lag
 
     def _set(self, found: Mapping[Reason, str]) -> None:

@@ -217,7 +217,7 @@ class Log:
     def __init__(self, rows=(), epochs=None):
         self.rows, self.epochs, self.gaps = set(rows), epochs or {}, 0
 
-    def fetch(self, parts):
+    def fetch(self, parts, decisions=None):
         found = [o for p in parts for o in range(p.first, p.end) if o in self.rows]
         self.gaps = sum(p.end - p.first for p in parts) - len(found)
         return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,6 +216,9 @@ class Origin:
 
     def epoch(self, part: Part) -> int | None:
         return (part.end - 1) // 10
+
+    def decisions(self, parts: Iterable[Part]) -> dict[str, Any]:
+        return {}
 
 
 def test_journal_and_checkpoint_hold_rows_and_the_logs_identity(tmp_path):

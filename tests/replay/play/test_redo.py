@@ -15,7 +15,7 @@ class Log:
     def __init__(self, rows, records=None):
         self.rows, self.records, self.gaps = set(rows), set(rows if records is None else records), 0
 
-    def fetch(self, parts):
+    def fetch(self, parts, decisions=None):
         offsets = [o for p in parts for o in range(p.first, p.end)]
         self.gaps = sum(o not in self.records for o in offsets)
         return np.array([o for o in offsets if o in self.rows])

@@ -200,7 +200,24 @@ def test_case_k8_only_dead_letters_are_told_with_rate_reason_field_and_example(w
     for second in range(20):
         world.counts = Counts(1_000 * second, {"ts": 1_900})
         world.tick()
-    assert world.names() == ["idle"]
+    assert world.names() == ["idle", "wrong_times"]
+
+
+def test_case_k4_many_implausible_times_are_a_notice_and_few_are_not(world):
+    example = {"ts": "natural[0] at offset 7: ts is 4070908800000 (2099-01-01)"}
+    for second in range(60):
+        world.counts = Counts(900 * second, {"ts": 10 * second}, example)
+        world.tick()
+    verdict = world.health.verdict()
+    assert verdict.ready and verdict.status == "ok"
+    assert world.names() == ["idle", "wrong_times"]
+    assert "events were rejected for their times" in verdict.findings[1].sentence
+    assert example["ts"] in verdict.findings[1].sentence
+    other = World()
+    for second in range(60):
+        other.counts = Counts(9_000 * second, {"ts": 10 * second, "json": 500 * second}, example)
+        other.tick()
+    assert other.names() == ["idle"]
 
 
 def test_a_slow_stream_of_dead_letters_is_told_too_and_some_among_good_rows_are_not(world):
