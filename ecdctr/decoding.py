@@ -13,8 +13,8 @@ from ecdctr.state.errors import ConfigError, DataError
 
 __all__ = ["decoder", "input_settings", "reads_snapshots"]
 
-_OF_FILES = ("max_ahead",)
-"""Keys of ``events`` that have no effect on Kafka's records."""
+_OF_EACH_STEP = ("max_ahead",)
+"""Keys of ``events`` that the journal records with each step: a redo uses the value of that time."""
 
 
 def decoder(settings: Settings) -> EventDecoder:
@@ -38,7 +38,7 @@ def input_settings(settings: Settings) -> dict[str, Any]:
     Features are not among them: a checkpoint records their fingerprint.
     """
     events = settings.events.model_dump(mode="json", exclude_defaults=True)
-    found = {f"events.{key}": value for key, value in events.items() if key not in _OF_FILES}
+    found = {f"events.{key}": value for key, value in events.items() if key not in _OF_EACH_STEP}
     return found | {"topics.natural": settings.topics.natural, "topics.ad": settings.topics.ad}
 
 
