@@ -24,7 +24,7 @@ from ecdctr.settings import load_settings
 from ecdctr.sources import open_with_features
 from ecdctr.state.errors import ConfigError
 
-__all__ = ["Written", "init_files", "parse_roles"]
+__all__ = ["CONFIG", "Written", "init_files", "parse_roles", "print_findings", "refuse_to_overwrite"]
 
 CONFIG, MAPPING = "ecdctr.toml", "log.toml"
 _CHECKED_ROWS = 2_000
@@ -67,14 +67,14 @@ def init_files(
     4. Read the first rows by what was written, as a replay does, and report those that would be left out.
     """
     config, mapping = folder / CONFIG, folder / MAPPING
-    _refuse_to_overwrite((config, mapping), force)
+    refuse_to_overwrite((config, mapping), force)
     samples, remarks = sample_files(paths, rows)
     proposal = propose(samples, roles)
     name = Path(paths[0]).name or paths[0]
     folder.mkdir(parents=True, exist_ok=True)
     mapping.write_text(mapping_text(proposal, name, folder), encoding="utf-8")
     config.write_text(_config_text(proposal, name), encoding="utf-8")
-    _print_findings(out, proposal, [*remarks, *proposal.passed_over])
+    print_findings(out, proposal, [*remarks, *proposal.passed_over])
     _check(out, config, mapping)
     where = "" if folder.resolve() == Path.cwd() else f" --config {config}"
     out.print(f'\nwritten: {config}, {mapping}. Read the lines under "check", then:', soft_wrap=True)
@@ -83,7 +83,8 @@ def init_files(
     return Written(config, mapping, proposal)
 
 
-def _refuse_to_overwrite(files: Sequence[Path], force: bool) -> None:
+def refuse_to_overwrite(files: Sequence[Path], force: bool) -> None:
+    """Raise a ConfigError if a file exists, unless it may be overwritten."""
     present = [str(file) for file in files if file.exists()]
     if present and not force:
         raise ConfigError(
@@ -104,7 +105,8 @@ def _config_text(proposal: Proposal, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) -> None:
+def print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) -> None:
+    """Print what was guessed, how sure and why, and then what a person should check."""
     for table in proposal.tables:
         sample = table.sample
         all_of = "all" if sample.complete else f"{len(sample.frame):,} of about"
@@ -118,17 +120,20 @@ def _print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) ->
             f"  {finding.what:<9}", (finding.column, "bold"), f" {finding.decision}" if finding.decision else "",
             (f"  {finding.confidence}: {finding.why}", "dim"),
         )  # fmt: skip
-        out.print(line, soft_wrap=True, highlight=False)
+        _print(out, line)
     for remark in remarks:
-        out.print(Text(f"passed over: {remark}"), soft_wrap=True)
+        _print(out, Text(f"passed over: {remark}"))
     checks = [f for f in proposal.found.all if f.look]
     if checks:
         out.print("\ncheck:")
         for finding in sorted(checks, key=_doubt):
-            out.print(
-                Text(f"  {' '.join(filter(None, (finding.what, finding.column)))}: {finding.look}"),
-                soft_wrap=True,
-            )
+            _print(out, Text(f"  {' '.join(filter(None, (finding.what, finding.column)))}: {finding.look}"))
+
+
+def _print(out: Console, line: Text) -> None:
+    """Print a line without control characters: names and values come from the log."""
+    line.plain = "".join(c if c.isprintable() else "?" for c in line.plain)
+    out.print(line, soft_wrap=True, highlight=False)
 
 
 def _doubt(finding: Finding) -> int:
@@ -149,5 +154,5 @@ def _check(out: Console, config: Path, mapping: Path) -> None:
         f"\ntried: of the first rows, {rows:,} impressions with {clicks:,} clicks can be learned, {sum(rejects.values()):,} are left out"
     )
     for line in rejects.notices():
-        out.print(Text("  " + line), soft_wrap=True)
+        _print(out, Text("  " + line))
     rejects.check(str(mapping))

@@ -2,7 +2,7 @@
 
 from ecdctr.replay.guesses.findings import Finding, Found
 from ecdctr.replay.guesses.proposal import ROLES, Proposal, propose
-from ecdctr.replay.guesses.samples import Sample, sample_files
+from ecdctr.replay.guesses.samples import Sample, frame_of_rows, sample_files, stream_of_name
 from ecdctr.replay.guesses.toml_text import feature_lines, mapping_text, settings_lines
 
 __all__ = [
@@ -12,8 +12,10 @@ __all__ = [
     "Proposal",
     "Sample",
     "feature_lines",
+    "frame_of_rows",
     "mapping_text",
     "propose",
     "sample_files",
     "settings_lines",
+    "stream_of_name",
 ]

@@ -134,6 +134,11 @@ def _categorical(profile: Profile, name: str, rows: int) -> FeatureGuess | LeftO
             "likely",
         )
     total = expected_distinct(profile.codes[profile.codes >= 0], rows)
+    if n >= 1000 and profile.distinct > 0.2 * n and total > 0.8 * profile.distinct * rows / n:
+        return LeftOut(
+            f"an identifier that does not return: {profile.distinct:,} values in {n:,} rows, and new ones all the time",
+            "likely",
+        )
     confidence: Confidence = "sure"
     why = "texts" if profile.kind == "text" else "true and false"
     if profile.kind == "integer":
@@ -190,7 +195,8 @@ def expected_distinct(codes: np.ndarray, rows: int) -> int:
     n = len(codes)
     if n < 20:
         return max(1, len(np.unique(codes)))
-    whole, half = len(np.unique(codes)), len(np.unique(codes[np.arange(n) % 2 == 0]))
+    chosen = np.random.default_rng(0).permutation(n)[: n // 2]
+    whole, half = len(np.unique(codes)), len(np.unique(codes[chosen]))
     exponent = min(1.0, max(0.0, math.log2(whole / half)))
     expected = round(whole * float(max(rows, n) / n) ** exponent)
     return int(max(whole, min(rows, expected)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,9 @@ def find_identities(
     found: Found,
     *,
     item: str | None,
-    wanted: dict[str, str],
+    wanted: Mapping[str, str],
     expanded: bool,
+    later: Collection[str] = (),
 ) -> Identities:
     """The identities of a table.
 
@@ -56,25 +57,23 @@ def find_identities(
         ``{"user": column}``: given by the user of the command.
     expanded
         Whether a row is several impressions.
+    later
+        Columns that are known only after the impression: they identify nothing that was shown.
     """
-    ids = [p for p in profiles if p.kind in ("integer", "text") and p.distinct > 1 and p.name != item][
-        :_MOST_COLUMNS
-    ]
+    ids = [p for p in profiles if p.whole and p.distinct > 1 and p.name != item][:_MOST_COLUMNS]
     by_name = {p.name: p for p in profiles}
-    item_id = (
-        by_name[wanted["item"]] if "item" in wanted else by_name.get(item or "") or _named(ids, "item", found)
-    )
+    item_id = by_name[wanted["item"]] if "item" in wanted else None
+    if item_id is None and item is None:
+        item_id = _named(ids, "item", found)
     others = [p for p in ids if item_id is None or p.name != item_id.name]
     user = by_name[wanted["user"]] if "user" in wanted else _named(others, "user", found)
     for role, profile in (("user", user), ("item", item_id)):
         if role in wanted and profile is not None:
             found.add(role, profile.name, f"{role}_id", "sure", "you named it", None)
-    if item is not None and item_id is not None and "item" not in wanted:
-        found.add("item", item, "item_id", "sure", "the items of the lists", None)
-    if item_id is None:
-        item_id = _by_content_item([p for p in ids if p is not user], found)
+    if item_id is None and item is None:
+        item_id = _by_content_item([p for p in ids if p is not user and p.name not in later], found)
     if user is None:
-        user = _by_content_user([p for p in ids if p is not item_id], item_id, found)
+        user = _by_content_user([p for p in ids if p is not item_id and p.name not in later], item_id, found)
     rest = [p for p in ids if p not in (user, item_id)]
     lists = _list(rest, user, item_id, time, found, expanded=expanded)
     event = next((p for p in rest if p is not lists and p.unique and p.nulls == 0 and _is_key(p)), None)
@@ -123,6 +122,7 @@ def _same(a: Profile, b: Profile) -> bool:
         and b.kind not in ("list", "other")
         and a.distinct == b.distinct
         and a.distinct >= _FEW
+        and not a.unique
         and a.determines(b)
         and b.determines(a)
     )

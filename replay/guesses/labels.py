@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,10 @@ from ecdctr.events.text_lists import list_of_text
 from ecdctr.replay.guesses.findings import Confidence, Found
 from ecdctr.replay.guesses.names import hint, says
 from ecdctr.replay.guesses.profiles import Profile
-from ecdctr.replay.sources import CountsMap, ListsMap
+from ecdctr.replay.sources import CountsMap, ListsMap, label_expression
+from ecdctr.state.errors import DataError
 
-__all__ = ["LabelReading", "find_label"]
+__all__ = ["LabelReading", "as_lists", "by_condition", "find_label", "is_condition"]
 
 _CLICK_WORDS = "click clicked clk open opened tap clic klick geklickt dianji 点击"
 _VIEW_WORDS = (
@@ -67,13 +69,47 @@ def find_label(profiles: Sequence[Profile], found: Found, wanted: str | None = N
     )
 
 
+def is_condition(text: str) -> bool:
+    """Whether a text is a condition on a column, as ``dwell > 10``."""
+    return bool(re.search(r"[<>=!]| in \[", text))
+
+
+def by_condition(frame: pl.DataFrame, text: str, where: str, found: Found) -> LabelReading:
+    """The label by a condition that the user of the command has given.
+
+    Raises
+    ------
+    DataError
+        It is no condition, or reads a column that the table does not have.
+    """
+    try:
+        expression = label_expression(text)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    used = expression.meta.root_names()
+    lacking = [name for name in used if name not in frame.columns]
+    if lacking:
+        raise DataError(
+            f"{where} has no column {lacking[0]!r}, which --use label={text} reads; it has {', '.join(frame.columns)}"
+        )
+    clicked = frame.select(expression).to_series().fill_null(np.nan).to_numpy().astype(np.float64)
+    found.add(
+        "label", ", ".join(used), f"label = {text}", "sure", f"you named it; {np.nanmean(clicked):.1%} are 1"
+    )
+    return LabelReading(text, None, used, clicked)
+
+
 def _zero_one(
     profiles: Sequence[Profile], found: Found, *, named: bool, sure: bool = False
 ) -> LabelReading | None:
     candidates: list[tuple[float, Profile, np.ndarray]] = []
     for profile in profiles:
         values = profile.zero_one
-        signs = profile.kind == "integer" and set(np.unique(profile.known)) == {-1.0, 1.0}
+        signs = (
+            profile.kind == "integer"
+            and not re.search(r"\s", profile.name)
+            and set(np.unique(profile.known)) == {-1.0, 1.0}
+        )
         if signs:
             values = (profile.numbers > 0).astype(float)
         if values is None or profile.distinct < 1:
@@ -101,6 +137,7 @@ def _zero_one(
         look = f"{mean:.0%} are clicks: most logs have fewer; were rows without a click left out?"
     elif score <= 0.5:
         look = f"{profile.name} need not be a click"
+
     text = (
         f"0 and 1 in every row, {mean:.1%} are 1"
         if profile.nulls == 0
@@ -119,7 +156,7 @@ def _action(profiles: Sequence[Profile], found: Found) -> LabelReading | None:
         values = [str(v) for v in profile.values.unique(maintain_order=True)]
         clicks = [v for v in values if v.lower() in _CLICK_VALUES]
         views = [v for v in values if v.lower() in _VIEW_VALUES]
-        if not clicks or not views or " " in profile.name:
+        if not clicks or not views or re.search(r"\s", profile.name):
             continue
         quoted = ", ".join(f'"{v}"' for v in clicks)
         hits = profile.column.is_in(clicks).cast(pl.Float64).fill_null(np.nan).to_numpy()

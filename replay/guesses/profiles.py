@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from ecdctr.events.text_lists import NULL_WORDS
 from ecdctr.events.values import id_text
-from ecdctr.replay.sources import NUMBER_NULL_WORDS
+from ecdctr.replay.sources import LABEL_WORDS, NUMBER_NULL_WORDS
 
 __all__ = ["Kind", "Profile", "typed"]
+
+_FEW_WRONG = 0.01
+"""Share of the values that may be something else: their rows are left out, and counted."""
 
 Kind = Literal["empty", "boolean", "integer", "number", "text", "time", "list", "other"]
 
@@ -33,9 +36,12 @@ def typed(column: pl.Series, *, text_numbers: bool) -> pl.Series:
         if not text_numbers or column.str.contains(r"^\s*[-+]?0\d").any():  # leading zeros: an identifier
             return column
         number = column.set(column.is_in(NUMBER_NULL_WORDS), None).str.strip_chars()
+        given = len(number) - number.null_count()
         for wanted in (pl.Int64, pl.Float64):
             cast = number.cast(wanted, strict=False)
-            if cast.null_count() == number.null_count() < len(number) and not cast.is_nan().any():
+            lost = cast.null_count() - number.null_count()
+            exact = wanted == pl.Int64 or not number.str.contains(r"^-?\d{16,}").any()
+            if given and lost <= _FEW_WRONG * given and exact and not cast.is_nan().any():
                 return cast
         return column
     if dtype == pl.Binary or isinstance(dtype, pl.Categorical | pl.Enum):
@@ -137,6 +143,13 @@ class Profile:
         return self.column.cast(pl.Float64).fill_null(math.nan).to_numpy().astype(np.float64)
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether the values are identifiers by their type: texts, and whole numbers with few exceptions."""
+        if self.kind == "number":
+            return bool((self.known == np.floor(self.known)).mean() >= 0.99)
+        return self.kind in ("integer", "text")
+
+    @cached_property
     def known(self) -> NDArray[np.float64]:
         """The numbers without the missing ones."""
         return self.numbers[np.isfinite(self.numbers)]
@@ -162,18 +175,22 @@ class Profile:
 
     @cached_property
     def zero_one(self) -> NDArray[np.float64] | None:
-        """0 and 1 of a column that has these two values or words for them, NaN where null; None for any other."""
-        from ecdctr.replay.sources import LABEL_WORDS
-
+        """0 and 1 of a column that has these two values or words for them, NaN where null; None if more than 5% are others."""
         if self.kind == "text":
-            words = self.column.str.strip_chars().str.to_lowercase()
-            read = words.replace_strict(LABEL_WORDS, default=None, return_dtype=pl.Float64)
-            if read.null_count() != self.column.null_count():
-                return None
-            return read.fill_null(math.nan).to_numpy()
-        if not (self.is_number or self.kind == "boolean"):
+            text = self.column.str.strip_chars().str.to_lowercase()
+            words = text.replace_strict(LABEL_WORDS, default=None, return_dtype=pl.Float64)
+            found = pl.select(pl.coalesce(text.cast(pl.Float64, strict=False), words)).to_series()
+        elif self.is_number or self.kind == "boolean":
+            found = self.column.cast(pl.Float64)
+        else:
             return None
-        return self.numbers if len(self.known) and np.isin(self.known, (0.0, 1.0)).all() else None
+        found = found.set(~found.is_in([0.0, 1.0]).fill_null(False), None)
+        few = found.null_count() - self.column.null_count() <= 0.05 * len(self.values)
+        return (
+            found.fill_null(math.nan).to_numpy().astype(np.float64)
+            if few and found.null_count() < len(found)
+            else None
+        )
 
     def determines(self, other: Profile) -> bool:
         """Whether each value of this column goes with one value of the other, a few rows aside."""

@@ -21,7 +21,7 @@ from ecdctr.replay.guesses.features import (
 )
 from ecdctr.replay.guesses.findings import Found
 from ecdctr.replay.guesses.identities import Identities, find_identities
-from ecdctr.replay.guesses.labels import LabelReading, find_label
+from ecdctr.replay.guesses.labels import LabelReading, by_condition, find_label, is_condition
 from ecdctr.replay.guesses.leaks import leak
 from ecdctr.replay.guesses.profiles import Profile
 from ecdctr.replay.guesses.samples import Sample
@@ -66,6 +66,12 @@ class TableGuess:
     clicked: NDArray[np.float64]
     sorted: bool
     found: Found
+
+    def values(self, name: str) -> pl.Series:
+        """Sampled values of a column: one for each row, or one for each item if it is a list of these."""
+        expansion = self.label.expansion
+        along = isinstance(expansion, ListsMap) and name in expansion.along
+        return self.impressions[name] if along else self.sample.frame[name]
 
     @property
     def rows(self) -> int:
@@ -157,16 +163,14 @@ def propose(samples: Sequence[Sample], wanted: Mapping[str, str] | None = None) 
         if name not in t.used and not name.startswith("@")
     )
     features = _identities_as_features(tables) + _features(tables, list(names), found)
-    known = np.concatenate([t.time.known for t in tables])
-    span = int(np.ptp(known)) if len(known) else 0
-    return Proposal(tables, features, found, sum(t.rows for t in tables), span, failures)
+    return Proposal(tables, features, found, sum(t.rows for t in tables), _span_ms(tables), failures)
 
 
 def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess | str:
     """How a table is read, or what it lacks."""
     profiles = [Profile(column, text_numbers=sample.text_numbers) for column in sample.frame]
     for role, name in wanted.items():
-        if name not in sample.frame.columns and not (role == "label" and " " in name):
+        if name not in sample.frame.columns and not (role == "label" and is_condition(name)):
             return f"{sample.label} has no column {name!r}, which you named as {role}; {_columns(profiles)}"
     time = find_time([p for p in profiles if wanted.get("time") in (None, p.name)], found)
     if time is None:
@@ -175,7 +179,11 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
             "If one of them is, name it: --use time=COLUMN"
         )
     others = [p for p in profiles if p is not time.profile]
-    label = find_label(others, found, wanted.get("label"))
+    label: LabelReading | None
+    if is_condition(wanted.get("label", "")):
+        label = by_condition(sample.frame, wanted["label"], sample.label, found)
+    else:
+        label = find_label(others, found, wanted.get("label"))
     if label is None:
         return (
             f"{sample.label}: no column says which rows were clicked (0 and 1, an action such as click and view, counts of views and clicks, or a "
@@ -191,6 +199,7 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
         item=label.expansion.items if isinstance(label.expansion, ListsMap) else None,
         wanted={role: name for role, name in wanted.items() if role in ("user", "item")},
         expanded=label.expansion is not None,
+        later=[p.name for p in others if leak(p, label.clicked, None)],
     )
     item = ids.item
     if item is None and isinstance(label.expansion, ListsMap):
@@ -248,6 +257,12 @@ def _impressions(frame: pl.DataFrame, label: LabelReading) -> tuple[pl.DataFrame
     return out, out["@clicked"].fill_null(np.nan).to_numpy().astype(np.float64)
 
 
+def _span_ms(tables: Sequence[TableGuess]) -> int:
+    """Event time that the sampled rows cover, without the few whose clock was wrong."""
+    low, high = np.quantile(np.concatenate([t.time.known for t in tables]), (0.005, 0.995))
+    return round(float(high - low) / 0.99)
+
+
 def _identities_as_features(tables: Sequence[TableGuess]) -> list[Feature]:
     """User and item, and hour and weekday if the times have them."""
     out: list[Feature] = []
@@ -269,9 +284,8 @@ def _identities_as_features(tables: Sequence[TableGuess]) -> list[Feature]:
                 {},
             )
         )
-    known = np.concatenate([t.time.known for t in tables])
     finest = min(t.time.resolution for t in tables)
-    if len(known) and finest < DAY_MS:
+    if finest < DAY_MS:
         out.append(
             Feature(
                 FeatureGuess(
@@ -280,7 +294,7 @@ def _identities_as_features(tables: Sequence[TableGuess]) -> list[Feature]:
                 {},
             )
         )
-    if len(known) and np.ptp(known) > 7 * DAY_MS:
+    if _span_ms(tables) > 7 * DAY_MS:
         out.append(
             Feature(
                 FeatureGuess(
@@ -320,11 +334,24 @@ def _features(tables: Sequence[TableGuess], names: Sequence[str], found: Found) 
             continue
         if found.of("left out") and any(f.column == name for f in found.of("left out")):
             continue
+        if any(name in t.sample.mixed for _, t in inside):
+            found.add("left out", name, "no feature", "sure", "it is a list or an object in some files only")
+            continue
         merged = Profile(
-            _merged([t.impressions[name] for _, t in inside]),
+            _merged([t.values(name) for _, t in inside]),
             text_numbers=all(t.sample.text_numbers for _, t in inside),
         )
-        key = _free(re.sub(r"\W+", "_", name).strip("_") or "column", taken)
+        live = any(not t.sample.files for _, t in inside)
+        if live and "." in name:
+            found.add(
+                "left out",
+                name,
+                "no feature",
+                "sure",
+                "a nested field: a worker reads the fields of the message itself",
+            )
+            continue
+        key = name if live else _free(re.sub(r"\W+", "_", name).strip("_") or "column", taken)
         guess = guess_feature(merged, key, rows)
         if isinstance(guess, LeftOut):
             found.add("left out", name, "no feature", guess.confidence, guess.why, guess.look)

@@ -6,14 +6,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from ecdctr.replay.guesses.names import hint
-from ecdctr.replay.sources import count_rows, field_names, find_files, format_of, read_chunks, read_slice
+from ecdctr.replay.sources import (
+    count_rows,
+    field_names,
+    find_files,
+    format_of,
+    frame_of_objects,
+    object_names,
+    read_chunks,
+    read_slice,
+)
 from ecdctr.state.errors import DataError
 
-__all__ = ["Sample", "sample_files"]
+__all__ = ["Sample", "frame_of_rows", "sample_files", "stream_of_name"]
 
 _MOST_FILES = 12
 _MOST_FIELDS = 400
@@ -39,6 +49,8 @@ class Sample:
         Whether the sample is the whole table.
     text_numbers
         Whether text that is a number is one.
+    mixed
+        Columns that are lists or objects in some files, and something else in others.
     """
 
     label: str
@@ -48,6 +60,7 @@ class Sample:
     rows: int
     complete: bool
     text_numbers: bool = True
+    mixed: frozenset[str] = frozenset()
 
 
 def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[str]]:
@@ -98,15 +111,26 @@ def stream_of_path(file: Path, root: Path) -> str | None:
     """
     below = file.relative_to(root).parts if file.is_relative_to(root) else (file.name,)
     for part in reversed(below):
-        name = part.split(".")[0] if part == file.name else part
-        said = {
-            stream
-            for stream in ("ad", "natural")
-            if hint(stream, re.sub("upload|download|header|read", "", name))
-        }
-        if len(said) == 1:
-            return said.pop()
+        found = stream_of_name(part.split(".")[0] if part == file.name else part)
+        if found is not None:
+            return found
     return None
+
+
+def stream_of_name(name: str) -> str | None:
+    """The stream that a name says.
+
+    >>> stream_of_name("ad-clicks"), stream_of_name("domain=natural"), stream_of_name("uploads")
+    ('ad', 'natural', None)
+    """
+    said = [stream for stream in ("ad", "natural") if hint(stream, name)]
+    return said[0] if len(said) == 1 else None
+
+
+def frame_of_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of messages as a table; nested values have names with dots."""
+    fields = sorted({name for row in rows for name in object_names(row)})[:_MOST_FIELDS]
+    return frame_of_objects(rows, fields)
 
 
 def _check_header(file: Path, names: Sequence[str]) -> None:
@@ -114,6 +138,7 @@ def _check_header(file: Path, names: Sequence[str]) -> None:
         return
     values = sum(bool(re.fullmatch(r"-?\d+([.:/-]\d+)*|[0-9a-f]{8,}|", name)) for name in names)
     if values > len(names) / 2:
+        names = [re.sub(r"_duplicated_\d+$", "", name) for name in names]
         raise DataError(
             f"{file} has no header: its first line is {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}. Put a line with the "
             "names of the columns in front of it"
@@ -143,7 +168,11 @@ def _sample(stream: str | None, columns: set[str], files: list[Path], rows: int)
     frame = _joined(parts)
     total = known if len(chosen) == len(files) else round(known * everything / max(size, 1))
     label = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} more"
-    return Sample(label, files, stream, frame, max(total, read), total <= read and len(chosen) == len(files))
+    nested = [{n for n, dtype in part.schema.items() if dtype.is_nested()} for part in parts]
+    others = [set(part.columns) - names for part, names in zip(parts, nested, strict=True)]
+    mixed = frozenset(set().union(*nested) & set().union(*others))
+    complete = total <= read and len(chosen) == len(files)
+    return Sample(label, files, stream, frame, max(total, read), complete, mixed=mixed)
 
 
 def _read(file: Path, rows: int, fields: set[str]) -> pl.DataFrame:

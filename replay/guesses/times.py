@@ -78,8 +78,8 @@ class TimeReading:
         How it is read, in words.
     look
         What a person should check.
-    doubt
-        Whether the values leave a choice.
+    limit
+        How sure the reading of the values can be.
     """
 
     profile: Profile
@@ -87,7 +87,7 @@ class TimeReading:
     ms: pl.Series
     text: str
     look: str | None = None
-    doubt: bool = False
+    limit: Confidence = "sure"
 
     @property
     def known(self) -> NDArray[np.int64]:
@@ -166,7 +166,7 @@ def _of_numbers(profile: Profile) -> list[TimeReading]:
                 _evaluated(profile, spec),
                 f"{_NAMES[unit]} since an unknown moment",
                 look,
-                doubt=True,
+                limit="guess",
             )
         )
     return out
@@ -174,6 +174,10 @@ def _of_numbers(profile: Profile) -> list[TimeReading]:
 
 def _of_text(profile: Profile) -> list[TimeReading]:
     values = profile.values
+    digits = values.cast(pl.Int64, strict=False)
+    if 0.7 * len(values) <= len(values) - digits.null_count() < len(values):
+        numbers = Profile(profile.raw.cast(pl.Int64, strict=False))
+        return [_of_the_rest(profile, reading) for reading in _of_numbers(numbers)]
     if not values.str.contains(r"\d").head(20).all() or values.str.len_chars().max() > 40:  # type: ignore[operator]
         return []
     head = values.head(_TRIED).to_list()
@@ -204,6 +208,19 @@ def _of_text(profile: Profile) -> list[TimeReading]:
     return _by_the_order(out)
 
 
+def _of_the_rest(profile: Profile, reading: TimeReading) -> TimeReading:
+    """A reading of most values of a column of texts; the others are no times."""
+    share = reading.ms.null_count() / max(1, len(reading.ms))
+    return TimeReading(
+        profile,
+        reading.spec,
+        reading.ms,
+        reading.text,
+        f"{share:.1%} of the values are no time: their rows are left out",
+        limit="guess",
+    )
+
+
 def _by_the_order(found: list[TimeReading]) -> list[TimeReading]:
     """Of formats that all values have, the one in which rows follow each other, and the days cover the shortest time."""
     if len(found) < 2:
@@ -218,7 +235,7 @@ def _by_the_order(found: list[TimeReading]) -> list[TimeReading]:
     best.look = (
         f"every value can also be read as {other.spec.format}; {best.spec.format} gives the more regular log"
     )
-    best.doubt = True
+    best.limit = "guess" if np.ptp(other.known) < 3 * np.ptp(best.known) else "likely"
     return [best]
 
 
@@ -264,17 +281,16 @@ def find_time(profiles: Sequence[Profile], found: Found) -> TimeReading | None:
         else f"{best.ascending:.0%} of the rows are not earlier than the row before"
     )
     span = f"{_day(int(known.min()))} to {_day(int(known.max()))}"
-    confidence: Confidence = (
-        "guess" if best.doubt else "sure" if named and best.profile.nulls < 0.05 else "likely"
-    )
+    plain = named and best.profile.nulls < 0.05
+    confidence: Confidence = best.limit if best.limit != "sure" else "sure" if plain else "likely"
     look = best.look
     if best.resolution >= DAY_MS:
         look = "there is no time of day: the rows of a day are learned together, and their order is unknown"
     found.add("time", best.profile.name, "event time", confidence, f"{best.text}; {span}; {order}", look)
     for other in {reading.profile.name: reading for _, reading in candidates[1:]}.values():
         name = other.profile.name
-        plain = hint("time", name) or says("other time", name) or not other.profile.is_number
-        if other.profile is not best.profile and plain and not says("after", name):
+        a_time = bool(hint("time", name) or says("other time", name)) or not other.profile.is_number
+        if other.profile is not best.profile and a_time and not says("after", name):
             found.add(
                 "left out", name, "another time", "likely", f"{best.profile.name} fits the event time better"
             )

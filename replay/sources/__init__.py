@@ -9,13 +9,15 @@ from ecdctr.replay.sources.files import (
     count_rows,
     field_names,
     format_of,
+    frame_of_objects,
+    object_names,
     read_chunks,
     read_slice,
 )
 from ecdctr.replay.sources.kafka import KafkaSource
 from ecdctr.replay.sources.log import Log, SourceLog
 from ecdctr.replay.sources.mapped_tables import MappedTables
-from ecdctr.replay.sources.mapping import TimeMap
+from ecdctr.replay.sources.mapping import TimeMap, label_expression
 from ecdctr.replay.sources.registry import Source, open_source, parse_options
 from ecdctr.replay.sources.rejects import RejectedRows, Rejects
 from ecdctr.replay.sources.row_filter import RowFilter
@@ -43,6 +45,9 @@ __all__ = [
     "field_names",
     "find_files",
     "format_of",
+    "frame_of_objects",
+    "label_expression",
+    "object_names",
     "open_source",
     "parse_options",
     "read_chunks",

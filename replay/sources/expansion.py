@@ -94,7 +94,8 @@ class ListsMap(Section):
 
     def expand(self, chunk: pl.DataFrame) -> Iterator[Expanded]:
         """The impressions of a chunk; items keep their order in the list."""
-        lists = {name: _as_list(chunk[name], self.separator) for name in self.columns}
+        read = {name: _as_list(chunk[name], self.separator) for name in self.columns}
+        lists = {name: found for name, (found, _) in read.items()}
         lengths = _lengths(lists[self.items])
         words: dict[int, str] = {}
         for name in (*self.along, *([self.labels] if self.labels else [])):
@@ -103,6 +104,9 @@ class ListsMap(Section):
                 words[row] = (
                     f"{name} is {_shown(chunk[name][row])}, expected a list of {lengths[row]:,} values"
                 )
+        for name, (_, unreadable) in read.items():
+            for row in np.flatnonzero(unreadable).tolist():
+                words[row] = f"{name} is {_shown(chunk[name][row])}, expected a list"
         counts = np.where(_marked(words, len(chunk)), 1, lengths)
         for first, end in _parts(counts):
             source, within = _spread(counts, first, end)
@@ -233,20 +237,19 @@ def _marked(rows: dict[int, str], n: int) -> NDArray[np.bool_]:
     return out
 
 
-def _as_list(column: pl.Series, separator: str | None) -> pl.Series:
-    """A column of lists: of arrays, of texts that are lists, of single values."""
-    dtype = column.dtype
-    if isinstance(dtype, pl.Array):
-        return column.arr.to_list()
-    if isinstance(dtype, pl.List):
-        return column
-    if dtype == pl.Null:
-        return column.cast(pl.List(pl.String))
+def _as_list(column: pl.Series, separator: str | None) -> tuple[pl.Series, NDArray[np.bool_]]:
+    """A column of lists: of arrays, of texts that are lists, of single values; and the rows whose text cannot be read."""
+    dtype, good = column.dtype, np.zeros(len(column), np.bool_)
     if dtype == pl.String:
-        return split_lists(column, separator)[0]
-    return (
-        pl.select(pl.when(column.is_not_null()).then(pl.concat_list(column))).to_series().alias(column.name)
-    )
+        return split_lists(column, separator)
+    if isinstance(dtype, pl.Array):
+        return column.arr.to_list(), good
+    if isinstance(dtype, pl.List):
+        return column, good
+    if dtype == pl.Null:
+        return column.cast(pl.List(pl.String)), good
+    single = pl.select(pl.when(column.is_not_null()).then(pl.concat_list(column))).to_series()
+    return single.alias(column.name), good
 
 
 def _lengths(lists: pl.Series) -> NDArray[np.int64]:

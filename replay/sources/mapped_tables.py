@@ -133,8 +133,7 @@ class MappedTables:
     def head(self, decoder: EventDecoder, rejects: Rejects, rows: int) -> Iterator[Batch]:
         """Decoded rows from the start of the first file of each table, about ``rows`` of each, in the order of the file."""
         for table in self.tables:
-            for batch, _ in table.decoded(table.files[0], decoder, rejects, rows):
-                yield batch
+            yield from table.head(decoder, rejects, rows)
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Event frames in event order, to be sent to topics; each call restarts ``stragglers`` at 0."""
@@ -223,15 +222,15 @@ class _Table:
             return (rows.put(batch) for batch in batches)
 
         def start(file: Path) -> int:
-            head = self.decoded(file, decoder, Rejects(), _HEAD_ROWS)
+            head = self._decoded(file, decoder, Rejects(), _HEAD_ROWS)
             return next((int(batch.ts.min()) for batch, _ in head), -(2**62))
 
         def read(file: Path) -> Iterator[pl.DataFrame]:
-            return put(self._in_reach(self.decoded(file, decoder, rejects), decoder, rejects, file))
+            return put(self._in_reach(self._decoded(file, decoder, rejects), decoder, rejects, file))
 
         if self.spec.order == "sorted":
             return [Stream(start(file), partial(read, file)) for file in self.files]
-        everything = chain.from_iterable(self.decoded(f, decoder, rejects) for f in self.files)
+        everything = chain.from_iterable(self._decoded(f, decoder, rejects) for f in self.files)
         made = runs((frame_of_batch(batch) for batch, _ in everything), folder)
 
         def unpack(run: Stream) -> Iterator[pl.DataFrame]:
@@ -242,6 +241,11 @@ class _Table:
             return put(self._in_reach(numbered, decoder, rejects, self.files[0]))
 
         return [Stream(run.start, partial(unpack, run)) for run in made]
+
+    def head(self, decoder: EventDecoder, rejects: Rejects, rows: int) -> Iterator[Batch]:
+        """Decoded rows from the start of the first file."""
+        file = self.files[0]
+        return self._in_reach(self._decoded(file, decoder, rejects, rows), decoder, rejects, file)
 
     def _in_reach(
         self, parts: Iterator[NumberedRows], decoder: EventDecoder, rejects: Rejects, file: Path
@@ -254,7 +258,7 @@ class _Table:
         kept = parts if limit is None else without_rows_ahead(parts, limit, note)
         return (batch for batch, _ in kept)
 
-    def decoded(
+    def _decoded(
         self, file: Path, decoder: EventDecoder, rejects: Rejects, rows: int | None = None
     ) -> Iterator[NumberedRows]:
         nothing = foreign = others = 0

@@ -3,5 +3,17 @@
 from ecdctr.streams.doctor.checks import Check, Report, Status
 from ecdctr.streams.doctor.examination import Examination, Subjects
 from ecdctr.streams.doctor.fields import FieldFinding, Refusal, Sampled
+from ecdctr.streams.doctor.topic_sample import TopicRows, topic_rows
 
-__all__ = ["Check", "Examination", "FieldFinding", "Refusal", "Report", "Sampled", "Status", "Subjects"]
+__all__ = [
+    "Check",
+    "Examination",
+    "FieldFinding",
+    "Refusal",
+    "Report",
+    "Sampled",
+    "Status",
+    "Subjects",
+    "TopicRows",
+    "topic_rows",
+]

@@ -17,7 +17,7 @@ from ecdctr.events.plausible_time import TimeRule
 from ecdctr.events.records import decode_records, is_packed
 from ecdctr.streams.doctor.sample import Records
 
-__all__ = ["FieldFinding", "Refusal", "Sampled", "examine_records"]
+__all__ = ["FieldFinding", "Refusal", "Sampled", "examine_records", "rows_of"]
 
 _MOST_ROWS = 20_000
 """Rows of which fields are counted; packed messages may hold many more."""
@@ -158,7 +158,7 @@ def _fields(decoder: EventDecoder, records: Sequence[Any]) -> list[FieldFinding]
     uses = _uses(decoder)
     counts: dict[str, _Counts] = {name: _Counts() for name in uses}
     rows = 0
-    for row in _rows(records):
+    for row in rows_of(records):
         rows += 1
         for name, value in row.items():
             if name not in counts:
@@ -183,7 +183,7 @@ def _uses(decoder: EventDecoder) -> dict[str, str]:
     return {name: ", ".join(uses) for name, uses in out.items()}
 
 
-def _rows(records: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
+def rows_of(records: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
     """The events of messages that can be read at all, as they stand there."""
     for record in records:
         try:

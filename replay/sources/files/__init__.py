@@ -13,10 +13,12 @@ from ecdctr.replay.sources.files.formats import (
     count_rows,
     field_names,
     format_of,
+    frame_of_objects,
     is_empty,
     read_chunks,
     read_slice,
 )
+from ecdctr.replay.sources.files.nested import object_names
 
 __all__ = [
     "AHEAD",
@@ -30,7 +32,9 @@ __all__ = [
     "decoded_file",
     "field_names",
     "format_of",
+    "frame_of_objects",
     "is_empty",
+    "object_names",
     "read_chunks",
     "read_slice",
     "without_rows_ahead",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -185,13 +185,18 @@ def _separator(path: Path) -> str:
 def _json(path: Path, rows: int | None, fields: Collection[str] | None) -> Iterator[pl.DataFrame]:
     for _, lines in read_lines(path, rows):
         objects = [_object(line) for line in lines]
-        names = dict.fromkeys(name for o in objects for name in o if fields is None or name in fields)
-        paths = sorted(n for n in fields or () if "." in n and n not in names)
-        columns = {n: [value_at(o, n) for o in objects] for n in (*names, *paths)}
-        used = {
-            n: values for n, values in columns.items() if n in names or any(v is not None for v in values)
-        }
-        yield pl.DataFrame([_column(n, v) for n, v in (used or {"ts": [None] * len(objects)}).items()])
+        yield frame_of_objects(objects, fields)
+
+
+def frame_of_objects(
+    objects: Sequence[dict[str, Any]], fields: Collection[str] | None = None
+) -> pl.DataFrame:
+    """JSON objects as rows: their keys, or these fields as far as an object has them; see :func:`read_chunks`."""
+    names = dict.fromkeys(name for o in objects for name in o if fields is None or name in fields)
+    paths = sorted(n for n in fields or () if "." in n and n not in names)
+    columns = {n: [value_at(o, n) for o in objects] for n in (*names, *paths)}
+    used = {n: values for n, values in columns.items() if n in names or any(v is not None for v in values)}
+    return pl.DataFrame([_column(n, v) for n, v in (used or {"ts": [None] * len(objects)}).items()])
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -105,6 +105,17 @@ def test_lists_of_different_lengths_are_one_rejected_row(tmp_path):
     ]
 
 
+def test_a_text_that_is_no_list_is_one_rejected_row(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        f'ts,user,shown,hits,price\n{T0},u,"[a, b]","[1, 0]",3\n{T0 + 1},v,"[a","[1]",5\n'
+    )
+    batch, rejects = read(
+        mapped(tmp_path, '[tables.lists]\nitems = "shown"\nlabels = "hits"', path='"log.csv"')
+    )
+    assert batch.label.tolist() == [1, 0]
+    assert [(c["rows"], c["detail"]) for c in rejects.causes()] == [(1, 'shown is "[a", expected a list')]
+
+
 def test_counts_become_impressions_and_wrong_counts_are_named(tmp_path):
     (tmp_path / "log.csv").write_text(
         "ts,user,ad,price,views,clicks\n"
