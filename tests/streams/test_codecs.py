@@ -71,7 +71,7 @@ def check_both_ways(streams, rows: int = ROWS) -> None:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("codec", CODECS)
-def test_compressed_by_the_producer(codec, broker):
+def test_case_a14_each_codec_compressed_by_the_producer_is_read(codec, broker):
     streams = Streams(broker, partitions=1)
     send_kafka_python(streams, streams.topics.natural, values(), compression_type=codec)
     send_aiokafka(streams, streams.topics.ad, values(), compression_type=codec)
@@ -81,7 +81,9 @@ def test_compressed_by_the_producer(codec, broker):
 @pytest.mark.slow
 @pytest.mark.brokers("apache", reason="the embedded broker does not compress")
 @pytest.mark.parametrize("codec", CODECS)
-def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, broker, apache_broker):
+def test_case_a14_each_codec_compressed_by_the_broker_is_read_in_batches_above_a_mebibyte(
+    codec, broker, apache_broker
+):
     """The JVM writes frames without their content size, which a decoder with a fixed buffer does not read."""
     streams = Streams(broker, partitions=1, create=False)
     for topic in streams.topics.domains:
@@ -95,7 +97,7 @@ def test_compressed_by_the_broker_in_batches_above_a_mebibyte(codec, broker, apa
 
 @pytest.mark.broker
 @pytest.mark.parametrize("codec", CODECS[1:])
-def test_a_codec_without_its_package_is_named(codec, streams, monkeypatch):
+def test_case_a14_a_codec_without_its_package_is_named(codec, streams, monkeypatch):
     send_kafka_python(streams, streams.topics.natural, values(20), compression_type=codec)
     monkeypatch.setattr(f"kafka.codec.has_{codec}", lambda: False)
     with (
