@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from ecdctr.monitor.dashboard import Reason
 from ecdctr.streams.embedded import free_port
 from tests.support.waiting import PATIENCE_S, wait_for
 
@@ -87,6 +88,38 @@ def test_every_metric_that_is_queried_exists_with_its_labels(make_site, fake_mon
             assert keys <= labels[name], f"{name} has no label {keys - labels[name]}"
             asked += 1
     assert asked >= 9
+
+
+def matched_reasons(expression: str) -> set[str]:
+    """The reasons that the selector of ``ecdctr_health`` in an expression matches, as PromQL matches labels."""
+    selector = re.search(r'ecdctr_health\{[^}]*reason(=~|!~)"([^"]*)"', expression)
+    assert selector is not None
+    return {r.value for r in Reason if bool(re.fullmatch(selector[2], r.value)) == (selector[1] == "=~")}
+
+
+def test_every_reason_that_needs_attention_is_an_alert_and_shown():
+    rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+    found = {r["alert"]: r["expr"] for g in rules["groups"] for r in g["rules"]}
+    needs_attention = {r.value for r in Reason if r.rank < Reason.STOPPING.rank}
+    assert matched_reasons(found["EcdctrReason"]) == needs_attention
+    (panel,) = [e for e in expressions()["dashboard"] if "ecdctr_health{" in e]
+    assert needs_attention <= matched_reasons(panel)
+    # Every reason that is written out exists, and an alert that wakes somebody is never one of what passes by itself.
+    urgent = matched_reasons(found["EcdctrWaitsForSomeone"])
+    assert len(urgent) == found["EcdctrWaitsForSomeone"].count("|") + 1
+    assert urgent <= needs_attention - {"waiting_for_broker", "partition_without_leader", "stalled"}
+    assert "damaged_records" in urgent
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap():
+    board = json.loads((DEPLOY / "grafana/dashboards/ecdctr.json").read_text())
+    taken: dict[tuple[int, int], str] = {}
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        for x in range(at["x"], at["x"] + at["w"]):
+            for y in range(at["y"], at["y"] + at["h"]):
+                assert taken.setdefault((x, y), panel["title"]) == panel["title"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 def test_gauges_and_counters_have_the_right_values(make_site, fake_monitor):
