@@ -48,7 +48,8 @@ class Aligner:
     at most ``max_behind_s`` if the log is known to hold more of it, and for at most ``max_idle_s`` otherwise; a partition with a full
     buffer does not count as idle, unless all of its rows are in one block (a message with more rows than the buffer). Then the others continue. Rows that arrive later and are older than ``clock`` are counted in
     ``late_rows``, and are still learned. If no batch is full and rows have been buffered for ``max_wait_s``, all rows that can be
-    emitted are emitted in incomplete batches.
+    emitted are emitted in incomplete batches. Offsets without rows (rejected records, transaction markers) of a partition without
+    buffered rows are emitted as a step without rows after ``max_wait_s``, whether or not batches are full.
 
     Parameters
     ----------
@@ -225,13 +226,11 @@ class Aligner:
         full = natural >= self.batch_rows[NATURAL] or sum(counts) - natural >= self.batch_rows[AD]
         # While a worker catches up, rows wait long anyway: ``max_wait_s`` applies only if no batch is full.
         overdue = final or (not full and self._overdue(now, counts))
-        if not overdue and not full:
-            return []
-        order_partition, order_time = self._merge(buffers, times, blocks, counts)
-        steps = self._form_steps(buffers, order_partition, order_time, flush=overdue)
-        if overdue:
-            steps += self._empty_ranges(buffers)
-        return steps
+        steps: list[Step] = []
+        if overdue or full:
+            order_partition, order_time = self._merge(buffers, times, blocks, counts)
+            steps = self._form_steps(buffers, order_partition, order_time, flush=overdue)
+        return steps + self._empty_ranges(buffers if final else [b for b in buffers if self._waits(b, now)])
 
     def _watermark(self, now: float) -> tuple[float, int]:
         """Merge time and block before which no partition that counts as active can deliver a row any more."""
@@ -248,13 +247,15 @@ class Aligner:
         return bound
 
     def _overdue(self, now: float, counts: Sequence[int]) -> bool:
-        """Whether a partition has had rows that can be emitted, or offsets without rows, for more than ``max_wait_s``."""
+        """Whether a partition has had rows that can be emitted for more than ``max_wait_s``."""
         return any(
-            (count or not buffer.rows)
-            and buffer.segments
-            and now - buffer.segments[0].arrived > self.max_wait_s
+            count and self._waits(buffer, now)
             for buffer, count in zip(self._partitions.values(), counts, strict=True)
         )
+
+    def _waits(self, buffer: PartitionBuffer, now: float) -> bool:
+        """Whether the first rows or offsets in a buffer have been there for more than ``max_wait_s``."""
+        return bool(buffer.segments) and now - buffer.segments[0].arrived > self.max_wait_s
 
     @staticmethod
     def _merge(

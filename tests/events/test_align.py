@@ -308,3 +308,32 @@ def test_offsets_without_rows_do_not_keep_the_others_waiting():
         steps = aligner.emit_steps(now=second)
         rows = [s for s in steps if len(s.batch)]
         assert bool(rows) == (second > 5)
+
+
+def test_offsets_without_rows_advance_in_time_while_batches_are_full_and_complete_no_batch():
+    """Transaction markers alone: the position follows them, so that the lag becomes 0; the rows of others wait as before."""
+    markers, key = ("natural-clicks", 0), ("natural-clicks", 1)
+    aligner = Aligner(
+        {markers: NATURAL, key: NATURAL}, natural_batch=4, ad_batch=4, max_idle_s=0.5, max_wait_s=2
+    )
+    reached = Positions()
+    for second in range(1, 20):
+        aligner.add(make_chunk(markers, [], first=second - 1, end=second), now=second)
+        first = 5 * (second - 1)  # more than a batch each second: batches are always full
+        aligner.add(make_chunk(key, list(range(first, first + 5)), first=first), now=second)
+        for step in aligner.emit_steps(now=second + 0.9):
+            assert len(step.batch) in (0, 4), "a batch that was not full was emitted early"
+            reached.advance(step.parts)
+        assert reached.get(markers, 0) >= second - 3
+    assert reached[markers] >= 16 and reached[key] >= 90
+
+
+def test_offsets_without_rows_do_not_emit_the_rows_of_others_before_their_time():
+    markers, key = ("natural-clicks", 0), ("natural-clicks", 1)
+    aligner = Aligner(
+        {markers: NATURAL, key: NATURAL}, natural_batch=4, ad_batch=4, max_idle_s=0.5, max_wait_s=2
+    )
+    aligner.add(make_chunk(markers, [], first=0, end=1), now=0)
+    aligner.add(make_chunk(key, [1, 2]), now=2)
+    assert [s.parts for s in aligner.emit_steps(now=3)] == [((*markers, 0, 1),)]
+    assert shape(aligner.emit_steps(now=4.5)) == [("natural", [1, 2])]
