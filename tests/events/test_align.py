@@ -230,6 +230,66 @@ def test_a_chunk_that_does_not_continue_its_partition_is_refused():
         aligner.add(make_chunk(("natural-clicks", 0), [1], first=3))
 
 
+def test_positions_buffers_and_lag_are_counted_in_offsets_and_rows():
+    key, ad = ("natural-clicks", 0), ("ad-clicks", 0)
+    aligner = Aligner({key: NATURAL, ad: AD}, natural_batch=2, ad_batch=2, positions={key: 40})
+    assert (aligner.position(*key), aligner.position(*ad), aligner.position("other", 0)) == (40, 0, None)
+    assert (aligner.end(*key), aligner.lag("natural-clicks", {key: 40})) == (None, 0)
+    aligner.add(make_chunk(key, [1, 2, 3], first=40, end=50))
+    aligner.add(make_chunk(ad, [9]))
+    assert (aligner.position(*key), aligner.position(*ad)) == (50, 1)
+    assert (aligner.buffered(*key), aligner.buffered(*ad), aligner.buffered_rows) == (3, 1, 4)
+    assert aligner.lag("natural-clicks", {key: 44}) == 6, "offsets that were read are known to exist"
+    aligner.set_end(*key, 60)
+    assert (aligner.end(*key), aligner.lag("natural-clicks", {key: 44})) == (60, 16)
+    assert aligner.lag("natural-clicks", {}) == 60
+    assert aligner.lag("natural-clicks", {key: 61}) == 0, "never below zero"
+    assert aligner.lag("ad-clicks", {key: 44}) == 1
+    [step] = aligner.emit_steps()
+    assert [(p.first, p.end) for p in step.parts] == [(40, 42)]
+    assert (aligner.buffered(*key), aligner.buffered_rows) == (1, 2)
+
+
+def test_the_clock_is_the_latest_time_that_was_emitted_and_earlier_rows_are_late():
+    key = ("natural-clicks", 0)
+    aligner = Aligner(
+        {key: NATURAL, ("ad-clicks", 0): AD}, natural_batch=2, ad_batch=2, max_idle_s=0, max_wait_s=9
+    )
+    aligner.add(make_chunk(key, [5, 6, 7]), now=1)
+    assert shape(aligner.emit_steps(now=2)) == [("natural", [5, 6])]
+    assert (aligner.clock, aligner.late_rows) == (6, 0), "row 7 has not been emitted"
+    aligner.add(make_chunk(("ad-clicks", 0), [4, 5, 6, 7]), now=3)
+    assert aligner.late_rows == 2, "4 and 5: a row of the clock's own time is not late"
+    aligner.emit_steps(final=True)
+    assert aligner.clock == 7
+
+
+def test_a_source_that_is_sorted_as_a_whole_lets_rows_pass_by_naming_its_time():
+    aligner = Aligner(LANES, natural_batch=2, ad_batch=2)
+    aligner.add(make_chunk(("natural-clicks", 0), [1, 2, 3, 4]))
+    assert aligner.emit_steps() == []
+    aligner.advance(3)
+    assert shape(aligner.emit_steps()) == [("natural", [1, 2])], "rows of time 3 may still come"
+    aligner.advance(2)
+    assert aligner.emit_steps() == [], "an earlier time takes nothing back"
+    aligner.advance(9)
+    assert shape(aligner.emit_steps()) == [("natural", [3, 4])]
+
+
+def test_waiting_ends_after_the_limits_and_not_at_them():
+    key, other = ("natural-clicks", 0), ("natural-clicks", 1)
+    aligner = Aligner({key: NATURAL, other: NATURAL}, natural_batch=9, ad_batch=9, max_idle_s=5, max_wait_s=7)
+    aligner.add(make_chunk(key, [1, 2], end=4), now=2.0)
+    assert aligner.emit_steps(now=9.0) == [], "seven seconds are not more than max_wait_s"
+    assert shape(aligner.emit_steps(now=9.5)) == [("natural", [1, 2])]
+    aligner.add(make_chunk(other, [3]), now=20.0)
+    aligner.add(make_chunk(key, [], first=4, end=6), now=20.0)
+    assert aligner.emit_steps(now=25.0) == []
+    assert shape(aligner.emit_steps(now=27.5)) == [("natural", [3]), ("natural", [])], (
+        "offsets without rows, too"
+    )
+
+
 # -- backfills: many rows of one merge time in one partition
 
 BUFFER = 16
