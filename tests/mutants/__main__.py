@@ -18,7 +18,7 @@ def main() -> int:
         "modules", nargs="*", help="such as state.positions; default: all of tests/mutants/targets.py"
     )
     parser.add_argument(
-        "--sample", type=int, default=60, help="mutants of a module at most; 0: all (default: 60)"
+        "--sample", type=int, default=40, help="mutants of a module at most; 0: all (default: 40)"
     )
     parser.add_argument(
         "--least", type=float, default=0.85, help="share of killed mutants below which the exit code is 1"
@@ -28,37 +28,39 @@ def main() -> int:
     unknown = set(options.modules) - {target.module for target in TARGETS}
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not in tests/mutants/targets.py")
-    rows, survivors = [], []
+    rows = []
     for target in TARGETS:
         if options.modules and target.module not in options.modules:
             continue
-        everything = list(mutants_of(target.path.read_text(encoding="utf-8")))
+        source = target.path.read_text(encoding="utf-8")
+        everything = list(mutants_of(source))
         chosen = sample(everything, options.sample)
         if options.list:
-            survivors += [(target, mutant) for mutant in chosen]
-            continue
-        alive = survivors_of(target, chosen)
-        survivors += [(target, mutant) for mutant in alive]
-        rows.append((target.module, len(everything), len(chosen), len(alive)))
-    for target, mutant in survivors:
-        source = target.path.read_text(encoding="utf-8")
-        print(f"\n{target.module}\n{mutant.difference(source)}")
+            print(
+                *(f"{target.module}, {mutant.difference(source)}" for mutant in chosen),
+                sep="\n\n",
+                end="\n\n",
+            )
+        else:
+            rows.append((target.module, len(everything), len(chosen), survivors(target, source, chosen)))
     return 0 if options.list else report(rows, options.least)
 
 
-def survivors_of(target: Target, mutants: list[Mutant]) -> list[Mutant]:
-    """Mutants with which all tests of a target pass."""
+def survivors(target: Target, source: str, mutants: list[Mutant]) -> int:
+    """Number of mutants with which all tests of a target pass; prints each."""
+    alive = 0
     with tempfile.TemporaryDirectory(prefix="ecdctr-mutants-") as temporary:
         folder = Path(temporary)
         warm_up(target, folder)
-        source = target.path.read_text(encoding="utf-8")
         intact = run_tests(target, source, folder, 600.0, 600.0)
         if not intact.passed:
             output = (folder / "output.txt").read_text(encoding="utf-8")
             sys.exit(f"{target.module}: its tests fail without a mutant\n{output}")
-        limits = 3 * intact.processor_s + 5, 5 * intact.wall_s + 30
-        alive = [m for m in mutants if run_tests(target, m.applied(source), folder, *limits).passed]
-    print(f"{target.module}: {len(alive)} of {len(mutants)} survived", file=sys.stderr, flush=True)
+        limits = 2 * intact.processor_s + 2, 5 * intact.wall_s + 30
+        for mutant in mutants:
+            if run_tests(target, mutant.applied(source), folder, *limits).passed:
+                print(f"\nsurvived: {target.module}, {mutant.difference(source)}", flush=True)
+                alive += 1
     return alive
 
 

@@ -36,8 +36,8 @@ class Target:
     tests
         Files, relative to the root.
     skip
-        Words in the names of tests that say nothing about a mutant: they measure time, or start interpreters, which
-        import the module as it is on disk.
+        Words in the names of tests that do not run: they measure time, start interpreters (which import the module as it
+        is on disk), or take long and are about another module.
     """
 
     module: str
