@@ -85,7 +85,8 @@ def settle_positions(
     lost += _of_other_topics(needed, learned, state)
     if not lost:
         return iter(tail)
-    _reset(engine, state, at_checkpoint, reached, lost, choice, [str(loss) for loss in lost])
+    reasons = [str(loss) for loss in lost]
+    _reset(engine, state, at_checkpoint, reached, lost, choice, reasons, _offsets_elsewhere(tail, state))
     return itertools.chain()
 
 
@@ -187,6 +188,12 @@ def _of_other_topics(needed: Mapping[Key, int], learned: Mapping[Key, int], stat
     ]
 
 
+def _offsets_elsewhere(entries: Iterable[JournalEntry], state: LogState) -> int:
+    """Offsets that steps have learned from topics which the configuration does not name."""
+    shown = {topic for topic, _ in state.ends}
+    return sum(part.end - part.first for entry in entries for part in entry.parts if part.topic not in shown)
+
+
 def positions_after(
     at: Mapping[Key, int], entries: Iterable[JournalEntry]
 ) -> tuple[Positions, dict[Key, int]]:
@@ -217,11 +224,17 @@ def _reset(
     lost: Sequence[Loss],
     choice: str | None,
     reasons: Sequence[str],
+    elsewhere: int = 0,
 ) -> None:
-    """Continue at the offsets of the choice; without one, raise an error with the reasons and the costs."""
+    """Continue at the offsets of the choice; without one, raise an error with the reasons and the costs.
+
+    ``elsewhere``: offsets that the discarded steps have learned from topics which are not read any more.
+    """
     same_until = {loss.key: loss.same_until for loss in lost}
     targets = _targets(at, state, same_until)
-    costs = {name: _cost(target, at, reached, same_until, state) for name, target in targets.items()}
+    costs = {
+        name: _cost(target, at, reached, same_until, state, elsewhere) for name, target in targets.items()
+    }
     if choice is None:
         lines = ["the log no longer holds what training needs:", *(f"  {reason}" for reason in reasons)]
         lines += ["start again with one of", *(f"  --reset-offsets {n}: {cost}" for n, cost in costs.items())]
@@ -244,7 +257,12 @@ def _targets(at: Positions, state: LogState, same_until: Mapping[Key, float]) ->
 
 
 def _cost(
-    target: Positions, at: Positions, reached: Positions, same_until: Mapping[Key, float], state: LogState
+    target: Positions,
+    at: Positions,
+    reached: Positions,
+    same_until: Mapping[Key, float],
+    state: LogState,
+    elsewhere: int = 0,
 ) -> str:
     """Offsets that are lost and that are learned twice if reading continues at ``target``.
 
@@ -253,11 +271,12 @@ def _cost(
 
     - what the discarded steps learned and the log no longer has: ``at`` or ``same`` to ``reached``,
     - of the same records, those that are skipped: ``at`` to ``target``,
-    - of the other records, those that are skipped: ``same`` to ``target``.
+    - of the other records, those that are skipped: ``same`` to ``target``,
+    - what the discarded steps learned from topics that are not read any more: ``elsewhere``.
 
     Learned a second time is what the model has learned, from ``target`` on, as far as the log still has it.
     """
-    lost = doubled = 0.0
+    lost, doubled = float(elsewhere), 0.0
     for key in at:
         same = same_until.get(key, math.inf)
         until = reached.get(key, at[key])

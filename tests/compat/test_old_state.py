@@ -18,6 +18,7 @@ from ecdctr.commands.rebuild import rebuild
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.models.training import audit
 from ecdctr.state.checkpoints import CheckpointStore
+from ecdctr.state.folder_format import check_format
 from ecdctr.state.row_logs import AdWindow, ScoreLog
 from ecdctr.state.snapshots import RocksEmbeddingStore
 from tests.compat.machine import difference
@@ -113,6 +114,13 @@ def test_a_worker_redoes_the_journal_and_continues_with_exact_counts(resumed):
 
     ads = ScoreLog(resumed.folders.scores, read_only=True).read(domain=1)
     assert len(ads["ts"]) == TOTAL["ad"]
+    for folder in (resumed.folders.scores, resumed.folders.ad_window):
+        days = {path.stem for path in folder.glob("*.rows")}
+        assert days == {path.stem for path in folder.glob("*.sums")} != set(), "they got checksums"
+    check_format(resumed.folders.root)
+    assert (resumed.folders.root / "format.json").exists()
+    assert newest.meta["inputs"]["topics.ad"] == resumed.settings.topics.ad
+
     entries = resumed.entries()
     assert any(e.kind == "release" and e.step > FACTS["last_step"] for e in entries)
     topics = resumed.settings.topics
