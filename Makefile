@@ -13,13 +13,17 @@ BROKERS ?= embedded
 PYTEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8
 
-.PHONY: install demo test quick chaos mutants check bench kafka clean help
+# Generated events of each test of `make fuzz`.
+FUZZ ?= 2000
+
+.PHONY: install demo test quick fuzz chaos mutants check bench kafka clean help
 
 help:
 	@echo "make install  virtual environment with everything ($(VENV))"
 	@echo "make demo     embedded broker, two click streams, training, kill -9, replay: one table, one report"
 	@echo "make test     checks and all tests (what CI runs)"
 	@echo "make quick    the tests without brokers, browsers and long replays, in a minute or two"
+	@echo "make fuzz     $(FUZZ) generated events for each test of tests/fuzz, other ones each time; FUZZ=20000: more"
 	@echo "make chaos    the long form of the kill -9 test; BROKERS=apache: on three nodes of Apache Kafka, which fail, too"
 	@echo "make mutants  small faults in the modules that must not be wrong: at least 85 % fail their tests; MODULES='state.positions': these"
 	@echo "make check    ruff, mypy --strict, import-linter"
@@ -49,6 +53,9 @@ test: check
 
 quick: $(STAMP)
 	$(PYTEST) -m "not slow and not broker and not browser"
+
+fuzz: $(STAMP)
+	FUZZ_EXAMPLES=$(FUZZ) $(PYTEST) --timeout 36000 tests/fuzz
 
 chaos: $(STAMP) $(if $(filter apache,$(BROKERS)),kafka)
 	$(BIN)/python -m tests.chaos --brokers $(BROKERS)

@@ -354,13 +354,17 @@ class _Table:
             ) from error
 
     def _for(self, chunk: pl.DataFrame) -> dict[str, pl.Expr]:
-        """The expressions for the types of a chunk: a bag that is a list already is not split."""
+        """The expressions for the types of a chunk: a bag that is a list already is not split, and only text is read as a label."""
         lists = {
             field: pl.col(source.column)
             for field, source in self.spec.fields.items()
             if field in self.events and isinstance(source, BagMap) and chunk.schema[source.column].is_nested()
         }
-        return self.events | lists
+        label = self.spec.columns.label
+        typed = {}
+        if label in chunk.columns and self.spec.expansion is None and chunk.schema[label] != pl.String:
+            typed["label"] = pl.col(label)  # the decoder judges each value
+        return self.events | lists | typed
 
     def _faults(self, chunk: pl.DataFrame, frame: pl.DataFrame) -> Iterator[Fault]:
         for name in ("ts", "label", "domain"):
