@@ -148,11 +148,14 @@ def _check(out: Console, config: Path, mapping: Path) -> None:
     rows = clicks = 0
     for batch in source.head(factory.decoder(settings), rejects, _CHECKED_ROWS):
         rows += len(batch)
-        clicks += int(batch.label.sum())
+        clicks += int((batch.label == 1).sum())
     rejects.accepted = rows
-    out.print(
-        f"\ntried: of the first rows, {rows:,} impressions with {clicks:,} clicks can be learned, {sum(rejects.values()):,} are left out"
+    what = (
+        f"{rows:,} impressions and clicks can be read"
+        if source.joined
+        else f"{rows:,} impressions with {clicks:,} clicks can be learned"
     )
+    out.print(f"\ntried: of the first rows, {what}, {sum(rejects.values()):,} are left out")
     for line in rejects.notices():
         _print(out, Text("  " + line))
     rejects.check(str(mapping))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,7 @@ _QUANTITY_WORDS = (
     "edad alter anzahl cantidad dauer betrag jiage nianling shuliang zhekou"
 )
 _CODES, _QUANTITIES = frozenset(_CODE_WORDS.split()), frozenset(_QUANTITY_WORDS.split())
+_COMMA = r"^\s*-?(\d+|\d{1,3}(\.\d{3})+),\d{1,4}\s*$"
 _MOST_BUCKETS = 20_000_000
 _LONGEST = 256
 _ROUND = (1, 2, 5)
@@ -34,13 +35,14 @@ _ROUND = (1, 2, 5)
 
 @dataclass(frozen=True, slots=True)
 class FeatureGuess:
-    """A feature, the sign between the ids of a bag that is a text, and why."""
+    """A feature, the sign between the ids of a bag that is a text, why, and whether its numbers have a decimal comma."""
 
     spec: FeatureSpec
     separator: str | None
     confidence: Confidence
     why: str
     look: str | None = None
+    comma: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ def guess_feature(profile: Profile, name: str, rows: int) -> FeatureGuess | Left
         return LeftOut("a time other than the event time", "likely")
     if profile.distinct == 1 and not 0.02 < profile.nulls < 0.98:
         return LeftOut("it has one value in all sampled rows")
+    if profile.kind == "text" and profile.values.str.contains(_COMMA).mean() > 0.98:  # type: ignore[operator]
+        points = profile.column.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+        guess = _numeric(Profile(points.str.strip_chars().cast(pl.Float64, strict=False)), name)
+        if isinstance(guess, LeftOut):
+            return guess
+        return replace(guess, comma=True, why=f"{guess.why}, with a decimal comma")
     lists = as_lists(profile)
     if lists is not None:
         return _bag(profile, lists, name, rows)

@@ -40,6 +40,7 @@ def find_identities(
     wanted: Mapping[str, str],
     expanded: bool,
     later: Collection[str] = (),
+    key: str | None = None,
 ) -> Identities:
     """The identities of a table.
 
@@ -57,10 +58,12 @@ def find_identities(
         ``{"user": column}``: given by the user of the command.
     expanded
         Whether a row is several impressions.
+    key
+        Column that joins clicks to impressions: it is neither a user nor an item.
     later
         Columns that are known only after the impression: they identify nothing that was shown.
     """
-    ids = [p for p in profiles if p.whole and p.distinct > 1 and p.name != item][:_MOST_COLUMNS]
+    ids = [p for p in profiles if p.whole and p.distinct > 1 and p.name not in (item, key)][:_MOST_COLUMNS]
     by_name = {p.name: p for p in profiles}
     item_id = by_name[wanted["item"]] if "item" in wanted else None
     if item_id is None and item is None:
@@ -91,9 +94,7 @@ def find_identities(
         twin = next(
             (q for q in (user, item_id) if q is not None and p not in (lists, event) and _same(p, q)), None
         )
-        if twin is not None and (
-            p.kind == "text" or _is_key(p) or hint("user", p.name) or hint("item", p.name)
-        ):
+        if twin is not None and (hint("event", p.name) or hint("user", p.name) or hint("item", p.name)):
             also.append(p.name)
             found.add(
                 "left out",

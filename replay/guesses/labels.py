@@ -16,7 +16,7 @@ from ecdctr.replay.guesses.profiles import Profile
 from ecdctr.replay.sources import CountsMap, ListsMap, label_expression
 from ecdctr.state.errors import DataError
 
-__all__ = ["LabelReading", "as_lists", "by_condition", "find_label", "is_condition"]
+__all__ = ["LabelReading", "as_lists", "by_condition", "click_values", "find_label", "is_condition"]
 
 _CLICK_WORDS = "click clicked clk open opened tap clic klick geklickt dianji 点击"
 _VIEW_WORDS = (
@@ -149,26 +149,31 @@ def _zero_one(
     return LabelReading(label, None, [profile.name], values)
 
 
+def click_values(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Of a column of actions, the values that mean an impression and those that mean a click."""
+    if profile.kind != "text" or profile.distinct > 12:
+        return None
+    values = [str(v) for v in profile.values.unique(maintain_order=True)]
+    clicks = tuple(v for v in values if v.lower() in _CLICK_VALUES)
+    views = tuple(v for v in values if v.lower() in _VIEW_VALUES)
+    return (views, clicks) if views and clicks else None
+
+
 def _action(profiles: Sequence[Profile], found: Found) -> LabelReading | None:
     for profile in profiles:
-        if profile.kind != "text" or profile.distinct > 12:
+        values = click_values(profile)
+        if values is None or re.search(r"\s", profile.name):
             continue
-        values = [str(v) for v in profile.values.unique(maintain_order=True)]
-        clicks = [v for v in values if v.lower() in _CLICK_VALUES]
-        views = [v for v in values if v.lower() in _VIEW_VALUES]
-        if not clicks or not views or re.search(r"\s", profile.name):
-            continue
+        views, clicks = values
         quoted = ", ".join(f'"{v}"' for v in clicks)
-        hits = profile.column.is_in(clicks).cast(pl.Float64).fill_null(np.nan).to_numpy()
-        mean = float(np.nanmean(hits))
-        look = "if a click is a row of its own beside the row of its view, join the two first: here each row counts as an impression"
+        hits = profile.column.is_in(list(clicks)).cast(pl.Float64).fill_null(np.nan).to_numpy()
         found.add(
             "label",
             profile.name,
             f"label = {profile.name} in [{quoted}]",
             "likely",
-            f"its values are {', '.join(values[:6])}; {mean:.1%} are a click",
-            look,
+            f"its values are {', '.join((*views, *clicks)[:6])}; {np.nanmean(hits):.1%} are a click",
+            "if a click is a row of its own beside that of its view, both need a key to be joined (docs/join.md): here each row is an impression",
         )
         return LabelReading(f"{profile.name} in [{quoted}]", None, [profile.name], hits)
     return None

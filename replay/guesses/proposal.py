@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS
+from ecdctr.replay.guesses.apart import Apart, apart
 from ecdctr.replay.guesses.features import (
     FeatureGuess,
     LeftOut,
@@ -66,6 +67,7 @@ class TableGuess:
     clicked: NDArray[np.float64]
     sorted: bool
     found: Found
+    joined: Apart | None
 
     def values(self, name: str) -> pl.Series:
         """Sampled values of a column: one for each row, or one for each item if it is a list of these."""
@@ -81,7 +83,9 @@ class TableGuess:
     @property
     def used(self) -> set[str]:
         """Columns with a role."""
+        spec = self.time.spec
         named = {
+            None if isinstance(spec, str) else spec.clock,
             self.time.profile.name,
             *self.label.used,
             self.user,
@@ -146,9 +150,12 @@ def propose(samples: Sequence[Sample], wanted: Mapping[str, str] | None = None) 
     found = Found()
     tables: list[TableGuess] = []
     failures: list[str] = []
-    for sample in samples:
+    pairs: list[tuple[Sample, Apart | None]] = (
+        [(sample, None) for sample in samples] if "label" in (wanted or {}) else apart(samples)
+    )
+    for sample, joined in pairs:
         own = Found()
-        guess = _table(sample, dict(wanted or {}), own)
+        guess = _table(sample, dict(wanted or {}), own, joined)
         if isinstance(guess, str):
             failures.append(guess)
         else:
@@ -166,7 +173,9 @@ def propose(samples: Sequence[Sample], wanted: Mapping[str, str] | None = None) 
     return Proposal(tables, features, found, sum(t.rows for t in tables), _span_ms(tables), failures)
 
 
-def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess | str:
+def _table(
+    sample: Sample, wanted: dict[str, str], found: Found, joined: Apart | None = None
+) -> TableGuess | str:
     """How a table is read, or what it lacks."""
     profiles = [Profile(column, text_numbers=sample.text_numbers) for column in sample.frame]
     for role, name in wanted.items():
@@ -178,9 +187,12 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
             f"{sample.label}: no column is the time of the events, and without it the rows cannot be replayed in their order; {_columns(profiles)}. "
             "If one of them is, name it: --use time=COLUMN"
         )
-    others = [p for p in profiles if p is not time.profile]
+    clock = None if isinstance(time.spec, str) else time.spec.clock
+    others = [p for p in profiles if p is not time.profile and p.name != clock]
     label: LabelReading | None
-    if is_condition(wanted.get("label", "")):
+    if joined is not None:
+        label = _joined_label(joined, found)
+    elif is_condition(wanted.get("label", "")):
         label = by_condition(sample.frame, wanted["label"], sample.label, found)
     else:
         label = find_label(others, found, wanted.get("label"))
@@ -190,7 +202,9 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
             f"list of the clicked items); {_columns(profiles)}. A click model needs rows that were shown, clicked and not clicked. If a column says "
             "it, name it: --use label=COLUMN"
         )
-    others = [p for p in others if p.name not in label.used]
+    others = [
+        p for p in others if p.name not in label.used or (joined is not None and p.name == joined.column)
+    ]
     stream = find_stream(others, sample.stream, sample.label, found)
     ids = find_identities(
         [p for p in others if p.name != stream.column],
@@ -199,6 +213,7 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
         item=label.expansion.items if isinstance(label.expansion, ListsMap) else None,
         wanted={role: name for role, name in wanted.items() if role in ("user", "item")},
         expanded=label.expansion is not None,
+        key=joined.column if joined is not None else None,
         later=[p.name for p in others if leak(p, label.clicked, None)],
     )
     item = ids.item
@@ -225,7 +240,23 @@ def _table(sample: Sample, wanted: dict[str, str], found: Found) -> TableGuess |
         clicked,
         bool((late <= _WINDOW_MS).all()) and len(sample.files) == 1,
         found,
+        joined,
     )
+
+
+def _joined_label(joined: Apart, found: Found) -> LabelReading:
+    """The label of impressions whose clicks are rows of their own."""
+    where = "" if joined.clicks is None else f" of {joined.clicks.sample.label}"
+    decision = f"clicks{where} are joined by {joined.field}"
+    found.add(
+        "label",
+        joined.column,
+        decision,
+        "sure",
+        f"{joined.why}; {joined.clicked.mean():.1%} of the impressions are clicked",
+    )
+    used = [joined.column] if joined.action is None else [joined.column, joined.action[0]]
+    return LabelReading(None, None, used, joined.clicked)
 
 
 def _columns(profiles: Sequence[Profile]) -> str:

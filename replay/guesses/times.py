@@ -61,6 +61,11 @@ _OTHERS = (
 )
 _FORMATS = (*_OTHERS, *(day + clock for day in _DAYS for clock in _CLOCKS))
 _TRIED = 400
+_DAYTIMES = {
+    "%H:%M:%S": r"^[0-2]?\d:[0-5]\d:[0-5]\d$",
+    "%H:%M": r"^[0-2]?\d:[0-5]\d$",
+    "%H%M": r"^[0-2]\d[0-5]\d$",
+}
 _ORIGIN = "2026-01-01"
 
 
@@ -273,6 +278,8 @@ def find_time(profiles: Sequence[Profile], found: Found) -> TimeReading | None:
         return None
     candidates.sort(key=lambda pair: -pair[0])
     best = candidates[0][1]
+    if best.resolution >= DAY_MS:
+        best = _with_clock(best, profiles) or best
     known = best.known
     named = hint("time", best.profile.name)
     order = (
@@ -295,6 +302,36 @@ def find_time(profiles: Sequence[Profile], found: Found) -> TimeReading | None:
                 "left out", name, "another time", "likely", f"{best.profile.name} fits the event time better"
             )
     return best
+
+
+def _with_clock(date: TimeReading, profiles: Sequence[Profile]) -> TimeReading | None:
+    """A date together with a column of times of day: texts as 18:05:30, or numbers as 1805."""
+    if isinstance(date.spec, TimeMap) and date.spec.format is None:
+        return None
+    day = date.spec.format if isinstance(date.spec, TimeMap) else "%Y-%m-%d"
+    for profile in profiles:
+        if profile is date.profile or profile.kind not in ("text", "integer", "time"):
+            continue
+        texts = profile.raw.cast(pl.String, strict=False).drop_nulls()
+        digits = profile.kind == "integer" and hint("time", profile.name) and profile.distinct > 10
+        for clock, pattern in _DAYTIMES.items():
+            if clock == "%H%M" and not digits:
+                continue
+            if len(texts) < 0.95 * profile.n or not texts.str.zfill(4).str.contains(pattern).all():
+                continue
+            spec = TimeMap(column=date.profile.name, clock=profile.name, format=f"{day} {clock}")
+            ms = pl.DataFrame([date.profile.raw, profile.raw]).select(spec.expression()).to_series()
+            if ms.null_count() <= 0.05 * len(ms):
+                look = 'the values name no zone and are read as UTC: set zone, as zone = "Europe/Berlin" (only the hour of the day depends on it)'
+                return TimeReading(
+                    date.profile,
+                    spec,
+                    ms,
+                    f"{date.text}, with the time of day in {profile.name}",
+                    look,
+                    date.limit,
+                )
+    return None
 
 
 def _score(profile: Profile, reading: TimeReading) -> float:

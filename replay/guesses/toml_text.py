@@ -10,8 +10,10 @@ from typing import Any
 
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.time import DAY_MS, HOUR_MS
+from ecdctr.replay.guesses.apart import Apart, Clicks
 from ecdctr.replay.guesses.findings import Finding
 from ecdctr.replay.guesses.proposal import Feature, Proposal, TableGuess
+from ecdctr.replay.guesses.times import TimeReading
 from ecdctr.replay.sources import CountsMap, TimeMap
 
 __all__ = ["feature_lines", "mapping_text", "settings_lines"]
@@ -41,6 +43,8 @@ def mapping_text(proposal: Proposal, name: str, folder: Path) -> str:
     ]
     for index, table in enumerate(proposal.tables):
         lines += ["", *_table_lines(proposal, index, table, folder)]
+        if table.joined is not None and table.joined.clicks is not None:
+            lines += ["", *_click_lines(table.joined, table.joined.clicks, folder)]
     lines += ["", *feature_lines(proposal.features)]
     left = [f for f in proposal.found.all if f.what in ("leak", "left out")]
     if left:
@@ -56,6 +60,12 @@ def _table_lines(proposal: Proposal, index: int, table: TableGuess, folder: Path
     found = table.found
     yield "[[tables]]"
     yield f"path = {_paths(table.sample.files, folder)}"
+    joined = table.joined
+    if joined is not None and joined.action is None:
+        yield 'event = "impression"                      # the clicks are in the next table'
+    elif joined is not None and joined.action is not None:
+        column, views, clicks = joined.action
+        yield f"event = {{column = {_toml(column)}, impression = {_toml(list(views))}, click = {_toml(list(clicks))}}}"
     stream = table.stream
     evidence = _evidence(f for f in found.of("stream") if f.column == (stream.column or ""))
     if stream.column is None:
@@ -69,12 +79,14 @@ def _table_lines(proposal: Proposal, index: int, table: TableGuess, folder: Path
         yield 'order = "any"                             # the rows are sorted by time before they are replayed'
     yield ""
     yield "[tables.columns]"
-    yield f"ts = {_time(table)}{_evidence(_about(found.of('time'), table.time.profile.name))}"
+    yield f"ts = {_time(table.time)}{_evidence(_about(found.of('time'), table.time.profile.name))}"
     yield f"user_id = {_toml(table.user)}{_evidence(_about(found.of('user'), table.user))}"
     expansion = table.label.expansion
     if expansion is None or isinstance(expansion, CountsMap):
         yield f"item_id = {_toml(table.item)}{_evidence(_about(found.of('item'), table.item))}"
     labels = _evidence(_about(found.of("label"), ", ".join(table.label.used)))
+    if joined is not None:
+        yield f"{joined.field} = {_toml(joined.column)}{_evidence(_about(found.of('label'), joined.column))}"
     if table.label.label is not None:
         yield f"label = {_toml(table.label.label)}{labels}"
     if table.ids.list_id is not None:
@@ -94,6 +106,19 @@ def _table_lines(proposal: Proposal, index: int, table: TableGuess, folder: Path
         yield from renamed
 
 
+def _click_lines(joined: Apart, clicks: Clicks, folder: Path) -> Iterator[str]:
+    yield "[[tables]]"
+    yield f"path = {_paths(clicks.sample.files, folder)}"
+    yield 'event = "click"'
+    yield 'order = "any"'
+    yield ""
+    yield "[tables.columns]"
+    yield f"ts = {_time(clicks.time)}{_note(clicks.time.text)}"
+    yield f"{joined.field} = {_toml(clicks.key)}"
+    if clicks.item is not None:
+        yield f"item_id = {_toml(clicks.item)}"
+
+
 def _renamed(features: Iterable[Feature], index: int) -> Iterator[str]:
     for feature in features:
         column = feature.columns.get(index)
@@ -102,6 +127,8 @@ def _renamed(features: Iterable[Feature], index: int) -> Iterator[str]:
         separator = feature.guess.separator
         if feature.spec.kind == "bag" and separator not in (None, "|"):
             yield f"{_key(feature.spec.field)} = {{column = {_toml(column)}, separator = {_toml(separator)}}}"
+        elif feature.guess.comma:
+            yield f'{_key(feature.spec.field)} = {{column = {_toml(column)}, decimal = ","}}'
         elif column != feature.spec.field:
             yield f"{_key(feature.spec.field)} = {_toml(column)}"
 
@@ -181,8 +208,8 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _time(table: TableGuess) -> str:
-    spec = table.time.spec
+def _time(reading: TimeReading) -> str:
+    spec = reading.spec
     if not isinstance(spec, TimeMap):
         return _toml(spec)
     return (

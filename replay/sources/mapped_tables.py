@@ -34,7 +34,15 @@ from ecdctr.replay.sources.files import (
     without_rows_ahead,
 )
 from ecdctr.replay.sources.join_rows import check_policy, join_rows, with_key
-from ecdctr.replay.sources.mapping import BagMap, DomainMap, EventMap, TableMap, TimeMap, read_mapping
+from ecdctr.replay.sources.mapping import (
+    BagMap,
+    DomainMap,
+    EventMap,
+    NumberMap,
+    TableMap,
+    TimeMap,
+    read_mapping,
+)
 from ecdctr.replay.sources.merge import EventOrder, Stream
 from ecdctr.replay.sources.rejects import Rejects
 from ecdctr.replay.sources.sort import runs
@@ -410,6 +418,8 @@ class _Table:
             source = spec.fields.get(feature.field, feature.field)
             if isinstance(source, BagMap):
                 out[feature.field] = pl.col(source.column).cast(pl.String)
+            elif isinstance(source, NumberMap):
+                out[feature.field] = source.expression()
             elif feature.field in spec.fields or source in self.header:
                 out[feature.field] = pl.col(source)
         return out

@@ -26,6 +26,7 @@ __all__ = [
     "DomainMap",
     "EventMap",
     "Mapping",
+    "NumberMap",
     "TableMap",
     "TimeMap",
     "label_expression",
@@ -40,7 +41,7 @@ _OPERATORS = {
     "==": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
 }
-_BRANCH = re.compile(r"TimeMap|DomainMap|EventMap|BagMap|str")
+_BRANCH = re.compile(r"TimeMap|DomainMap|EventMap|BagMap|NumberMap|str")
 KEYS = ("impression_id", "request_id")
 _MS = {"us": 0.001, "ms": 1, "s": 1000}
 
@@ -49,6 +50,10 @@ class TimeMap(Section):
     """How a column represents the event time."""
 
     column: str
+    clock: str | None = Field(
+        default=None,
+        description="Column with the time of day, if it is apart: the format is that of both texts with a blank between them.",
+    )
     unit: Literal["ns", "us", "ms", "s"] | None = Field(
         default=None, description="Unit of a number since the epoch."
     )
@@ -63,6 +68,8 @@ class TimeMap(Section):
     def _one_of_both(self) -> TimeMap:
         if (self.unit is None) == (self.format is None):
             raise ValueError("give either unit (ns, us, ms, s) or format")
+        if self.clock is not None and self.format is None:
+            raise ValueError("clock needs a format, as '%Y-%m-%d %H:%M:%S'")
         return self
 
     @field_validator("origin")
@@ -92,6 +99,8 @@ class TimeMap(Section):
             return (number * _MS[self.unit]).round(0).cast(pl.Int64, strict=False) + origin
         assert self.format is not None
         text, form = column.cast(pl.String), self.format
+        if self.clock is not None:  # 930 is half past nine
+            text = pl.concat_str(text, pl.col(self.clock).cast(pl.String).str.zfill(4), separator=" ")
         if re.search("%[HI]", form) and not re.search("%[MTXRrcs+]", form):  # a time needs minutes
             text, form = text + ":00", form + ":%M"
         if re.search(r"%:?z|%Z", form):
@@ -130,6 +139,18 @@ class BagMap(Section):
 
     column: str
     separator: str = Field(min_length=1)
+
+
+class NumberMap(Section):
+    """A column of numbers in texts with a decimal comma; points between thousands are passed over."""
+
+    column: str
+    decimal: Literal[","]
+
+    def expression(self) -> pl.Expr:
+        """The numbers as texts with a decimal point."""
+        text = pl.col(self.column).cast(pl.String)
+        return text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
 
 
 class ColumnsMap(Section):
@@ -180,7 +201,7 @@ class TableMap(Section):
     columns: ColumnsMap
     lists: ListsMap | None = Field(default=None, description="For rows that are a list of shown items.")
     counts: CountsMap | None = Field(default=None, description="For rows that count views and clicks.")
-    fields: dict[str, str | BagMap] = Field(
+    fields: dict[str, str | BagMap | NumberMap] = Field(
         default_factory=dict, description="Columns of feature fields that have another name in this table."
     )
 

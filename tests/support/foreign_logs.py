@@ -61,7 +61,7 @@ def spanish(folder: Path) -> list[Path]:
     made = [
         {
             "fecha": f"{r['at']:%d/%m/%Y %H:%M:%S}", "id_usuario": f"U{r['user']:04d}", "id_producto": f"P{r['item']:03d}",
-            "clic": "sí" if False else ("true" if r["clicked"] else "false"), "patrocinado": str(r["ad"]).lower(), "categoria": r["category"],
+            "clic": str(bool(r["clicked"])).lower(), "patrocinado": str(r["ad"]).lower(), "categoria": r["category"],
             "precio": r["price"], "tiempo_permanencia": r["dwell"] or None,
         }
         for r in impressions()
@@ -233,6 +233,48 @@ def like_criteo(folder: Path) -> list[Path]:
     return _csv(folder / "attribution.tsv", made, "\t")
 
 
+def actions(folder: Path) -> list[Path]:
+    """JSON lines in which a click is a row of its own, with the id of its impression."""
+    made = []
+    for r in impressions():
+        key = {"impression_id": f"x{r['n']}", "user": r["user"], "item": r["item"]}
+        more = {"slot": "sponsored" if r["ad"] else "organic", "price": r["price"]}
+        made.append({"time": r["at"].isoformat(), "action": "view", **key, **more})
+        if r["clicked"]:
+            made.append({"time": (r["at"] + timedelta(seconds=20)).isoformat(), "action": "click", **key})
+    return _json(folder / "actions.jsonl", made)
+
+
+def clicks_apart(folder: Path) -> list[Path]:
+    """Impressions and clicks in two CSV files that share the request and the ad."""
+    rows = [
+        (r, {"request_id": f"q{r['n'] // 2}", "ad_id": f"a{r['item'] + r['n'] % 2 * 20}"})
+        for r in impressions()
+    ]
+    shown = [
+        {"ts": int(r["at"].timestamp() * 1000), **key, "uid": f"u{r['n'] // 2 % 25}", "price": r["price"]}
+        for r, key in rows
+    ]
+    clicks = [
+        {"click_time": f"{r['at'] + timedelta(seconds=30):%Y-%m-%d %H:%M:%S}", **key}
+        for r, key in rows
+        if r["clicked"]
+    ]
+    return _csv(folder / "impressions.csv", shown) + _csv(folder / "clicks.csv", clicks)
+
+
+def sales(folder: Path) -> list[Path]:
+    """CSV with semicolons, decimal commas, and the date and the time of day in two columns."""
+    made = [
+        {
+            "Datum": f"{r['at']:%d.%m.%Y}", "Uhrzeit": f"{r['at']:%H:%M:%S}", "Kunde": r["user"], "Artikel": f"A{r['item']}", "Klick": r["clicked"],
+            "Preis": f"{r['price'] + r['n'] % 7:.2f}".replace(".", ","), "Anzeige": int(r["ad"]),
+        }
+        for r in impressions()
+    ]  # fmt: skip
+    return _csv(folder / "verkauf.csv", made, ";")
+
+
 LOGS: dict[str, Callable[[Path], list[Path]]] = {
     f.__name__: f
     for f in (
@@ -247,6 +289,9 @@ LOGS: dict[str, Callable[[Path], list[Path]]] = {
         uuids,
         like_avazu,
         like_criteo,
+        actions,
+        clicks_apart,
+        sales,
     )
 }
 """Every log by name."""

@@ -116,6 +116,19 @@ EXPECTED = {
         "ts": {"column": "timestamp", "unit": "s", "origin": "2026-01-01"}, "user_id": "uid", "item_id": "campaign", "label": "click", "domain": "ad",
         "features": {"cost": "numeric", "cat1": "categorical"}, "leaks": {"conversion", "conversion_timestamp", "click_pos"},
     },
+    "actions": {
+        "ts": "time", "user_id": "user", "item_id": "item", "impression_id": "impression_id",
+        "event": {"column": "action", "impression": ["view"], "click": ["click"]}, "domain": {"column": "slot", "ad": ["sponsored"], "natural": ["organic"]},
+        "features": {"price": "numeric"}, "leaks": set(), "tried": "368 impressions and clicks can be read, 0 are left out",
+    },
+    "clicks_apart": {
+        "ts": {"column": "ts", "unit": "ms"}, "user_id": "uid", "item_id": "ad_id", "request_id": "request_id", "event": "impression", "domain": "ad",
+        "features": {"price": "numeric"}, "leaks": set(), "tried": "368 impressions and clicks can be read, 0 are left out",
+    },
+    "sales": {
+        "ts": {"column": "Datum", "clock": "Uhrzeit", "format": "%d.%m.%Y %H:%M:%S"}, "user_id": "Kunde", "item_id": "Artikel", "label": "Klick",
+        "domain": {"column": "Anzeige", "ad": ["1"], "natural": ["0"]}, "features": {"Preis": "numeric"}, "leaks": set(),
+    },
 }  # fmt: skip
 """Columns that a person would name."""
 
@@ -124,22 +137,26 @@ EXPECTED = {
 def test_columns_are_recognised(logs, tmp_path, name):
     written, text = first_look(tmp_path, logs[name][1])
     table, expected = columns(written), EXPECTED[name]
-    for key in ("ts", "user_id", "item_id", "label", "event_id"):
+    for key in ("ts", "user_id", "item_id", "label", "event_id", "impression_id", "request_id"):
         if key in expected:
             assert table["columns"][key] == expected[key]
     assert table["domain"] == expected["domain"]
+    assert table.get("event") == expected.get("event")
     assert table["order"] == expected.get("order", "sorted")
     found = features(written)
     assert expected["features"].items() <= found.items()
     assert {"user", "item", "hour"} <= set(found)
     assert {f.column for f in written.proposal.found.of("leak")} == expected["leaks"]
-    assert f"300 impressions with {CLICKS} clicks can be learned, 0 are left out" in text
+    assert (
+        expected.get("tried", f"300 impressions with {CLICKS} clicks can be learned, 0 are left out") in text
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(LOGS) - {"unlabelled"}))
 def test_what_is_written_is_replayed_without_an_edit_and_every_row_is_counted(logs, tmp_path, name):
     written, _ = first_look(tmp_path, logs[name][1])
-    meta = replayed(tmp_path, written)["meta"]
+    report = replayed(tmp_path, written)
+    meta = report["meta"]
     expected = {"lists": 347, "counts": 300}.get(name, 300)
     assert (meta["rows"], meta["left_out"], meta["not_learned"]) == (expected, [], 0)
     assert not any("reveals" in check["name"] and check["ok"] is False for check in meta["checks"])

@@ -141,3 +141,29 @@ def test_a_row_of_2099_in_a_table_is_rejected(tmp_path, expected, order):
     frame.write_parquet(tmp_path / "e.parquet")
     batch, rejects = read(mapped(tmp_path, order=order))
     assert (len(batch), dict(rejects)) == (299, {"ts": 1})
+
+
+def test_a_date_and_a_time_of_day_in_two_columns(tmp_path, expected):
+    moment = pl.col("ts").cast(pl.Datetime("ms"))
+    odd = ROWS.with_columns(
+        day=moment.dt.strftime("%d.%m.%Y"), clock=moment.dt.strftime("%-H%M").cast(pl.Int64)
+    )
+    odd.write_parquet(tmp_path / "e.parquet")
+    batch, rejects = read(mapped(tmp_path, ts='{column = "day", clock = "clock", format = "%d.%m.%Y %H%M"}'))
+    assert not rejects
+    assert batch.ts.tolist() == (expected.ts // 60_000 * 60_000).tolist()
+    with pytest.raises(DataError, match="clock needs a format"):
+        mapped(tmp_path, ts='{column = "day", clock = "clock", unit = "s"}')
+
+
+def test_numbers_with_a_decimal_comma(tmp_path, expected):
+    texts = pl.col("price").cast(pl.String).str.replace(".", ",", literal=True)
+    ROWS.with_columns(preis="1.000." + texts).write_parquet(tmp_path / "e.parquet")
+    source = mapped(tmp_path, ts='"ts"')
+    text = (tmp_path / "m.toml").read_text()
+    (tmp_path / "m.toml").write_text(
+        text.replace("[tables.fields]", '[tables.fields]\nprice = {column = "preis", decimal = ","}')
+    )
+    batch, rejects = read(MappedTables(source.path))
+    assert not rejects
+    np.testing.assert_allclose(batch.dense[:, 0], [float(f"1000{p}") for p in ROWS["price"]], rtol=1e-6)
