@@ -81,31 +81,43 @@ def _main(
 
 def main() -> None:
     """Entry point: an error of this package becomes one line and its exit code."""
+    from ecdctr.interrupt import end_in_time
+
+    code = 1
+    try:
+        code = _run()
+    finally:
+        end_in_time(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command of the command line; returns the exit code."""
     try:
         # Outside of standalone mode click returns the exit code instead of exiting.
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except EcdctrError as error:
         _print_error(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         err.print("interrupted")
-        sys.exit(130)
+        return 130
     except typer.Abort:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
-        sys.exit(0)
+        return 0
     except OSError as error:
         # Whatever a file or a folder is, the user gets a sentence; --verbose shows where it was used.
         logging.getLogger("ecdctr").debug("where it was raised", exc_info=True)
         _print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        sys.exit(1)
+        return 1
     except Exception as error:
         click_error = getattr(error, "format_message", None)
         if click_error is None:
             raise
         _print_error(click_error())
-        sys.exit(2)
+        return 2
 
 
 def _print_error(text: str) -> None:
