@@ -28,7 +28,7 @@ class IdentityWatch:
     Parameters
     ----------
     make_log
-        Connects to the click topics.
+        Connects to the click topics. The connection is kept, and made anew after a check that failed.
     engine
         Its positions and identity are compared.
     on_lost
@@ -44,6 +44,7 @@ class IdentityWatch:
     ) -> None:
         self._make_log, self._engine, self._on_lost = make_log, engine, on_lost
         self._ended = threading.Event()
+        self._kafka: KafkaLog | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -54,6 +55,12 @@ class IdentityWatch:
         self._ended.set()
 
     def _run(self) -> None:
+        try:
+            self._check_until_ended()
+        finally:
+            self._disconnect()
+
+    def _check_until_ended(self) -> None:
         found_before = False
         while not self._ended.wait(EVERY_S):
             try:
@@ -71,12 +78,18 @@ class IdentityWatch:
                 Exception
             ) as error:  # no broker, a missing topic: reported by others; the next check may succeed
                 log.debug("the identity of the log could not be checked: %r", error)
+                self._disconnect()
                 found_before = False
 
     def _check(self) -> None:
         # The engine updates the identity first. Copied in the other order, no position is later than its epoch.
         positions = dict(self._engine.positions)
         identity = LogIdentity(dict(self._engine.identity.topic_ids), dict(self._engine.identity.epochs))
-        with self._make_log() as kafka:
-            state = kafka.state(identity)
-        check_log(positions, identity, state)
+        if self._kafka is None:
+            self._kafka = self._make_log()
+        check_log(positions, identity, self._kafka.state(identity))
+
+    def _disconnect(self) -> None:
+        kafka, self._kafka = self._kafka, None
+        if kafka is not None:
+            kafka.close()
