@@ -110,7 +110,9 @@ def test_lost_offsets_end_a_trainer_that_waits_for_letters_or_for_the_disk(worke
     async def main():
         worker._loop, worker._stop = asyncio.get_running_loop(), asyncio.Event()
         await worker._rollback_letters.start(TakesNothing())
-        trainer = asyncio.ensure_future(asyncio.to_thread(engine.on_skipped, ROLLED_BACK, "loss is nan"))
+        trainer = asyncio.ensure_future(
+            asyncio.to_thread(engine.on_skipped, ROLLED_BACK, np.array([0]), "loss is nan")
+        )
         await sending.wait()
         await asyncio.to_thread(worker._offsets_lost, lost)
         with pytest.raises(StopRequestedError):
