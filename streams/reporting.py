@@ -105,6 +105,8 @@ class Reporter:
         Why the consumer could not connect; None if it is connected.
     damaged
         The partitions whose next batch is damaged, each with a sentence.
+    stalled
+        The partition of which nothing comes although records wait, as a sentence; None: there is none.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Reporter:
         self._failing: set[str] = set()
         self.waiting_for: str | None = None
         self.damaged: dict[Key, str] = {}
+        self.stalled: str | None = None
         self._now = now
         self._start = MonitorStart(now)
         self._report = HealthReport(self.health, topics.domains, now)
@@ -450,7 +453,7 @@ class Reporter:
         learned = {**self._began_at, **engine.positions}
         counts = Counts(sum(engine.progress.rows.values()), dict(dead_letters), examples)
         self._lag = self._report.update(
-            self._watch.state, learned, _Fetched(intake), counts, self.waiting_for, self.damaged
+            self._watch.state, learned, counts, self.waiting_for, self.damaged, self.stalled
         )
         trainer = engine.trainer
         schedule = None if trainer.transfer is None else trainer.schedule
@@ -477,13 +480,6 @@ class Reporter:
             tpm_months=list(engine.trainer.cpm_months),
             topics={topic: DOMAIN_NAMES[domain] for topic, domain in self._topics.domains.items()},
         )
-
-
-class _Fetched:
-    """What the health report needs to know of the intake."""
-
-    def __init__(self, intake: AlignedIntake) -> None:
-        self.fetched, self.wants = intake.aligner.position, intake.wants
 
 
 def _version() -> str:

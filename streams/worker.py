@@ -380,13 +380,11 @@ class Worker:
         """Pass the ends that the brokers report to the intake, and give up a consumer that stands still; never returns."""
         stalls, known = StallWatch(), None
 
-        def could_read(topic: str, partition: int) -> bool:
-            return (
-                self._app is not None
-                and intake.wants(topic, partition)
-                and not self._app.holds(topic, partition)
-                and (topic, partition) not in self._app.damaged()
-            )
+        def has_room(topic: str, partition: int) -> bool:
+            return intake.wants(topic, partition) and (topic, partition) not in self._reporter.damaged
+
+        def is_read(topic: str, partition: int) -> bool:
+            return self._app is not None and not self._app.holds(topic, partition)
 
         while True:
             await asyncio.sleep(1.0)
@@ -394,9 +392,11 @@ class Worker:
             if state.ends is not known:
                 known = state.ends
                 intake.set_ends(known)
+            now = time.monotonic()
             reason = stalls.check(
-                time.monotonic(), state.ends, state.reported_at, intake.aligner.position, could_read
+                now, state.ends, state.reported_at, intake.aligner.position, has_room, is_read
             )
+            self._reporter.stalled = stalls.sentence(now)
             if reason is not None and self._app is not None:
                 log.warning("%s: it is built again, with new connections", reason)
                 self._app.give_up()

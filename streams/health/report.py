@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ecdctr.events.kafka import LogProblem, LogProblemKind
 from ecdctr.monitor.dashboard import Health, Reason
 from ecdctr.streams.broker_watch import WatchState
 from ecdctr.streams.health.lag import LagReport, lag_report, name_partitions
 from ecdctr.streams.health.rejects import RejectShare
-from ecdctr.streams.health.stuck import StuckPartitions
 from ecdctr.streams.health.transactions import OpenTransactions
 
-__all__ = ["Counts", "Fetching", "HealthReport"]
+__all__ = ["Counts", "HealthReport"]
 
 Key = tuple[str, int]
 
@@ -28,18 +26,6 @@ _REASONS = {
     LogProblemKind.TOPIC_MISSING: Reason.TOPIC_MISSING,
 }
 _REFUSED = (LogProblemKind.RIGHT, LogProblemKind.PASSWORD, LogProblemKind.CERTIFICATE)
-
-
-class Fetching(Protocol):
-    """What the report needs to know of the intake."""
-
-    def fetched(self, topic: str, partition: int) -> int | None:
-        """Next offset that the consumer will deliver; None for a partition that is not read yet."""
-        ...
-
-    def wants(self, topic: str, partition: int) -> bool:
-        """Whether the partition is to be fetched; False while its buffer is full."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +65,6 @@ class HealthReport:
     ) -> None:
         self._health, self._topics, self._now = health, tuple(topics), now
         self._rejects = RejectShare()
-        self._stuck = StuckPartitions()
         self._transactions = OpenTransactions()
         self._since: dict[Reason, float] = {}
 
@@ -87,10 +72,10 @@ class HealthReport:
         self,
         state: WatchState,
         learned: Mapping[Key, int],
-        fetching: Fetching,
         counts: Counts,
         consumer: str | None = None,
         damaged: Mapping[Key, str] | None = None,
+        stalled: str | None = None,
     ) -> LagReport:
         """Set the conditions of :class:`Health`, and return the lag.
 
@@ -100,34 +85,26 @@ class HealthReport:
             What the watch over the brokers knows.
         learned
             Next offset to learn of each partition.
-        fetching
-            The intake.
         counts
             Rows and rejected events.
         consumer
             Why the consumer could not connect the last time; None if it is connected.
         damaged
             The partitions whose next batch is damaged, each with a sentence.
+        stalled
+            See :meth:`ecdctr.streams.intake.StallWatch.sentence`.
         """
         now = self._now()
         lag = lag_report(state, learned, self._topics, now)
         self._set(self._of_brokers(state, lag, consumer, now))
-        unreadable = damaged or {}
-        self._health.condition(Reason.DAMAGED_RECORDS, "; ".join(unreadable.values()) or None)
+        self._health.condition(Reason.DAMAGED_RECORDS, "; ".join((damaged or {}).values()) or None)
+        self._health.condition(Reason.STALLED, stalled)
         others = ", ".join(str(member) for member in state.members)
         self._health.condition(
             Reason.OTHER_MEMBER,
             f"the consumer group has another member: {others}. It takes no records from this worker"
             if others
             else None,
-        )
-        known = [
-            (key, state.ends[key])
-            for key in sorted(state.partitions - state.unknown(now) - unreadable.keys())
-            if fetching.wants(*key) or fetching.fetched(*key) is None
-        ]
-        self._health.condition(
-            Reason.STALLED, self._stuck.sentence(now, known, lambda key: fetching.fetched(*key))
         )
         held = {key: n for key, n in state.held.items() if key not in state.unknown(now)}
         self._health.condition(Reason.OPEN_TRANSACTION, self._transactions.sentence(now, state.ends, held))
