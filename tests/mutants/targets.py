@@ -7,6 +7,7 @@ from tests.mutants.trial import Target
 _JOURNAL = ("tests/state/journals/test_journal.py", "tests/state/journals/test_durability.py")
 _CHECKPOINTS = (
     "tests/state/checkpoints/test_checkpoint.py",
+    "tests/state/checkpoints/test_checkpoint_durability.py",
     "tests/state/checkpoints/test_checkpoint_faults.py",
 )
 _OTHER_PROCESSES = ("kill_9", "quick")
@@ -18,8 +19,8 @@ TARGETS = [
     Target("state.journals.memory", _JOURNAL, _OTHER_PROCESSES),
     Target("state.checkpoints.disk", _CHECKPOINTS, (*_OTHER_PROCESSES, "merging_keeps", "every_flipped")),
     Target("state.checkpoints.files", _CHECKPOINTS, _OTHER_PROCESSES),
-    Target("state.checkpoints.memory", _CHECKPOINTS[:1], ("merging_keeps",)),
-    Target("state.checkpoints.protocol", _CHECKPOINTS[:1], ("merging_keeps",)),
+    Target("state.checkpoints.memory", _CHECKPOINTS[:2], ("merging_keeps",)),
+    Target("state.checkpoints.protocol", _CHECKPOINTS[:2], ("merging_keeps",)),
     Target("state.positions", ("tests/state/test_positions.py",)),
     Target("events.align", ("tests/events/test_align.py",)),
     Target("events.partition_buffer", ("tests/events/test_align.py",)),
