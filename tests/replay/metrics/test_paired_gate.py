@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from ecdctr.models.training import GateRows
-from ecdctr.replay.metrics.bootstrap import ne_difference
+from ecdctr.replay.metrics.bootstrap import gauc_difference, ne_difference
 from ecdctr.replay.metrics.paired_gate import PairedGate
 
 
@@ -132,3 +132,46 @@ def test_the_same_rows_give_the_same_verdict_and_only_the_newest_are_looked_at()
     names = ("user", "label", "candidate", "serving", "control")
     newest = GateRows(*(getattr(r, f)[-1500:] for f in names))
     assert PairedGate(max_rows=1500)(r) == PairedGate()(newest)
+
+
+def test_the_limits_themselves_are_enough_and_one_less_is_not() -> None:
+    r = rows(users=40, each=25, candidate=4.0)
+    users = [r.label[r.user == u] for u in np.unique(r.user)]
+    ranked = sum(0 < y.sum() < len(y) for y in users)
+    enough = PairedGate(min_rows=1000, min_users=ranked)(r)
+    assert not enough.accepted
+    assert (enough.figures["users"], enough.figures["users_ranked"]) == (40, ranked)
+    few_rows = PairedGate(min_rows=1001, min_users=ranked)(r)
+    assert few_rows.accepted
+    assert few_rows.reason == "not tested, 1,000 rows that all predicted are too few (1,001)"
+    assert few_rows.figures == {"rows": 1000.0}
+    few_users = PairedGate(min_rows=1000, min_users=41)(r)
+    assert few_users.accepted
+    assert few_users.reason == "not tested, 40 users are too few (41)"
+    assert few_users.figures == {"rows": 1000.0, "users": 40.0, "users_ranked": float(ranked)}
+    assert not PairedGate(min_rows=1000, min_users=40)(r).accepted
+
+
+def test_users_of_one_class_are_judged_by_ne_alone() -> None:
+    r = rows(users=60, each=10, candidate=4.0)
+    label = np.where(r.user < 40 * 977, r.user % np.uint64(2), r.label).astype(
+        np.float32
+    )  # 20 of 60 have both
+    verdict = PairedGate()(GateRows(r.user, label, 1 - label * 0.9, r.serving, r.control))
+    assert verdict.reason == "worse than the current A-CTR on NE, worse than the control on NE"
+    assert (verdict.figures["users"], verdict.figures["users_ranked"] < 30) == (60, True)
+    assert "gauc_serving" not in verdict.figures
+
+
+def test_figures_of_the_intervals_are_those_of_the_bootstrap_with_the_gates_own_settings() -> None:
+    r = rows(candidate=1.0)
+    figures = PairedGate(samples=50, level=0.8, seed=3)(r).figures
+    draws = {"samples": 50, "level": 0.8, "seed": 3}
+    ne = ne_difference(r.label, r.candidate, r.control, r.user, **draws)
+    gauc = gauc_difference(r.label, r.candidate, r.control, r.user, **draws)
+    assert (figures["ne_control"], figures["ne_control_low"], figures["ne_control_high"]) == (
+        ne.value,
+        ne.low,
+        ne.high,
+    )
+    assert (figures["gauc_control_low"], figures["gauc_control_high"]) == (gauc.low, gauc.high)
