@@ -51,14 +51,14 @@ def survivors(target: Target, source: str, mutants: list[Mutant]) -> int:
     alive = 0
     with tempfile.TemporaryDirectory(prefix="ecdctr-mutants-") as temporary:
         folder = Path(temporary)
-        warm_up(target, folder)
-        intact = run_tests(target, source, folder, 600.0, 600.0)
+        seconds = warm_up(target, folder)
+        intact = run_tests(target, source, folder, seconds, 600.0, 600.0)
         if not intact.passed:
             output = (folder / "output.txt").read_text(encoding="utf-8")
             sys.exit(f"{target.module}: its tests fail without a mutant\n{output}")
         limits = 2 * intact.processor_s + 2, 5 * intact.wall_s + 30
         for mutant in mutants:
-            if run_tests(target, mutant.applied(source), folder, *limits).passed:
+            if run_tests(target, mutant.applied(source), folder, seconds, *limits).passed:
                 print(f"\nsurvived: {target.module}, {mutant.difference(source)}", flush=True)
                 alive += 1
     return alive

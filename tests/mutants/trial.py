@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import CodeType
 
@@ -81,10 +82,28 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def run_tests(target: Target, source: str, folder: Path, cpu_s: float, wall_s: float) -> Trial:
-    """Run a target's tests with ``source`` in place of its module; a process that exceeds a limit did not pass."""
+class _QuickestFirst:
+    """Plugin of pytest: measures each test, and runs those first that were quick before."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._before, self.seconds = seconds, {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        session.items.sort(key=lambda item: self._before.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+
+def run_tests(
+    target: Target, source: str, folder: Path, seconds: dict[str, float], cpu_s: float, wall_s: float
+) -> Trial:
+    """Run a target's tests with ``source`` in place of its module; a process that exceeds a limit did not pass.
+
+    ``seconds``: how long each test took before, as :func:`warm_up` returns it.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    process = _CONTEXT.Process(target=_in_child, args=(target, source, folder, cpu_s, None))
+    process = _CONTEXT.Process(target=_in_child, args=(target, source, folder, cpu_s, seconds, None))
     process.start()
     process.join(wall_s)
     with contextlib.suppress(ProcessLookupError):
@@ -95,21 +114,32 @@ def run_tests(target: Target, source: str, folder: Path, cpu_s: float, wall_s: f
     return Trial(process.exitcode == 0, processor, wall)
 
 
-def warm_up(target: Target, folder: Path) -> None:
-    """Import, in this process, the third-party modules that the target's tests import."""
+def warm_up(target: Target, folder: Path) -> dict[str, float]:
+    """Import, in this process, the third-party modules that the target's tests import; returns the seconds of each test."""
     receive, send = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_in_child, args=(target, target.path.read_text(), folder, 600.0, send))
+    source = target.path.read_text(encoding="utf-8")
+    process = _CONTEXT.Process(target=_in_child, args=(target, source, folder, 600.0, {}, send))
     process.start()
     send.close()
+    seconds: dict[str, float] = {}
     with contextlib.suppress(EOFError):
-        for name in receive.recv():
+        names, seconds = receive.recv()
+        for name in names:
             if name not in sys.modules:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
     process.join()
+    return seconds
 
 
-def _in_child(target: Target, source: str, folder: Path, cpu_s: float, names: object) -> None:
+def _in_child(
+    target: Target,
+    source: str,
+    folder: Path,
+    cpu_s: float,
+    before: dict[str, float],
+    results: Connection | None,
+) -> None:
     os.setpgid(0, 0)
     folder.mkdir(exist_ok=True)
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -138,9 +168,13 @@ def _in_child(target: Target, source: str, folder: Path, cpu_s: float, names: ob
         "--hypothesis-profile=mutants",
     ]
     options += ["-k", " and ".join(f"not {word}" for word in target.skip)] if target.skip else []
-    code = pytest.main([*options, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths])
-    if names is not None:
+    plugin = _QuickestFirst(before)
+    code = pytest.main(
+        [*options, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths], plugins=[plugin]
+    )
+    if results is not None:
         ours = ("ecdctr", "tests", "__main__", "conftest")
-        names.send([name for name in list(sys.modules) if name.partition(".")[0] not in ours])
+        names = [name for name in list(sys.modules) if name.partition(".")[0] not in ours]
+        results.send((names, plugin.seconds))
     sys.stdout.flush()
     os._exit(int(code))
