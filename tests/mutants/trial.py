@@ -152,29 +152,27 @@ def _in_child(
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
+    # Other modules are compiled once for all mutants.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder / "pycache")
     sys.meta_path.insert(0, _Finder(f"ecdctr.{target.module}", source))
     # Before pytest, whose own importer would read files of doctests from the disk.
     importlib.import_module(f"ecdctr.{target.module}")
     doctests = Path("ecdctr") / target.path.relative_to(ROOT)
     paths = [str(ROOT / path) for path in (*target.tests, doctests)]
-    options = [
-        "-x",
-        "-q",
-        "--tb=line",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--hypothesis-profile=mutants",
-    ]
+    options = ["-x", "-q", "--tb=line", "--assert=plain", "-m", "not slow", "--hypothesis-profile=mutants"]
+    for plugin in (
+        "cacheprovider",
+        "xdist",
+        "unraisableexception",
+    ):  # the last one collects garbage, which takes long
+        options += ["-p", f"no:{plugin}"]
     options += ["-k", " and ".join(f"not {word}" for word in target.skip)] if target.skip else []
-    plugin = _QuickestFirst(before)
-    code = pytest.main(
-        [*options, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths], plugins=[plugin]
-    )
+    options += [f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
+    order = _QuickestFirst(before)
+    code = pytest.main([*options, *paths], plugins=[order])
     if results is not None:
         ours = ("ecdctr", "tests", "__main__", "conftest")
         names = [name for name in list(sys.modules) if name.partition(".")[0] not in ours]
-        results.send((names, plugin.seconds))
+        results.send((names, order.seconds))
     sys.stdout.flush()
     os._exit(int(code))
