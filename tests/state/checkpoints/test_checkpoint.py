@@ -116,6 +116,15 @@ def test_everything_comes_back(make: Store) -> None:
     assert loaded.rows["item"][1].shape == (0, 4)
 
 
+def test_a_table_without_a_row_comes_back_with_its_form(make: Store) -> None:
+    store = make()
+    store.save(Capture({}, {"item": (np.empty(0, np.int64), np.empty((0, 4), np.float16))}, {"step": 1}))
+    loaded = store.newest()
+    assert loaded is not None
+    index, values = loaded.rows["item"]
+    assert (index.dtype, index.shape, values.dtype, values.shape) == (np.int64, (0,), np.float16, (0, 4))
+
+
 def test_deltas_add_up(make: Store) -> None:
     store = make()
     store.save(capture(1, {4: 1.0, 8: 1.0}))
