@@ -26,6 +26,7 @@ REASONS = {
     "label": "the label is neither 0 nor 1",
     "nan": "a number is not finite",
     "long": "a string is too long",
+    "large": "a compressed batch of records is too large",
     "crash": "reading the message ended the decoding process",
     "loss": "the training loss of a step is not finite with this row",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "Fetched",
     "KafkaRecord",
     "RecordReject",
+    "RefusedBatch",
     "RowsOfRecords",
     "chunks_of",
     "decode_records",
@@ -34,6 +35,26 @@ class KafkaRecord(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class RefusedBatch(bytes):
+    """The value of the one record that stands for a batch which was not decompressed; empty.
+
+    Attributes
+    ----------
+    records
+        Number of records of the batch.
+    detail
+        Why it was refused.
+    """
+
+    records: int
+    detail: str
+
+    def __new__(cls, records: int, detail: str) -> RefusedBatch:
+        made = super().__new__(cls)
+        made.records, made.detail = records, detail
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +150,12 @@ def chunks_of(lists: Sequence[Fetched], decoded: Decoded) -> list[tuple[Chunk, l
         rejects = []
         while at < len(decoded.rejects) and decoded.rejects[at].index < end:
             r = decoded.rejects[at]
-            row = r.row if r.row >= 0 else None
-            rejects.append(RecordReject(records[r.index - start], r.reason, r.detail, row, r.rows))
+            record = records[r.index - start]
+            if isinstance(record.value, RefusedBatch):
+                rejects.append(RecordReject(record, "large", record.value.detail, None, record.value.records))
+            else:
+                row = r.row if r.row >= 0 else None
+                rejects.append(RecordReject(record, r.reason, r.detail, row, r.rows))
             at += 1
         chunk_end = records[-1].offset + 1 if fetched.end is None else fetched.end
         chunk = Chunk(fetched.topic, fetched.partition, fetched.first, chunk_end, offsets, rows)

@@ -96,7 +96,7 @@ def id_text(column: pl.Series, *, booleans: bool) -> pl.Series | None:
         return column.cast(pl.String).str.extract(r"^(-?\d+)(?:\.0*)?$")
     if dtype == pl.Binary:
         return pl.Series(column.name, [None if v is None else bytes_text(v) for v in column], dtype=pl.String)
-    return column.cast(pl.String) if dtype.is_temporal() else None
+    return column.cast(pl.String) if dtype.is_temporal() and dtype != pl.Duration else None
 
 
 def times(column: pl.Series) -> pl.Series | None:

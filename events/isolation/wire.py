@@ -11,6 +11,7 @@ import numpy as np
 
 from ecdctr.events.batch import COLUMNS, Batch
 from ecdctr.events.decoder import Decoded, EventDecoder, Reject
+from ecdctr.events.records import RefusedBatch
 from ecdctr.events.settings import FeatureSpec
 
 __all__ = [
@@ -96,7 +97,8 @@ def pack_request(
     values: Sequence[bytes | None], packed: Sequence[bool], domain: int, text_notes: Sequence[str]
 ) -> bytes:
     """Messages to decode."""
-    return _encode(Request(domain, bytes(packed), list(values), list(text_notes)))
+    plain = [bytes(value) if isinstance(value, RefusedBatch) else value for value in values]
+    return _encode(Request(domain, bytes(packed), plain, list(text_notes)))
 
 
 def request_of(data: bytes) -> Request:

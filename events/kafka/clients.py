@@ -13,6 +13,7 @@ Importing ``ecdctr.events.kafka`` applies the corrections to the two libraries i
   its checksum is right is the same error.
 - **A batch that cannot be read is an error once.** After the error, the next call of kafka-python's ``poll`` never returned, because it
   asked the reader that had failed again and again. Here the reader is given up, and the next call fetches again.
+- **A compressed batch is bounded**, see :mod:`ecdctr.events.kafka.batch_limits`.
 - **A kafka-python client asks a broker that answers**, see :mod:`ecdctr.events.kafka.broker_choice`.
 """
 
@@ -35,6 +36,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 from kafka.record.default_records import DefaultRecordBatch
 
+from ecdctr.events.kafka.batch_limits import BatchTooLargeError, bound_batches, stand_in
 from ecdctr.events.kafka.broker_choice import choose_brokers_that_answer
 
 __all__ = ["close_at_once", "correct_clients"]
@@ -47,6 +49,7 @@ _MAGIC_AT, _MAGIC_WITH_HEADERS = 16, 2
 def correct_clients() -> None:
     """Apply the corrections; a second call does nothing."""
     choose_brokers_that_answer()
+    bound_batches()
     for client in (KafkaConsumer, KafkaProducer, ClusterMetadata):
         client.DEFAULT_CONFIG["allow_auto_create_topics"] = False
     aiokafka.client.MetadataRequest = _MetadataRequest
@@ -184,6 +187,8 @@ class _Batch:
     def __iter__(self) -> Iterator[Any]:
         try:
             yield from self._records_of_any_names()
+        except BatchTooLargeError:
+            yield stand_in(self._batch)
         except (AiokafkaError, GeneratorExit):
             raise
         except Exception as error:  # of the decompression, or of the parser

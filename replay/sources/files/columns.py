@@ -221,6 +221,6 @@ def _plain(column: pl.Series, name: str) -> pl.Series:
     if name in _PLAIN and (dtype.is_float() or dtype.is_decimal() or dtype == pl.Binary):
         text = id_text(column, booleans=False)
         return column if text is None else text
-    if dtype.is_temporal():
+    if dtype.is_temporal() and dtype != pl.Duration:
         return column.cast(pl.String)
     return column

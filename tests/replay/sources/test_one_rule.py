@@ -198,3 +198,12 @@ def test_a_file_without_event_ids_is_read_and_the_difference_to_live_messages_co
     batch, rejects = read(write_lines(tmp_path / "e.jsonl", lines))
     assert (len(batch), dict(rejects.differs)) == (20, {"event_id is absent": 20})
     assert {r.reason for r in DECODER.from_json(lines, 0).rejects} == {"missing"}
+
+
+def test_durations_are_no_ids_and_no_categories(tmp_path):
+    """A duration has no text: the conversion was an error that ended the reading of a file, and of messages."""
+    for field, reason in (("event_id", "type"), ("category", "type"), ("user_id", "type"), ("price", "type")):
+        frame = good_events(3).with_columns(pl.duration(seconds=pl.int_range(3)).alias(field))
+        frame.write_parquet(tmp_path / "e.parquet")
+        assert dict(read(tmp_path / "e.parquet")[1]) == {reason: 3}
+        assert [r.reason for r in DECODER.from_packed([to_arrow_message(frame)], 0).rejects] == [reason]
