@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -241,7 +241,10 @@ class EndsReader:
                 else LogProblemKind.CERTIFICATE
             )
             return LogProblem(kind, str(error), tuple(sorted(partitions)))
-        return None if problem is None else LogProblem.of(problem, partitions)
+        if problem is None:
+            return None
+        is_advertised = problem.address not in self._settings.addresses
+        return LogProblem.of(replace(problem, is_advertised=is_advertised), partitions)
 
     def _leaders(
         self, metadata: Any

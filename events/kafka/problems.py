@@ -42,11 +42,10 @@ _MAY_PASS = frozenset(
 
 _SENTENCES = {
     Cause.NAME: "the name of {address} does not resolve ({detail})|: "
-    'correct "kafka.brokers", or make the name known on this machine',
-    Cause.REFUSED: "nothing listens at {address} ({detail})|: "
-    'start a broker (`ecdctr broker` starts one for development), or correct "kafka.brokers"',
+    "correct {origin}, or make the name known on this machine",
+    Cause.REFUSED: "nothing listens at {address} ({detail})|: start {a_broker}, or correct {origin}",
     Cause.UNREACHABLE: "{address} cannot be reached ({detail})|: "
-    'correct "kafka.brokers", or allow the connection in the network',
+    "correct {origin}, or allow the connection in the network",
     Cause.TIMEOUT: "{address} does not answer: {detail}|. A firewall, an overloaded broker or a suspended one behave like this",
     Cause.CLOSED: "{address} closes the connection without an answer ({detail})|: "
     "the broker may be starting; if this lasts, its log has the reason",
@@ -63,7 +62,7 @@ _SENTENCES = {
     Cause.EXPIRED: "the certificate of {address} is not valid at this time ({detail})|: "
     "renew the broker's certificate, or correct the clock of this machine",
     Cause.HOST_NAME: "the certificate of {address} is for other names ({detail})|: "
-    'name the broker in "kafka.brokers" as its certificate does, or issue one with this name',
+    "name the broker in {origin} as its certificate does, or issue one with this name",
     Cause.CLIENT_CERTIFICATE_MISSING: "{address} requires a client certificate, and none is configured ({detail})|: "
     "set kafka.cert_file and kafka.key_file",
     Cause.CLIENT_CERTIFICATE_REFUSED: "{address} refuses the client certificate kafka.cert_file = {cert_file} ({detail})|: "
@@ -103,12 +102,15 @@ class BrokerProblem:
         Error text of the system, the TLS library or the broker.
     settings
         The connection settings; the sentence quotes them, except the password.
+    is_advertised
+        The address is not one that is configured: the brokers have named it to their clients.
     """
 
     cause: Cause
     address: str
     detail: str
     settings: KafkaSettings
+    is_advertised: bool = False
 
     @property
     def may_pass(self) -> bool:
@@ -134,6 +136,12 @@ class BrokerProblem:
         found, _, way_out = (_TOKEN_OF_BROKER if by_token else _SENTENCES[self.cause]).partition("|")
         values = {
             "address": self.address,
+            "origin": "advertised.listeners of that broker, which names this address to its clients"
+            if self.is_advertised
+            else '"kafka.brokers"',
+            "a_broker": "the broker"
+            if self.is_advertised
+            else "a broker (`ecdctr broker` starts one for development)",
             "detail": self.detail,
             "security": s.security,
             "with_tls": "sasl_ssl" if s.uses_sasl else "ssl",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ecdctr.events.kafka import LogProblem, LogProblemKind
+from ecdctr.events.kafka import GroupMember, LogProblem, LogProblemKind
 from ecdctr.monitor.dashboard import Health, Reason
 from ecdctr.streams.broker_watch import WatchState
 from ecdctr.streams.health.lag import LagReport, lag_report, name_partitions
@@ -99,13 +99,7 @@ class HealthReport:
         self._set(self._of_brokers(state, lag, consumer, now))
         self._health.condition(Reason.DAMAGED_RECORDS, "; ".join((damaged or {}).values()) or None)
         self._health.condition(Reason.STALLED, stalled)
-        others = ", ".join(str(member) for member in state.members)
-        self._health.condition(
-            Reason.OTHER_MEMBER,
-            f"the consumer group has another member: {others}. It takes no records from this worker"
-            if others
-            else None,
-        )
+        self._health.condition(Reason.OTHER_MEMBER, _others(state.members))
         held = {key: n for key, n in state.held.items() if key not in state.unknown(now)}
         self._health.condition(Reason.OPEN_TRANSACTION, self._transactions.sentence(now, state.ends, held))
         self._health.condition(
@@ -146,6 +140,19 @@ class HealthReport:
 
 
 _FIRST_ANSWER_S = 5.0
+_NAMED_MEMBERS = 3
+
+
+def _others(members: Sequence[GroupMember]) -> str | None:
+    """The sentence about members of the group; the first few are named."""
+    if not members:
+        return None
+    if len(members) == 1:
+        return f"the consumer group has another member: {members[0]}. It takes no records from this worker"
+    named = ", ".join(map(str, members[:_NAMED_MEMBERS]))
+    more = len(members) - _NAMED_MEMBERS
+    rest = f" and {more} more" if more > 0 else ""
+    return f"the consumer group has {len(members)} other members: {named}{rest}. They take no records from this worker"
 
 
 def _described(problems: list[LogProblem], lasted_s: float, silent_s: float) -> str:

@@ -183,3 +183,27 @@ def test_members_of_a_group(apache_broker: ApacheKafka, topic):
         assert asyncio.run(members(f"nobody-{topic}")) == ()
     finally:
         consumer.close()
+
+
+@pytest.mark.parametrize(
+    ("leader", "said", "not_said"),
+    [
+        (("kafka-7.wrong.invalid", 9092), "advertised.listeners", "kafka.brokers"),
+        (("kafka-1.wrong.invalid", 9092), '"kafka.brokers"', "advertised.listeners"),
+    ],
+)
+def test_an_address_that_the_brokers_advertise_is_not_to_be_corrected_in_the_configuration(
+    leader, said, not_said
+):
+    async def main() -> LogProblem:
+        reader = EndsReader(KafkaSettings(brokers="kafka-1.wrong.invalid:9092"), ["ads"])
+        try:
+            [problem] = (await reader._ask_leader(leader, [("ads", 0)])).problems
+            return problem
+        finally:
+            await reader.close()
+
+    problem = asyncio.run(main())
+    assert problem.kind is LogProblemKind.NO_BROKER and "It leads ads[0]" in problem.text
+    assert f"the name of {leader[0]}:9092 does not resolve" in problem.text
+    assert said in problem.text and not_said not in problem.text

@@ -159,6 +159,14 @@ def test_case_k6_another_member_of_the_group_is_a_notice(world):
     assert 'console-1 (client id "console") on 10.0.0.7' in verdict.findings[1].sentence
 
 
+def test_of_many_members_of_the_group_the_first_are_named_and_all_are_counted(world):
+    world.members = tuple(GroupMember(f"console-{i:02}", "console", "/10.0.0.7") for i in range(50))
+    world.tick()
+    [sentence] = [f.sentence for f in world.health.verdict().findings if f.reason is Reason.OTHER_MEMBER]
+    assert "50 other members" in sentence and "console-00 " in sentence and "and 47 more" in sentence
+    assert len(sentence) < 400
+
+
 def test_case_k8_only_dead_letters_are_told_with_rate_reason_field_and_example(world):
     example = {"ts": "natural[0] at offset 7: ts is 1700000000, before 2000-01-01"}
     for second in range(20):
