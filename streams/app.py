@@ -24,7 +24,7 @@ from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError, EcdctrError, OffsetsLostError, StreamError
 from ecdctr.streams.dead_letters import DeadLetterSink, letters_of
 from ecdctr.streams.decoders import DecodePool
-from ecdctr.streams.intake import EpochGuard, LogConsumer, PositionKeeper, RecordList
+from ecdctr.streams.intake import EpochGuard, LogConsumer, PositionKeeper, RecordList, Throttle
 from ecdctr.streams.settings import TopicSettings, WorkerSettings
 
 __all__ = ["Intake", "StreamApp", "run_app"]
@@ -97,6 +97,8 @@ class StreamApp:
         Observes the leader epochs of what is fetched. If None, a log that an unclean leader election has cut is not recognised here.
     times
         Refuses rows whose event time is far ahead of their record's time. If None, none is refused.
+    throttle
+        Is told how long the brokers ask to wait because a quota is used up.
 
     Attributes
     ----------
@@ -119,9 +121,11 @@ class StreamApp:
         pool: DecodePool | None = None,
         guard: EpochGuard | None = None,
         times: TimeRule | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.pool = pool
         self.times = TimeRule(None) if times is None else times
+        self.throttle = throttle or Throttle()
         self.guard = guard
         self.topics = topics
         self.worker = worker
@@ -158,6 +162,7 @@ class StreamApp:
         app.client_options = connection.aiokafka()  # certificates and passwords are read anew for each app
         app.pass_over, app.fail = self._pass_over, self._fail
         app.epochs = None if self.guard is None else self.guard.epochs
+        app.throttle = self.throttle
         app.transport.Consumer = LogConsumer
         for name, domain in self.topics.domains.items():
             topic = app.topic(name, value_serializer="raw")

@@ -37,7 +37,7 @@ from ecdctr.streams.health import (
     ReleaseWatch,
     log_changes,
 )
-from ecdctr.streams.intake import AlignedIntake
+from ecdctr.streams.intake import AlignedIntake, Throttle
 from ecdctr.streams.known_users import KnownUsers
 from ecdctr.streams.settings import MonitorSettings, TopicSettings
 
@@ -107,6 +107,8 @@ class Reporter:
         The partitions whose next batch is damaged, each with a sentence.
     stalled
         The partition of which nothing comes although records wait, as a sentence; None: there is none.
+    throttle
+        How long the brokers ask the consumer to wait.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Reporter:
         self.waiting_for: str | None = None
         self.damaged: dict[Key, str] = {}
         self.stalled: str | None = None
+        self.throttle = Throttle()
         self._now = now
         self._start = MonitorStart(now)
         self._report = HealthReport(self.health, topics.domains, now)
@@ -455,6 +458,7 @@ class Reporter:
         self._lag = self._report.update(
             self._watch.state, learned, counts, self.waiting_for, self.damaged, self.stalled
         )
+        self.condition(Reason.THROTTLED, self.throttle.sentence())
         trainer = engine.trainer
         schedule = None if trainer.transfer is None else trainer.schedule
         self.condition(

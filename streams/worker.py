@@ -363,6 +363,7 @@ class Worker:
                     self._pool,
                     self._guard,
                     self._times,
+                    self._reporter.throttle,
                 )
                 await run_app(self._app, stop)
             except (BrokerUnavailableError, ConfigError) as error:
@@ -384,7 +385,8 @@ class Worker:
             return intake.wants(topic, partition) and (topic, partition) not in self._reporter.damaged
 
         def is_read(topic: str, partition: int) -> bool:
-            return self._app is not None and not self._app.holds(topic, partition)
+            is_limited = self._reporter.throttle.sentence() is not None  # a new consumer would be, too
+            return self._app is not None and not is_limited and not self._app.holds(topic, partition)
 
         while True:
             await asyncio.sleep(1.0)

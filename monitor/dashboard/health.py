@@ -17,7 +17,12 @@ Phase = Literal["starting", "recovering", "live", "stopping", "failed"]
 STALLED_S = 30.0
 """Seconds without a step, while records wait, after which a worker is reported as stalled; ``watchdog_s`` if that is shorter."""
 
-_NO_USE_TO_RESTART = (Reason.DEAD_LETTERS_WAIT, Reason.WAITING_FOR_DISK, Reason.DAMAGED_RECORDS)
+_NO_USE_TO_RESTART = (
+    Reason.DEAD_LETTERS_WAIT,
+    Reason.WAITING_FOR_DISK,
+    Reason.DAMAGED_RECORDS,
+    Reason.THROTTLED,
+)
 """While one of these holds, a worker that makes no step is alive: a new one would wait for the same."""
 
 _CALM_S = 10.0

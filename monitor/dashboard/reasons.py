@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NO_LEADER = "partition_without_leader"
     DAMAGED_RECORDS = "damaged_records"
     OPEN_TRANSACTION = "open_transaction"
+    THROTTLED = "throttled"
     WAITING_FOR_DISK = "waiting_for_disk"
     DEAD_LETTERS_WAIT = "dead_letters_not_taken"
     STALLED = "stalled"
@@ -79,6 +80,7 @@ _SENTENCES = {
     Reason.NO_LEADER: "a partition has no leader; the records of other partitions are learned",
     Reason.DAMAGED_RECORDS: "a partition cannot be read, because its leader returns damaged records; other partitions are learned",
     Reason.OPEN_TRANSACTION: "records cannot be read yet, because they come after a transaction that is still open",
+    Reason.THROTTLED: "a quota of the brokers limits this client; records are learned at the rate that it allows",
     Reason.WAITING_FOR_DISK: "the state cannot be written; training waits for disk space",
     Reason.DEAD_LETTERS_WAIT: "the dead-letter topic does not take rejected records; their partitions wait",
     Reason.STALLED: "records are waiting and nothing is learned from them",

@@ -5,6 +5,7 @@ from ecdctr.streams.intake.consumer import LogConsumer, PositionKeeper, RecordLi
 from ecdctr.streams.intake.epoch_guard import EpochGuard
 from ecdctr.streams.intake.offset_publisher import OffsetPublisher
 from ecdctr.streams.intake.stalls import StallWatch
+from ecdctr.streams.intake.throttle import Throttle
 
 __all__ = [
     "AlignedIntake",
@@ -14,4 +15,5 @@ __all__ = [
     "PositionKeeper",
     "RecordList",
     "StallWatch",
+    "Throttle",
 ]

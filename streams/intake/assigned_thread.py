@@ -95,6 +95,7 @@ class AssignedThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             poll_records=self.app.conf.broker_max_poll_records,
             fetch_bytes=self.app.conf.consumer_max_fetch_size,
             fetch_max_wait_ms=self.consumer.IDLE_WAIT_MS,
+            throttle=self.consumer.app.throttle,
         )
         if self.consumer.app.epochs is not None:
             observe_fetches(made._client, self.consumer.app.epochs)

@@ -16,6 +16,8 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from ecdctr.streams.intake.throttle import Throttle
+
 __all__ = ["REQUEST_TIMEOUT_S", "click_consumer", "pace_fetches"]
 
 REQUEST_TIMEOUT_S = 10.0
@@ -40,7 +42,12 @@ _FETCH_MAX_BYTES = 16 * 1024 * 1024
 
 
 def click_consumer(
-    connection: Mapping[str, Any], *, poll_records: int, fetch_bytes: int, fetch_max_wait_ms: int
+    connection: Mapping[str, Any],
+    *,
+    poll_records: int,
+    fetch_bytes: int,
+    fetch_max_wait_ms: int,
+    throttle: Throttle | None = None,
 ) -> AIOKafkaConsumer:
     """A consumer of committed records, whose partitions and positions are set by the caller.
 
@@ -56,6 +63,8 @@ def click_consumer(
         Bytes fetched from a partition at a time.
     fetch_max_wait_ms
         How long a broker waits for records before it answers a fetch with none.
+    throttle
+        Is told how long brokers ask to wait because a quota is used up; the consumer waits as they ask.
     """
     common = {
         **connection,
@@ -75,7 +84,7 @@ def click_consumer(
         fetch_max_bytes=max(fetch_bytes, _FETCH_MAX_BYTES),
         fetch_max_wait_ms=fetch_max_wait_ms,
     )
-    consumer._client = _Client(**common)
+    consumer._client = _Client(throttle or Throttle(), **common)
     return consumer
 
 
@@ -87,10 +96,14 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
     1. the start connects to all configured addresses at once, and uses the first that answers;
     2. brokers that have not answered lately are asked for metadata last, and those to which there is a connection first;
     3. a connection that is being made does not keep connections to other brokers waiting, as it does in aiokafka.
+
+    A broker whose quota is used up does not read the connection for a while either: it says for how long, and is not asked to
+    deliver before (:class:`Throttle`).
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, throttle: Throttle, **options: Any) -> None:
         super().__init__(**options)
+        self._throttle = throttle
         self._updated_at = -float("inf")
         self._answered: tuple[str, int] | None = None
         self._silent_at: dict[Any, float] = {}
@@ -106,14 +119,17 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
         return found
 
     async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
+        if not isinstance(request, FetchRequest):
+            return await super().send(node_id, request, **options)
+        await asyncio.sleep(self._throttle.wait_s(node_id))
         response = await super().send(node_id, request, **options)
-        if isinstance(request, FetchRequest):
-            self._damaged |= {
-                TopicPartition(topic, partition)
-                for topic, partitions in response.topics
-                for partition, code, *_ in partitions
-                if code == CorruptRecordException.errno
-            }
+        self._throttle.answered(node_id, getattr(response, "throttle_time_ms", 0))
+        self._damaged |= {
+            TopicPartition(topic, partition)
+            for topic, partitions in response.topics
+            for partition, code, *_ in partitions
+            if code == CorruptRecordException.errno
+        }
         return response
 
     # -- 1

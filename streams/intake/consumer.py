@@ -133,7 +133,8 @@ class LogConsumer(Consumer):  # type: ignore[misc]
 
     The app must have the attributes ``keeper`` (:class:`PositionKeeper`); ``own_topics``, the names of the topics; ``client_options``,
     brokers and security for aiokafka; ``pass_over``, a coroutine function that takes a list without records; ``fail``, which takes
-    the error that ends the app; and ``epochs``, which observes the fetched batches, or None.
+    the error that ends the app; ``epochs``, which observes the fetched batches, or None; and ``throttle``, which is told how long the
+    brokers ask to wait.
     """
 
     IDLE_WAIT_MS = _WAIT_IDLE_MS

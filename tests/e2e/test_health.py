@@ -337,6 +337,22 @@ def test_case_a16_a_password_that_is_changed_is_told_and_no_restart_is_asked_for
     assert "secret" not in secured.site.log()
 
 
+def test_a_quota_of_the_brokers_is_named_and_a_worker_that_it_limits_is_alive(secured, kafka):
+    user = ("--entity-type", "users", "--entity-name", USER)
+    alter = ("kafka-configs.sh", "--bootstrap-server", kafka.address, "--alter")
+    kafka.tool(*alter, *user, "--add-config", "consumer_byte_rate=1000")
+    began = time.monotonic()
+    try:
+        send(secured)
+        told = secured.until("throttled", "say that a quota limits it")
+        assert "consumer_byte_rate" in told.body["reason"]
+    finally:
+        kafka.tool(*alter, *user, "--delete-config", "consumer_byte_rate")
+    secured.until_done(secured.site.sent)
+    assert {answer.code for answer in secured.since(began)} == {200}
+    assert "built again" not in secured.site.log()
+
+
 def test_case_k6_a_foreign_member_of_the_group_is_a_notice(secured, kafka):
     site = secured.site
     group = site.settings.worker.group

@@ -118,6 +118,15 @@ def test_a_partition_without_an_answer_does_not_excuse_that_the_others_are_not_l
     )
 
 
+@pytest.mark.parametrize("reason", [Reason.DEAD_LETTERS_WAIT, Reason.WAITING_FOR_DISK, Reason.THROTTLED])
+def test_a_worker_that_waits_for_what_a_new_one_would_wait_for_is_alive(health, clock, reason):
+    live(health, lag=5).condition(reason, "not yet")
+    clock.now += WATCHDOG_S + 1
+    assert (health.verdict().status, health.verdict().healthy) == (reason.value, True)
+    health.condition(reason, None)
+    assert (health.verdict().status, health.verdict().healthy) == ("stalled", False)
+
+
 def test_a_worker_whose_event_loop_is_blocked_knows_no_lag_and_is_to_be_restarted_after_the_watchdog(
     health, clock
 ):

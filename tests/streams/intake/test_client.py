@@ -101,6 +101,26 @@ def test_a_fetch_that_returns_nothing_at_once_takes_a_moment():
     asyncio.run(main())
 
 
+def test_a_broker_whose_quota_is_used_up_is_not_asked_before_the_time_it_names(monkeypatch):
+    throttle_ms, asked = {1: 300, 2: 0}, []
+
+    async def send(_client, node, _request, **_):
+        asked.append((node, time.monotonic()))
+        return SimpleNamespace(throttle_time_ms=throttle_ms[node], topics=[])
+
+    monkeypatch.setattr("aiokafka.client.AIOKafkaClient.send", send)
+
+    async def main():
+        found, fetch = made(), client.FetchRequest(100, 1, 1000, 1, [])
+        for node in (1, 1, 2):
+            await found.send(node, fetch)
+        (_, first), (_, second), (_, other) = asked
+        assert second - first >= 0.3
+        assert other - second < 0.3
+
+    asyncio.run(main())
+
+
 def test_a_broker_that_has_not_answered_is_asked_last(monkeypatch):
     monkeypatch.setattr(client, "_METADATA_TIMEOUT_S", 0.05)
     monkeypatch.setattr(client, "_METADATA_PAUSE_S", 0.0)
