@@ -114,12 +114,12 @@ class Rejects(Counter[str]):
     def notices(self, lost: int = 0) -> list[str]:
         """What is printed at the end of a command: rows that were left out, and what else should be known.
 
-        ``lost``: rows that were not learned because their step was rolled back.
+        ``lost``: rows that could not be learned.
         """
         out = [f"left out: {line}" for line in self.sentences()]
         if lost:
             out.append(
-                f"not learned: {lost:,} rows, because the training loss was not finite with them; their predictions count"
+                f"not learned: {lost:,} rows, because the training loss was not finite with them; they are in no figure"
             )
         out += [f"note: {sentence}" for sentence in self.remarks]
         if self.differs:
@@ -135,7 +135,7 @@ class Rejects(Counter[str]):
         name
             Name of the log.
         lost
-            Accepted rows that were not learned, because their step was rolled back.
+            Accepted rows that could not be learned.
 
         Raises
         ------
