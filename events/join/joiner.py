@@ -22,6 +22,7 @@ from ecdctr.state.errors import DataError
 __all__ = ["Joined", "Joiner"]
 
 _FORMAT = 1
+_SINGLE_ROUNDS = 4
 
 
 class Joined(NamedTuple):
@@ -274,20 +275,53 @@ class Joiner:
             self.state.write(due)
 
     def _apply(self, ready: _Waiting, out: Emitted) -> None:
-        """Apply the events of each key in their order: the first of every key, then the second, and so on."""
+        """Apply the events of each key in their order: the first of every key, then the second, and so on.
+
+        From the fifth on, events that change nothing are applied together, so that one key that is repeated a thousand times does not take a
+        thousand rounds.
+        """
         events, at, lane = ready
         order = np.lexsort((events.offset, lane, events.is_click, at, events.key))
-        key = events.key[order]
-        first = np.concatenate([[True], key[1:] != key[:-1]])
+        events, at = events.take(order), at[order]
+        first = np.concatenate([[True], events.key[1:] != events.key[:-1]])
         group = np.cumsum(first) - 1
-        rank = np.arange(len(key)) - np.flatnonzero(first)[group]
-        records = self.state.find(key[first])
-        by_rank = np.argsort(rank, kind="stable")
-        for rows in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]):
+        records = self.state.find(events.key[first])
+        left = np.arange(len(group))
+        rounds = 0
+        while len(left):
+            rounds += 1
+            if rounds > _SINGLE_ROUNDS:
+                left = self._apply_without_effect(records, events, at, group, left, out)
+            next_ = np.concatenate([[True], group[left][1:] != group[left][:-1]])[: len(left)]
+            rows = left[next_]
             chosen = records.take(group[rows])
-            self.rule.apply(chosen, events.take(order[rows]), at[order[rows]], out)
+            self.rule.apply(chosen, events.take(rows), at[rows], out)
             records.put(group[rows], chosen)
+            left = left[~next_]
         self.state.write(records)
+
+    def _apply_without_effect(
+        self,
+        records: Records,
+        events: JoinEvents,
+        at: NDArray[np.int64],
+        group: NDArray[np.int64],
+        left: NDArray[np.int64],
+        out: Emitted,
+    ) -> NDArray[np.int64]:
+        """Apply the next events of each key up to the first that changes its record; return the others."""
+        before, after = records.take(group[left]), records.take(group[left])
+        Rule(self.settings).apply(after, events.take(left), at[left], Emitted())
+        changed = np.zeros(len(left), np.bool_)
+        for name, column in before.columns().items():
+            changed |= column != getattr(after, name)
+        seen = np.cumsum(changed)
+        starts = np.concatenate([[True], group[left][1:] != group[left][:-1]])
+        place = np.cumsum(starts) - 1
+        without = seen - (seen - changed)[starts][place] == 0
+        rows = left[without]
+        self.rule.apply(records.take(group[rows]), events.take(rows), at[rows], out)
+        return left[~without]
 
     def _bound(self, end: int, out: Emitted) -> None:
         fates, bounds = self.rule.fates, self.settings

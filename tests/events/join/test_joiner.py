@@ -53,7 +53,7 @@ def columns(events, first=0):
 
 
 def listed(joined):
-    r = joined.rows
+    r = joined[0]
     return list(
         zip(r.time.tolist(), r.key.tolist(), r.row.tolist(), r.ts.tolist(), r.role.tolist(), strict=True)
     )
@@ -269,6 +269,25 @@ def test_many_clicks_on_one_impression_are_one_positive():
     made = only(joiner(lateness="1m"), events)
     assert [row[4] for row in listed(made.finish())] == [CLICKED]
     assert made.fates["duplicate_click"] == 499
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(-30, 30), st.booleans(), st.integers(1, 12)), max_size=12),
+    st.sampled_from(["drop", "correct", "early"]),
+)
+def test_repeated_events_of_one_key_are_applied_in_their_order(parts, policy):
+    """Each event up to twelve times, all in one call: most of them change nothing, and some do in between."""
+    lane, clock = [], 100
+    for jump, click, times in parts:
+        clock += 15
+        lane += [(clock + jump, 1, click, 0, False, len(lane) + n) for n in range(times)]
+    made = joiner(late_clicks=policy)
+    made.add(*LANES[1], columns(lane))
+    rows, released = made.finish()
+    assert listed((rows, None)) == reference([[], lane, []], {}, policy)
+    assert released.tolist() == sorted(row for _, _, click, *_, row in lane if not click)
+    assert sum(made.fates.get(f, 0) for f in (*CLICK_FATES, *IMPRESSION_FATES)) == len(lane)
 
 
 def test_every_impression_is_released_once_and_after_its_last_row():
