@@ -270,9 +270,9 @@ class Joiner:
             self._bound(end, out)
 
     def _pass_time(self, until: int, out: Emitted) -> None:
-        while len(due := self.state.due(until)):
-            self.rule.pass_time(due, np.full(len(due), until), out)
-            self.state.write(due)
+        due = self.state.due(until)
+        self.rule.pass_time(due, np.full(len(due), until), out)
+        self.state.write(due)
 
     def _apply(self, ready: _Waiting, out: Emitted) -> None:
         """Apply the events of each key in their order: the first of every key, then the second, and so on.
