@@ -13,6 +13,7 @@ from ecdctr.events.join.fates import CLICK_FATES, FATES, IMPRESSION_FATES, REMAR
 from ecdctr.events.join.joiner import Joined, Joiner
 from ecdctr.events.join.keys import KEY_FIELDS, pair_key, read_keys
 from ecdctr.events.join.lanes import IdleDecision
+from ecdctr.events.join.rocks_state import RocksState
 from ecdctr.events.join.settings import JoinSettings
 from ecdctr.events.join.state import JoinState, MemoryState, Records
 from ecdctr.events.join.weights import sample_weights
@@ -37,6 +38,7 @@ __all__ = [
     "Joiner",
     "MemoryState",
     "Records",
+    "RocksState",
     "WindowChoice",
     "pair_key",
     "read_keys",

@@ -51,7 +51,7 @@ class Joiner:
     2. The events of each key are applied by time, impressions before clicks, then partition and offset, and in between what was due
        (:class:`Rule`).
     3. Rows are emitted by the time at which their label is known, at equal times those of events before those of ended windows, then by key.
-    4. At every tick the bounds are applied: beyond ``max_pending`` the impressions whose window ends first become negatives now, beyond
+    4. At the end of every tick with events the bounds are applied: beyond ``max_pending`` the impressions whose window ends first become negatives now, beyond
        ``max_early`` the oldest clicks stop waiting, beyond ``max_closed`` the oldest ids are forgotten.
 
     None of this depends on when and in which parts events arrive: the rows and their order are a function of the partitions' events and
@@ -253,7 +253,7 @@ class Joiner:
         )
 
     def _by_tick(self, ready: _Waiting, until: int, out: Emitted) -> None:
-        """Apply the events of each tick, and the bounds at its beginning and its end.
+        """Apply the events of each tick, and the bounds at its end.
 
         Without events no kind of record can come to exceed its bound for good, so the ticks in between do not matter, and the result does not
         depend on how many ticks are applied at once.
@@ -262,8 +262,6 @@ class Joiner:
         order = np.argsort(tick, kind="stable")
         ticks, starts = np.unique(tick[order], return_index=True)
         for number, rows in zip(ticks.tolist(), np.split(order, starts[1:]), strict=True):
-            self._pass_time(number * self.tick, out)
-            self._bound(number * self.tick, out)
             self._apply(ready.take(rows), out)
             end = min((number + 1) * self.tick, until)
             self._pass_time(end, out)
@@ -281,7 +279,9 @@ class Joiner:
         thousand rounds.
         """
         events, at, lane = ready
-        order = np.lexsort((events.offset, lane, events.is_click, at, events.key))
+        order = np.lexsort(
+            (lane, events.is_click, at, events.key)
+        )  # stable: a partition's events stay in its order
         events, at = events.take(order), at[order]
         first = np.concatenate([[True], events.key[1:] != events.key[:-1]])
         group = np.cumsum(first) - 1
@@ -318,7 +318,7 @@ class Joiner:
         seen = np.cumsum(changed)
         starts = np.concatenate([[True], group[left][1:] != group[left][:-1]])
         place = np.cumsum(starts) - 1
-        without = seen - (seen - changed)[starts][place] == 0
+        without: NDArray[np.bool_] = seen == (seen - changed)[starts][place]
         rows = left[without]
         self.rule.apply(records.take(group[rows]), events.take(rows), at[rows], out)
         return left[~without]
