@@ -160,7 +160,7 @@ class Transfer:
         """Adapt the loaded target to ads. Call it after :meth:`load`.
 
         Runs :meth:`estimate_batch_norm` (if batch norm was reset), :meth:`calibrate`, and :meth:`fine_tune` (if enabled). If
-        the window is empty, none of them runs, and CPM's batch norm is copied if it had been reset.
+        the window is empty, or all of its rows are damaged, none of them runs, and CPM's batch norm is copied if it had been reset.
 
         ``evidence`` collects the target's predictions for the last days of the window. With fine-tuning, each chunk is
         predicted before it is learned; without it, the chunks are only predicted.
@@ -168,7 +168,7 @@ class Transfer:
         began = time.perf_counter()
         rows = len(self._window)
         shift, before, after, skipped = 0.0, math.nan, math.nan, 0
-        if rows:
+        if next(self._window.chunks(1), None) is not None:
             if self._reset:
                 self.estimate_batch_norm()
             shift, before = self.calibrate()

@@ -167,6 +167,17 @@ def test_a_window_chunk_that_cannot_be_learned_is_skipped_and_counted(world: Any
     assert trainer.release(trainer.clock).skipped_rows == trainer.model.ad_batch
 
 
+def test_case_s14_a_window_whose_rows_are_all_damaged_counts_as_empty(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trained(world)
+    monkeypatch.setattr(trainer.ad_window, "chunks", lambda *_: iter(()))
+    report = trainer.release(trainer.clock)
+    assert report.bias_shift == 0.0
+    batch = world.batch(30, AD)
+    np.testing.assert_allclose(trainer.predict(batch, "actr"), trainer.predict(batch, "cpm"), rtol=1e-5)
+
+
 def test_with_an_empty_window_batch_norm_is_copied_from_cpm(world: Any) -> None:
     trainer = trained(world, ads=0)
     report = trainer.release(trainer.clock)
