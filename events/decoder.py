@@ -46,6 +46,7 @@ from ecdctr.events.decoded import (
 )
 from ecdctr.events.encode import Columns, Limits, encode
 from ecdctr.events.fields import REQUIRED, EventFields, FrameReader, bag_of_lists, strings
+from ecdctr.events.json_limits import beyond_limits
 from ecdctr.events.schema import FeatureSchema
 from ecdctr.events.settings import FeatureSpec
 from ecdctr.events.values import show
@@ -143,6 +144,9 @@ class EventDecoder:
         index: list[int] = []
         rejects: list[Reject] = []
         for i, value in enumerate(values):
+            if value and (beyond := beyond_limits(value)) is not None:
+                rejects.append(Reject(i, "json", f"the event {beyond}"))
+                continue
             try:
                 events.append(decode(value))  # type: ignore[arg-type]
             except msgspec.ValidationError:
@@ -188,6 +192,9 @@ class EventDecoder:
         rejects: list[Reject] = []
         event: Any
         for i, line in enumerate(lines):
+            if (beyond := beyond_limits(line)) is not None:
+                rejects.append(Reject(i, "json", f"the event {beyond}"))
+                continue
             try:
                 event = decode(line)
             except (msgspec.ValidationError, *_NOT_JSON):
@@ -352,7 +359,7 @@ class EventDecoder:
         """Reason and detail of a message that could not be decoded."""
         if not value or not isinstance(error, msgspec.ValidationError):
             return "json", _not_json(value, error)
-        content: Any = None
+        content: Any = {}
         try:  # the typed decoder stops at the first invalid field: parse the whole message to find out whether it is JSON at all
             content = msgspec.json.decode(value)
         except msgspec.ValidationError:
