@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from ecdctr.events.tls import first_line, tls_context
 from ecdctr.events.tokens import (
@@ -95,6 +95,8 @@ class KafkaSettings(Section):
     >>> KafkaSettings(brokers="kafka-1:9092, kafka-2:9092").brokers
     ('kafka-1:9092', 'kafka-2:9092')
     """
+
+    _advertised: tuple[str, ...] = PrivateAttr(default=())
 
     brokers: tuple[str, ...] | str = Field(
         default=("127.0.0.1:9092",),
@@ -255,8 +257,28 @@ class KafkaSettings(Section):
 
     @property
     def addresses(self) -> list[str]:
-        """The brokers as a list of ``host:port``."""
-        return list(self.brokers)
+        """Where brokers can be asked, as ``host:port``: those that are configured, then those that the cluster has named."""
+        return list(dict.fromkeys([*self.brokers, *self._advertised]))
+
+    def advertise(self, addresses: Iterable[str]) -> None:
+        """Set the addresses that the cluster names at present, for all clients that are made with these settings from now on.
+
+        The brokers of a cluster may all move, one after another, while a process runs. It knows where they are now; what was
+        configured is then needed for a start only.
+
+        >>> settings = KafkaSettings(brokers="kafka-1:9092")
+        >>> settings.advertise(["kafka-3:9092", "kafka-1:9092"]); settings.addresses
+        ['kafka-1:9092', 'kafka-3:9092']
+        >>> settings.only("kafka-4:9092").addresses
+        ['kafka-4:9092']
+        """
+        self._advertised = tuple(addresses)
+
+    def only(self, address: str) -> KafkaSettings:
+        """The same connection to one broker."""
+        copy = self.model_copy(update={"brokers": (address,)})
+        copy._advertised = ()
+        return copy
 
     @property
     def principal(self) -> str:

@@ -143,7 +143,8 @@ class EndsReader:
     Parameters
     ----------
     settings
-        Brokers and security. Password and certificates are read again for each connection.
+        Brokers and security. Password and certificates are read again for each connection. Is told the addresses that the brokers
+        advertise.
     topics
         The topics, all of whose partitions are asked for.
     """
@@ -152,7 +153,6 @@ class EndsReader:
         self._settings, self._topics = settings, sorted(topics)
         self._brokers: dict[Address, BrokerConnection] = {}
         self._last: Address | None = None  # the broker that answered the last request for metadata
-        self._advertised: tuple[Address, ...] = ()
         self._asking: dict[Address, tuple[frozenset[Key], asyncio.Task[_Answer]]] = {}
 
     async def close(self) -> None:
@@ -208,7 +208,7 @@ class EndsReader:
 
     async def _metadata(self) -> Any:
         request = MetadataRequest(self._topics, False)
-        addresses = list(dict.fromkeys([*self._advertised, *map(split_address, self._settings.addresses)]))
+        addresses = list(map(split_address, self._settings.addresses))
         if self._last in addresses:
             with contextlib.suppress(Exception):
                 return await self._broker(self._last).send(request, METADATA_S)
@@ -243,7 +243,7 @@ class EndsReader:
             return LogProblem(kind, str(error), tuple(sorted(partitions)))
         if problem is None:
             return None
-        is_advertised = problem.address not in self._settings.addresses
+        is_advertised = problem.address not in self._settings.brokers
         return LogProblem.of(replace(problem, is_advertised=is_advertised), partitions)
 
     def _leaders(
@@ -251,7 +251,8 @@ class EndsReader:
     ) -> tuple[dict[str, frozenset[Key]], dict[Address, list[Key]], list[LogProblem]]:
         """The partitions that are shown, those of each leader, and what is wrong with the others."""
         nodes = {node: (str(host), int(port)) for node, host, port, *_ in metadata.brokers}
-        self._advertised = tuple(nodes.values())
+        if nodes:
+            self._settings.advertise(map(join_address, nodes.values()))
         shown: dict[str, frozenset[Key]] = {}
         leaders: dict[Address, list[Key]] = {}
         problems: list[LogProblem] = []
@@ -286,9 +287,7 @@ class EndsReader:
             return await self._ends_of(address, keys)
         except Exception as error:  # of the network, of TLS, of the protocol; the probe finds the reason
             log.debug("%s did not report the ends of its partitions: %r", join_address(address), error)
-        found = await self._probe(
-            self._settings.model_copy(update={"brokers": (join_address(address),)}), keys
-        )
+        found = await self._probe(self._settings.only(join_address(address)), keys)
         if found is None:
             return _Answer()  # it answers again
         text = f"{found.text}. It leads {_names(keys)}"

@@ -10,8 +10,17 @@ import pytest
 from aiokafka.errors import KafkaError
 from kafka import KafkaConsumer, KafkaProducer
 
-from ecdctr.events.kafka import BrokerProblem, Cause, EndsReader, LogEnds, LogProblem, LogProblemKind
-from ecdctr.events.settings import KafkaSettings
+from ecdctr.events.decoder import EventDecoder
+from ecdctr.events.kafka import (
+    BrokerProblem,
+    Cause,
+    EndsReader,
+    KafkaLog,
+    LogEnds,
+    LogProblem,
+    LogProblemKind,
+)
+from ecdctr.events.settings import KafkaSettings, default_features
 from ecdctr.streams.embedded import free_port
 from ecdctr.streams.settings import TopicSettings
 from ecdctr.streams.topics import ensure_topics
@@ -183,6 +192,17 @@ def test_members_of_a_group(apache_broker: ApacheKafka, topic):
         assert asyncio.run(members(f"nobody-{topic}")) == ()
     finally:
         consumer.close()
+
+
+def test_a_client_that_is_made_when_all_configured_addresses_have_moved_uses_those_that_brokers_advertise(
+    connection, topic
+):
+    make(connection, topic)
+    read(connection, topic)
+    moved = connection.model_copy(update={"brokers": ("127.0.0.1:1",)})  # nothing listens there any more
+    with KafkaLog(moved, EventDecoder(default_features()), {topic: 0}, timeout_s=PATIENCE_S) as log:
+        assert log.partitions() == [(topic, 0), (topic, 1)]
+    assert read(moved, topic).answered
 
 
 @pytest.mark.parametrize(
