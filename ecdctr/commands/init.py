@@ -155,7 +155,7 @@ def _check(out: Console, config: Path, mapping: Path) -> None:
         if source.joined
         else f"{rows:,} impressions with {clicks:,} clicks can be learned"
     )
-    out.print(f"\ntried: of the first rows, {what}, {sum(rejects.values()):,} are left out")
+    out.print(f"\ntried: of the first rows, {what}, {sum(rejects.values()):,} are left out", soft_wrap=True)
     for line in rejects.notices():
         _print(out, Text("  " + line))
     rejects.check(str(mapping))

@@ -89,6 +89,12 @@ def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[st
         if not names:
             continue
         _check_header(file, names)
+        unreadable = [name for name in names if re.match(r"\*(\.|$)|\^", name)]
+        if unreadable:
+            remarks.append(
+                f"{file}: the column {unreadable[0]!r}, whose name is a pattern: rename it to use it"
+            )
+            names = [name for name in names if name not in unreadable]
         stream = stream_of_path(file, root)
         for said, columns, members in groups:
             alike = len(columns & set(names)) >= 0.7 * len(columns | set(names))

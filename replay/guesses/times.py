@@ -310,7 +310,8 @@ def _with_clock(date: TimeReading, profiles: Sequence[Profile]) -> TimeReading |
         return None
     day = date.spec.format if isinstance(date.spec, TimeMap) else "%Y-%m-%d"
     for profile in profiles:
-        if profile is date.profile or profile.kind not in ("text", "integer", "time"):
+        binary = profile.raw.dtype == pl.Binary
+        if binary or profile is date.profile or profile.kind not in ("text", "integer", "time"):
             continue
         texts = profile.raw.cast(pl.String, strict=False).drop_nulls()
         digits = profile.kind == "integer" and hint("time", profile.name) and profile.distinct > 10

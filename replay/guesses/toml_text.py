@@ -31,6 +31,7 @@ _STEPS = (
     ("7d", 7 * DAY_MS),
 )
 _MOST_PATHS = 50
+_SMALL = 200_000
 
 
 def mapping_text(proposal: Proposal, name: str, folder: Path) -> str:
@@ -184,6 +185,14 @@ def settings_lines(rows: int, span_ms: int) -> list[str]:
         f"natural_batch = {natural}".ljust(42)
         + "# rows of a step; larger is faster, smaller learns a small log better",
         f"ad_batch = {natural // 4}",
+        *(
+            [
+                "natural_score_share = 1.0".ljust(42)
+                + "# score natural rows of all users; the default is a tenth"
+            ]
+            if rows < _SMALL
+            else []
+        ),
     ]
 
 
