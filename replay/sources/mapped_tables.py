@@ -24,6 +24,7 @@ from ecdctr.replay.sources.event_files import find_files
 from ecdctr.replay.sources.expansion import LABEL, Expanded
 from ecdctr.replay.sources.files import (
     AHEAD,
+    NUMBER_NULL_WORDS,
     Fault,
     FileColumns,
     NumberedRows,
@@ -331,7 +332,11 @@ class _Table:
                         f"{file} cannot be read by the mapping: {' '.join(str(error).split())[:300]}"
                     ) from error
                 frame = columns.events(mapped)
-                part.faults = [*self._faults(part.frame, frame), *part.faults, *columns.faults]
+                part.faults = [
+                    *self._faults(part.frame, frame, text=columns.text),
+                    *part.faults,
+                    *columns.faults,
+                ]
                 yield frame, part, first + part.source
             first += len(chunk)
 
@@ -374,14 +379,17 @@ class _Table:
             typed["label"] = pl.col(label)  # the decoder judges each value
         return self.events | lists | typed
 
-    def _faults(self, chunk: pl.DataFrame, frame: pl.DataFrame) -> Iterator[Fault]:
+    def _faults(self, chunk: pl.DataFrame, frame: pl.DataFrame, *, text: bool) -> Iterator[Fault]:
         for name in ("ts", "label", "domain"):
             bad = frame[name].is_null()
             roots = self.events[name].meta.root_names()
             if not roots or not bad.any():
                 continue
             source = chunk[roots[0]]
-            yield (bad & source.is_not_null()).to_numpy(), "type", self._detail(name, source)
+            given = source.is_not_null()
+            if text and source.dtype == pl.String:  # such words are no value, as in a file without a mapping
+                given &= ~source.str.strip_chars().is_in(NUMBER_NULL_WORDS)
+            yield (bad & given).to_numpy(), "type", self._detail(name, source)
 
     def _detail(self, name: str, source: pl.Series) -> Callable[[int], str]:
         how = self.spec.columns.ts if name == "ts" else None

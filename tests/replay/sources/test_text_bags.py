@@ -186,3 +186,22 @@ def test_a_column_is_read_as_its_texts_alone():
     only_plain, bad = split_lists(pl.Series(["a", None, "b c"]))
     assert only_plain.to_list() == [["a"], None, ["b c"]]
     assert not bad.any()
+
+
+@pytest.mark.parametrize("word", ["None", "NA", " - ", ""])
+def test_case_f5_a_word_for_null_in_a_required_field_is_missing_with_and_without_a_mapping(tmp_path, word):
+    """Found by `make fuzz`: with a mapping, such a label was of the wrong type."""
+    for field in ("label", "ts"):
+        rows = [
+            {name: word if name == field else value for name, value in event(i, "a").items()}
+            for i in range(3)
+        ]
+        path = tmp_path / "e.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(EVENTS[0]))
+            writer.writeheader()
+            writer.writerows([*rows, event(9, "a")])
+        (tmp_path / "m.toml").write_text(MAPPING.format(path=path.name, fields=""))
+        for source in (EventFiles(path, domain="natural"), MappedTables(tmp_path / "m.toml")):
+            batch, rejects = read_log(source, DECODER)
+            assert (len(batch), rejects) == (1, {"missing": 3}), (field, type(source))
