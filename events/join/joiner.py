@@ -137,9 +137,12 @@ class Joiner:
                 self.rule.fates["delivered_late"] += late
             self._waiting.append(_Waiting(events, at, np.full(len(at), self.lanes.number[topic, partition])))
 
-    def decide_idle(self, now: int) -> list[IdleDecision]:
-        """Go on without partitions that have been silent for ``idle_after``; the decisions must be recorded for a replay."""
-        return self.lanes.decide(now)
+    def decide_idle(self, now: int, behind: Iterable[tuple[str, int]] = ()) -> list[IdleDecision]:
+        """Go on without partitions that have been silent for ``idle_after``; the decisions must be recorded for a replay.
+
+        ``behind``: partitions whose log is known to hold more, so that they are not silent.
+        """
+        return self.lanes.decide(now, behind)
 
     def apply_idle(self, decision: IdleDecision) -> None:
         """Repeat a recorded decision, when the events before its offset, and no later ones, were added."""

@@ -112,10 +112,19 @@ class Lanes:
         """Every event that counts as earlier has been read."""
         return min(lane.mark(self.lateness) for lane in self.lanes.values())
 
-    def decide(self, now: int) -> list[IdleDecision]:
+    def decide(self, now: int, behind: Iterable[tuple[str, int]] = ()) -> list[IdleDecision]:
         """Go on without the partitions that have delivered nothing for ``idle_after``: to the least mark of the others, or to the
         latest mark if none delivers. The caller records the decisions before it uses rows that were emitted after them.
+
+        Parameters
+        ----------
+        now
+            The caller's clock, ms.
+        behind
+            Partitions whose log is known to hold more: they are slow, not silent.
         """
+        for key in behind:
+            self._lane(key).active = now
         for lane in self.lanes.values():
             lane.active = now if lane.active is None else lane.active
         silent = {k for k, lane in self.lanes.items() if now - (lane.active or 0) >= self.idle_after}

@@ -255,6 +255,18 @@ def test_partition_without_traffic_holds_nothing_back_after_a_decision():
     assert made.fates["delivered_late"] == 1
 
 
+def test_partition_that_is_known_to_hold_more_is_waited_for():
+    made = joiner()
+    made.add("views", 0, columns([(0, 1, False, 0, False, 0), (100, 2, False, 0, False, 1)]), now=0)
+    made.decide_idle(0)
+    made.add("views", 0, columns([(101, 3, False, 0, False, 2)], first=2), now=9)
+    assert made.decide_idle(9, behind=[("clicks", 0)]) == []
+    assert listed(made.take()) == []
+    made.add("clicks", 0, columns([(10, 1, True, 0, False, -1), (99, 9, True, 0, False, -1)]), now=10)
+    assert made.decide_idle(10) == [IdleDecision("views", 1, 0, 90)]
+    assert listed(made.take()) == [(10, 1, 0, 0, CLICKED)]
+
+
 @pytest.mark.parametrize(
     ("click", "fate"),
     [
