@@ -23,6 +23,7 @@ from ecdctr.events.kafka.broker_connection import Address, BrokerConnection, joi
 from ecdctr.events.kafka.members import GroupMember, group_members
 from ecdctr.events.kafka.probe import probe_brokers
 from ecdctr.events.kafka.problems import BrokerProblem, Cause
+from ecdctr.events.kafka.topic_state import TopicState, name_keys
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import ConfigError
 
@@ -250,35 +251,25 @@ class EndsReader:
         self, metadata: Any
     ) -> tuple[dict[str, frozenset[Key]], dict[Address, list[Key]], list[LogProblem]]:
         """The partitions that are shown, those of each leader, and what is wrong with the others."""
-        nodes = {node: (str(host), int(port)) for node, host, port, *_ in metadata.brokers}
-        if nodes:
-            self._settings.advertise(map(join_address, nodes.values()))
-        shown: dict[str, frozenset[Key]] = {}
+        found = TopicState.of(metadata)
+        if found.brokers:
+            self._settings.advertise(map(join_address, found.brokers.values()))
         leaders: dict[Address, list[Key]] = {}
-        problems: list[LogProblem] = []
-        leaderless: list[Key] = []
-        for code, topic, _, partitions in metadata.topics:
-            if code == errors.TopicAuthorizationFailedError.errno:
-                address = "the cluster" if self._last is None else join_address(self._last)
-                right = BrokerProblem(Cause.RIGHT, address, f'topic "{topic}"', self._settings)
-                problems.append(LogProblem.of(right))
-                continue
-            if not partitions:
-                problems.append(_missing(topic, code))
-                continue
-            shown[topic] = frozenset((topic, partition) for _, partition, *_ in partitions)
-            for _, partition, leader, *_ in partitions:
-                if leader in nodes:
-                    leaders.setdefault(nodes[leader], []).append((topic, partition))
-                else:
-                    leaderless.append((topic, partition))
-        if leaderless:
+        for node, keys in found.led_by.items():
+            leaders.setdefault(found.brokers[node], []).extend(keys)
+        address = "the cluster" if self._last is None else join_address(self._last)
+        problems = [
+            LogProblem.of(BrokerProblem(Cause.RIGHT, address, f'topic "{topic}"', self._settings))
+            for topic in found.hidden
+        ]
+        problems += [_missing(topic, code) for topic, code in found.absent.items()]
+        if found.leaderless:
             text = (
-                f"{_names(leaderless)} has no leader: the brokers that hold it are away; start one of them. The records of other "
-                "partitions are read"
+                f"{name_keys(found.leaderless)} has no leader: the brokers that hold it are away; start one of them. The records of "
+                "other partitions are read"
             )
-            problems.append(LogProblem(LogProblemKind.NO_LEADER, text, tuple(sorted(leaderless))))
-        return shown, leaders, problems
+            problems.append(LogProblem(LogProblemKind.NO_LEADER, text, tuple(sorted(found.leaderless))))
+        return found.shown, leaders, problems
 
     # -- 2
 
@@ -290,7 +281,7 @@ class EndsReader:
         found = await self._probe(self._settings.only(join_address(address)), keys)
         if found is None:
             return _Answer()  # it answers again
-        text = f"{found.text}. It leads {_names(keys)}"
+        text = f"{found.text}. It leads {name_keys(keys)}"
         return _Answer(problems=[LogProblem(found.kind, text, found.partitions)])
 
     async def _ends_of(self, address: Address, keys: list[Key]) -> _Answer:
@@ -338,7 +329,7 @@ class EndsReader:
             text = f'{join_address(address)} does not let {user} read topic "{keys[0][0]}": grant the right to read it'
         else:
             kind = LogProblemKind.NO_LEADER
-            text = f"{join_address(address)} does not report where {_names(keys)} ends ({error.__name__})"
+            text = f"{join_address(address)} does not report where {name_keys(keys)} ends ({error.__name__})"
         return LogProblem(kind, text, tuple(sorted(keys)))
 
     def _broker(self, address: Address) -> BrokerConnection:
@@ -368,8 +359,3 @@ def _by_topic(items: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, l
     for topic, item in items:
         found.setdefault(topic, []).append(item)
     return list(found.items())
-
-
-def _names(keys: Iterable[Key]) -> str:
-    names = [f"{topic}[{partition}]" for topic, partition in sorted(keys)]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

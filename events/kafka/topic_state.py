@@ -1,26 +1,29 @@
-"""``topic_problem``: why topics of a cluster that answers cannot be read or written now, as one sentence."""
+"""``TopicState``: what the brokers show of topics; ``topic_problem``: why they cannot be read or written now, as one sentence."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import errors
-from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
+from ecdctr.events.kafka.broker_connection import Address, BrokerConnection, join_address, split_address
 from ecdctr.events.kafka.own_loop import run_in_own_loop
 from ecdctr.events.settings import KafkaSettings
 from ecdctr.state.errors import BrokerUnavailableError
 
-__all__ = ["naming_partitions", "topic_problem"]
+__all__ = ["TopicState", "name_keys", "naming_partitions", "topic_problem"]
+
+Key = tuple[str, int]
 
 TIMEOUT_S = 2.0
-_NAMED = 5
+_NAMED = 8
 """Partitions that a sentence lists; the others are counted."""
+_UNKNOWN = errors.UnknownTopicOrPartitionError.errno
 
 
 def topic_problem(
@@ -66,12 +69,61 @@ def naming_partitions(settings: KafkaSettings, topics: Sequence[str]) -> Iterato
 
 
 @dataclass(slots=True)
-class _Found:
-    missing: list[str] = field(default_factory=list)
+class TopicState:
+    """What a broker's metadata shows of some topics.
+
+    Attributes
+    ----------
+    brokers
+        Address of each broker.
+    shown
+        The partitions of each topic that is shown.
+    absent
+        The error code of each topic that is not shown: it does not exist, or it is being created.
+    hidden
+        Topics that this client may not see.
+    led_by
+        The partitions that each broker leads.
+    leaderless
+        The partitions without a leader that can be addressed.
+    behind
+        Of partitions with fewer replicas in sync than they have: both numbers.
+    """
+
+    brokers: dict[int, Address] = field(default_factory=dict)
+    shown: dict[str, frozenset[Key]] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
-    leaderless: list[str] = field(default_factory=list)
-    led_by: dict[int, list[str]] = field(default_factory=dict)
-    behind: list[str] = field(default_factory=list)
+    led_by: dict[int, list[Key]] = field(default_factory=dict)
+    leaderless: list[Key] = field(default_factory=list)
+    behind: dict[Key, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, metadata: Any) -> TopicState:
+        """From aiokafka's response to a request for metadata."""
+        found = cls({node: (str(host), int(port)) for node, host, port, *_ in metadata.brokers})
+        for code, topic, _, partitions in metadata.topics:
+            if code == errors.TopicAuthorizationFailedError.errno:
+                found.hidden.append(topic)
+                continue
+            if not partitions:
+                found.absent[topic] = code
+                continue
+            found.shown[topic] = frozenset((topic, partition) for _, partition, *_ in partitions)
+            for _, partition, leader, replicas, in_sync, *_ in sorted(partitions, key=lambda p: p[1]):
+                key = (topic, partition)
+                if leader not in found.brokers:
+                    found.leaderless.append(key)
+                    continue
+                found.led_by.setdefault(leader, []).append(key)
+                if len(in_sync) < len(replicas):
+                    found.behind[key] = (len(in_sync), len(replicas))
+        return found
+
+
+def name_keys(keys: Iterable[Key]) -> str:
+    """Partitions as a list for a sentence, of which the first are named."""
+    return _list([f"{topic}[{partition}]" for topic, partition in sorted(keys)])
 
 
 async def _problem(
@@ -80,40 +132,36 @@ async def _problem(
     metadata = await _metadata(settings, topics, timeout_s)
     if metadata is None:
         return None
-    found = _sort(metadata)
+    found = TopicState.of(metadata)
+    unknown = [f'"{t}"' for t, code in found.absent.items() if code == _UNKNOWN]
     sentences = []
-    if found.missing:
-        sentences.append(f"{_topics(found.missing)} not exist")
+    if unknown:
+        sentences.append(f"{_topics(unknown)} not exist")
     if found.hidden:
         user = f'the user "{settings.username}"' if settings.uses_sasl else "this client"
-        sentences.append(f"{user} lacks the right to see {_list(found.hidden)}")
+        topics_ = _list([f'topic "{t}"' for t in found.hidden])
+        sentences.append(f"{user} lacks the right to see {topics_}")
     if found.leaderless:
         no_leader = "has no leader" if len(found.leaderless) == 1 else "have no leader"
-        sentences.append(f"{_list(found.leaderless)} {no_leader}")
-    sentences += await _unreachable(metadata, found.led_by, timeout_s)
+        sentences.append(f"{name_keys(found.leaderless)} {no_leader}")
+    sentences += await _unreachable(found, timeout_s)
     if write and not sentences:
-        sentences += found.behind
+        sentences += [
+            f"{name_keys([key])} has {in_sync} of its {replicas} replicas in sync"
+            for key, (in_sync, replicas) in found.behind.items()
+        ]
     return "; ".join(sentences) or None
 
 
 async def _metadata(settings: KafkaSettings, topics: Sequence[str], timeout_s: float) -> Any:
     """The first answer of the configured brokers; None if none answers in time."""
-    options = settings.aiokafka()
-    del options["bootstrap_servers"]
 
     async def ask(address: str) -> Any:
-        host, _, port = address.rpartition(":")
-        connection = await create_conn(
-            host.strip("[]"),
-            int(port),
-            client_id="ecdctr-probe",
-            request_timeout_ms=int(1000 * timeout_s),
-            **options,
-        )
+        broker = BrokerConnection(settings, split_address(address))
         try:
-            return await connection.send(MetadataRequest(list(topics), False))
+            return await broker.send(MetadataRequest(list(topics), False), timeout_s)
         finally:
-            connection.close()
+            broker.close()
 
     tasks = [asyncio.ensure_future(ask(address)) for address in settings.addresses]
     for done in asyncio.as_completed(tasks, timeout=timeout_s):
@@ -125,32 +173,13 @@ async def _metadata(settings: KafkaSettings, topics: Sequence[str], timeout_s: f
     return None
 
 
-def _sort(metadata: Any) -> _Found:
-    found = _Found()
-    for code, topic, _, partitions in metadata.topics:
-        if code == errors.TopicAuthorizationFailedError.errno:
-            found.hidden.append(f'topic "{topic}"')
-        elif code == errors.UnknownTopicOrPartitionError.errno:
-            found.missing.append(f'"{topic}"')
-        for _, partition, leader, replicas, in_sync, *_ in sorted(partitions, key=lambda p: p[1]):
-            name = f"{topic}[{partition}]"
-            if leader < 0:
-                found.leaderless.append(name)
-                continue
-            found.led_by.setdefault(leader, []).append(name)
-            if len(in_sync) < len(replicas):
-                found.behind.append(f"{name} has {len(in_sync)} of its {len(replicas)} replicas in sync")
-    return found
-
-
-async def _unreachable(metadata: Any, led_by: dict[int, list[str]], timeout_s: float) -> list[str]:
-    addresses = {node: (host, port) for node, host, port, *_ in metadata.brokers}
-    wanted = sorted(node for node in led_by if node in addresses)
-    outcomes = await asyncio.gather(*(_connect(*addresses[node], timeout_s) for node in wanted))
+async def _unreachable(found: TopicState, timeout_s: float) -> list[str]:
+    nodes = sorted(found.led_by)
+    outcomes = await asyncio.gather(*(_connect(*found.brokers[node], timeout_s) for node in nodes))
     return [
-        f"the leader of {_list(led_by[node])} advertises {addresses[node][0]}:{addresses[node][1]}, which cannot be reached "
+        f"the leader of {name_keys(found.led_by[node])} advertises {join_address(found.brokers[node])}, which cannot be reached "
         f"from here ({reason})"
-        for node, reason in zip(wanted, outcomes, strict=True)
+        for node, reason in zip(nodes, outcomes, strict=True)
         if reason is not None
     ]
 
