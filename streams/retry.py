@@ -14,6 +14,8 @@ __all__ = ["MENDED_LATER", "RetryDelays", "StopRequestedError", "call_until_avai
 log = logging.getLogger("ecdctr.worker")
 
 _DELAYS_S = (0.5, 1.0, 2.0, 5.0)
+SAY_AGAIN_S = 60.0
+"""The same error is logged again after this time."""
 _LOOK_S = 0.1
 """Interval at which a pause looks whether a stop was requested."""
 
@@ -79,7 +81,7 @@ def call_until_available(
         A stop was requested.
     """
     deadline = time.monotonic() + timeout_s
-    attempt = 0
+    attempt, said, said_at = 0, "", 0.0
     while True:
         try:
             return call()
@@ -88,7 +90,10 @@ def call_until_available(
                 raise StopRequestedError from None
             if time.monotonic() > deadline:
                 raise
-            log.warning("%s; trying again", error)
+            now = time.monotonic()
+            if str(error) != said or now - said_at >= SAY_AGAIN_S:
+                log.warning("%s; trying again", error)
+                said, said_at = str(error), now
             resume_at = time.monotonic() + retry_delay(attempt)
             while time.monotonic() < resume_at and not stop_requested():
                 time.sleep(_LOOK_S)
