@@ -38,7 +38,7 @@ class AllowedHosts:
 
     - an IP address: a page that was loaded from an address cannot have another server's content,
     - ``localhost``, or a name below it,
-    - this machine's own name,
+    - this machine's own name, and the one that the server listens on,
     - a name of the configuration: ``name``, ``.example.com`` (the name and all below it) or ``*`` (any name).
 
     A request without the header is answered: every browser sends it.
@@ -47,6 +47,8 @@ class AllowedHosts:
     ----------
     patterns
         Names of the configuration.
+    bound
+        Name or address that the server listens on.
 
     Examples
     --------
@@ -57,9 +59,10 @@ class AllowedHosts:
     [False, False, False, False]
     """
 
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
+    def __init__(self, patterns: Iterable[str] = (), bound: str = "") -> None:
         own = socket.gethostname().lower()
-        self._patterns = (*_ALWAYS, own, own.partition(".")[0], *map(check_host_pattern, patterns))
+        names = (own, own.partition(".")[0], bound.rstrip(".").lower())
+        self._patterns = (*_ALWAYS, *filter(None, names), *map(check_host_pattern, patterns))
 
     def allow(self, header: str | None) -> bool:
         """Whether a request with this ``Host`` header is answered."""

@@ -96,7 +96,8 @@ class MonitorServer:
     ) -> None:
         self.registry, self.health, self.snapshot = registry, health, snapshot
         self.every_s = every_s
-        self.hosts = AllowedHosts(allowed_hosts)
+        self._allowed_hosts = tuple(allowed_hosts)
+        self.hosts = AllowedHosts(self._allowed_hosts)
         self.connections = Connections(
             MAX_CONNECTIONS, MAX_STREAMS, request_s=REQUEST_TIMEOUT_S, keep_s=KEEP_STREAM_S
         )
@@ -105,6 +106,7 @@ class MonitorServer:
 
     def start(self, host: str, port: int) -> int:
         """Start listening and return the port; with ``port=0`` the operating system chooses a free one."""
+        self.hosts = AllowedHosts(self._allowed_hosts, host)
         try:
             self._http = _Http(self, host, port)
         except OSError as error:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from ecdctr.monitor.allowed_hosts import AllowedHosts
 from ecdctr.monitor.dashboard import Dashboard, Reason
 from ecdctr.state.errors import ConfigError
 from tests.support.waiting import PATIENCE_S, wait_for
@@ -271,6 +272,12 @@ def test_case_s15_a_page_of_another_site_that_points_its_name_here_reads_nothing
 def test_case_s15_addresses_and_allowed_names_are_answered(make_site, name):
     site = make_site(hosts=["ctr.example.com", ".b.test"])
     assert site.get("/metrics", headers={"Host": name})[0] == 200
+
+
+def test_case_s15_the_name_that_the_server_listens_on_is_answered():
+    hosts = AllowedHosts(bound="Trainer.internal.")
+    assert hosts.allow("trainer.internal:9108") and not hosts.allow("internal")
+    assert not AllowedHosts(bound="0.0.0.0").allow("")
 
 
 def test_case_s15_one_of_two_host_headers_is_not_enough(make_site):
