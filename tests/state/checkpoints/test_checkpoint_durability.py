@@ -89,6 +89,18 @@ def test_the_reported_cost_is_that_of_the_new_files(tmp_path: Path) -> None:
     assert [info.bytes_written for info in store.list()] == [0, 0], "nothing is written to list them"
 
 
+def test_a_list_compares_sizes_and_reads_no_contents(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    first, second = save(store, 1, 500), save(store, 2, 3)
+    assert first.path is not None
+    assert second.path is not None
+    path = second.path / "dense.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert [info.name for info in store.list()] == [first.name, second.name]
+    path.write_bytes(path.read_bytes() + b"x")
+    assert [info.name for info in store.list()] == [first.name]
+
+
 @pytest.mark.parametrize("store", [CheckpointStore, MemoryCheckpointStore])
 def test_at_least_one_checkpoint_is_retained(store: type, tmp_path: Path) -> None:
     folder = [tmp_path] if store is CheckpointStore else []
