@@ -86,7 +86,9 @@ def test_the_reported_cost_is_that_of_the_new_files(tmp_path: Path) -> None:
         assert info.bytes_written == manifest + sum(sizes.values()) - sum(old)
         assert 0 < info.seconds < 60
     assert [info.name for info in store.list()] == [first.name, second.name]
-    assert [(i.bytes_written, i.seconds) for i in store.list()] == [(0, 0.0)] * 2, "listing them costs nothing"
+    assert [(i.bytes_written, i.seconds) for i in store.list()] == [(0, 0.0)] * 2, (
+        "listing them costs nothing"
+    )
 
 
 def test_a_list_compares_sizes_and_reads_no_contents(tmp_path: Path) -> None:
