@@ -31,7 +31,8 @@ from tests.fuzz.readers import (
 )
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-"""Examples of each test; 0: the fixed sample."""
+"""Examples of each test; 0: the fixed sample. With ``FUZZ_QUICK=1`` an example that fails is printed as it was found, without a search for a
+smaller one."""
 
 
 def budget(examples: int):
