@@ -1,5 +1,5 @@
 """The command line: ``ecdctr --help``."""
 
-from ecdctr.cli.app import app, main
+from ecdctr.cli.app import app, main, run
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]

@@ -80,19 +80,19 @@ def _main(
 
 
 def main() -> None:
-    """Entry point: an error of this package becomes one line and its exit code."""
+    """Entry point of a process, which ends with it, whatever its threads do; elsewhere call :func:`run`."""
     from ecdctr.interrupt import end_in_time
 
     code = 1
     try:
-        code = _run()
+        code = run()
     finally:
         end_in_time(code)
     sys.exit(code)
 
 
-def _run() -> int:
-    """Run the command of the command line; returns the exit code."""
+def run() -> int:
+    """Run the command of the command line; an error of this package becomes one line. Returns the exit code."""
     try:
         # Outside of standalone mode click returns the exit code instead of exiting.
         code = app(standalone_mode=False)
