@@ -397,3 +397,13 @@ def test_offsets_without_rows_do_not_emit_the_rows_of_others_before_their_time()
     aligner.add(make_chunk(key, [1, 2]), now=2)
     assert [s.parts for s in aligner.emit_steps(now=3)] == [((*markers, 0, 1),)]
     assert shape(aligner.emit_steps(now=4.5)) == [("natural", [1, 2])]
+
+
+def test_rows_of_one_merge_time_are_divided_into_blocks_of_a_quarter_of_the_buffer():
+    keys = [("natural-clicks", 0), ("natural-clicks", 1)]
+    aligner = Aligner(dict.fromkeys(keys, NATURAL), natural_batch=4, ad_batch=4, buffer_rows=16)
+    for key in keys:
+        aligner.add(make_chunk(key, [1000, *range(11)]))  # older rows have the merge time of the first
+    steps = aligner.emit_steps(final=True)
+    taken = [(p.partition, p.first, p.end) for step in steps for p in step.parts]
+    assert taken == [(0, 0, 4), (1, 0, 4), (0, 4, 8), (1, 4, 8), (0, 8, 12), (1, 8, 12)]

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from ecdctr.replay.metrics.bootstrap import gauc_difference, gauc_interval, ne_difference, weighted_mean
+from ecdctr.replay.metrics.bootstrap import (
+    gauc_contrast,
+    gauc_difference,
+    gauc_interval,
+    ne_difference,
+    weighted_mean,
+)
 from ecdctr.replay.metrics.ranking import gauc
 
 
@@ -145,6 +151,8 @@ def test_published_intervals_are_those_of_the_default_number_of_draws_and_seed()
     rng, user, taste, y, p = rows(8, users=40)
     other, q = taste + rng.normal(0, 1.1, len(taste)), 1 / (1 + np.exp(-p))
     assert gauc_difference(y, p, other, user) == gauc_difference(y, p, other, user, samples=1000, seed=0)
+    terms = [(1.0, p), (-1.0, other)]
+    assert gauc_contrast(y, terms, user) == gauc_contrast(y, terms, user, samples=1000, level=0.95, seed=0)
     assert ne_difference(y, q, q**2, user) == ne_difference(
         y, q, q**2, user, samples=1000, level=0.95, seed=0
     )
