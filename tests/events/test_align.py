@@ -407,3 +407,22 @@ def test_rows_of_one_merge_time_are_divided_into_blocks_of_a_quarter_of_the_buff
     steps = aligner.emit_steps(final=True)
     taken = [(p.partition, p.first, p.end) for step in steps for p in step.parts]
     assert taken == [(0, 0, 4), (1, 0, 4), (0, 4, 8), (1, 4, 8), (0, 8, 12), (1, 8, 12)]
+
+
+def test_long_impression_lists_of_a_backfill_have_the_same_blocks_in_chunks_of_any_length():
+    keys = [("natural-clicks", 0), ("natural-clicks", 1)]
+    ts = [1000, *[1] * 7, *[2] * 7, 3, 4, 5, 6]  # lists that are longer than a block of four rows
+
+    def taken(split: int) -> list[tuple[int, int, int]]:
+        aligner = Aligner(dict.fromkeys(keys, NATURAL), natural_batch=2, ad_batch=2, buffer_rows=16)
+        for key in keys:
+            aligner.add(make_chunk(key, ts[:split]))
+            aligner.add(make_chunk(key, ts[split:], first=split))
+        return [
+            (p.partition, p.first, p.end)
+            for s in aligner.emit_steps(final=True)
+            if len(s.batch)
+            for p in s.parts
+        ]
+
+    assert all(taken(split) == taken(len(ts)) for split in range(1, len(ts)))
