@@ -108,12 +108,7 @@ def _config_text(proposal: Proposal, name: str) -> str:
 def print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) -> None:
     """Print what was guessed, how sure and why, and then what a person should check."""
     for table in proposal.tables:
-        sample = table.sample
-        all_of = "all" if sample.complete else f"{len(sample.frame):,} of about"
-        out.print(
-            f"{sample.label}: {all_of} {sample.rows:,} rows were read, {len(sample.frame.columns)} columns",
-            soft_wrap=True,
-        )
+        out.print(str(table.sample), soft_wrap=True)
     order = ("time", "label", "stream", "user", "item", "list", "event", "feature", "leak", "left out")
     for finding in sorted(proposal.found.all, key=lambda f: order.index(f.what)):
         line = Text.assemble(

@@ -110,7 +110,15 @@ def _one_table(sample: Sample) -> tuple[Sample, Apart] | None:
             continue
         field, column, _, _, marks, why = key
         share = len(rows[0]) / max(1, len(sample.frame))
-        views = replace(sample, frame=rows[0], rows=round(share * sample.rows))
+        rest = len(sample.frame) - len(rows[0]) - len(rows[1])
+        others = f"{len(rows[1]):,} clicks" + (f", {rest:,} others that are left out" if rest else "")
+        views = replace(
+            sample,
+            frame=rows[0],
+            rows=round(share * sample.rows),
+            table_rows=(len(sample.frame), sample.rows),
+            others=others,
+        )
         return views, Apart(field, column, (profile.name, shown, clicked), None, marks, why)
     return None
 

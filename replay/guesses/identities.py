@@ -74,7 +74,13 @@ def find_identities(
         if role in wanted and profile is not None:
             found.add(role, profile.name, f"{role}_id", "sure", "you named it", None)
     if item_id is None and item is None:
-        item_id = _by_content_item([p for p in ids if p is not user and p.name not in later], found)
+        candidates = [p for p in ids if p is not user and p.name not in later]
+        below = [
+            p
+            for p in profiles
+            if p is not user and p.name not in later and p.kind not in ("list", "other", "time")
+        ]
+        item_id = _by_content_item(candidates, below, found)
     if user is None:
         user = _by_content_user([p for p in ids if p is not item_id and p.name not in later], item_id, found)
     rest = [p for p in ids if p not in (user, item_id)]
@@ -190,8 +196,8 @@ def _score(profile: Profile, role: str) -> float:
     return score
 
 
-def _by_content_item(ids: Sequence[Profile], found: Found) -> Profile | None:
-    """The identifier that determines most other columns; of several, the one with the most values."""
+def _by_content_item(ids: Sequence[Profile], columns: Sequence[Profile], found: Found) -> Profile | None:
+    """The identifier that determines most other columns, as price and category; of several, the one with the most values."""
     candidates = [
         p
         for p in ids
@@ -205,7 +211,7 @@ def _by_content_item(ids: Sequence[Profile], found: Found) -> Profile | None:
     for p in candidates:
         below = [
             q
-            for q in ids
+            for q in columns
             if q is not p and 1 < q.distinct <= p.distinct and q.repeats > 1.5 and p.determines(q)
         ]
         ranked.append((len(below), p.distinct, p))

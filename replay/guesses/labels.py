@@ -11,6 +11,7 @@ import polars as pl
 
 from ecdctr.events.text_lists import list_of_text
 from ecdctr.replay.guesses.findings import Confidence, Found
+from ecdctr.replay.guesses.leaks import only_with_clicks
 from ecdctr.replay.guesses.names import hint, says
 from ecdctr.replay.guesses.profiles import Profile
 from ecdctr.replay.sources import CountsMap, ListsMap, label_expression
@@ -57,7 +58,8 @@ def find_label(profiles: Sequence[Profile], found: Found, wanted: str | None = N
     1. Lists: a column whose values are among those of a column of lists in the same row, or a list of 0 and 1 beside it.
     2. A column of 0 and 1, or words for them, with a name for a click; or with the values "click" and "view".
     3. Counts of views and clicks, none of which exceeds the other.
-    4. Without a name: the only column of 0 and 1 with a mean below .5 that varies within users and items.
+    4. Without a name: the only column of 0 and 1 with a mean below .5 whose name does not say ads or natural content. Of several,
+       the only one that another column bears out, because it is filled, or not 0, only where this one is 1 (dwell time, orders).
     """
     chosen = [p for p in profiles if wanted in (None, p.name)]
     return (
@@ -65,7 +67,7 @@ def find_label(profiles: Sequence[Profile], found: Found, wanted: str | None = N
         or _zero_one(chosen, found, named=True)
         or _action(chosen, found)
         or _counts(profiles, found)
-        or _zero_one(chosen, found, named=False, sure=wanted is not None)
+        or _zero_one(chosen, found, named=False, sure=wanted is not None, all_columns=profiles)
     )
 
 
@@ -100,7 +102,12 @@ def by_condition(frame: pl.DataFrame, text: str, where: str, found: Found) -> La
 
 
 def _zero_one(
-    profiles: Sequence[Profile], found: Found, *, named: bool, sure: bool = False
+    profiles: Sequence[Profile],
+    found: Found,
+    *,
+    named: bool,
+    sure: bool = False,
+    all_columns: Sequence[Profile] = (),
 ) -> LabelReading | None:
     candidates: list[tuple[float, Profile, np.ndarray]] = []
     for profile in profiles:
@@ -119,7 +126,14 @@ def _zero_one(
             score -= 0.25
         if named != (score > 0) and not sure:
             continue
+        if not named and not sure and (hint("ad", profile.name) or hint("natural", profile.name)):
+            continue
         candidates.append((score - profile.nulls, profile, values))
+    shown_by = ""
+    if not named and not sure and len(candidates) > 1:
+        borne_out = [(c, other) for c in candidates if (other := _only_where_one(c[1], c[2], all_columns))]
+        candidates = [c for c, _ in borne_out]
+        shown_by = f"; {borne_out[0][1]} is filled only in rows with 1" if borne_out else ""
     if not candidates or (not named and len(candidates) > 1 and not sure):
         return None
     candidates.sort(key=lambda c: -c[0])
@@ -143,10 +157,21 @@ def _zero_one(
         if profile.nulls == 0
         else f"0 and 1 in {1 - profile.nulls:.0%} of the rows, {mean:.1%} are 1"
     )
+    text += shown_by
+    if not named and not sure:
+        look = f"no name says that {profile.name} is a click: it is taken because of its values"
     negative = profile.kind == "integer" and float(profile.known.min()) < 0
     label = f"{profile.name} > 0" if negative else profile.name
     found.add("label", profile.name, f"label = {label}", confidence, text, look)
     return LabelReading(label, None, [profile.name], values)
+
+
+def _only_where_one(profile: Profile, values: np.ndarray, columns: Sequence[Profile]) -> str | None:
+    """The first column of other values that is filled, or not 0, only in rows in which a column of 0 and 1 is 1."""
+    for other in columns:
+        if other.name != profile.name and other.zero_one is None and only_with_clicks(other, values):
+            return other.name
+    return None
 
 
 def click_values(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

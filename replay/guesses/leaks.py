@@ -9,7 +9,7 @@ from ecdctr.replay.guesses.findings import Confidence
 from ecdctr.replay.guesses.names import hint, says, tokens
 from ecdctr.replay.guesses.profiles import Profile
 
-__all__ = ["leak", "separation"]
+__all__ = ["leak", "only_with_clicks", "separation"]
 
 _ENOUGH = 20
 
@@ -29,7 +29,7 @@ def leak(
     """
     named = says("after", profile.name)
     if clicked is not None:
-        only = _only_with_clicks(profile, clicked)
+        only = only_with_clicks(profile, clicked)
         if only is not None:
             return "sure", only
         auc = separation(profile, clicked)
@@ -59,7 +59,8 @@ def leak(
     return None
 
 
-def _only_with_clicks(profile: Profile, clicked: NDArray[np.float64]) -> str | None:
+def only_with_clicks(profile: Profile, clicked: NDArray[np.float64]) -> str | None:
+    """What a column is only in clicked rows, in words: filled, or not 0; None if it is also in others."""
     known = np.isfinite(clicked)
     rate = float(clicked[known].mean()) if known.any() else 1.0
     filled = profile.column.is_not_null().to_numpy()
@@ -75,8 +76,6 @@ def _only_with_clicks(profile: Profile, clicked: NDArray[np.float64]) -> str | N
         rows = rows & known
         if _ENOUGH <= rows.sum() < 0.98 * known.sum() and rate < 0.8 and clicked[rows].mean() >= 0.98:
             return f"it is {what} in {int(rows.sum()):,} sampled rows, and {clicked[rows].mean():.0%} of these are clicks ({rate:.1%} of all are)"
-    if profile.kind == "text" and filled.any():
-        return None
     return None
 
 

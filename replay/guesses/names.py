@@ -13,16 +13,16 @@ Hint = float
 _STRONG: dict[str, str] = {
     "user": "user users uid userid usr customer cust visitor member account buyer shopper reader viewer consumer person usuario "
     "cliente utilisateur client nutzer benutzer kunde kunden besucher leser utente gebruiker bruger anvandare kayttaja uzytkownik "
-    "utilizador polzovatel kullanici yonghu huiyuan guke 用户 会员 顾客 pengguna",
-    "item": "item items iid itemid product sku article articles doc document docid creative adid content video movie song track news "
+    "utilizador polzovatel kullanici yonghu huiyuan guke 用户 会员 顾客 pengguna riyousha yuuza yuza kokyaku ユーザー 利用者 会員 顧客",
+    "item": "item items iid itemid product prod sku article articles doc document docid creative adid content video movie song track news "
     "listing offer asin goods producto articulo anuncio produit annonce produkt artikel anzeige werbemittel prodotto articolo produto "
-    "artigo shangpin wupin guanggao neirong xinwen 商品 物品 广告 内容 tovar urun shown inview",
+    "artigo shangpin wupin guanggao neirong xinwen 商品 物品 广告 内容 tovar urun shown inview shouhin shohin 商品 記事 広告id",
     "time": "time ts timestamp datetime date hour when moment fecha hora tiempo momento zeit zeitpunkt zeitstempel datum uhrzeit heure "
-    "temps horodatage ora tijd tijdstip tidspunkt tid shijian riqi shijianchuo 时间 日期 时间戳 dt vremya czas tarih waktu logged",
+    "temps horodatage ora tijd tijdstip tidspunkt tid shijian riqi shijianchuo 时间 日期 时间戳 dt vremya czas tarih waktu logged jikoku nichiji hiduke hizuke 日時 時刻 日付",
     "click": "click clicked clicks clk isclick clic clics clico cliqueado clicado klick klicks geklickt angeklickt clique cliccato "
-    "geklikt klik kliks klikket dianji dianjishu 点击 label clicou pinchado tiklama opened tapped",
+    "geklikt klik kliks klikket dianji dianjishu 点击 label clicou pinchado tiklama opened tapped kurikku クリック",
     "views": "view views viewed impression impressions impr imps shown exposure exposures vista vistas impresion impresiones aufrufe "
-    "einblendung einblendungen vue vues affichages visualizzazioni visualizacoes weergaven visninger baoguang zhanxian 曝光 展现 "
+    "einblendung einblendungen vue vues affichages visualizzazioni visualizacoes weergaven visninger baoguang zhanxian 曝光 展现 hyouji hyoji 表示 "
     "displays pv shows inview",
     "list": "request req requestid slate impression imp pageview query auction search anfrage solicitud requete richiesta qingqiu 请求 "
     "list liste lista",
@@ -31,7 +31,7 @@ _STRONG: dict[str, str] = {
     "section surface inventory",
     "ad": "ad ads advert adverts advertisement advertising sponsored sponsor promoted promo paid commercial cpc anuncio anuncios "
     "publicidad patrocinado werbung anzeige anzeigen gesponsert publicite sponsorise annonce pubblicita sponsorizzato reklame reklama "
-    "advertentie guanggao 广告 display isad werbeanzeige",
+    "advertentie guanggao 广告 display isad werbeanzeige pub koukoku kokoku 広告",
     "natural": "natural organic organico organisch organique naturel content editorial redaktionell recommendation recommended reco "
     "search feed feeds news home unpaid ziran 自然 naturlich",
 }
@@ -45,11 +45,11 @@ _WEAK: dict[str, str] = {
 }
 _AFTER: dict[str, str] = {
     "spent with the item": "dwell readtime reading watch watched watchtime playtime verweildauer lesezeit permanencia lecture "
-    "tingliu 停留 scroll scrolled bounce landing engagement",
+    "tingliu 停留 taizai 滞在 scroll scrolled bounce landing engagement",
     "done after the click": "purchase purchased purchases buy bought order ordered orders cart basket checkout conversion conversions "
     "converted cvr revenue sale sales gmv like liked likes share shared comment commented follow followed favorite favourite bookmark "
     "hate gekauft kauf bestellung warenkorb umsatz compra comprado pedido carrito achat panier acquisto goumai xiadan jiagou shoucang "
-    "购买 下单 收藏 install installed signup rating rated feedback postclick cpo attribution",
+    "购买 下单 收藏 kounyuu chuumon 購入 注文 install installed signup rating rated feedback postclick cpo attribution",
     "the next event": "next following",
 }
 _OTHER_TIME = (

@@ -42,7 +42,7 @@ def typed(column: pl.Series, *, text_numbers: bool) -> pl.Series:
             lost = cast.null_count() - number.null_count()
             exact = wanted == pl.Int64 or not number.str.contains(r"^-?\d{16,}").any()
             if given and lost <= _FEW_WRONG * given and exact and not cast.is_nan().any():
-                return cast
+                return _whole_or_float(cast) if wanted == pl.Float64 else cast
         return column
     if dtype == pl.Binary or isinstance(dtype, pl.Categorical | pl.Enum):
         text = id_text(column, booleans=False) if dtype == pl.Binary else column.cast(pl.String)

@@ -200,12 +200,12 @@ def _table(
         return (
             f"{sample.label}: no column says which rows were clicked (0 and 1, an action such as click and view, counts of views and clicks, or a "
             f"list of the clicked items); {_columns(profiles)}. A click model needs rows that were shown, clicked and not clicked. If a column says "
-            "it, name it: --use label=COLUMN"
+            "it, name it: --use label=COLUMN, or a condition on it: --use 'label=COLUMN in [\"VALUE\"]', --use 'label=COLUMN > 10'"
         )
     others = [
         p for p in others if p.name not in label.used or (joined is not None and p.name == joined.column)
     ]
-    stream = find_stream(others, sample.stream, sample.label, found)
+    stream = find_stream(others, sample.stream, sample.label, found, paired=sample.paired)
     ids = find_identities(
         [p for p in others if p.name != stream.column],
         time,
@@ -270,8 +270,16 @@ def _columns(profiles: Sequence[Profile]) -> str:
         "empty": "nothing",
         "other": "other",
     }
-    shown = [f"{p.name} ({p.distinct:,} {kinds[p.kind]})" for p in profiles[:30]]
+    shown = [f"{p.name} ({_few_values(p) or f'{p.distinct:,} {kinds[p.kind]}'})" for p in profiles[:30]]
     return f"its columns are {', '.join(shown)}{', ...' if len(profiles) > 30 else ''}"
+
+
+def _few_values(profile: Profile) -> str | None:
+    """The values of a column that has two or three short ones."""
+    if profile.kind not in ("text", "integer", "boolean") or not 1 < profile.distinct <= 3:
+        return None
+    texts = sorted(str(v).lower() if isinstance(v, bool) else str(v) for v in profile.values.unique())
+    return "/".join(texts) if max(map(len, texts)) <= 20 else None
 
 
 def _impressions(frame: pl.DataFrame, label: LabelReading) -> tuple[pl.DataFrame, NDArray[np.float64]]:

@@ -41,6 +41,12 @@ class Sample:
         Its files, sorted by name.
     stream
         ``ad`` or ``natural``, if the names of the files or their folder say so.
+    table_rows
+        Of rows that were chosen from a table with others: the rows of the table that were read, and of the whole table.
+    others
+        The other rows of the table, in words: ``351 clicks``.
+    paired
+        Whether names say ``ad`` of some files and ``natural`` of others.
     frame
         The sampled rows, in the order of the files; names with dots are nested values.
     rows
@@ -61,6 +67,16 @@ class Sample:
     complete: bool
     text_numbers: bool = True
     mixed: frozenset[str] = frozenset()
+    paired: bool = True
+    table_rows: tuple[int, int] | None = None
+    others: str = ""
+
+    def __str__(self) -> str:
+        """What was read, as one sentence."""
+        read, rows = self.table_rows or (len(self.frame), self.rows)
+        chosen = f": {len(self.frame):,} impressions, {self.others}" if self.table_rows else ""
+        all_of = "all" if self.complete else f"{read:,} of about"
+        return f"{self.label}: {all_of} {rows:,} rows were read{chosen}; {len(self.frame.columns)} columns"
 
 
 def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[str]]:
@@ -81,7 +97,9 @@ def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[st
     remarks: list[str] = []
     for text in texts:
         found = find_files(str(Path(text).expanduser()))
-        files.update((file, found.root) for file in found.files)
+        # Of several folders, the name of each is a part of what tells their files apart.
+        above = len(texts) > 1 and Path(text).expanduser().is_dir()
+        files.update((file, found.root.absolute().parent if above else found.root) for file in found.files)
         remarks += found.remarks
     groups: list[tuple[str | None, set[str], list[Path]]] = []
     for file, root in files.items():
@@ -106,7 +124,10 @@ def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[st
             groups.append((stream, set(names), [file]))
     if not groups:
         raise DataError(f"{', '.join(texts)}: the files are empty")
-    return [_sample(stream, columns, sorted(members), rows) for stream, columns, members in groups], remarks
+    samples = [_sample(stream, columns, sorted(members), rows) for stream, columns, members in groups]
+    for sample in samples:
+        sample.paired = {"ad", "natural"} <= {other.stream for other in samples}
+    return samples, remarks
 
 
 def stream_of_path(file: Path, root: Path) -> str | None:
@@ -115,7 +136,8 @@ def stream_of_path(file: Path, root: Path) -> str | None:
     >>> stream_of_path(Path("log/ads/day-1.csv"), Path("log")), stream_of_path(Path("log/organic.csv"), Path("log"))
     ('ad', 'natural')
     """
-    below = file.relative_to(root).parts if file.is_relative_to(root) else (file.name,)
+    full = file.absolute() if root.is_absolute() else file
+    below = full.relative_to(root).parts if full.is_relative_to(root) else (file.name,)
     for part in reversed(below):
         found = stream_of_name(part.split(".")[0] if part == file.name else part)
         if found is not None:

@@ -27,21 +27,25 @@ class StreamReading:
     natural: tuple[Any, ...] = ()
 
 
-def find_stream(profiles: Sequence[Profile], by_path: str | None, label: str, found: Found) -> StreamReading:
+def find_stream(
+    profiles: Sequence[Profile], by_path: str | None, label: str, found: Found, *, paired: bool = True
+) -> StreamReading:
     """The stream of the rows of a table.
 
-    1. The name of its files or folder, as ``ads.csv``.
+    1. The name of its files or folder, as ``ads.csv``, if the names of others say the other stream (``paired``).
     2. A column of true and false whose name says ads: ``is_sponsored``.
     3. A column with few values, some of which are words for ads.
-    4. Else all rows are ads: the natural stream is empty.
+    4. The name of its files or folder.
+    5. Else all rows are ads: the natural stream is empty.
     """
-    if by_path is not None:
-        found.add("stream", "", f"all rows are {by_path}", "likely", f"the name of {label} says so", None)
-        return StreamReading(by_path)
+    if by_path is not None and paired:
+        return _by_path(by_path, label, found)
     for profile in profiles:
         reading = _flag(profile) or _words(profile)
         if reading is None:
             continue
+        if by_path == "ad" and profile.zero_one is None:
+            continue  # channels of ads are named as streams are: display and search
         values = f"ad: {_texts(reading.ad)}; natural: {_texts(reading.natural)}"
         ads = float(np.mean([v in reading.ad for v in profile.raw.drop_nulls().to_list()]))
         unsaid = [v for v in reading.natural if not hint("natural", str(v)) and profile.zero_one is None]
@@ -57,6 +61,8 @@ def find_stream(profiles: Sequence[Profile], by_path: str | None, label: str, fo
             look,
         )
         return reading
+    if by_path is not None:
+        return _by_path(by_path, label, found)
     found.add(
         "stream",
         "",
@@ -66,6 +72,11 @@ def find_stream(profiles: Sequence[Profile], by_path: str | None, label: str, fo
         "add the log of natural content as a second table: without it, nothing can be transferred to ads",
     )
     return StreamReading("ad")
+
+
+def _by_path(stream: str, label: str, found: Found) -> StreamReading:
+    found.add("stream", "", f"all rows are {stream}", "likely", f"the name of {label} says so", None)
+    return StreamReading(stream)
 
 
 def _flag(profile: Profile) -> StreamReading | None:

@@ -393,7 +393,7 @@ def label_expression(text: str) -> pl.Expr:
     column = pl.col(text)
     return pl.coalesce(
         column.cast(pl.Float64, strict=False),
-        column.cast(pl.String).str.to_lowercase().replace_strict(LABEL_WORDS, default=None),
+        column.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(LABEL_WORDS, default=None),
     )
 
 

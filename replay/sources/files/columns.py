@@ -27,14 +27,17 @@ NUMBER_NULL_WORDS = (
 )  # fmt: skip
 """Texts that mean a missing value in a column of numbers in CSV; in a category, NA may be Namibia."""
 
-LABEL_WORDS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
+_YES = "true t yes y oui o vrai ja j wahr sim s verdadeiro si sí verdadero sì vero tak evet да 是 はい hai"
+_NO = "false f no n non faux nein falsch não nao falso nee nej nie hayır hayir нет 否 いいえ iie"
+LABEL_WORDS = dict.fromkeys(_YES.split(), 1.0) | dict.fromkeys(_NO.split(), 0.0)
+"""Words of several languages for a label, in lower case. None of them means 1 in one language and 0 in another."""
 
 
 class FileColumns:
     """Converts the chunks of one file to event frames; stores the row count and the kinds of the columns.
 
     Columns of text are read by what the field holds: a numeric feature as numbers, a bag as the text of a list or ids that are
-    separated (:mod:`ecdctr.events.text_lists`), the time as milliseconds or ISO 8601, the label as a number, true, false, yes or no. Each value is read
+    separated (:mod:`ecdctr.events.text_lists`), the time as milliseconds or ISO 8601, the label as a number or a word (:data:`LABEL_WORDS`). Each value is read
     by itself. In CSV, the usual words for a missing value (:data:`NULL_WORDS`) are null. If no features are given, a column of
     text is numeric if the first chunk contains only numbers. A value that cannot be read becomes null, and a fault of its row.
     Columns of other types are left to the decoder, except that whole floats become integers, and booleans numbers.
