@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ecdctr.state.positions import LogIdentity, Part, Positions
 
@@ -13,6 +14,9 @@ class Origin:
 
     def epoch(self, part: Part) -> int | None:
         return self._epoch
+
+    def decisions(self, parts: Sequence[Part]) -> dict[str, Any]:
+        return {"refused": len(parts)}
 
 
 def test_a_part_that_was_passed_does_not_move_its_partition_back() -> None:
@@ -36,3 +40,12 @@ def test_a_topic_that_was_created_again_has_its_new_id() -> None:
     assert change == {"topics": {"ads": "new"}}
     identity.apply(change)
     assert identity.to_json() == {"topics": {"ads": "new"}, "epochs": {"ads": {"0": 3}}}
+
+
+def test_an_entry_records_what_changed_and_what_was_decided_and_nothing_that_is_empty() -> None:
+    identity, parts = LogIdentity({"ads": "old"}, {("ads", 0): 3}), [Part("ads", 0, 0, 5)]
+    assert identity.journaled(parts, None) == {}
+    changed = {"log": {"topics": {"ads": "new"}}, "times": {"refused": 1}}
+    assert identity.journaled(parts, Origin({"ads": "new"}, 3)) == changed
+    assert identity.journaled(parts, Origin({"ads": "old"}, 3)) == {"times": {"refused": 1}}
+    assert identity.journaled([], Origin({"ads": "new"}, 3)) == {}
