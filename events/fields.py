@@ -286,7 +286,7 @@ def strings(values: list[Any]) -> pl.Series:
         try:
             column = pl.Series(values, dtype=dtype)
             return column if dtype == pl.String else column.cast(pl.String)
-        except TypeError:
+        except (TypeError, OverflowError):  # values of another type; an integer beyond 128 bits
             continue
     return pl.Series([None if v is None else str(v) for v in values], dtype=pl.String)
 

@@ -88,8 +88,11 @@ def claimed_rows(value: bytes) -> int:
     try:
         for _ in range(limits.MAX_BATCHES):
             marker, size = struct.unpack_from("<4si", value, at)
-            if marker != CONTINUATION or size <= 0:
+            if marker != CONTINUATION or size < 0:
                 break
+            if size == 0:  # the end of a stream; another one may follow
+                at += 8
+                continue
             message = root(value[at + 8 : at + 8 + size])
             header = message.table(2)
             if message.scalar(1, "B") == _RECORD_BATCH and header is not None:
@@ -120,7 +123,11 @@ class _Checker:
                 raise PackedError(f"truncated at byte {at} of {end}") from None
             if marker != CONTINUATION:
                 raise PackedError(f"no Arrow IPC stream: byte {at} does not start a message")
-            if size == 0:  # end of stream
+            if size == 0:  # end of stream; rows after it would be lost without a word
+                if value[at + 8 :].strip(b"\0"):
+                    raise PackedError(
+                        f"the stream ends at byte {at + 8} of {end}, and more follows: send one stream a message"
+                    )
                 break
             at += 8
             if size < 0 or at + size > end:

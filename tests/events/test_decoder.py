@@ -150,6 +150,37 @@ def test_integer_ids_are_their_decimal_digits():
     assert batch.user[0] != batch.item[0]
 
 
+@pytest.mark.parametrize("digits", [19, 20, 38, 39, 40, 400, 4300, 5000])
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("other", ["u1", 5, None])
+def test_an_integer_of_any_size_is_an_id_or_a_reject_and_its_neighbours_are_decoded(digits, sign, other):
+    decoder = EventDecoder(SPECS, max_string=100)
+    number = sign + "9" * digits
+    keys = ("user_id", "item_id", "event_id", "site", "tags")
+    large = [
+        json.dumps(GOOD | {key: ["@"] if key == "tags" else "@"}).replace('"@"', number).encode()
+        for key in keys
+    ]
+    texts = [line.replace(number.encode(), f'"{number}"'.encode()) for line in large]
+    beside = message(site=other)
+    for read in (decoder.from_json, decoder.from_lines):
+        if read == decoder.from_lines:
+            add = b', "domain": "natural"}'
+            large, texts, beside = (
+                [v[:-1] + add for v in large],
+                [v[:-1] + add for v in texts],
+                beside[:-1] + add,
+            )
+            decoded, wanted = read([beside, *large, beside]), read([beside, *texts, beside])
+        else:
+            decoded, wanted = read([beside, *large, beside], 0), read([beside, *texts, beside], 0)
+        assert decoded.index.tolist() == wanted.index.tolist()
+        same(decoded.batch, wanted.batch)
+        accepted = digits + len(sign) <= 100
+        assert len(decoded.rejects) == (0 if accepted else len(keys))
+        assert {r.reason for r in decoded.rejects} <= {"long", "type"}
+
+
 def test_the_hash_is_xxh64():
     # the test vectors of the reference implementation
     batch = DECODER.from_json([message(user_id="", item_id="a")], 0).batch

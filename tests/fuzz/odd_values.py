@@ -27,7 +27,7 @@ GOOD = {
 
 # -- JSON text
 
-_EDGES = [0, 1, 2, 2**24, 2**31, 2**32, 2**53, 2**63, 2**64, 10**19, 10**38]
+_EDGES = [0, 1, 2, 2**24, 2**31, 2**32, 2**53, 2**63, 2**64, 10**19, 2**127, 10**39, 10**300]
 _integers = st.one_of(
     st.sampled_from(_EDGES).flatmap(lambda edge: st.integers(edge - 2, edge + 2)),
     st.sampled_from(_EDGES).flatmap(lambda edge: st.integers(-edge - 2, -edge + 2)),

@@ -338,3 +338,10 @@ def test_a_message_that_is_too_large_is_not_walked(monkeypatch):
     monkeypatch.setattr("ecdctr.events.arrow.limits.MAX_BYTES", 1000)
     with pytest.raises(PackedError, match=r"has 1,\d\d\d bytes; at most 1,000 are read"):
         unpack(pack(events(3)))
+
+
+def test_rows_after_the_end_of_a_stream_are_a_reject_that_counts_them_and_zeros_are_padding():
+    rejects = rejects_among_good([good() + good(), good() + b"garbage"])
+    assert [(r.reason, r.rows) for r in rejects] == [("arrow", 6), ("arrow", 3)]
+    assert all("one stream a message" in r.detail for r in rejects)
+    assert len(unpack(good() + bytes(56))) == 3
