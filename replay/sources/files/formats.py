@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import polars as pl
-import zstandard
 
 from ecdctr.events.values import MAX_WHOLE, whole
 from ecdctr.replay.sources.files.nested import column_names, object_names, selected, value_at
+from ecdctr.replay.sources.files.opening import DAMAGED, check_contents, open_bytes
 from ecdctr.state.errors import DataError
 
 __all__ = [
@@ -77,6 +74,7 @@ def read_chunks(
     read = {"json": _json, "parquet": _table, "arrow": _table, "csv": _csv}[format_of(path) or ""]
     if is_empty(path):
         return
+    check_contents(path, format_of(path))
     try:
         yield from read(path, rows, fields)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
@@ -105,6 +103,7 @@ def field_names(path: Path, rows: int = 1000) -> list[str]:
     """
     if is_empty(path):
         return []
+    check_contents(path, format_of(path))
     if format_of(path) == "json":
         names: dict[str, None] = {}
         for _, lines in read_lines(path, rows):
@@ -125,9 +124,9 @@ def is_empty(path: Path) -> bool:
         size = path.stat().st_size
         if size > 1 << 16 or format_of(path) in ("parquet", "arrow"):
             return size == 0
-        with _open(path) as file:
+        with open_bytes(path) as file:
             return not file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").strip()
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+    except DAMAGED:
         return False  # reading it names the error
 
 
@@ -175,9 +174,9 @@ def _separator(path: Path) -> str:
     if ".tsv" in [s.lower() for s in path.suffixes]:
         return "\t"
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             header = file.read(1 << 16).split(b"\n", 1)[0]
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+    except DAMAGED:
         return ","  # reading it names the error
     return next((c for c in ",;\t|" if c.encode() in header), ",")
 
@@ -234,11 +233,12 @@ def read_lines(path: Path, rows: int | None = None) -> Iterator[tuple[list[int],
     Raises
     ------
     DataError
-        The file cannot be read, is one JSON array, is UTF-16, or has a line of more than 256 MiB.
+        The file cannot be read, is one JSON array, is not what its name says, or has a line of more than 256 MiB.
     """
+    check_contents(path, format_of(path))
     try:
         yield from _lines(path, CHUNK_ROWS if rows is None else rows, rows)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:
+    except DAMAGED as e:
         raise DataError(f"{path} cannot be read as {format_of(path)}: {e}") from e
 
 
@@ -262,7 +262,7 @@ def _lines(path: Path, size: int, rows: int | None) -> Iterator[tuple[list[int],
 def _split(path: Path) -> Iterator[bytes]:
     """Lines of a file, compressed or not, without their ends."""
     rest, first = b"", True
-    with _open(path) as file:
+    with open_bytes(path) as file:
         while block := file.read(_BLOCK):
             if first:
                 block, first = _check_start(path, block), False
@@ -279,26 +279,9 @@ def _split(path: Path) -> Iterator[bytes]:
 
 def _check_start(path: Path, block: bytes) -> bytes:
     """The first bytes of a file without its byte order mark."""
-    if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path} is encoded in UTF-16: convert it to UTF-8")
     block = block.removeprefix(b"\xef\xbb\xbf")
     if block.lstrip()[:1] == b"[":
         raise DataError(
             f"{path} is a JSON array, and one object a line is needed: convert it with jq -c '.[]'"
         )
     return block
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed by its suffix."""
-    with path.open("rb") as raw:
-        suffix = path.suffix.lower()
-        if suffix == ".gz":
-            with gzip.open(raw) as file:
-                yield file  # type: ignore[misc]
-        elif suffix == ".zst":
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file:
-                yield file
-        else:
-            yield raw

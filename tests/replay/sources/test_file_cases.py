@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 
 import numpy as np
 import polars as pl
 import pytest
+import zstandard
 
 from ecdctr.events.batch import Batch
 from ecdctr.events.decoder import EventDecoder
@@ -232,3 +234,52 @@ def test_a_source_counts_what_a_live_message_is_refused_for(tmp_path):
 def test_extra_fields_are_found_in_every_form(tmp_path):
     write_json(tmp_path / "e.jsonl", [row | {"list_id": "l"} for row in ROWS])
     assert EventFiles(tmp_path / "e.jsonl").extra_fields == ("list_id",)
+
+
+def _as_table(suffix):
+    def write(path):
+        frame = pl.DataFrame(ROWS)
+        frame.write_parquet(path) if suffix == ".parquet" else frame.write_ipc(
+            path, compression="uncompressed"
+        )
+
+    return write
+
+
+def _as_bytes(change):
+    def write(path):
+        text = write_csv(path, ROWS) if path.name.startswith("e.csv") else write_json(path, ROWS)
+        path.write_bytes(change(text.read_bytes()))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "sentence"),
+    [
+        ("e.jsonl", _as_bytes(gzip.compress), "compressed with gzip: add .gz to its name"),
+        ("e.csv", _as_bytes(zstandard.compress), "compressed with Zstandard: add .zst to its name"),
+        ("e.jsonl.gz", _as_bytes(bytes), "not compressed with gzip, as its name says: remove .gz"),
+        ("e.csv.zst", _as_bytes(bytes), "not compressed with Zstandard, as its name says: remove .zst"),
+        ("e.csv", _as_table(".parquet"), "in the format Parquet: its name needs the suffix .parquet"),
+        ("e.jsonl", _as_table(".arrow"), "in the format Arrow: its name needs the suffix .arrow"),
+        ("e.arrow", lambda path: pl.DataFrame(ROWS).write_ipc_stream(path), "an Arrow IPC stream"),
+        ("e.csv", _as_bytes(lambda b: b.decode().encode("utf-16")), "UTF-16: convert it to UTF-8"),
+        ("e.jsonl", _as_bytes(lambda b: b.decode().encode("utf-16-be")), "UTF-16: convert it to UTF-8"),
+        ("e.csv", _as_bytes(lambda b: b.replace(b"\r\n", b"\n").replace(b"\n", b"\r")), "carriage returns alone"),
+        ("e.jsonl", _as_bytes(lambda b: b.replace(b"\n", b"\r")), "carriage returns alone"),
+    ],
+)  # fmt: skip
+def test_case_f10_a_file_that_is_not_what_its_name_says_is_called_what_it_is(tmp_path, name, write, sentence):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(DataError, match=sentence) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\r\n"])
+def test_a_file_of_one_line_may_end_without_a_newline(tmp_path, end):
+    (tmp_path / "e.jsonl").write_bytes(json.dumps(ROWS[0]).encode() + end.encode())
+    batch, rejects = read(tmp_path / "e.jsonl")
+    assert (len(batch), dict(rejects)) == (1, {})
