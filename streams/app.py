@@ -273,8 +273,8 @@ class StreamApp:
         found = records.records
         if found[-1].offset < records.fetched_from:
             raise OffsetsLostError(
-                f"{topic}[{partition}] returned offset {found[-1].offset} for a fetch from {records.fetched_from}: the log was "
-                "truncated or created again; start with --reset-offsets, which reports what that loses"
+                f"the log is no longer the one that was learned from: {topic}[{partition}] returned offset {found[-1].offset} "
+                f"for a fetch from {records.fetched_from}; start with --reset-offsets, which reports what that loses"
             )
         start = bisect_left(found, position, key=lambda record: record.offset)  # 1
         self.redelivered += start

@@ -306,16 +306,20 @@ class LogConsumer(Consumer):  # type: ignore[misc]
             self._missing.pop(tp, None)
             return
         if begins > position:
-            found = f"begins at offset {begins}, training needs {position}: {begins - position} offsets were deleted unread"
+            found = (
+                f"{tp.topic}[{tp.partition}] begins at offset {begins}, training needs {position}: "
+                f"{begins - position} offsets were deleted unread"
+            )
             decided_after = SECOND_LOOK_S
         else:
-            found = f"ends at offset {ends}, training continues at {position}: the log was truncated or created again"
+            found = (
+                f"the log is no longer the one that was learned from: {tp.topic}[{tp.partition}] ends at {ends}, "
+                f"learned up to {position}"
+            )
             decided_after = _SHORT_FOR_S
         if time.monotonic() - self._missing.setdefault(tp, time.monotonic()) >= decided_after:
             self.app.fail(
-                OffsetsLostError(
-                    f"{tp.topic}[{tp.partition}] {found}; start with --reset-offsets, which reports what that loses"
-                )
+                OffsetsLostError(f"{found}; start with --reset-offsets, which reports what that loses")
             )
 
     # -- in the consumer's thread

@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture
 def unlimited(monkeypatch, tmp_path):
-    """Extreme values reach the models, here and in the processes that the test starts: otherwise no row gives such a loss."""
+    """Extreme values reach the models, here and in new interpreters: otherwise no row gives such a loss."""
     (tmp_path / "sitecustomize.py").write_text(
         "from ecdctr.models.serving import extreme_values\n\nextreme_values.FREE = float('inf')\n"
     )
@@ -44,11 +44,11 @@ def test_case_s5_rows_without_a_finite_loss_become_dead_letters_and_those_beside
     broken = 2
     site.send(f"{site.name}-natural", [b"{broken"] * broken)  # amid the rows of a step that is taken back
     site.produce(events[702:])
-    worker = site.start()
+    worker = site.start(new_interpreter=True)
     site.train(rows + broken, worker)
     site.wait(site.says("were not learned"), "leave out rows", worker)
     site.kill(worker)  # what follows the checkpoint is done again, and must not be buried again
-    worker = site.start()
+    worker = site.start(new_interpreter=True)
     site.wait(lambda: site.log().count("live from step") == 2, "recover", worker)
     site.produce(300, first=rows)
     site.train(rows + broken + 300, worker)
