@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ __all__ = [
     "fsync_file",
     "json_with_checksum",
     "make_folder",
+    "open_regular",
     "read_json",
     "read_json_of_any_version",
     "write_all",
@@ -137,6 +141,29 @@ def json_with_checksum(content: Any) -> bytes:
     return f'{{"checksum":"{checksum_bytes(body.encode())}","content":{body}}}\n'.encode()
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file of the state folder for reading, without waiting for a writer as ``open`` does where a fifo is in its place.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or is a fifo, a socket, a device or a folder.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
+
+
 def read_json(path: Path) -> Any:
     """Content of a file that :func:`write_json` wrote.
 
@@ -148,7 +175,7 @@ def read_json(path: Path) -> Any:
         The file cannot be read.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(_read(path))
         stored, content = data["checksum"], data["content"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name} is not readable ({type(error).__name__}: {error})") from None
@@ -160,7 +187,7 @@ def read_json(path: Path) -> Any:
 
 def read_json_of_any_version(path: Path) -> Any:
     """As :func:`read_json`, also for a file that an earlier version wrote without a checksum; such a file is read as it is."""
-    data = json.loads(path.read_bytes())
+    data = json.loads(_read(path))
     return read_json(path) if isinstance(data, dict) and data.keys() == {"checksum", "content"} else data
 
 
@@ -194,7 +221,7 @@ def checksum_bytes(data: bytes) -> str:
 def checksum(path: Path) -> str:
     """CRC-32C of a file's bytes, read in chunks of 4 MiB; detects damage, not tampering."""
     value = 0
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             value = _crc32c.crc32c(chunk, value)
     return f"crc32c:{value:08x}"

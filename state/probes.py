@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.files import open_regular, write_atomic
 
 __all__ = ["ProbeStore"]
 
@@ -77,7 +77,7 @@ class ProbeStore:
         if self.folder is None:
             return self._memory[name]
         try:
-            with np.load(self._path(name), allow_pickle=False) as arrays:
+            with open_regular(self._path(name)) as file, np.load(file, allow_pickle=False) as arrays:
                 return {k: arrays[k] for k in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
             raise StateError(

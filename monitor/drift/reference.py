@@ -16,7 +16,7 @@ from ecdctr.monitor.drift.bins import BEHAVIOUR, BinLayout
 from ecdctr.monitor.drift.results import ReferenceInfo
 from ecdctr.monitor.drift.sketches import Sketch
 from ecdctr.state.errors import ConfigError, DataError
-from ecdctr.state.files import json_with_checksum, read_json_of_any_version, write_atomic
+from ecdctr.state.files import json_with_checksum, open_regular, read_json_of_any_version, write_atomic
 
 __all__ = ["HOURS", "Reference"]
 
@@ -113,7 +113,10 @@ class Reference:
             out = Reference(
                 about["name"], about["fingerprint"], int(about["from_ms"]), int(about["until_ms"])
             )
-            with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
+            with (
+                open_regular(folder / "reference.npz") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
                 for domain, d in about["domains"].items():
                     edges = [np.asarray(e, np.float64) for e in d["edges"]]
                     layout = BinLayout(schema, int(d["cells"]), edges, float(d["centre"]))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.files import fsync_dir, fsync_file, make_folder, write_all
+from ecdctr.state.files import fsync_dir, fsync_file, make_folder, open_regular, write_all
 from ecdctr.state.row_logs.protocol import runs_by_day
 from ecdctr.state.row_logs.schema import (
     FORMAT_WITHOUT_SUMS,
@@ -294,7 +294,7 @@ class RowLog:
         return f"row log {self._path(day)}: rows {first} to {end - 1} are damaged (their checksum is another one)"
 
     def _unverified(self, day: int, count: int) -> Iterator[NDArray[Any]]:
-        with self._path(day).open("rb") as file:
+        with open_regular(self._path(day)) as file:
             for first in range(0, count, _PIECE_ROWS):
                 piece = np.empty(min(_PIECE_ROWS, count - first), self.dtype)
                 if file.readinto(piece.view(np.uint8).data) != piece.nbytes:

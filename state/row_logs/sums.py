@@ -13,7 +13,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ecdctr.state.errors import StateError
-from ecdctr.state.files import write_atomic
+from ecdctr.state.files import open_regular, write_atomic
 
 __all__ = ["SUM_BYTES", "Blocks", "add_sums", "encode_sum", "truncate_if_longer"]
 
@@ -53,9 +53,12 @@ class Blocks:
     def __init__(self, rows_path: Path, sums_path: Path, width: int) -> None:
         self._path, self._width = rows_path, width
         try:
-            records = np.fromfile(sums_path, _SUM)
+            with open_regular(sums_path) as file:
+                records = np.fromfile(file, _SUM)
         except FileNotFoundError:
             records = np.empty(0, _SUM)
+        except OSError as error:
+            raise StateError(f"row log {sums_path} cannot be read: {error.strerror}") from error
         ends = np.cumsum(records["rows"], dtype=np.int64)
         held = rows_path.stat().st_size // width if rows_path.exists() else 0
         self.count = int(np.searchsorted(ends, held, side="right"))
@@ -90,7 +93,7 @@ class Blocks:
         count = self.count if rows is None else self.before(rows)[0]
         starts = self._ends - self._records["rows"]
         at = first_block
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             while at < count:
                 end = int(np.searchsorted(self._ends, starts[at] + _PIECE_ROWS, side="right"))
                 end = min(max(at + 1, end), count)
@@ -119,7 +122,8 @@ class Blocks:
 
 def add_sums(rows_path: Path, sums_path: Path, dtype: np.dtype[Any]) -> int:
     """Write the checksums of a file that an earlier version wrote without them; returns its number of rows."""
-    rows = np.fromfile(rows_path, dtype, rows_path.stat().st_size // dtype.itemsize)
+    with open_regular(rows_path) as file:
+        rows = np.fromfile(file, dtype, rows_path.stat().st_size // dtype.itemsize)
     blocks = [rows[i : i + _ADDED_ROWS] for i in range(0, len(rows), _ADDED_ROWS)]
     write_atomic(sums_path, b"".join(map(encode_sum, blocks)))
     return len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from ecdctr import factory
 from ecdctr.settings import load_settings
 from ecdctr.state.checkpoints import CheckpointStore
 from ecdctr.state.errors import FormatError, StateError
-from ecdctr.state.files import json_with_checksum, write_atomic
+from ecdctr.state.files import checksum, json_with_checksum, read_json, read_json_of_any_version, write_atomic
 from ecdctr.state.folder_format import check_format, write_format
 from ecdctr.state.journals import EntryKind, Journal, JournalEntry
 from ecdctr.state.lock import FolderLock
 from ecdctr.state.positions import Part
+from ecdctr.state.probes import ProbeStore
 from ecdctr.state.row_logs import AdWindow
+from ecdctr.state.row_logs.sums import Blocks
 from ecdctr.state.snapshots import RocksEmbeddingStore
 
 LOCKS: dict[str, Callable[[Path], object]] = {
@@ -180,3 +183,34 @@ def test_case_s18_a_state_folder_of_another_version_is_refused_and_named(tmp_pat
     (folder / "format.json").write_text("{")
     with pytest.raises(StateError, match=r"format\.json is damaged"):
         check_format(folder)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "JSON": read_json,
+    "JSON of any version": read_json_of_any_version,
+    "checksum": checksum,
+    "probe slice": lambda path: ProbeStore(path.parent).get(path.stem),
+    "checksums of rows": lambda path: Blocks(path.with_suffix(".rows"), path, 8),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_case_s17_a_fifo_or_a_folder_in_place_of_a_file_is_an_error_and_is_not_waited_for(
+    tmp_path, reader, kind
+):
+    path = tmp_path / "there.npz"
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    found: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            READERS[reader](path)
+        except (OSError, StateError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)  # one that waits for a writer does not keep the tests
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert "not a regular file" in str(found[0])
