@@ -121,8 +121,12 @@ def print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) -> 
     checks = [f for f in proposal.found.all if f.look]
     if checks:
         out.print("\ncheck:")
-        for finding in sorted(checks, key=_doubt):
-            _print(out, Text(f"  {' '.join(filter(None, (finding.what, finding.column)))}: {finding.look}"))
+        said = (
+            f"  {' '.join(filter(None, (finding.what, finding.column)))}: {finding.look}"
+            for finding in sorted(checks, key=_doubt)
+        )
+        for line in dict.fromkeys(said):  # two tables may need the same
+            _print(out, Text(line))
 
 
 def _print(out: Console, line: Text) -> None:

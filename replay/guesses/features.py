@@ -28,6 +28,8 @@ _QUANTITY_WORDS = (
 )
 _CODES, _QUANTITIES = frozenset(_CODE_WORDS.split()), frozenset(_QUANTITY_WORDS.split())
 _COMMA = r"^\s*-?(\d+|\d{1,3}(\.\d{3})+),\d{1,4}\s*$"
+_AMOUNT = r"^\s*[-+]?\s*([A-Z]{3}|\p{Sc})?\s*[-+]?(\d+|\d{1,3}([ ,.'\x{a0}\x{202f}]\d{3})+)([.,]\d+)?\s*([A-Z]{3}|\p{Sc}|%)?\s*$"
+_SIGN = r"[A-Z]{3}|\p{Sc}|%|\d[ ,.'\x{a0}\x{202f}]\d{3}[.,]\d"
 _MOST_BUCKETS = 20_000_000
 _LONGEST = 256
 _ROUND = (1, 2, 5)
@@ -80,6 +82,12 @@ def guess_feature(profile: Profile, name: str, rows: int) -> FeatureGuess | Left
         if isinstance(guess, LeftOut):
             return guess
         return replace(guess, comma=True, why=f"{guess.why}, with a decimal comma")
+    if profile.kind == "text" and _amounts(profile.values):
+        return LeftOut(
+            f"amounts as {str(profile.values[0])!r}: a sign or a separator of thousands is not read as a number",
+            "sure",
+            "write plain numbers, as 1234.56, to use it",
+        )
     lists = as_lists(profile)
     if lists is not None:
         return _bag(profile, lists, name, rows)
@@ -91,6 +99,14 @@ def guess_feature(profile: Profile, name: str, rows: int) -> FeatureGuess | Left
         if longest > _LONGEST or words > 4:
             return LeftOut("free text")
     return _categorical(profile, name, rows)
+
+
+def _amounts(values: pl.Series) -> bool:
+    """Whether texts are numbers with a currency, a percent sign, or both a separator of thousands and a fraction."""
+    return bool(
+        values.str.contains(_AMOUNT).mean() > 0.98  # type: ignore[operator]
+        and values.str.contains(_SIGN).mean() > 0  # type: ignore[operator]
+    )
 
 
 def _is_quantity(profile: Profile) -> tuple[bool, Confidence, str]:

@@ -12,7 +12,7 @@ Hint = float
 
 _STRONG: dict[str, str] = {
     "user": "user users uid userid usr customer cust visitor member account buyer shopper reader viewer consumer person usuario "
-    "cliente utilisateur client nutzer benutzer kunde kunden besucher leser utente gebruiker bruger anvandare kayttaja uzytkownik "
+    "cliente utilisateur client visiteur lecteur acheteur visitante visitatore lettore leitor comprador nutzer benutzer kunde kunden besucher leser utente gebruiker bruger anvandare kayttaja uzytkownik "
     "utilizador polzovatel kullanici yonghu huiyuan guke 用户 会员 顾客 pengguna riyousha yuuza yuza kokyaku ユーザー 利用者 会員 顧客",
     "item": "item items iid itemid product prod sku article articles doc document docid creative adid content video movie song track news "
     "listing offer asin goods producto articulo anuncio produit annonce produkt artikel anzeige werbemittel prodotto articolo produto "

@@ -39,6 +39,7 @@ ROLES = ("time", "label", "user", "item")
 _OWN = ("domain", "event_id", "ts", "user_id", "item_id", "label", "list_id", "oracle")
 _MOST_IMPRESSIONS = 200_000
 _MOST_FEATURES = 100
+_FEW_ROWS = 20
 _WINDOW_MS = 10 * 60_000
 
 
@@ -155,9 +156,10 @@ def propose(samples: Sequence[Sample], wanted: Mapping[str, str] | None = None) 
     )
     for sample, joined in pairs:
         own = Found()
-        guess = _table(sample, dict(wanted or {}), own, joined)
+        guess = _table(sample, dict(wanted or {}), own, joined) if len(sample.frame) else _too_few(sample)
         if isinstance(guess, str):
-            failures.append(guess)
+            few = 0 < len(sample.frame) < _FEW_ROWS
+            failures.append(f"{_too_few(sample)}. With these: {guess}" if few else guess)
         else:
             tables.append(guess)
             found.all += own.all
@@ -171,6 +173,12 @@ def propose(samples: Sequence[Sample], wanted: Mapping[str, str] | None = None) 
     )
     features = _identities_as_features(tables) + _features(tables, list(names), found)
     return Proposal(tables, features, found, sum(t.rows for t in tables), _span_ms(tables), failures)
+
+
+def _too_few(sample: Sample) -> str:
+    n = len(sample.frame)
+    rows = f"only {n} row{'s' if n > 1 else ''}" if n else "no rows"
+    return f"{sample.label} has {rows}: give a sample of at least some hundred, because the values decide what a column means"
 
 
 def _table(

@@ -17,6 +17,7 @@ from ecdctr.replay.sources import (
     find_files,
     format_of,
     frame_of_objects,
+    is_empty,
     object_names,
     read_chunks,
     read_slice,
@@ -101,10 +102,13 @@ def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[st
         above = len(texts) > 1 and Path(text).expanduser().is_dir()
         files.update((file, found.root.absolute().parent if above else found.root) for file in found.files)
         remarks += found.remarks
+    unreadable_files: list[Path] = []
     groups: list[tuple[str | None, set[str], list[Path]]] = []
     for file, root in files.items():
         names = field_names(file)
         if not names:
+            if not is_empty(file):
+                unreadable_files.append(file)
             continue
         _check_header(file, names)
         unreadable = [name for name in names if re.match(r"\*(\.|$)|\^", name)]
@@ -122,8 +126,14 @@ def sample_files(texts: Sequence[str], rows: int) -> tuple[list[Sample], list[st
                 break
         else:
             groups.append((stream, set(names), [file]))
+    if unreadable_files and not groups:
+        raise DataError(
+            f"{unreadable_files[0]}: none of its first lines is a JSON object. If it has another format, give it the suffix of that format"
+        )
+    if unreadable_files:
+        remarks.append(f"{unreadable_files[0]}: none of its first lines is a JSON object")
     if not groups:
-        raise DataError(f"{', '.join(texts)}: the files are empty")
+        raise DataError(f"{', '.join(texts)}: {'the file is' if len(files) == 1 else 'the files are'} empty")
     samples = [_sample(stream, columns, sorted(members), rows) for stream, columns, members in groups]
     for sample in samples:
         sample.paired = {"ad", "natural"} <= {other.stream for other in samples}

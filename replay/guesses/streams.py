@@ -9,12 +9,29 @@ from typing import Any
 import numpy as np
 
 from ecdctr.replay.guesses.findings import Found
-from ecdctr.replay.guesses.names import hint
+from ecdctr.replay.guesses.names import hint, tokens
 from ecdctr.replay.guesses.profiles import Profile
 
 __all__ = ["StreamReading", "find_stream"]
 
 _MOST_VALUES = 30
+_CHANNELS = frozenset(
+    [
+        "display",
+        "cpc",
+        "paid",
+        "promo",
+        "commercial",
+        "search",
+        "feed",
+        "feeds",
+        "news",
+        "home",
+        "recommendation",
+        "recommended",
+        "reco",
+    ]
+)
 
 
 @dataclass(eq=False)
@@ -44,7 +61,7 @@ def find_stream(
         reading = _flag(profile) or _words(profile)
         if reading is None:
             continue
-        if by_path == "ad" and profile.zero_one is None:
+        if by_path == "ad" and profile.zero_one is None and not _plain(reading):
             continue  # channels of ads are named as streams are: display and search
         values = f"ad: {_texts(reading.ad)}; natural: {_texts(reading.natural)}"
         ads = float(np.mean([v in reading.ad for v in profile.raw.drop_nulls().to_list()]))
@@ -74,8 +91,21 @@ def find_stream(
     return StreamReading("ad")
 
 
+def _plain(reading: StreamReading) -> bool:
+    """Whether all values say ads or natural content, and none may be a channel by which an ad came."""
+    values = [str(v) for v in (*reading.ad, *reading.natural)]
+    return all((hint("ad", v) or hint("natural", v)) and not _CHANNELS & set(tokens(v)) for v in values)
+
+
 def _by_path(stream: str, label: str, found: Found) -> StreamReading:
-    found.add("stream", "", f"all rows are {stream}", "likely", f"the name of {label} says so", None)
+    found.add(
+        "stream",
+        "",
+        "all rows are ads" if stream == "ad" else "all rows are natural content",
+        "likely",
+        f"the name of {label} says so",
+        None,
+    )
     return StreamReading(stream)
 
 

@@ -166,11 +166,17 @@ def find_files(text: str) -> FoundFiles:
         named = {part for part in Path(text).parts if _is_hidden(part)}
         found, hidden = _visible(root, found, named)
     if not found:
-        raise DataError(f"{text}: no such file, and no event files there ({', '.join(FORMATS)})")
+        what = (
+            "this is a folder, and there are no event files there, which have the suffixes"
+            if path.is_dir()
+            else "no such file or folder; the suffixes of event files are"
+        )
+        raise DataError(f"{text}: {what} ({', '.join(FORMATS)})")
     for file in found:
         if format_of(file) is None:
             raise DataError(
-                f"{file}: the suffix is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst)"
+                f"{file}: the suffix is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst): rename the file, or make "
+                f"a link to it, with the suffix of its format, for example {file.stem}.jsonl"
             )
     remarks = []
     if hidden:

@@ -78,9 +78,7 @@ def read_chunks(
     try:
         yield from read(path, rows, fields)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
-        raise DataError(
-            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
-        ) from e
+        raise _unreadable(path, e) from e
 
 
 def read_slice(path: Path, first: int, rows: int, fields: Collection[str]) -> pl.DataFrame:
@@ -88,9 +86,14 @@ def read_slice(path: Path, first: int, rows: int, fields: Collection[str]) -> pl
     try:
         return _chosen(_scan(path), fields).slice(first, rows).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
-        raise DataError(
-            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
-        ) from e
+        raise _unreadable(path, e) from e
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    text = " ".join(str(error).split())[:300]
+    if "utf-8" in text.lower():
+        text += ". If it is text, convert it to UTF-8, for example with iconv -f latin1 -t utf-8; if it is not, give it the suffix of its format"
+    return DataError(f"{path} cannot be read as {format_of(path)}: {text}")
 
 
 def field_names(path: Path, rows: int = 1000) -> list[str]:
@@ -113,9 +116,7 @@ def field_names(path: Path, rows: int = 1000) -> list[str]:
     try:
         return column_names((_csv_scan if format_of(path) == "csv" else _scan)(path).collect_schema())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
-        raise DataError(
-            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
-        ) from e
+        raise _unreadable(path, e) from e
 
 
 def is_empty(path: Path) -> bool:
@@ -137,9 +138,7 @@ def count_rows(path: Path) -> int | None:
     try:
         return int(_scan(path).select(pl.len()).collect().item())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
-        raise DataError(
-            f"{path} cannot be read as {format_of(path)}: {' '.join(str(e).split())[:300]}"
-        ) from e
+        raise _unreadable(path, e) from e
 
 
 def _chosen(frame: pl.LazyFrame, fields: Collection[str] | None) -> pl.LazyFrame:
