@@ -68,6 +68,8 @@ def init_files(
     """
     config, mapping = folder / CONFIG, folder / MAPPING
     refuse_to_overwrite((config, mapping), force)
+    if not folder.is_dir() and any(p.is_file() for p in (folder, *folder.parents)):
+        raise ConfigError(f"--out {folder}: this is a file, or in one; name a folder")
     samples, remarks = sample_files(paths, rows)
     proposal = propose(samples, roles)
     name = Path(paths[0]).name or paths[0]
@@ -125,8 +127,8 @@ def print_findings(out: Console, proposal: Proposal, remarks: Sequence[str]) -> 
             f"  {' '.join(filter(None, (finding.what, finding.column)))}: {finding.look}"
             for finding in sorted(checks, key=_doubt)
         )
-        for line in dict.fromkeys(said):  # two tables may need the same
-            _print(out, Text(line))
+        for text in dict.fromkeys(said):  # two tables may need the same
+            _print(out, Text(text))
 
 
 def _print(out: Console, line: Text) -> None:

@@ -220,6 +220,12 @@ def test_files_are_not_overwritten_without_being_told_to(logs, tmp_path):
     assert written.mapping.read_text() == "mine"
 
 
+def test_a_file_is_no_output_folder(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(ConfigError, match="this is a file"):
+        init_files(Console(), [str(tmp_path)], tmp_path / "x", rows=100, roles={}, force=False)
+
+
 def test_a_file_without_a_header_is_named(tmp_path):
     path = tmp_path / "criteo.tsv"
     path.write_text("".join(f"{i % 2}\t{i}\t{i * 3}\t68fd1e64\t80e26c9b\n" for i in range(50)))
