@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from ecdctr.events.time import check_above_zero
 from ecdctr.models.registry import extra_arms, serving_arms, stack_members
@@ -91,7 +91,9 @@ class ModelSettings(Section):
         description="Feature interaction layer: dcn (DCN-V2), dot (products of all pairs) or none.",
     )
     cross_layers: int = Field(default=2, ge=0, le=8, description="DCN-V2 cross layers.")
-    hidden: tuple[int, ...] = Field(default=(128, 64), description="Widths of the MLP, each with batch norm.")
+    hidden: tuple[PositiveInt, ...] = Field(
+        default=(128, 64), description="Widths of the MLP, each with batch norm."
+    )
     history: Literal["attention", "mean", "latest", "none"] = Field(
         default="attention",
         description="How the K TPM snapshots are combined into one vector; none: TPM is not used.",
@@ -209,7 +211,7 @@ class TpmSettings(Section):
     """TPM, the tiny pre-training model of long-term natural clicks."""
 
     dim: int = Field(default=16, ge=1, le=1024, description="Length of a frozen user or item vector.")
-    hidden: tuple[int, ...] = Field(default=(32,), description="Widths of the hidden layers of TPM.")
+    hidden: tuple[PositiveInt, ...] = Field(default=(32,), description="Widths of the hidden layers of TPM.")
     lr: float = Field(
         default=1e-3, gt=0, description="Learning rate of Adam for the dense parameters of TPM."
     )

@@ -12,7 +12,7 @@ __all__ = ["Section", "StateSettings"]
 class Section(BaseModel):
     """Base of all configuration sections: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class StateSettings(Section):

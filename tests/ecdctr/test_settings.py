@@ -211,3 +211,11 @@ def test_case_k9_what_kubernetes_injects_for_a_service_is_no_configuration(servi
 def test_case_k9_a_key_that_is_written_wrongly_is_still_named(name):
     with pytest.raises(ConfigError, match=f"{name} does not begin with a configuration section"):
         load_settings(environ={name: "9108"})
+
+
+@pytest.mark.parametrize(
+    "override", ["model.lr=inf", "worker.max_idle_s=inf", "model.hidden=[0]", "tpm.hidden=[-1]"]
+)
+def test_infinity_and_layers_without_width_are_refused(override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        load_settings(None, [override], environ={})
