@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -153,11 +154,14 @@ class FoundFiles(NamedTuple):
 def find_files(text: str) -> FoundFiles:
     """Find event files; in folders, names that begin with ``.`` or ``_`` are not data (``_date=1`` is), and empty files are passed over."""
     path = Path(text)
+    closed: list[str] = []
     hidden: list[Path] = []
     if path.is_file():
         root, found = path.parent, [path]
     elif path.is_dir():
-        root, found = path, [f for f in path.rglob("*") if f.is_file() and format_of(f)]
+        walked = os.walk(path, onerror=lambda error: closed.append(str(error.filename)))
+        below = (Path(folder) / name for folder, _, names in walked for name in names)
+        root, found = path, [file for file in below if format_of(file) and file.is_file()]
         found, hidden = _visible(root, found)
     else:
         fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
@@ -166,6 +170,8 @@ def find_files(text: str) -> FoundFiles:
         named = {part for part in Path(text).parts if _is_hidden(part)}
         found, hidden = _visible(root, found, named)
     if not found:
+        if closed:
+            raise DataError(f"{closed[0]}: the folder cannot be read: give this user the right to read it")
         what = (
             "this is a folder, and there are no event files there, which have the suffixes"
             if path.is_dir()
@@ -178,7 +184,7 @@ def find_files(text: str) -> FoundFiles:
                 f"{file}: the suffix is none of {', '.join(FORMATS)} (JSON lines and CSV also with .gz, .zst): rename the file, or make "
                 f"a link to it, with the suffix of its format, for example {file.stem}.jsonl"
             )
-    remarks = []
+    remarks = [f"{folder}: the folder cannot be read by this user" for folder in sorted(closed)]
     if hidden:
         remarks.append(
             f"{len(hidden):,} {'file was' if len(hidden) == 1 else 'files were'} passed over, because names that begin with . or _ "

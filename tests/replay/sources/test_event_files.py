@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +12,7 @@ import pytest
 
 from ecdctr.events.decoder import EventDecoder
 from ecdctr.events.time import duration_ms
-from ecdctr.replay.sources.event_files import EventFiles
+from ecdctr.replay.sources.event_files import EventFiles, find_files
 from ecdctr.replay.sources.simulator import Simulator
 from ecdctr.state.errors import DataError
 
@@ -219,3 +221,21 @@ def test_an_empty_file_gives_no_rows(events, tmp_path):
     assert list(EventFiles(tmp_path / "a.jsonl").frames()) == []
     path = write(events[:0], tmp_path / "b.parquet")
     assert sum(f.height for f in EventFiles(path).frames()) == 0
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the tests may run as a user who may read everything
+    with pytest.raises(DataError, match="closed: the folder cannot be read"):
+        find_files(str(tmp_path))
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    found = find_files(str(tmp_path))
+    assert [f.name for f in found.files] == ["a.csv"]
+    assert "closed: the folder cannot be read" in found.remarks[0]
