@@ -35,6 +35,7 @@ TOGETHER = {
 """Files that share a session fixture that is worth sharing, and the name of their group."""
 
 LONGEST_FIRST = (
+    "tests/e2e/test_start_up.py",
     "tests/chaos/test_chaos.py",
     "tests/e2e/test_ownership.py",
     "tests/ecdctr/commands/test_replay.py",
