@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +33,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """2 MiB: too small for a few thousand vectors."""
     with disk(tmp_path / "small-disk", 2) as folder:
         yield folder
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writes of this process that would make a file larger than ``size`` bytes fail, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

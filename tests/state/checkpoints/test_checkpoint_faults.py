@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from hypothesis import strategies as st
 from ecdctr.state.checkpoints import Capture, CheckpointStore, Loaded
 from ecdctr.state.errors import CheckpointDamagedError, FormatError, StateError
 from ecdctr.state.files import read_json, write_json
+from tests.support.disks import files_up_to
 
 
 def save(store: CheckpointStore, step: int, first: int = 0, count: int = 40) -> Path:
@@ -221,17 +220,6 @@ def test_merging_rejects_damaged_segments(tmp_path: Path) -> None:
 
 
 # --- full disks -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Writes that would make a file larger fail, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def check_after_failure(store: CheckpointStore, folder: Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ecdctr.state.errors import StateError
 from ecdctr.state.journals import EntryKind, Journal, JournalEntry, disk
+from tests.support.disks import files_up_to
 
 
 def entry(step: int) -> JournalEntry:
@@ -32,16 +30,6 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real_sync = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda fd: [calls.append("line"), real_sync(fd)])
     return calls
-
-
-@contextmanager
-def files_no_longer_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_sync_reaches_every_file_with_lines_that_are_not_synced(tmp_path: Path, synced: list[str]) -> None:
@@ -96,11 +84,11 @@ def test_a_full_disk_loses_no_line_of_a_journal_that_was_opened_again(tmp_path: 
     journal = Journal(tmp_path)
     newest = max(tmp_path.iterdir())
     before = newest.read_bytes()
-    with files_no_longer_than(len(before) + 20), pytest.raises(StateError, match="step 4 could not be"):
+    with files_up_to(len(before) + 20), pytest.raises(StateError, match="step 4 could not be"):
         journal.append(entry(4))
     assert newest.read_bytes() == before
     journal.rotate()
-    with files_no_longer_than(20), pytest.raises(StateError, match="step 4 could not be"):
+    with files_up_to(20), pytest.raises(StateError, match="step 4 could not be"):
         journal.append(entry(4))
     journal.append(entry(4))
     journal.close()
